@@ -1,0 +1,68 @@
+"""The errors that a user can cause or repair, each with the exit code that the command line returns.
+
+Rules for raising one: say what was found and where, the rule that it breaks, and what to do about it.
+Anything that is not a `PgrpoError` is a defect of this program and keeps its traceback.
+A new branch is added only when callers must tell it apart from the others.
+"""
+
+from __future__ import annotations
+
+
+class PgrpoError(Exception):
+    """Base of all errors with a message meant for the user. `remedy` is printed on a line of its own."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class RecipeError(PgrpoError, ValueError):
+    """The recipe, or an override of it, breaks a rule."""
+
+    exit_code = 2
+
+
+class DataError(PgrpoError, ValueError):
+    """The preference data cannot be used as they are."""
+
+    exit_code = 2
+
+
+class ModelError(PgrpoError, ValueError):
+    """The model named in the recipe cannot be loaded or does not fit the task."""
+
+    exit_code = 2
+
+
+class RunError(PgrpoError, RuntimeError):
+    """A run directory is missing, is in use, or belongs to something else."""
+
+    exit_code = 2
+
+
+class CheckpointError(PgrpoError, RuntimeError):
+    """No usable checkpoint, or one that cannot be written."""
+
+
+class RewardError(PgrpoError, RuntimeError):
+    """A reward function raised, or returned something that is no number."""
+
+
+class TrainingError(PgrpoError, RuntimeError):
+    """Training cannot go on."""
+
+
+class EvalError(PgrpoError, RuntimeError):
+    """An evaluation or comparison cannot be made."""
+
+
+class Interrupted(PgrpoError):
+    """The user stopped a run; everything up to the last finished step is saved."""
+
+    exit_code = 130

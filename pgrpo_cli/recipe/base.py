@@ -1,0 +1,11 @@
+"""The base of every recipe section."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """Frozen, strict about keys. Units stand in the field descriptions; derived values are properties."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)

@@ -1,0 +1,92 @@
+"""`rewards`: what a completion is worth to a preference group."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from .base import Section
+
+
+class RewardBase(Section):
+    """Fields that every reward has."""
+
+    weight: float = Field(1.0, description="Factor of this reward in the sum.")
+    name: str | None = Field(None, description="Name under which its parts are recorded. Null: its type.")
+    preference_groups: tuple[str, ...] | None = Field(
+        None, description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it."
+    )
+
+    @property
+    def label(self) -> str:
+        """The name under which parts are recorded."""
+        return self.name or self.type  # type: ignore[attr-defined, no-any-return]
+
+
+class PersonasReward(RewardBase):
+    """Style and genre of the seven synthetic personas, with each one's own scale, offset and difficulty."""
+
+    type: Literal["personas"] = "personas"
+    style_weight: float = Field(0.6, ge=0, description="Share of the style part.")
+    genre_weight: float = Field(0.4, ge=0, description="Share of the genre part.")
+
+
+class RegexReward(RewardBase):
+    """1 where the pattern is found in the completion (or, with `count`, the number of matches up to `limit`)."""
+
+    type: Literal["regex"] = "regex"
+    pattern: str = Field(description="Python regular expression, searched anywhere in the completion.")
+    ignore_case: bool = Field(False, description="Match without regard to case.")
+    count: bool = Field(False, description="Reward matches / limit instead of 0 or 1.")
+    limit: int = Field(1, ge=1, description="Matches worth the full reward when `count` is true.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class LengthReward(RewardBase):
+    """1 inside [min, max], falling linearly to 0 at `slack` outside of it."""
+
+    type: Literal["length"] = "length"
+    unit: Literal["characters", "words", "sentences"] = Field("words", description="What is counted.")
+    min: int = Field(0, ge=0, description="Least length worth the full reward.")
+    max: int = Field(ge=0, description="Greatest length worth the full reward.")
+    slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
+
+
+class KeywordReward(RewardBase):
+    """Share of the keywords that occur in the completion, as whole words, without regard to case."""
+
+    type: Literal["keyword"] = "keyword"
+    keywords: tuple[str, ...] = Field(min_length=1, description="Words or phrases.")
+    need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
+
+
+class PythonReward(RewardBase):
+    """A function of yours, TRL's way: `f(prompts, completions, **columns) -> list of numbers`. Needs --allow-code."""
+
+    type: Literal["python"] = "python"
+    file: str = Field(description="Python file; a relative path starts at the recipe's folder.")
+    function: str = Field("reward", description="Name of the function in it.")
+
+
+class PluginReward(RewardBase):
+    """A reward that an installed package registers under the entry point group `pgrpo.rewards`."""
+
+    type: Literal["plugin"] = "plugin"
+    plugin: str = Field(description="Name of the entry point.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of its factory.")
+
+
+Reward = Annotated[
+    PersonasReward | RegexReward | LengthReward | KeywordReward | PythonReward | PluginReward,
+    Field(discriminator="type"),
+]

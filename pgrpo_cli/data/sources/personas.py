@@ -1,0 +1,66 @@
+"""The synthetic personas' prompts: a profile from which the taste can be told, a situation, a request.
+
+The reward that belongs to them is in `rewards/personas.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from ...recipe.data import PersonasSource
+from ...rewards.personas import PERSONAS, Persona
+from ...seeding import derive_seed
+from ..records import PromptRecord, SourceData
+from .persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, REQUESTS, TRAIN_SITUATIONS
+
+SYSTEM_PROMPT = "You recommend music. Answer the way the user likes."
+
+
+def read_personas(section: PersonasSource, recipe_dir: Path, seed: int) -> SourceData:
+    """All prompts of the synthetic task; the same seed gives the same prompts in the same order."""
+    rng = random.Random(derive_seed(seed, "personas"))
+    train = [
+        _record(persona, "train", number, TRAIN_SITUATIONS, rng)
+        for persona, count in zip(PERSONAS.values(), _counts(section.prompts), strict=True)
+        for number in range(count)
+    ]
+    held_out = [
+        _record(persona, "eval", number, EVAL_SITUATIONS, rng)
+        for persona in PERSONAS.values()
+        for number in range(section.eval_prompts_per_group)
+    ]
+    rng.shuffle(train)
+    return SourceData(tuple(train), tuple(held_out))
+
+
+def _counts(prompts: int) -> list[int]:
+    """Prompts of each persona: its share by largest remainder, and at least one."""
+    exact = [persona.share * prompts for persona in PERSONAS.values()]
+    counts = [max(1, int(count)) for count in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda index: (int(exact[index]) - exact[index], index))
+    for index in by_remainder[: max(0, prompts - sum(counts))]:
+        counts[index] += 1
+    counts[counts.index(max(counts))] -= sum(counts) - prompts
+    return counts
+
+
+def _record(
+    persona: Persona, split: str, number: int, situations: tuple[str, ...], rng: random.Random
+) -> PromptRecord:
+    # Cycling through the situations shows each of them to every persona as evenly as its prompts allow.
+    situation = situations[number % len(situations)]
+    profile = [f"Lately I played {_listing(rng.sample(PLAYS[persona.genre], rng.choice((2, 3))))}."]
+    for quote in rng.sample(QUOTES[persona.style], rng.choice((1, 2))):
+        profile.append(f'A reply I liked: "{quote}"')
+    other = rng.choice([style for style in QUOTES if style != persona.style])
+    profile.append(f'A reply I disliked: "{rng.choice(QUOTES[other])}"')
+    content = "\n".join(profile) + f"\n\n{situation} {rng.choice(REQUESTS)}"
+    messages = ({"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content})
+    return PromptRecord(
+        f"{split}-{persona.name}-{number:04d}", persona.name, messages, {"situation": situation}
+    )
+
+
+def _listing(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,95 @@
+"""A reward that is a function in the user's own Python file."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import RecipeError
+from ..recipe.rewards import PythonReward
+from ..registry import nearest
+from .base import BuildContext, Completion, Score
+
+
+@dataclass(frozen=True)
+class PythonFunction:
+    """TRL's calling convention: `f(prompts, completions, **columns) -> list of numbers`.
+
+    Prompts and completions are texts. The columns are those of the data rows, each as a list with an entry a
+    completion (None where a row lacks it), and always `preference_group` and `prompt_id`. None means NaN.
+    """
+
+    function: Callable[..., Any]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("value",)
+
+    @property
+    def value_range(self) -> None:
+        return None
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        names = sorted({name for completion in completions for name in completion.columns})
+        columns: dict[str, list[Any]] = {
+            name: [completion.columns.get(name) for completion in completions] for name in names
+        }
+        columns["preference_group"] = [completion.preference_group for completion in completions]
+        columns["prompt_id"] = [completion.prompt_id for completion in completions]
+        columns["prompts"] = [completion.prompt for completion in completions]
+        columns["completions"] = [completion.text for completion in completions]
+        values = self.function(**columns)
+        if isinstance(values, str | bytes):
+            raise TypeError(f"it returned the text {values!r} where a list of numbers was due")
+        return [Score(value, {"value": value}) for value in (math.nan if v is None else v for v in values)]
+
+
+def build_python(section: PythonReward, context: BuildContext) -> PythonFunction:
+    """Load the file and take the function from it. Raises RecipeError unless code is allowed and the file is sound."""
+    path = context.recipe_dir / Path(section.file).expanduser()
+    if not context.allow_code:
+        raise RecipeError(
+            f"reward {section.label!r} runs the Python file {path}, and code that a recipe names is not run by default",
+            remedy="Read the file; if you trust it, add --allow-code.",
+        )
+    if not path.is_file():
+        raise RecipeError(
+            f"reward {section.label!r} names the Python file {path}, which does not exist",
+            remedy="Relative paths start at the recipe's folder.",
+        )
+    module = _load(path, section.label)
+    function = getattr(module, section.function, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        near = nearest(section.function, names)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise RecipeError(
+            f"reward {section.label!r}: {path} has no function {section.function!r}{hint}",
+            remedy=f"Set `function` to one of its functions: {', '.join(sorted(names)) or 'it has none'}.",
+        )
+    return PythonFunction(function)
+
+
+def _load(path: Path, label: str) -> ModuleType:
+    name = f"pgrpo_recipe_code_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"reward {label!r}: {path} is no Python file", remedy="Name a file that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling look their module up there while the file runs.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        sys.modules.pop(name, None)
+        raise RecipeError(
+            f"reward {label!r}: importing {path} raised {type(error).__name__}: {error}",
+            remedy="Correct the file; `python` run on it shows where it fails.",
+        ) from error
+    return module

@@ -1,0 +1,52 @@
+"""Rewards that look at one plain feature of the text: a pattern, a length, keywords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ..recipe.rewards import KeywordReward, LengthReward, RegexReward
+from .base import BuildContext, TextReward
+from .text import distinct_hits, sentences, term_patterns, words
+
+LENGTH_UNITS: dict[str, Callable[[str], int]] = {
+    "characters": len,
+    "words": lambda text: len(words(text)),
+    "sentences": lambda text: len(sentences(text)),
+}
+
+
+def build_regex(section: RegexReward, context: BuildContext) -> TextReward:
+    """1 where the pattern is found; with `count`, matches / limit, at most 1."""
+    pattern = re.compile(section.pattern, re.IGNORECASE if section.ignore_case else 0)
+
+    def score(text: str) -> float:
+        if not section.count:
+            return float(pattern.search(text) is not None)
+        matches = sum(1 for _ in pattern.finditer(text))
+        return min(matches, section.limit) / section.limit
+
+    return TextReward(score)
+
+
+def build_length(section: LengthReward, context: BuildContext) -> TextReward:
+    """1 inside [min, max], falling linearly to 0 at `slack` units outside of it."""
+    count = LENGTH_UNITS[section.unit]
+
+    def score(text: str) -> float:
+        length = count(text)
+        outside = max(section.min - length, length - section.max, 0)
+        return max(0.0, 1 - outside / section.slack)
+
+    return TextReward(score)
+
+
+def build_keyword(section: KeywordReward, context: BuildContext) -> TextReward:
+    """Share of the keywords that occur as whole words, without regard to case; with `need: any`, 1 for one of them."""
+    patterns = term_patterns(keyword.replace("*", " ") for keyword in section.keywords)
+
+    def score(text: str) -> float:
+        found = distinct_hits(patterns, text)
+        return float(found > 0) if section.need == "any" else found / len(patterns)
+
+    return TextReward(score)

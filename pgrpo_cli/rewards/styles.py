@@ -1,0 +1,108 @@
+"""Seven linguistic styles as scores in [0, 1].
+
+Each score is a slope, not a verdict: ordinary answers of an untrained chat model already differ in it, which is
+what reinforcement learning starts from. A run of repeated or unpronounceable signs is no text and scores near 0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from .text import distinct_hits, lines, ramp, sentences, term_patterns, words
+
+BULLET = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s*\S")
+QUESTION = re.compile(r"\w['’\")]*\s*\?")
+FINISHED_SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*([.!?])")
+CONTRACTION = re.compile(r"(?<!\w)\w+['’](?:s|m|d|ll|re|ve|t)(?!\w)", re.IGNORECASE)
+
+EMPHATIC = term_patterns(
+    "amazing awesome incredible fantastic love absolutely totally wow perfect best wonderful great brilliant "
+    "fabulous epic yes thrill* excit* happy enjoy* fun beautiful really super definitely unforgettable magic*".split()
+)
+CONNECTIVES = term_patterns("and but while which as then so because until where that with yet".split())
+FORMAL = term_patterns(
+    "would|may i|i suggest|i recommend|recommend*|suitable|appropriate|furthermore|moreover|however|therefore|"
+    "additionally|consider*|kindly|please|certainly|indeed|such as|regarding|pleasure|esteemed|propose*|"
+    "accordingly|selection*|one might|particularly|notably|exquisite|refined".split("|")
+)
+SECOND_PERSON = term_patterns("you|your|yours|yourself".split("|"))
+INTERROGATIVE = term_patterns(
+    "how about|what|why not|which|do you|would you|have you|could you|are you|shall we|who|when|what about".split("|")
+)
+
+
+def textness(text: str) -> float:
+    """How far a completion is text at all: 0 without a word, 0.5 for one, then down for repetition and signs."""
+    found = [word.lower() for word in words(text) if len(word) > 1]
+    if not found:
+        return 0.0
+    visible = [char for char in text if not char.isspace()]
+    letters = sum(char.isalpha() for char in visible) / len(visible)
+    distinct = len(set(found)) / len(found)
+    plausible = sum(len(word) <= 20 for word in found) / len(found)
+    enough = 0.5 if len(found) == 1 else 1.0
+    return enough * ramp(distinct, 0.15, 0.6) * ramp(letters, 0.3, 0.6) * plausible
+
+
+def terse(text: str) -> float:
+    """1 up to 6 words, falling to 0 at 40."""
+    return ramp(len(words(text)), 40, 6)
+
+
+def flowing(text: str) -> float:
+    """Words a sentence (full at 28) and commas with connectives (full at 6)."""
+    pieces = sentences(text)
+    if not pieces:
+        return 0.0
+    length = len(words(text)) / len(pieces)
+    joints = text.count(",") + text.count(";") + sum(distinct_hits(CONNECTIVES, piece) for piece in pieces)
+    return 0.6 * ramp(length, 5, 28) + 0.4 * ramp(joints, 0, 6)
+
+
+def excited(text: str) -> float:
+    """Exclamation marks (1 each) and emphatic words (a half each) saturate: 1 - exp(-hits / 2), full from 5 on."""
+    hits = text.count("!") + 0.5 * distinct_hits(EMPHATIC, text)
+    return min(1.0, (1 - math.exp(-hits / 2)) / (1 - math.exp(-5 / 2)))
+
+
+def asking(text: str) -> float:
+    """Question marks, the share of finished sentences that are questions, and the words of addressing someone."""
+    ends = FINISHED_SENTENCE.findall(text)
+    share = ends.count("?") / len(ends) if ends else 0.0
+    address = 0.5 * distinct_hits(SECOND_PERSON, text) + 0.5 * distinct_hits(INTERROGATIVE, text)
+    return 0.4 * ramp(len(QUESTION.findall(text)), 0, 2) + 0.4 * share + 0.2 * ramp(address, 0, 2)
+
+
+def bulleted(text: str) -> float:
+    """A colon, line breaks, bullets (up to 3 count) and the share of lines that start with one."""
+    found = lines(text)
+    bullets = sum(BULLET.match(line) is not None for line in found)
+    share = bullets / len(found) if found else 0.0
+    layout = 0.1 * (":" in text or bullets > 0) + 0.25 * ramp(len(found), 1, 3)
+    return layout + 0.3 * ramp(bullets, 0, 3) + 0.35 * share
+
+
+def capitals(text: str) -> float:
+    """Square root of the share of upper-case letters, full at 90 %: the root gives the first capitals a slope."""
+    letters = [char for char in text if char.isalpha()]
+    share = sum(char.isupper() for char in letters) / len(letters) if letters else 0.0
+    return ramp(share, 0, 0.9) ** 0.5
+
+
+def formal(text: str) -> float:
+    """Formal words (up to 3 count), and no contraction and no exclamation mark."""
+    casual = len(CONTRACTION.findall(text)) + text.count("!")
+    return 0.4 * ramp(casual, 2, 0) + 0.6 * ramp(distinct_hits(FORMAL, text), 0, 3)
+
+
+STYLES: dict[str, Callable[[str], float]] = {
+    "terse": terse,
+    "flowing": flowing,
+    "excited": excited,
+    "asking": asking,
+    "bulleted": bulleted,
+    "capitals": capitals,
+    "formal": formal,
+}

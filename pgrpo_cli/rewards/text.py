@@ -1,0 +1,52 @@
+"""Counting in texts, shared by the rewards."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n+")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, apostrophes inside kept: "Don't stop" gives two."""
+    return WORD.findall(text)
+
+
+def sentences(text: str) -> list[str]:
+    """Pieces between sentence ends or line breaks that hold at least one word."""
+    return [piece.strip() for piece in SENTENCE_END.split(text) if WORD.search(piece)]
+
+
+def lines(text: str) -> list[str]:
+    """Non-blank lines, stripped."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def fold(text: str) -> str:
+    """Lower case without accents, curly apostrophes made straight: the form in which terms are compared."""
+    decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
+    return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
+
+
+def ramp(value: float, start: float, end: float) -> float:
+    """0 at `start`, 1 at `end`, linear between and flat outside; `start` may lie above `end`."""
+    return min(1.0, max(0.0, (value - start) / (end - start)))
+
+
+def term_patterns(terms: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    """One pattern a term, for folded texts: whole words, blanks also match hyphens, a last `*` goes on (`symphon*`)."""
+    patterns = []
+    for term in terms:
+        body = r"[\s-]+".join(re.escape(piece) for piece in fold(term).rstrip("*").split())
+        ending = r"\w*" if term.endswith("*") else ""
+        patterns.append(re.compile(rf"(?<!\w){body}{ending}(?!\w)"))
+    return tuple(patterns)
+
+
+def distinct_hits(patterns: Iterable[re.Pattern[str]], text: str) -> int:
+    """How many of the terms occur in the text; one that occurs twice counts once."""
+    folded = fold(text)
+    return sum(pattern.search(folded) is not None for pattern in patterns)

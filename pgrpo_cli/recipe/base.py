@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Frozen, strict about keys. Units stand in the field descriptions; derived values are properties."""
+    """Frozen, strict about keys, finite numbers only.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+    Units stand in the field descriptions; derived values are properties.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

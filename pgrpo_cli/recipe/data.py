@@ -10,7 +10,7 @@ from .base import Section
 
 
 class PersonasSource(Section):
-    """The synthetic task: seven personas of very unequal frequency, each with a style and a favourite genre."""
+    """A synthetic task: seven personas of very unequal frequency, each with a style and favourite genre."""
 
     type: Literal["personas"] = "personas"
     prompts: int = Field(640, ge=7, description="Number of training prompts, over all personas.")
@@ -18,18 +18,24 @@ class PersonasSource(Section):
 
 
 class JsonlSource(Section):
-    """JSON lines: an object a line, with a prompt (or messages), a preference group, and any further columns."""
+    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns."""
 
     type: Literal["jsonl"] = "jsonl"
-    path: str = Field(description="File or glob pattern; relative paths start at the recipe's folder. `.gz` is read too.")
+    path: str = Field(
+        description="File or glob pattern; relative paths start at the recipe's folder. `.gz` is read too."
+    )
     eval_path: str | None = Field(
-        None, description="Held-out prompts. Null: a share of the prompts of every preference group is held out."
+        None,
+        description="Held-out prompts. Null: a share of the prompts of every preference group is held out.",
     )
     prompt_column: str = Field("prompt", description="Column with the prompt's text.")
     messages_column: str = Field(
-        "messages", description="Column with a list of {role, content}; used where the prompt column is missing."
+        "messages",
+        description="Column with a list of {role, content}; used where the prompt column is missing.",
     )
-    preference_group_column: str = Field("preference_group", description="Column with the preference group's id.")
+    preference_group_column: str = Field(
+        "preference_group", description="Column with the preference group's id."
+    )
 
 
 Source = Annotated[PersonasSource | JsonlSource, Field(discriminator="type")]
@@ -40,8 +46,13 @@ class DataSection(Section):
 
     source: Source = Field(description="Where the prompts come from.")
     eval_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of each preference group's prompts held out, where the source has no split."
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of each preference group's prompts held out, where the source has no split.",
     )
     max_prompt_tokens: int = Field(
-        1024, ge=8, description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut."
+        1024,
+        ge=8,
+        description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
     )

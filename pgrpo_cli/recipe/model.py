@@ -19,7 +19,9 @@ class Nf4Quantization(Section):
     """QLoRA: 4-bit NormalFloat weights (bitsandbytes), dequantized layer by layer for each product."""
 
     type: Literal["nf4"] = "nf4"
-    double: bool = Field(True, description="Quantize the quantization constants too (saves about 0.4 bits a weight).")
+    double: bool = Field(
+        True, description="Quantize the quantization constants too (saves about 0.4 bits a weight)."
+    )
 
 
 Quantization = Annotated[NoQuantization | Nf4Quantization, Field(discriminator="type")]
@@ -31,7 +33,7 @@ class RandomModel(Section):
     hidden_size: int = Field(32, ge=8, description="Width of the residual stream, in features.")
     num_layers: int = Field(2, ge=1, description="Number of transformer layers.")
     num_heads: int = Field(4, ge=1, description="Attention heads; must divide hidden_size.")
-    context: int = Field(512, ge=32, description="Longest sequence, in tokens.")
+    context: int = Field(2048, ge=32, description="Longest sequence, in tokens.")
 
 
 class ModelSection(Section):
@@ -42,13 +44,18 @@ class ModelSection(Section):
         "installed Python package), or `random` (see `model.random`).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    quantization: Quantization = Field(Nf4Quantization(), description="How the base model's weights are stored.")
+    quantization: Quantization = Field(
+        Nf4Quantization(), description="How the base model's weights are stored."
+    )
     compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="Type in which products are computed."
     )
-    attention: Literal["sdpa", "eager"] = Field("sdpa", description="Attention implementation of transformers.")
+    attention: Literal["sdpa", "eager"] = Field(
+        "sdpa", description="Attention implementation of transformers."
+    )
     system_prompt: str | None = Field(
-        None, description="Put before every prompt that has no system message of its own. Null: none is added."
+        None,
+        description="Put before every prompt that has no system message of its own. Null: none is added.",
     )
     random: RandomModel = Field(RandomModel(), description="Shape of the model when `id` is `random`.")
 
@@ -60,6 +67,7 @@ class AdapterSection(Section):
     alpha: float = Field(32.0, gt=0, description="Scale of the update: alpha / r multiplies B·A.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input during training.")
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Module names that get an adapter, or `all-linear` (all but the output layer)."
+        "all-linear",
+        description="Module names that get an adapter, or `all-linear` (all but the output layer).",
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r.")

@@ -14,15 +14,20 @@ class RewardBase(Section):
     """Fields that every reward has."""
 
     weight: float = Field(1.0, description="Factor of this reward in the sum.")
-    name: str | None = Field(None, description="Name under which its parts are recorded. Null: its type.")
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Name under which its parts are recorded. Null: its type.",
+    )
     preference_groups: tuple[str, ...] | None = Field(
-        None, description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it."
+        None,
+        description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it.",
     )
 
     @property
     def label(self) -> str:
         """The name under which parts are recorded."""
-        return self.name or self.type  # type: ignore[attr-defined, no-any-return]
+        return self.name or self.type  # type: ignore[attr-defined]
 
 
 class PersonasReward(RewardBase):
@@ -34,7 +39,7 @@ class PersonasReward(RewardBase):
 
 
 class RegexReward(RewardBase):
-    """1 where the pattern is found in the completion (or, with `count`, the number of matches up to `limit`)."""
+    """1 where the pattern is found in the completion; with `count`, the share of `limit` matches found."""
 
     type: Literal["regex"] = "regex"
     pattern: str = Field(description="Python regular expression, searched anywhere in the completion.")
@@ -71,7 +76,7 @@ class KeywordReward(RewardBase):
 
 
 class PythonReward(RewardBase):
-    """A function of yours, TRL's way: `f(prompts, completions, **columns) -> list of numbers`. Needs --allow-code."""
+    """A function of yours, TRL's way: `f(prompts, completions, **columns) -> numbers`. Needs --allow-code."""
 
     type: Literal["python"] = "python"
     file: str = Field(description="Python file; a relative path starts at the recipe's folder.")

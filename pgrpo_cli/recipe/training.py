@@ -14,16 +14,21 @@ class RolloutSection(Section):
 
     num_generations: int = Field(8, ge=2, description="Completions a prompt (G); a single one has no spread.")
     max_completion_tokens: int = Field(64, ge=1, description="Longest completion, in tokens.")
-    temperature: float = Field(1.0, gt=0, description="Divides the logits, in sampling and in the loss alike.")
+    temperature: float = Field(
+        1.0, gt=0, description="Divides the logits, in sampling and in the loss alike."
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="Smallest set of tokens with this probability; 1: all.")
     top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0: all.")
+    tokens_per_batch: int = Field(
+        16384, ge=1, description="Budget of cached tokens, prompts and completions, that are decoded together."
+    )
 
 
 class AdvantageSection(Section):
     """From rewards to advantages: (reward - baseline) / scale."""
 
-    estimator: Literal["pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "custom"] = Field(
-        "pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below."
+    estimator: Literal["pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "custom"] = (
+        Field("pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below.")
     )
     baseline: Literal["history", "prompt", "leave_one_out", "shrinkage"] | None = Field(
         None, description="What is subtracted; only with `estimator: custom`."
@@ -44,7 +49,9 @@ class EmaHistory(Section):
     """Old rewards fade by a constant factor a reward."""
 
     type: Literal["ema"] = "ema"
-    decay: float = Field(0.995, gt=0, lt=1, description="Weight that a reward keeps after each later one of its group.")
+    decay: float = Field(
+        0.995, gt=0, lt=1, description="Weight that a reward keeps after each later one of its group."
+    )
 
 
 class WindowHistory(Section):
@@ -62,7 +69,8 @@ class HistorySection(Section):
 
     kind: HistoryKind = Field(CumulativeHistory(), description="What is remembered.")
     update: Literal["before", "after"] = Field(
-        "before", description="Whether a batch enters the history before its advantages are computed, or after."
+        "before",
+        description="Whether a batch enters the history before its advantages are computed, or after.",
     )
     min_count: int = Field(
         16, ge=2, description="With `update: after`: rewards a group must have before its history is used."
@@ -74,11 +82,14 @@ class LossSection(Section):
 
     aggregation: Literal["sequence_mean", "token_mean", "constant"] = Field(
         "sequence_mean",
-        description="Mean over tokens, then completions (GRPO); over all tokens (DAPO); divided by a constant (Dr. GRPO).",
+        description="Mean over tokens, then completions (GRPO); over all tokens (DAPO); "
+        "divided by a constant (Dr. GRPO).",
     )
     clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + clip_high.")
-    beta: float = Field(0.0, ge=0, description="Weight of the KL divergence to the base model; 0 skips its forward pass.")
+    beta: float = Field(
+        0.0, ge=0, description="Weight of the KL divergence to the base model; 0 skips its forward pass."
+    )
 
 
 class AdamW(Section):
@@ -105,7 +116,9 @@ class TrainSection(Section):
 
     steps: int = Field(200, ge=1, description="Optimizer updates.")
     prompts_per_step: int = Field(8, ge=1, description="Prompts sampled a step (P).")
-    updates_per_rollout: int = Field(1, ge=1, description="Optimizer updates made from one batch of rollouts.")
+    updates_per_rollout: int = Field(
+        1, ge=1, description="Optimizer updates made from one batch of rollouts."
+    )
     optimizer: Optimizer = Field(AdamW(), description="The optimizer.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
@@ -114,9 +127,13 @@ class TrainSection(Section):
     tokens_per_micro_batch: int = Field(
         4096, ge=1, description="Budget of tokens, padding included, of one forward and backward pass."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
     save_every: int = Field(10, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before.")
+    keep_checkpoints: int = Field(
+        3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before."
+    )
 
 
 class EvalSection(Section):
@@ -124,7 +141,9 @@ class EvalSection(Section):
 
     num_completions: int = Field(4, ge=1, description="Completions a held-out prompt, of each model.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
-    max_prompts_per_group: int | None = Field(None, ge=1, description="Held-out prompts used a preference group; null: all.")
+    max_prompts_per_group: int | None = Field(
+        None, ge=1, description="Held-out prompts used a preference group; null: all."
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
 

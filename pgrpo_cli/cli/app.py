@@ -1,0 +1,60 @@
+"""The `pgrpo` command, put together from one module a command family.
+
+A command module has `register(app)`, which adds its commands; at its top it imports only what `--help` needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pgrpo_cli import __version__
+
+from .common import emit, reported_errors
+
+COMMAND_MODULES = ("recipes",)
+"""Modules of this package, in the order in which `--help` lists their commands."""
+
+
+class _ReportingGroup(TyperGroup):
+    """Every command below it maps errors to messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with reported_errors():
+            return super().invoke(ctx)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"pgrpo {__version__}")
+        raise typer.Exit
+
+
+def build_app() -> typer.Typer:
+    """The application with all command modules registered."""
+    app = typer.Typer(
+        cls=_ReportingGroup,
+        name="pgrpo",
+        help="Fine-tune one chat model for many tastes: QLoRA with P-GRPO on one GPU, or none.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def _main(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None: ...
+
+    for module in COMMAND_MODULES:
+        import_module(f".{module}", __package__).register(app)
+    return app
+
+
+app = build_app()

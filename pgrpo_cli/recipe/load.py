@@ -1,0 +1,94 @@
+"""Recipes from files: read, overridden, checked. Everything that is wrong is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pgrpo_cli import __version__
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.registry import nearest
+
+from .check import check
+from .messages import InvalidRecipe
+from .overrides import apply_overrides
+from .resolved import differing_keys, dump_resolved, recipe_hash, written_by
+from .schema import Recipe
+from .yaml_lines import Document, parse
+
+__all__ = ["differing_keys", "dump_resolved", "load_recipe", "load_resolved", "recipe_hash", "written_by"]
+
+MAX_BYTES = 1_000_000
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at `path` with `overrides` (KEY=VALUE) applied in order.
+
+    Raises RecipeError: InvalidRecipe, whose `problems` holds every mistake, if the file can be read at all.
+    """
+    document = read_document(Path(path))
+    apply_overrides(document, overrides, Recipe)
+    return check(document)
+
+
+def load_resolved(path: str | Path) -> Recipe:
+    """The resolved recipe of a run, as `dump_resolved` wrote it.
+
+    Raises RecipeError, which names the version that wrote the file if it is another one.
+    """
+    try:
+        return load_recipe(path)
+    except InvalidRecipe as error:
+        writer = written_by(Path(path))
+        if writer is None or writer == __version__:
+            raise
+        remedy = (
+            f"pgrpo {writer} wrote this file and this is pgrpo {__version__}: use that version for this run."
+        )
+        raise InvalidRecipe(str(path), error.problems, remedy=remedy) from error
+
+
+def read_document(path: Path) -> Document:
+    """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read."""
+    label = str(path)
+    try:
+        if path.is_dir():
+            raise RecipeError(f"{label}: is a directory; a recipe is a YAML file", remedy=_recipes_in(path))
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{label}: there is no such file", remedy=_near_file(path)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(
+            f"{label}: cannot be read: {reason}", remedy="Check the path and its permissions."
+        ) from error
+    if len(raw) > MAX_BYTES:
+        raise RecipeError(
+            f"{label}: larger than {MAX_BYTES} bytes", remedy="A recipe is a short YAML file; is this one?"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"{label}:{line}: found the byte 0x{raw[error.start]:02x}; a recipe is UTF-8 text"
+        raise RecipeError(message, remedy="Save the file as UTF-8.") from error
+    return parse(text, label, lambda line: f"{label}:{line}")
+
+
+def _near_file(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except OSError:
+        return (
+            f"{path.parent} is no directory either. `pgrpo recipes` lists the recipes that come with pgrpo."
+        )
+    near = nearest(path.name, names)
+    if near:
+        return f"Did you mean {path.parent / near}?"
+    return "`pgrpo recipes` lists the recipes that come with pgrpo; `pgrpo recipes copy NAME` copies one."
+
+
+def _recipes_in(path: Path) -> str | None:
+    names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
+    return f"It holds {', '.join(names)}." if names else None

@@ -1,0 +1,105 @@
+"""`--set KEY=VALUE`: single keys of a recipe, set from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .base import Section
+from .messages import InvalidRecipe, KeyPath, Problem, dotted
+from .shape import annotation_at, is_section, unwrap
+from .yaml_lines import Document, Origin, parse
+
+_NULLS = ("", "~", "null")
+
+
+def apply_overrides(document: Document, overrides: Sequence[str], schema: type[Section]) -> None:
+    """Set every override in `document`, in order; the problems of those that cannot be set go into it too."""
+    for override in overrides:
+        where = f"--set {override}"
+        key, equals, text = override.partition("=")
+        names = key.strip().split(".")
+        if not equals or not all(names):
+            rule = "must be KEY=VALUE with a dotted KEY, such as train.steps=40 or rewards.0.weight=2"
+            document.problems.append(Problem(where, (), rule))
+            continue
+        try:
+            _set(document, names, text, where, schema)
+        except InvalidRecipe as error:
+            document.problems.extend(error.problems)
+
+
+def _set(document: Document, names: list[str], text: str, where: str, schema: type[Section]) -> None:
+    path, parent = _parent(document, names, where)
+    value = _value(document, path, text, where, schema)
+    last = path[-1]
+    if isinstance(parent, list) and last == len(parent):
+        parent.append(None)
+    parent[last] = value.data
+    for known in [known for known in document.origins if known[: len(path)] == path]:
+        del document.origins[known]
+    document.broken = {known for known in document.broken if known[: len(path)] != path}
+    document.broken.update((*path, *below) for below in value.broken)
+    document.problems.extend(
+        Problem(where, (*path, *problem.path), problem.text) for problem in value.problems
+    )
+    for below, origin in value.origins.items():
+        document.origins[(*path, *below)] = origin
+
+
+def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, Any]:
+    """The path of the key to set, with list indices as numbers, and the mapping or list that holds it."""
+    path: KeyPath = ()
+    container = document.data
+    for depth, name in enumerate(names):
+        key = _key(container, name, path, where)
+        path = (*path, key)
+        if depth == len(names) - 1:
+            return path, container
+        below = container.get(key) if isinstance(container, dict) else container[key : key + 1]  # type: ignore[operator]
+        below = below[0] if isinstance(container, list) and below else below
+        if below is None or (isinstance(container, list) and key == len(container)):
+            below = [] if names[depth + 1].isdecimal() else {}
+            if isinstance(container, list):
+                container[len(container) :] = [below]
+            else:
+                container[key] = below
+            document.origins[path] = Origin(where)
+        container = below
+    raise AssertionError("names is never empty")
+
+
+def _key(container: Any, name: str, path: KeyPath, where: str) -> str | int:
+    """`name` as a key of `container`; InvalidRecipe if it cannot be one."""
+    if isinstance(container, dict):
+        return name
+    if not isinstance(container, list):
+        raise _refusal(where, path, "is a single value and has no keys; set it as a whole")
+    if not name.isdecimal() or int(name) > len(container):
+        entries = f"0 to {len(container) - 1}" if container else "none yet"
+        rule = f"is a list; name an entry by its number ({entries}; {len(container)} adds one)"
+        raise _refusal(where, path, f"{rule}, such as {dotted((*path, 0))}")
+    return int(name)
+
+
+def _value(document: Document, path: KeyPath, text: str, where: str, schema: type[Section]) -> Document:
+    """The override's value. A key that holds text takes it as it stands, so that it needs no quotes."""
+    annotation = annotation_at(schema, document.data, path)
+    if unwrap(annotation) is str and text[:1] not in ("'", '"'):
+        absent = annotation is not str and text in _NULLS
+        return Document(where, None if absent else text, {(): Origin(where)})
+    try:
+        value = parse(text, where, lambda _: where)
+    except InvalidRecipe as error:
+        problems = [Problem(where, path, problem.text) for problem in error.problems]
+        raise InvalidRecipe(where, problems) from error
+    if isinstance(value.data, (dict, list)) and text.strip()[:1] not in ("{", "["):
+        # `Answer: shortly` is a mapping to YAML; on a command line it is text.
+        return Document(where, text, {(): Origin(where, text)})
+    if is_section(unwrap(annotation)) and value.data is None:
+        value.data = {}
+    return value
+
+
+def _refusal(where: str, path: KeyPath, text: str) -> InvalidRecipe:
+    return InvalidRecipe(where, [Problem(where, path, text)])

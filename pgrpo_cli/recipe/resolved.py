@@ -1,0 +1,80 @@
+"""Recipes as a run keeps them: every default explicit, comparable, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pgrpo_cli import __version__
+
+from .messages import dotted
+from .schema import Recipe
+from .yaml_lines import FLOAT
+
+_HEADER = "# Resolved recipe, every default explicit, written by pgrpo {version}."
+_VERSION = re.compile(re.escape(_HEADER).replace(re.escape("{version}"), r"(\S+)"))
+
+
+class _Absent:
+    """Stands for a key that only the other recipe has."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = _Absent()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the recipe's reader, too, would take for a number."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def dump_resolved(recipe: Recipe) -> str:
+    """YAML from which `load_resolved` makes an equal recipe; a comment names the version that wrote it."""
+    body = yaml.dump(
+        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return f"{_HEADER.format(version=__version__)}\n{body}"
+
+
+def written_by(path: Path) -> str | None:
+    """The version of pgrpo that wrote the resolved recipe at `path`; None for a recipe written by hand."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        match = _VERSION.match(file.readline())
+    return match[1].removesuffix(".") if match else None
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
+    """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key."""
+    values_a, values_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    keys = list(values_a) + [key for key in values_b if key not in values_a]
+    pairs = [(key, values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in keys]
+    return [(key, left, right) for key, left, right in pairs if not _same(left, right)]
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256, in hexadecimal, of everything in the recipe: equal for equal recipes, however written."""
+    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:
+    if isinstance(value, (dict, list)) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for name, entry in items for key, leaf in _flat(entry, (*path, name)).items()}
+    return {dotted(path): value}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)

@@ -10,12 +10,17 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """A prompt as a source gives it. `columns` are the row's further columns (JSON values) for the rewards."""
+    """A prompt as a source gives it. `columns` are the row's further columns (JSON values) for the rewards.
+
+    `file` and `line` (from 1) say where it stands, for the rows that are rejected later on.
+    """
 
     prompt_id: str
     preference_group: str
     messages: tuple[Message, ...]
     columns: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,19 @@ class PreparedPrompt:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be used. `line` counts from 1 (None: the source has no lines); `row` is its text, cut."""
+    """A row that cannot be used: the rule it breaks (counted), what was found (shown), and where it stands."""
 
-    file: str
-    line: int | None
     reason: str
+    detail: str
+    file: str | None = None
+    line: int | None = None
     preference_group: str | None = None
     row: str = ""
+
+    @property
+    def where(self) -> str:
+        """`file:line`, as far as known."""
+        return f"{self.file or 'the source'}:{self.line}" if self.line is not None else self.file or "the source"
 
 
 @dataclass(frozen=True)
@@ -56,3 +67,9 @@ class SourceData:
     eval: tuple[PromptRecord, ...] | None
     rejected: tuple[RejectedRow, ...] = ()
     files: tuple[SourceFile, ...] = ()
+
+
+def text_key(record: PromptRecord) -> str:
+    """What counts as the same prompt text: the messages that are no system message, without case and spacing."""
+    parts = [f"{message['role']} {message['content']}" for message in record.messages if message["role"] != "system"]
+    return " ".join(" ".join(parts).casefold().split())

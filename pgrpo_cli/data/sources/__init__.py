@@ -1,0 +1,23 @@
+"""Where prompts come from: a reader for every `type` of `data.source`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...registry import Registry
+from ..records import SourceData
+from .jsonl import read_jsonl
+from .personas import read_personas
+
+# A reader takes (source section, recipe's folder, recipe's seed).
+Reader = Callable[[Any, Path, int], SourceData]
+
+READERS: dict[str, Reader] = {
+    "personas": read_personas,
+    "jsonl": read_jsonl,
+}
+SOURCES: Registry[Reader] = Registry("data source")
+for _name, _reader in READERS.items():
+    SOURCES.add(_name, _reader)

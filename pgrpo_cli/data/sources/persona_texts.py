@@ -34,7 +34,7 @@ PLAYS: dict[str, tuple[str, ...]] = {
     "reggae": (
         "Peter Tosh", "Jimmy Cliff", "Burning Spear",
         "Toots Hibbert", "Dennis Brown", "Gregory Isaacs",
-        "Black Uhuru", "Third World", "Chronixx",
+        "Inner Circle", "Third World", "Chronixx",
         "Lee Perry", "Horace Andy", "Augustus Pablo",
     ),
     "country": (

@@ -1,0 +1,187 @@
+"""Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest that vouches for their bytes.
+
+    data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
+    data/rejected.jsonl      rows that cannot be used, with file, line and reason
+    data/manifest.json       what the data were made from, and the SHA-256 of every file above
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .records import PreparedPrompt, RejectedRow
+
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
+MANIFEST_VERSION = 1
+SPLITS = ("train", "eval")
+# Beside data/: the new data while they are written, the old ones while they are replaced.
+NEXT = ".data-next"
+PREVIOUS = ".data-previous"
+
+
+def write_prepared(
+    run_dir: Path,
+    splits: Mapping[str, Sequence[PreparedPrompt]],
+    rejected: Sequence[RejectedRow],
+    description: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write everything into `run_dir/.data-next`, flushed to disk, and return its manifest; data/ is untouched.
+
+    The same arguments give the same bytes. The manifest is `description` with `version`, `files` and `data_hash`.
+    """
+    recover(run_dir)
+    target = run_dir / NEXT
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for split in SPLITS:
+        _save_split(target / split, splits[split])
+    with open(target / REJECTED, "w", encoding="utf-8", newline="\n") as file:
+        for row in rejected:
+            file.write(json.dumps(vars(row), sort_keys=True) + "\n")
+    hashes = {path.relative_to(target).as_posix(): _sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
+    data_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    manifest = {"version": MANIFEST_VERSION, **description, "files": hashes, "data_hash": data_hash}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (target / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    for path in target.rglob("*"):
+        _flush(path)
+    _flush(target)
+    return manifest
+
+
+def publish(run_dir: Path) -> None:
+    """Put the written data in the place of data/. A kill in between leaves the old or the new, never neither."""
+    data, previous = run_dir / "data", run_dir / PREVIOUS
+    if data.exists():
+        os.rename(data, previous)
+    os.rename(run_dir / NEXT, data)
+    _flush(run_dir)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def discard(run_dir: Path) -> None:
+    """Forget what `write_prepared` wrote."""
+    shutil.rmtree(run_dir / NEXT, ignore_errors=True)
+
+
+def recover(run_dir: Path) -> None:
+    """Finish or undo a replacement that was killed half-way."""
+    data, previous = run_dir / "data", run_dir / PREVIOUS
+    if previous.exists():
+        if data.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.rename(previous, data)
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any] | None:
+    """The manifest of data/, or None where nothing is prepared. Raises DataError where it cannot be read."""
+    recover(run_dir)
+    path = run_dir / "data" / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["version"] == MANIFEST_VERSION and isinstance(manifest["files"], dict):
+            return dict(manifest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy=_PREPARE_AGAIN) from error
+    raise DataError(f"{path} has version {manifest['version']}, this is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN)
+
+
+def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
+    """Compare the files of data/ whose names start with `under` with the manifest. Raises DataError."""
+    for name, expected in manifest["files"].items():
+        if not name.startswith(under):
+            continue
+        path = run_dir / "data" / name
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}", remedy=_PREPARE_AGAIN) from error
+        if found != expected:
+            raise DataError(
+                f"{path} is not what `pgrpo prepare` wrote: its SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…",
+                remedy=_PREPARE_AGAIN,
+            )
+
+
+def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
+    """The prompts of `train` or `eval`, in the order written. Raises DataError where they are missing or changed."""
+    manifest = read_manifest(run_dir)
+    if manifest is None:
+        raise DataError(f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first.")
+    verify(run_dir, manifest, under=f"{split}/")
+    import datasets
+
+    table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
+    rows = zip(*(table[name] for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns")), strict=True)
+    return [
+        PreparedPrompt(prompt_id, group, prompt, tuple(input_ids), json.loads(columns))
+        for prompt_id, group, prompt, input_ids, columns in rows
+    ]
+
+
+_PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data anew."
+
+
+def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
+    import datasets
+
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {
+            "prompt_id": text,
+            "preference_group": text,
+            "prompt": text,
+            "input_ids": datasets.List(datasets.Value("int32")),
+            "columns": text,
+        }
+    )
+    columns = {
+        "prompt_id": [prompt.prompt_id for prompt in prompts],
+        "preference_group": [prompt.preference_group for prompt in prompts],
+        "prompt": [prompt.prompt for prompt in prompts],
+        "input_ids": [list(prompt.input_ids) for prompt in prompts],
+        "columns": [json.dumps(prompt.columns, sort_keys=True) for prompt in prompts],
+    }
+    content = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    # The fingerprint is stored; left alone it may depend on the library's version.
+    dataset._fingerprint = content[:16]
+    with _quiet(datasets):
+        dataset.save_to_disk(str(path))
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """No progress bar of the library's own: only the command line prints."""
+    was_disabled = datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_disabled:
+            datasets.enable_progress_bars()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

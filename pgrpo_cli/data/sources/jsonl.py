@@ -1,0 +1,128 @@
+"""JSON lines files: an object a line, plain or gzip. A broken line costs that line only."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ...recipe.data import JsonlSource
+from ...registry import nearest
+from ..records import PromptRecord, RejectedRow, SourceData, SourceFile, text_key
+from .rows import RowProblem, parse_line, record_from_row
+
+ROW_EXCERPT = 500
+
+
+def read_jsonl(section: JsonlSource, recipe_dir: Path, seed: int) -> SourceData:
+    """All rows of the files that `path` (and `eval_path`) name, in file and line order.
+
+    Raises DataError where no file matches, one cannot be read, or all rows lack a column that is needed.
+    """
+    train, rejected, files = _read(section, "path", section.path, recipe_dir)
+    if section.eval_path is None:
+        return SourceData(tuple(train), None, tuple(rejected), tuple(files))
+    held_out, rejected_eval, eval_files = _read(section, "eval_path", section.eval_path, recipe_dir)
+    eval_texts = {text_key(record) for record in held_out}
+    kept = [record for record in train if text_key(record) not in eval_texts]
+    leaked = [_leaked(record) for record in train if text_key(record) in eval_texts]
+    files += [file for file in eval_files if file not in files]
+    return SourceData(tuple(kept), tuple(held_out), (*rejected, *rejected_eval, *leaked), tuple(files))
+
+
+def _read(
+    section: JsonlSource, field: str, pattern: str, recipe_dir: Path
+) -> tuple[list[PromptRecord], list[RejectedRow], list[SourceFile]]:
+    records: list[PromptRecord] = []
+    rejected: list[RejectedRow] = []
+    files: list[SourceFile] = []
+    columns: dict[str, None] = {}
+    for path in _matches(field, pattern, recipe_dir):
+        name = _name(path, recipe_dir)
+        files.append(SourceFile(name, _sha256(path)))
+        for number, line in _lines(path):
+            row: dict[str, Any] = {}
+            try:
+                row = parse_line(line)
+                columns.update(dict.fromkeys(row))
+                records.append(record_from_row(row, section, name, number))
+            except RowProblem as problem:
+                group = row.get(section.preference_group_column)
+                text = line[:ROW_EXCERPT].decode("utf-8", errors="backslashreplace")
+                known = group if isinstance(group, str) else None
+                rejected.append(RejectedRow(problem.reason, problem.detail, name, number, known, text))
+    if columns:
+        _require_columns(section, field, pattern, list(columns))
+    return records, rejected, files
+
+
+def _matches(field: str, pattern: str, recipe_dir: Path) -> list[Path]:
+    full = os.path.join(recipe_dir, os.path.expanduser(pattern))
+    # A file whose name holds glob characters is itself first.
+    paths = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
+    files = [Path(path) for path in paths if os.path.isfile(path)]
+    if not files:
+        raise DataError(
+            f"no file matches data.source.{field}: {pattern!r} (looked for {full})",
+            remedy="Correct the path or pattern; relative ones start at the recipe's folder.",
+        )
+    return files
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes without line end) of each line that is not blank."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if stripped := line.rstrip(b"\r\n"):
+                    if stripped.strip():
+                        yield number, stripped
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}",
+            remedy="Check that the file is complete (gunzip -t tests a .gz) and that you may read it.",
+        ) from error
+
+
+def _require_columns(section: JsonlSource, field: str, pattern: str, found: list[str]) -> None:
+    needed = {"preference_group_column": (section.preference_group_column,)}
+    needed["prompt_column"] = (section.prompt_column, section.messages_column)
+    for setting, names in needed.items():
+        if any(name in found for name in names):
+            continue
+        near = nearest(names[0], found)
+        wanted = " or ".join(repr(name) for name in names)
+        raise DataError(
+            f"no row of data.source.{field} {pattern!r} has the column {wanted}; "
+            f"columns found: {', '.join(found)}" + (f"; the nearest is {near!r}" if near else ""),
+            remedy=f"Set data.source.{setting} to the right one" + (f", perhaps {near!r}." if near else "."),
+        )
+
+
+def _leaked(record: PromptRecord) -> RejectedRow:
+    text = record.messages[-1]["content"][:ROW_EXCERPT]
+    reason = "text is held out for evaluation too"
+    return RejectedRow(reason, "the same text stands in eval_path", record.file, record.line, record.preference_group, text)
+
+
+def _name(path: Path, recipe_dir: Path) -> str:
+    """The path as it reads from the recipe's folder: the same wherever that folder lies."""
+    return Path(os.path.relpath(path, recipe_dir)).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", remedy="Check that you may read it.") from error

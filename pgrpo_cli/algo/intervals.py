@@ -17,7 +17,7 @@ that it works below 6 prompts too. Such an interval may reach beyond the range o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -59,28 +59,18 @@ class Bootstrap:
 
 def mean_interval(values_P: Sequence[float] | Tensor, bootstrap: Bootstrap) -> Interval:
     """The mean over the prompts of one preference group. `values_P`: a finite number a prompt."""
-    return stratified_interval([values_P], [1.0], bootstrap)
-
-
-def paired_interval(
-    values_P: Sequence[float] | Tensor, reference_P: Sequence[float] | Tensor, bootstrap: Bootstrap
-) -> Interval:
-    """The mean of `values_P - reference_P`, prompt by prompt: what both share, its difficulty, cancels."""
-    return mean_interval(_float64(values_P) - _float64(reference_P), bootstrap)
-
-
-def macro_interval(strata: Sequence[Sequence[float] | Tensor], bootstrap: Bootstrap) -> Interval:
-    """The mean over preference groups, each counted once whatever its number of prompts."""
-    return stratified_interval(strata, [1.0] * len(strata), bootstrap)
+    return stratified_interval([values_P], bootstrap)
 
 
 def stratified_interval(
-    strata: Sequence[Sequence[float] | Tensor], weights_K: Sequence[float], bootstrap: Bootstrap
+    strata: Sequence[Sequence[float] | Tensor], bootstrap: Bootstrap, weights_K: Sequence[float] | None = None
 ) -> Interval:
-    """The weighted mean of the means of K preference groups; prompts are resampled inside each.
+    """The mean of the means of K preference groups; prompts are resampled inside each.
 
-    `strata`: K lists of prompt values. `weights_K`: K weights, not negative, divided by their sum here.
+    `strata`: K lists of prompt values. `weights_K`: K weights, not negative, of any sum; None counts each
+    preference group once (the macro mean).
     """
+    weights_K = [1.0] * len(strata) if weights_K is None else weights_K
     values = [_float64(values_P) for values_P in strata]
     if len(values) != len(weights_K):
         raise ValueError(f"{len(values)} strata but {len(weights_K)} weights")
@@ -112,6 +102,16 @@ def prompt_means(rewards_N: Sequence[float], prompt_ids_N: Sequence[str]) -> dic
         if not math.isnan(reward):
             rewards.setdefault(prompt_id, []).append(reward)
     return {prompt_id: math.fsum(found) / len(found) for prompt_id, found in sorted(rewards.items())}
+
+
+def paired_differences(values: Mapping[str, float], reference: Mapping[str, float]) -> list[float]:
+    """`values` minus `reference`, prompt by prompt in sorted order: what both share, its difficulty, cancels.
+
+    Prompts that only one of them has are left out.
+    """
+    return [
+        values[prompt_id] - reference[prompt_id] for prompt_id in sorted(values.keys() & reference.keys())
+    ]
 
 
 def _float64(values_P: Sequence[float] | Tensor) -> Tensor:

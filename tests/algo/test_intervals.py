@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from pgrpo_cli.algo.intervals import (
     Bootstrap,
     Interval,
-    macro_interval,
     mean_interval,
-    paired_interval,
+    paired_differences,
     prompt_means,
     stratified_interval,
     student_t_quantile,
 )
 
+NAMES = [f"p{i:02d}" for i in range(40)]
 PLAIN = Bootstrap(samples=4000, seed=1, small_sample=False)
 
 
@@ -43,17 +43,17 @@ def test_small_samples_are_widened_by_student_and_by_the_lost_variance() -> None
 def test_macro_counts_each_preference_group_once() -> None:
     # Means 1/2 and 5: the macro mean is 2.75 although the second group has more prompts.
     # Only the first varies: its resampled mean runs over 0, 1/2, 1, so the macro mean over 2.5, 2.75, 3.
-    assert macro_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN) == Interval(2.75, 2.5, 3.0)
+    assert stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN) == Interval(2.75, 2.5, 3.0)
 
 
 def test_weights_are_shares() -> None:
     # Weights 30 : 10 = 3/4 : 1/4. Mean 0.75 * 0.5 + 0.25 * 5 = 1.625; ends 0.75 * {0, 1} + 1.25.
-    interval = stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], [30, 10], PLAIN)
+    interval = stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN, [30, 10])
     assert interval == Interval(1.625, 1.25, 2.0)
 
 
 def test_a_single_prompt_has_a_mean_and_no_interval() -> None:
-    for interval in (mean_interval([0.3], PLAIN), macro_interval([[0.3], [0.1, 0.5]], PLAIN)):
+    for interval in (mean_interval([0.3], PLAIN), stratified_interval([[0.3], [0.1, 0.5]], PLAIN)):
         assert interval.mean == pytest.approx(0.3)
         assert math.isnan(interval.low) and math.isnan(interval.high)
 
@@ -61,7 +61,7 @@ def test_a_single_prompt_has_a_mean_and_no_interval() -> None:
 def test_no_prompt_has_no_mean() -> None:
     nothing: list[list[list[float]]] = [[], [[]], [[], [1.0, 2.0]]]
     for strata in nothing:
-        interval = macro_interval(strata, PLAIN)
+        interval = stratified_interval(strata, PLAIN)
         assert all(math.isnan(value) for value in (interval.mean, interval.low, interval.high))
 
 
@@ -80,7 +80,7 @@ def _coverage(*, strata: int, prompts: int, small_sample: bool, trials: int = 80
         difficulty = torch.rand(strata, prompts, 1, generator=generator, dtype=torch.float64)
         rewards = torch.bernoulli(difficulty.expand(-1, -1, 4), generator=generator)
         bootstrap = Bootstrap(samples=300, seed=trial, small_sample=small_sample)
-        interval = macro_interval(list(rewards.mean(dim=2)), bootstrap)
+        interval = stratified_interval(list(rewards.mean(dim=2)), bootstrap)
         hits += interval.low <= 0.5 <= interval.high
     return hits / trials
 
@@ -130,7 +130,10 @@ def test_paired_interval_agrees_with_scipy() -> None:
     theirs = stats.bootstrap(
         (after, before), mean_difference, paired=True, n_resamples=20_000, method="percentile", rng=1
     )
-    ours = paired_interval(after, before, Bootstrap(samples=20_000, seed=9, small_sample=False))
+    differences = paired_differences(
+        dict(zip(NAMES, after, strict=True)), dict(zip(NAMES, before, strict=True))
+    )
+    ours = mean_interval(differences, Bootstrap(samples=20_000, seed=9, small_sample=False))
     tolerance = 0.1 * theirs.standard_error
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=tolerance)
@@ -138,18 +141,18 @@ def test_paired_interval_agrees_with_scipy() -> None:
 
 def test_pairing_removes_what_prompts_share() -> None:
     # Both models agree on which prompts are hard (0 ... 9); the second is better by 0.1 to 0.2 everywhere.
-    reference = [float(i) for i in range(10)]
-    values = [r + 0.1 + 0.1 * (i % 2) for i, r in enumerate(reference)]
-    paired = paired_interval(values, reference, Bootstrap())
-    alone = mean_interval(values, Bootstrap())
+    reference = {NAMES[i]: float(i) for i in range(10)}
+    values = {NAMES[i]: i + 0.1 + 0.1 * (i % 2) for i in range(10)}
+    paired = mean_interval(paired_differences(values, reference), Bootstrap())
+    alone = mean_interval(list(values.values()), Bootstrap())
     assert paired.mean == pytest.approx(0.15)
     assert paired.low > 0.09
     assert alone.high - alone.low > 20 * (paired.high - paired.low)
 
 
-def test_paired_lists_of_unequal_length_are_refused() -> None:
-    with pytest.raises(RuntimeError):
-        paired_interval([1.0, 2.0], [1.0, 2.0, 3.0], PLAIN)
+def test_pairs_are_made_by_prompt_id() -> None:
+    # b: 5 - 2; a: 1 - 1; c and d have no partner. Sorted: a, b.
+    assert paired_differences({"b": 5.0, "c": 9.0, "a": 1.0}, {"a": 1.0, "b": 2.0, "d": 7.0}) == [0.0, 3.0]
 
 
 def test_the_seed_fixes_the_interval() -> None:
@@ -197,4 +200,4 @@ def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="confidence=1"):
         Bootstrap(confidence=1.0)
     with pytest.raises(ValueError, match="1 strata but 2 weights"):
-        stratified_interval([[1.0]], [1, 2], PLAIN)
+        stratified_interval([[1.0]], PLAIN, [1, 2])

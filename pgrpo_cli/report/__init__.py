@@ -1,0 +1,1 @@
+"""What evaluations and comparisons say, and how it looks: tables, plots, the HTML page."""

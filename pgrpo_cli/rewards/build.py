@@ -72,7 +72,9 @@ class RewardSum:
             chosen = [index for index, completion in enumerate(completions) if term.applies_to(completion)]
             if not chosen:
                 continue
-            for index, score in zip(chosen, _checked_call(term, [completions[i] for i in chosen]), strict=True):
+            for index, score in zip(
+                chosen, _checked_call(term, [completions[i] for i in chosen]), strict=True
+            ):
                 if term.weight != 0:
                     totals[index] += term.weight * score.value
                 parts[index].update({term.part_key(part): value for part, value in score.parts.items()})
@@ -116,13 +118,17 @@ def _checked_call(term: Term, completions: Sequence[Completion]) -> list[Score]:
             f"{_where(completions[0])}",
             remedy="Return one number for each completion, in order.",
         )
-    return [_finite_score(term, score, completion) for score, completion in zip(scores, completions, strict=True)]
+    return [
+        _finite_score(term, score, completion) for score, completion in zip(scores, completions, strict=True)
+    ]
 
 
 def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
     value = as_reward(score.value, term.label, completion)
     parts = {name: as_reward(part, f"{term.label}.{name}", completion) for name, part in score.parts.items()}
-    unknown: Mapping[str, float] = {name: part for name, part in parts.items() if name not in term.function.parts}
+    unknown: Mapping[str, float] = {
+        name: part for name, part in parts.items() if name not in term.function.parts
+    }
     if unknown:
         raise RewardError(
             f"reward {term.label!r} recorded part {next(iter(unknown))!r}, which it does not declare",

@@ -1,13 +1,12 @@
 """The seven synthetic personas: who they are, and what a completion is worth to each.
 
 value = offset + scale · (style_weight · style^difficulty + genre_weight · genre), with the parts `style` and
-`genre` in [0, 1]. Scale, offset and difficulty differ as they do between real users' ratings; the frequencies are
-the shares of the training prompts.
+`genre` in [0, 1]. Scale, offset and difficulty differ as they do between real users' ratings. A completion
+that is no text has no style and no genre: it gets the offset, the least that its persona gives.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,54 +14,8 @@ from ..errors import RewardError
 from ..recipe.rewards import PersonasReward
 from ..registry import nearest
 from .base import BuildContext, Completion, Score
+from .genres import genre_score
 from .styles import STYLES, textness
-from .text import distinct_hits, term_patterns
-
-# Genre names, subgenres, instruments, and artists other than those of the prompts. A last `*` lets a word go on.
-CORE_TERMS: dict[str, str] = {
-    "electronic": "electronic*, electro*, techno, house music, trance, synth*, edm, dj, djs, ambient, drum machine*, "
-    "remix*, disco, dance*, dancing, bass*, club*, Daft Punk, David Guetta, Avicii, Deadmau5, Tiësto, Moby, Skrillex",
-    "jazz": "jazz*, sax*, trumpet*, bebop, swing*, big band, improvis*, fusion, double bass, ragtime, blues, soul, "
-    "dixieland, Louis Armstrong, Ella Fitzgerald, Duke Ellington, Billie Holiday, Nina Simone, Charles Mingus",
-    "metal": "metal*, heavy, riff*, distort*, thrash*, headbang*, shred*, mosh*, electric guitar*, drum*, "
-    "hard rock, rock*, Metallica, Slayer, Pantera, AC/DC, Led Zeppelin, Deep Purple, Motörhead, Nirvana",
-    "hip hop": "hip hop, rap, rapper*, rapping, rhyme*, rhyming, mc, mcs, beatbox*, trap, turntabl*, freestyl*, flow*, "
-    "beat, beats, lyric*, r&b, Eminem, Kanye West, Drake, Tupac, 2Pac, Snoop Dogg, Beyonce, Lil Wayne",
-    "reggae": "reggae*, ska, dub, dancehall, rocksteady, jamaica*, rasta*, roots, offbeat, island*, riddim*, caribbean, "
-    "Bob Marley, Marley, The Wailers, Shaggy, Sean Paul, UB40, Ziggy Marley",
-    "country": "country*, banjo*, fiddle*, bluegrass, nashville, honky tonk, cowboy*, steel guitar*, americana, folk*, "
-    "acoustic*, guitar*, western, Johnny Cash, Dolly Parton, Hank Williams, Garth Brooks, Kenny Rogers, Taylor Swift",
-    "classical": "classic*, symphon*, orchestra*, concerto*, sonata*, violin*, cello*, piano*, opera, operas, operatic, "
-    "baroque, string quartet*, compos*, Mozart, Beethoven, Vivaldi, Tchaikovsky, Brahms, Schubert, Haydn",
-}
-# Words for the mood and the places of a genre.
-MOOD_TERMS: dict[str, str] = {
-    "electronic": "party*, energ*, pulse*, pulsing, digital*, neon, floor, future*, futuristic, space*, machine*, sound*, "
-    "vibe*, groove*, hypnotic, loop*, pop",
-    "jazz": "smooth*, mellow, cool, groove*, soulful, rhythm*, elegan*, sophisticat*, relax*, bar, lounge, "
-    "horn*, standards",
-    "metal": "dark*, loud*, power*, fierce*, intens*, aggress*, brutal*, steel, fire*, death, black, hell*, storm*, raw, "
-    "fast, guitar*, band*, energ*",
-    "hip hop": "street*, urban, hustle*, verse*, word*, story, stories, bars, crew, city, style*, vibe*, dope, fresh, "
-    "rhythm*, groove*, spit*",
-    "reggae": "sun, sunny, sunshine, warm*, chill*, relax*, laid-back, easy, peace*, love*, unity, tropical, summer*, rhythm*, groove*, "
-    "vibe*, ocean, freedom, positive*",
-    "country": "truck*, horse*, farm*, whiskey, boots, texas, heart*, southern, dust*, river*, ranch*, barn*, honest*, "
-    "simple, story, stories, singer*, ballad*",
-    "classical": "harmon*, beaut*, elegan*, grace*, serene*, calm*, master*, maestro, movement*, melod*, timeless, "
-    "strings, ensemble*, instrument*, majest*, peace*",
-}
-# Words of music at large: a first step from answers that are about something else.
-MUSIC_TERMS = "music*, song*, album*, artist*, band*, playlist*, listen*, singer*, sing, sings, singing, tune*, genre*, track*"
-
-
-def _patterns(terms: str) -> tuple[re.Pattern[str], ...]:
-    return term_patterns(term.strip() for term in terms.split(","))
-
-
-CORE_PATTERNS = {genre: _patterns(terms) for genre, terms in CORE_TERMS.items()}
-MOOD_PATTERNS = {genre: _patterns(terms) for genre, terms in MOOD_TERMS.items()}
-MUSIC_PATTERNS = _patterns(MUSIC_TERMS)
 
 
 @dataclass(frozen=True)
@@ -92,23 +45,6 @@ PERSONAS: dict[str, Persona] = {
 }
 
 
-def genre_score(genre: str, text: str) -> float:
-    """How clearly the completion speaks of a genre, in [0, 1], if it is text at all.
-
-    0.6 for each of its core terms, 0.25 for each word of its mood, 0.1 for each word of music at large up to two;
-    at most 1. Different terms count, not repetitions.
-    """
-    core = distinct_hits(CORE_PATTERNS[genre], text)
-    mood = distinct_hits(MOOD_PATTERNS[genre], text)
-    music = min(2, distinct_hits(MUSIC_PATTERNS, text))
-    return min(1.0, 0.6 * core + 0.25 * mood + 0.1 * music) * textness(text)
-
-
-def style_score(style: str, text: str) -> float:
-    """How far the completion has the style, in [0, 1], if it is text at all."""
-    return STYLES[style](text) * textness(text)
-
-
 @dataclass(frozen=True)
 class PersonasFunction:
     """The reward of a `PersonasReward` section; the preference group's id is the persona's name."""
@@ -133,8 +69,9 @@ class PersonasFunction:
 
     def _score(self, completion: Completion) -> Score:
         persona = _persona(completion)
-        style = style_score(persona.style, completion.text)
-        genre = genre_score(persona.genre, completion.text)
+        text = completion.text
+        style = STYLES[persona.style](text) * textness(text)
+        genre = genre_score(persona.genre, text) * textness(text)
         inner = self.style_weight * style**persona.difficulty + self.genre_weight * genre
         return Score(persona.offset + persona.scale * inner, {"style": style, "genre": genre})
 
@@ -151,6 +88,7 @@ def _persona(completion: Completion) -> Persona:
     near = nearest(name, PERSONAS)
     hint = f"; did you mean {near!r}?" if near else ""
     raise RewardError(
-        f"the personas reward met preference group {name!r} (prompt {completion.prompt_id}), which is no persona{hint}",
-        remedy=f"limit it with preference_groups, or use its own data (source type: personas): {', '.join(PERSONAS)}.",
+        f"the personas reward met preference group {name!r} (prompt {completion.prompt_id}), "
+        f"which is none of its personas: {', '.join(PERSONAS)}{hint}",
+        remedy="Limit the reward with `preference_groups`, or use the data that belong to it (source type: personas).",
     )

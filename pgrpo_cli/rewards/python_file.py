@@ -80,7 +80,9 @@ def _load(path: Path, label: str) -> ModuleType:
     name = f"pgrpo_recipe_code_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise RecipeError(f"reward {label!r}: {path} is no Python file", remedy="Name a file that ends in .py.")
+        raise RecipeError(
+            f"reward {label!r}: {path} is no Python file", remedy="Name a file that ends in .py."
+        )
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickling look their module up there while the file runs.
     sys.modules[name] = module

@@ -1,7 +1,7 @@
 """Seven linguistic styles as scores in [0, 1].
 
-Each score is a slope, not a verdict: ordinary answers of an untrained chat model already differ in it, which is
-what reinforcement learning starts from. A run of repeated or unpronounceable signs is no text and scores near 0.
+Each score is a slope, not a verdict: ordinary answers of an untrained chat model already differ in it, which
+is what reinforcement learning starts from.
 """
 
 from __future__ import annotations
@@ -10,31 +10,36 @@ import math
 import re
 from collections.abc import Callable
 
-from .text import distinct_hits, lines, ramp, sentences, term_patterns, words
+from .text import distinct_hits, lines, listed_terms, ramp, sentences, words
 
 BULLET = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s*\S")
 QUESTION = re.compile(r"\w['’\")]*\s*\?")
 FINISHED_SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*([.!?])")
 CONTRACTION = re.compile(r"(?<!\w)\w+['’](?:s|m|d|ll|re|ve|t)(?!\w)", re.IGNORECASE)
 
-EMPHATIC = term_patterns(
-    "amazing awesome incredible fantastic love absolutely totally wow perfect best wonderful great brilliant "
-    "fabulous epic yes thrill* excit* happy enjoy* fun beautiful really super definitely unforgettable magic*".split()
+EMPHATIC = listed_terms(
+    """
+    amazing, awesome, incredible, fantastic, love, absolutely, totally, wow, perfect, best, wonderful, great,
+    brilliant, fabulous, epic, yes, thrill*, excit*, happy, enjoy*, fun, beautiful, really, super, definitely,
+    unforgettable, magic*
+    """
 )
-CONNECTIVES = term_patterns("and but while which as then so because until where that with yet".split())
-FORMAL = term_patterns(
-    "would|may i|i suggest|i recommend|recommend*|suitable|appropriate|furthermore|moreover|however|therefore|"
-    "additionally|consider*|kindly|please|certainly|indeed|such as|regarding|pleasure|esteemed|propose*|"
-    "accordingly|selection*|one might|particularly|notably|exquisite|refined".split("|")
+CONNECTIVES = listed_terms("and, but, while, which, as, then, so, because, until, where, that, with, yet")
+FORMAL = listed_terms(
+    """
+    would, may i, suggest*, recommend*, suitable, appropriate, furthermore, moreover, however, therefore,
+    additionally, consider*, kindly, please, certainly, indeed, such as, regarding, pleasure, esteemed, propose*,
+    accordingly, selection*, one might, particularly, notably, exquisite, refined
+    """
 )
-SECOND_PERSON = term_patterns("you|your|yours|yourself".split("|"))
-INTERROGATIVE = term_patterns(
-    "how about|what|why not|which|do you|would you|have you|could you|are you|shall we|who|when|what about".split("|")
+SECOND_PERSON = listed_terms("you, your, yours, yourself")
+INTERROGATIVE = listed_terms(
+    "how about, what, why not, which, do you, would you, have you, could you, are you, shall we, who, when"
 )
 
 
 def textness(text: str) -> float:
-    """How far a completion is text at all: 0 without a word, 0.5 for one, then down for repetition and signs."""
+    """How far a completion is text: 0 without a word, at most 0.5 for one, less for repetition and signs."""
     found = [word.lower() for word in words(text) if len(word) > 1]
     if not found:
         return 0.0
@@ -62,13 +67,13 @@ def flowing(text: str) -> float:
 
 
 def excited(text: str) -> float:
-    """Exclamation marks (1 each) and emphatic words (a half each) saturate: 1 - exp(-hits / 2), full from 5 on."""
+    """Exclamation marks (1 each) and emphatic words (a half each), as 1 - exp(-hits / 2), full from 5 on."""
     hits = text.count("!") + 0.5 * distinct_hits(EMPHATIC, text)
     return min(1.0, (1 - math.exp(-hits / 2)) / (1 - math.exp(-5 / 2)))
 
 
 def asking(text: str) -> float:
-    """Question marks, the share of finished sentences that are questions, and the words of addressing someone."""
+    """Question marks, the share of finished sentences that are questions, and words that address someone."""
     ends = FINISHED_SENTENCE.findall(text)
     share = ends.count("?") / len(ends) if ends else 0.0
     address = 0.5 * distinct_hits(SECOND_PERSON, text) + 0.5 * distinct_hits(INTERROGATIVE, text)
@@ -85,7 +90,7 @@ def bulleted(text: str) -> float:
 
 
 def capitals(text: str) -> float:
-    """Square root of the share of upper-case letters, full at 90 %: the root gives the first capitals a slope."""
+    """Square root of the share of upper-case letters, full at 90 %: the first capitals count most."""
     letters = [char for char in text if char.isalpha()]
     share = sum(char.isupper() for char in letters) / len(letters) if letters else 0.0
     return ramp(share, 0, 0.9) ** 0.5

@@ -37,13 +37,18 @@ def ramp(value: float, start: float, end: float) -> float:
 
 
 def term_patterns(terms: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    """One pattern a term, for folded texts: whole words, blanks also match hyphens, a last `*` goes on (`symphon*`)."""
+    """One pattern a term, for folded texts: whole words; a blank matches hyphens too; `symphon*` goes on."""
     patterns = []
     for term in terms:
         body = r"[\s-]+".join(re.escape(piece) for piece in fold(term).rstrip("*").split())
         ending = r"\w*" if term.endswith("*") else ""
         patterns.append(re.compile(rf"(?<!\w){body}{ending}(?!\w)"))
     return tuple(patterns)
+
+
+def listed_terms(text: str) -> tuple[re.Pattern[str], ...]:
+    """The patterns of a comma-separated list."""
+    return term_patterns(term.strip() for term in text.split(",") if term.strip())
 
 
 def distinct_hits(patterns: Iterable[re.Pattern[str]], text: str) -> int:

@@ -204,7 +204,8 @@ def _description(
         "data": recipe.data.model_dump(mode="json"),
         "sources": [vars(file) for file in source.files],
         "preference_groups": {
-            group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts} for group in groups
+            group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts}
+            for group in groups
         },
         "rejected": _by_reason(rejected),
     }

@@ -1,8 +1,8 @@
 """Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest that vouches for their bytes.
 
-    data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
-    data/rejected.jsonl      rows that cannot be used, with file, line and reason
-    data/manifest.json       what the data were made from, and the SHA-256 of every file above
+data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
+data/rejected.jsonl      rows that cannot be used, with file, line and reason
+data/manifest.json       what the data were made from, and the SHA-256 of every file above
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def write_prepared(
     with open(target / REJECTED, "w", encoding="utf-8", newline="\n") as file:
         for row in rejected:
             file.write(json.dumps(vars(row), sort_keys=True) + "\n")
-    hashes = {path.relative_to(target).as_posix(): _sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
+    hashes = {
+        path.relative_to(target).as_posix(): _sha256(path)
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    }
     data_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     manifest = {"version": MANIFEST_VERSION, **description, "files": hashes, "data_hash": data_hash}
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
@@ -95,7 +99,9 @@ def read_manifest(run_dir: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}", remedy=_PREPARE_AGAIN) from error
-    raise DataError(f"{path} has version {manifest['version']}, this is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN)
+    raise DataError(
+        f"{path} has version {manifest['version']}, this is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN
+    )
 
 
 def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
@@ -119,12 +125,17 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
     """The prompts of `train` or `eval`, in the order written. Raises DataError where they are missing or changed."""
     manifest = read_manifest(run_dir)
     if manifest is None:
-        raise DataError(f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first.")
+        raise DataError(
+            f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
+        )
     verify(run_dir, manifest, under=f"{split}/")
     import datasets
 
     table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
-    rows = zip(*(table[name] for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns")), strict=True)
+    rows = zip(
+        *(table[name] for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns")),
+        strict=True,
+    )
     return [
         PreparedPrompt(prompt_id, group, prompt, tuple(input_ids), json.loads(columns))
         for prompt_id, group, prompt, input_ids, columns in rows

@@ -53,7 +53,9 @@ class PromptRenderer:
             return _rejected(record, "longer than data.max_prompt_tokens", detail)
         context = self._context()
         if context is not None and length + self.max_completion_tokens > context:
-            detail = f"{length} tokens + {self.max_completion_tokens} for the completion, the context is {context}"
+            detail = (
+                f"{length} tokens + {self.max_completion_tokens} for the completion, the context is {context}"
+            )
             return _rejected(record, "longer than the model's context", detail)
         return PreparedPrompt(record.prompt_id, record.preference_group, prompt, input_ids, record.columns)
 

@@ -48,7 +48,9 @@ class RejectedRow:
     @property
     def where(self) -> str:
         """`file:line`, as far as known."""
-        return f"{self.file or 'the source'}:{self.line}" if self.line is not None else self.file or "the source"
+        return (
+            f"{self.file or 'the source'}:{self.line}" if self.line is not None else self.file or "the source"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,5 +73,9 @@ class SourceData:
 
 def text_key(record: PromptRecord) -> str:
     """What counts as the same prompt text: the messages that are no system message, without case and spacing."""
-    parts = [f"{message['role']} {message['content']}" for message in record.messages if message["role"] != "system"]
+    parts = [
+        f"{message['role']} {message['content']}"
+        for message in record.messages
+        if message["role"] != "system"
+    ]
     return " ".join(" ".join(parts).casefold().split())

@@ -112,7 +112,9 @@ def _require_columns(section: JsonlSource, field: str, pattern: str, found: list
 def _leaked(record: PromptRecord) -> RejectedRow:
     text = record.messages[-1]["content"][:ROW_EXCERPT]
     reason = "text is held out for evaluation too"
-    return RejectedRow(reason, "the same text stands in eval_path", record.file, record.line, record.preference_group, text)
+    return RejectedRow(
+        reason, "the same text stands in eval_path", record.file, record.line, record.preference_group, text
+    )
 
 
 def _name(path: Path, recipe_dir: Path) -> str:
@@ -125,4 +127,6 @@ def _sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", remedy="Check that you may read it.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", remedy="Check that you may read it."
+        ) from error

@@ -27,7 +27,9 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowProblem("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
+        raise RowProblem(
+            "not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        ) from error
     try:
         row = json.loads(text, parse_constant=lambda constant: None)
     except json.JSONDecodeError as error:
@@ -55,7 +57,9 @@ def record_from_row(row: dict[str, Any], section: JsonlSource, file: str, line: 
 
 def _preference_group(row: dict[str, Any], column: str) -> str:
     if row.get(column) is None:
-        raise RowProblem("no preference group", f"column {column!r} is {'null' if column in row else 'missing'}")
+        raise RowProblem(
+            "no preference group", f"column {column!r} is {'null' if column in row else 'missing'}"
+        )
     value = row[column]
     # Ratings and cluster numbers are natural group ids; true and 1.5 are more likely a wrong column.
     if isinstance(value, int) and not isinstance(value, bool):
@@ -79,7 +83,9 @@ def _messages(row: dict[str, Any], section: JsonlSource) -> list[Message]:
             names = f"neither {section.prompt_column!r} nor {section.messages_column!r} has a value"
             raise RowProblem("no prompt", names)
         if not isinstance(prompt, list):
-            raise RowProblem("messages are no list", f"column {section.messages_column!r} is {_shown(prompt)}")
+            raise RowProblem(
+                "messages are no list", f"column {section.messages_column!r} is {_shown(prompt)}"
+            )
     if isinstance(prompt, str):
         return [{"role": "user", "content": _content(prompt, "prompt")}]
     if not isinstance(prompt, list):
@@ -98,7 +104,9 @@ def _message(message: Any, index: int) -> Message:
         raise RowProblem("message is no {role, content}", f"message {index} is {_shown(message)}")
     role = message["role"]
     if role not in ROLES:
-        raise RowProblem("unknown role", f"message {index} has role {_shown(role)}; known: {', '.join(ROLES)}")
+        raise RowProblem(
+            "unknown role", f"message {index} has role {_shown(role)}; known: {', '.join(ROLES)}"
+        )
     if not isinstance(message["content"], str):
         raise RowProblem("prompt is no text", f"message {index} has content {_shown(message['content'])}")
     return {"role": role, "content": _content(message["content"], f"message {index}")}

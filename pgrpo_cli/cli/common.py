@@ -26,7 +26,7 @@ stderr = Console(stderr=True, highlight=False)
 
 RecipeArgument = Annotated[
     Path,
-    typer.Argument(metavar="RECIPE", help="Recipe in YAML; `pgrpo recipes` lists some.", show_default=False),
+    typer.Argument(help="Recipe in YAML; `pgrpo recipes` lists some.", show_default=False),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -85,7 +85,7 @@ def show_error(error: PgrpoError) -> None:
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Turn errors that a user can cause or repair into a message and an exit code; defects keep a traceback."""
+    """Turn errors that a user can cause or repair into a message and exit code; defects keep a traceback."""
     try:
         yield
     except PgrpoError as error:

@@ -70,14 +70,10 @@ def list_recipes() -> None:
 
 
 def copy_recipe(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name from `pgrpo recipes`.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="A name from `pgrpo recipes`.", show_default=False)],
     destination: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[DEST]", help="File or folder to copy to. Default: NAME.yaml here.", show_default=False
-        ),
+        typer.Argument(help="File or folder to copy to. Default: NAME.yaml here.", show_default=False),
     ] = None,
 ) -> None:
     """Copy a recipe that comes with pgrpo, to change it."""

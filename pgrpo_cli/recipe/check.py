@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from .base import Section
-from .explain import explain
-from .keys import KeyCheck, is_inside
+from .explain import Explainer
+from .keys import KeyCheck
 from .messages import InvalidRecipe, KeyPath, Problem, show
 from .rules import violations
 from .schema import Recipe
-from .shape import data_path, item_of
+from .shape import data_path, item_of, section_of, value_at
 from .yaml_lines import Document
 
 _LINE = re.compile(r":(\d+)$")
@@ -23,14 +23,16 @@ _LINE = re.compile(r":(\d+)$")
 def check(document: Document) -> Recipe:
     """The recipe that `document` describes. Raises InvalidRecipe with all of its problems at once."""
     if not isinstance(document.data, dict):
-        where = document.origin(()).where
         text = "the file is empty" if document.data is None else f"found {show(document.data)}"
         rule = f"{text}; a recipe is a mapping of sections, such as `model:` and `rewards:`"
-        raise InvalidRecipe(document.label, [Problem(where, (), rule)])
+        raise InvalidRecipe(
+            document.label, [*document.problems, Problem(document.origin(()).where, (), rule)]
+        )
     keys = KeyCheck(document, Recipe)
     recipe, found, invalid = _validate(keys, document)
     problems = [*document.problems, *keys.problems, *found]
-    for violation in violations(_valid_sections(keys.data, invalid)):
+    readable = recipe or _readable(Recipe, keys.data, (), invalid)
+    for violation in violations(readable, partial=recipe is None):
         written = _written(keys, violation.path)
         problems.append(Problem(document.origin(written).where, written, str(violation)))
     if problems or recipe is None:
@@ -40,51 +42,53 @@ def check(document: Document) -> Recipe:
 
 def _validate(keys: KeyCheck, document: Document) -> tuple[Recipe | None, list[Problem], set[KeyPath]]:
     """The recipe if pydantic takes it, else its problems; and the paths of what is invalid in any way."""
-    invalid = set(keys.broken)
     try:
         # JSON's strict rules are a recipe's: true is no number, "3" is no number, a list may be a tuple.
-        return Recipe.model_validate_json(json.dumps(keys.data), strict=True), [], invalid
+        return Recipe.model_validate_json(json.dumps(keys.data), strict=True), [], set(keys.broken)
     except ValidationError as error:
         errors = error.errors(include_url=False)
+    explainer = Explainer(Recipe, keys.data, document)
     problems: dict[KeyPath, Problem] = {}
     for detail in errors:
         path, entered = data_path(Recipe, detail["loc"])
-        if entered is not None and isinstance(_at(keys.data, path[:entered]), list) and len(path) == entered:
+        if len(path) == entered and isinstance(value_at(keys.data, path), list):
             # Text or a list of text: the branch that wants text has nothing to say about a list.
             continue
-        invalid.add(path)
-        if is_inside(path, keys.broken) or path in problems:
+        if path in problems or any(path[: len(root)] == root for root in keys.broken):
             continue
         written = _written(keys, path)
-        text = explain(detail, Recipe, keys.data, path, written, document)
-        problems[path] = Problem(document.origin(written).where, written, text)
-    return None, list(problems.values()), invalid
+        problems[path] = Problem(
+            document.origin(written).where, written, explainer.text(detail, path, written)
+        )
+    return None, list(problems.values()), {*keys.broken, *problems}
 
 
-def _valid_sections(data: dict[str, Any], invalid: set[KeyPath]) -> dict[str, Any]:
-    """Every top-level section without a problem, defaults included; rewards one by one, by their index."""
-    sections: dict[str, Any] = {}
-    for name, field in Recipe.model_fields.items():
-        if name == "rewards" and isinstance(data.get(name), list):
-            reward = item_of(field.annotation)
-            valid = [(i, entry) for i, entry in enumerate(data[name]) if not _touches((name, i), invalid)]
-            sections[name] = {index: _load(reward, entry) for index, entry in valid}
-        elif _touches((name,), invalid):
-            continue
-        elif name in data:
-            sections[name] = _load(field.annotation, data[name])
-        elif not field.is_required():
-            sections[name] = field.get_default(call_default_factory=True)
-    return sections
+def _readable(annotation: Any, value: Any, path: KeyPath, invalid: set[KeyPath]) -> Any:
+    """`value` validated, without the fields that are invalid: reading one of them is an AttributeError."""
+    if not any(other[: len(path)] == path for other in invalid):
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        return adapter.validate_json(json.dumps(value), strict=True)
+    section = None if path in invalid else section_of(annotation, value)
+    if isinstance(value, list) and path not in invalid:
+        item = item_of(annotation)
+        return tuple(_readable(item, entry, (*path, index), invalid) for index, entry in enumerate(value))
+    if section is None:
+        return _without(Section, set(), {})
+    broken = {name for name in section.model_fields if (*path, name) in invalid}
+    fields = {
+        name: _readable(section.model_fields[name].annotation, entry, (*path, name), invalid)
+        for name, entry in value.items()
+        if name not in broken
+    }
+    return _without(section, broken, fields)
 
 
-def _load(annotation: Any, value: Any) -> Section:
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    return adapter.validate_json(json.dumps(value), strict=True)  # type: ignore[no-any-return]
-
-
-def _touches(path: KeyPath, invalid: set[KeyPath]) -> bool:
-    return any(other[: len(path)] == path or path[: len(other)] == other for other in invalid)
+def _without(section: type[Section], broken: set[str], fields: dict[str, Any]) -> Section:
+    """A section that has no value at all for the `broken` fields, not even a default."""
+    partial = section.model_construct(**fields)
+    for name in broken:
+        partial.__dict__.pop(name, None)
+    return partial
 
 
 def _written(keys: KeyCheck, path: KeyPath) -> KeyPath:
@@ -93,12 +97,6 @@ def _written(keys: KeyCheck, path: KeyPath) -> KeyPath:
         if path[:length] in keys.written:
             return keys.written[path[:length]] + path[length:]
     return path
-
-
-def _at(data: Any, path: KeyPath) -> Any:
-    for key in path:
-        data = data[key]
-    return data
 
 
 def _line(problem: Problem) -> tuple[int, int]:

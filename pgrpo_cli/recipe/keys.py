@@ -80,7 +80,9 @@ class KeyCheck:
             name: str | None = key
             if key not in fields:
                 name = nearest(key, free)
-                suggestion = f"; did you mean {name!r}?" if name else self._elsewhere(key, fields)
+                suggestion = (
+                    did_you_mean(key, free) or did_you_mean(key, fields) or self._elsewhere(key, fields)
+                )
                 found = self.document.found((*written, key), entry)
                 place = f" in {dotted(written)}" if written else ""
                 self._report((*written, key), f"found {found}; there is no such key{place}{suggestion}")

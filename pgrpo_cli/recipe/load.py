@@ -51,9 +51,9 @@ def load_resolved(path: str | Path) -> Recipe:
 def read_document(path: Path) -> Document:
     """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read."""
     label = str(path)
+    if path.is_dir():
+        raise RecipeError(f"{label}: is a directory; a recipe is a YAML file", remedy=_recipes_in(path))
     try:
-        if path.is_dir():
-            raise RecipeError(f"{label}: is a directory; a recipe is a YAML file", remedy=_recipes_in(path))
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
@@ -77,18 +77,23 @@ def read_document(path: Path) -> Document:
 
 
 def _near_file(path: Path) -> str:
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
-    except OSError:
+    if not path.parent.is_dir():
         return (
             f"{path.parent} is no directory either. `pgrpo recipes` lists the recipes that come with pgrpo."
         )
-    near = nearest(path.name, names)
+    near = nearest(path.stem, (entry.stem for entry in _yaml_files(path.parent)))
     if near:
-        return f"Did you mean {path.parent / near}?"
+        return f"Did you mean {next(entry for entry in _yaml_files(path.parent) if entry.stem == near)}?"
     return "`pgrpo recipes` lists the recipes that come with pgrpo; `pgrpo recipes copy NAME` copies one."
 
 
 def _recipes_in(path: Path) -> str | None:
-    names = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
+    names = [entry.name for entry in _yaml_files(path)]
     return f"It holds {', '.join(names)}." if names else None
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []

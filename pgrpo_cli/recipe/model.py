@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,9 @@ class RandomModel(Section):
 
     hidden_size: int = Field(32, ge=8, description="Width of the residual stream, in features.")
     num_layers: int = Field(2, ge=1, description="Number of transformer layers.")
-    num_heads: int = Field(4, ge=1, description="Attention heads; must divide hidden_size.")
+    num_heads: int = Field(
+        4, ge=1, description="Attention heads; twice their number must divide hidden_size."
+    )
     context: int = Field(2048, ge=32, description="Longest sequence, in tokens.")
 
 
@@ -40,8 +42,8 @@ class ModelSection(Section):
     """The base model."""
 
     id: str = Field(
-        description="A hub id, a local directory, a .gguf file, `package:PACKAGE/FILE.gguf` (a file inside an "
-        "installed Python package), or `random` (see `model.random`).",
+        description="A hub id, a local directory, a .gguf file, `package:PACKAGE/FILE.gguf` (a file inside "
+        "an installed Python package), or `random` (see `model.random`).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     quantization: Quantization = Field(
@@ -56,6 +58,10 @@ class ModelSection(Section):
     system_prompt: str | None = Field(
         None,
         description="Put before every prompt that has no system message of its own. Null: none is added.",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Passed to the chat template, such as {enable_thinking: false} for Qwen3.",
     )
     random: RandomModel = Field(RandomModel(), description="Shape of the model when `id` is `random`.")
 

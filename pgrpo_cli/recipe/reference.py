@@ -13,21 +13,22 @@ from .base import Section
 from .schema import Recipe
 from .shape import describe, is_section, item_of, unwrap, variants
 
-_BOUNDS = {"gt": "> {:g}", "ge": "≥ {:g}", "lt": "< {:g}", "le": "≤ {:g}"}
+_BOUNDS = {"gt": "> {:.12g}", "ge": "≥ {:.12g}", "lt": "< {:.12g}", "le": "≤ {:.12g}"}
 
 _INTRODUCTION = """# Recipe reference
 
-<!-- Written by `make docs` from the recipe's schema (pgrpo_cli/recipe/); edit the descriptions there. -->
+<!-- Written by `make docs` from the schema in pgrpo_cli/recipe/: edit the descriptions there. -->
 
-A recipe is a YAML file. Keys that are left out take the default; unknown keys are refused. `pgrpo validate RECIPE`
-reports every problem with its line, `pgrpo validate --resolved RECIPE` prints all values, and any key can be set
-from the command line: `--set train.steps=40`, `--set rewards.0.weight=2`,
+A recipe is a YAML file. Keys that are left out take the default; unknown keys are refused.
+`pgrpo validate RECIPE` reports every problem with its line, `pgrpo validate --resolved RECIPE` prints all
+values, and any key can be set from the command line: `--set train.steps=40`, `--set rewards.0.weight=2`,
 `--set 'train.optimizer={type: adamw_8bit}'`.
 
-For completion and checks while typing, write `pgrpo schema > recipe.schema.json` and put
-`# yaml-language-server: $schema=recipe.schema.json` into the first line of the recipe.
+For completion and checks while typing, write `pgrpo schema > recipe.schema.json` and make
+`# yaml-language-server: $schema=recipe.schema.json` the first line of the recipe.
 
-Two spellings to know: `1e-4` is a number here, and unquoted `yes`, `no`, `on` and `off` are booleans, as in YAML 1.1.
+`1e-4` is a number here, which it is not in YAML 1.1; unquoted `yes`, `no`, `on` and `off` are booleans, as
+they are there. Numbers are finite, and a whole number has no decimal point.
 """
 
 
@@ -82,6 +83,8 @@ def _values(field: FieldInfo) -> str:
     if tags:
         names = ", ".join(f"`{tag}`" for tag in tags)
         return f"a section of type {names}" if variants(annotation) else f"a list of sections of type {names}"
+    if is_section(annotation):
+        return "a section, see below"
     text = describe(annotation).replace("'", "`")
     bounds = [
         words.format(getattr(bound, name))

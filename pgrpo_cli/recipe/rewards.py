@@ -21,6 +21,7 @@ class RewardBase(Section):
     )
     preference_groups: tuple[str, ...] | None = Field(
         None,
+        min_length=1,
         description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it.",
     )
 
@@ -71,7 +72,9 @@ class KeywordReward(RewardBase):
     """Share of the keywords that occur in the completion, as whole words, without regard to case."""
 
     type: Literal["keyword"] = "keyword"
-    keywords: tuple[str, ...] = Field(min_length=1, description="Words or phrases.")
+    keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="Words or phrases."
+    )
     need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
 
 

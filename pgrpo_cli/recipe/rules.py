@@ -1,23 +1,21 @@
-"""Rules between keys, each checked as soon as the sections that it reads are valid by themselves.
+"""Rules between keys. A rule yields what breaks it, with the remedy; a hint is a legal setting seldom meant.
 
-A rule yields what breaks it, with the remedy. A hint is a legal setting that is seldom meant.
+Rules also run on recipes with problems of their own: those fields are left out, reading one raises
+AttributeError, and the rule that does so says nothing. No mistake hides another one elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .data import DataSection, PersonasSource
+from .data import PersonasSource
 from .messages import KeyPath, show
-from .model import ModelSection
+from .model import RandomModel
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
 from .schema import Recipe
-from .training import AdvantageSection, HistorySection, RolloutSection, TrainSection, WindowHistory
-
-Rewards = Mapping[int, RewardBase]
-"""The valid rewards by their place in the list."""
+from .training import HistorySection, WindowHistory
 
 
 @dataclass(frozen=True)
@@ -32,143 +30,160 @@ class Violation:
         return f"found {show(self.found)}; {self.rule}"
 
 
-Check = Callable[..., Iterator[Violation]]
-RULES: list[tuple[tuple[str, ...], Check]] = []
-"""Names of the sections that a rule reads, which are its arguments, and the rule."""
+RecipeRule = Callable[[Recipe], Iterator[Violation]]
+RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
+"""Takes the path of the reward and the reward."""
 
 
-def _rule(check: Check) -> Check:
-    RULES.append((tuple(name for name in check.__annotations__ if name != "return"), check))
-    return check
+def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
+    """All broken rules. `partial`: the recipe lacks the fields that have problems of their own."""
+    rewards = getattr(recipe, "rewards", ()) if partial else recipe.rewards
+    checks = [rule(recipe) for rule in RULES]
+    checks += [
+        rule(("rewards", index), reward) for index, reward in enumerate(rewards) for rule in REWARD_RULES
+    ]
+    for check in checks:
+        try:
+            yield from check
+        except AttributeError:
+            if not partial:
+                raise
 
 
-def violations(sections: Mapping[str, Any]) -> Iterator[Violation]:
-    """All broken rules among the sections given by name; `rewards` is a mapping from index to reward."""
-    for names, check in RULES:
-        if all(name in sections for name in names):
-            yield from check(*(sections[name] for name in names))
-
-
-@_rule
-def custom_estimator(advantage: AdvantageSection) -> Iterator[Violation]:
+def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
     """Baseline and scale are chosen by `custom` and by nothing else."""
-    custom = advantage.estimator == "custom"
-    for key, value in (("baseline", advantage.baseline), ("scale", advantage.scale)):
-        if custom and value is None:
+    estimator = recipe.advantage.estimator
+    for key in ("baseline", "scale"):
+        value = getattr(recipe.advantage, key)
+        if estimator == "custom" and value is None:
             yield Violation(("advantage", key), value, "required with estimator 'custom'; set it")
-        if not custom and value is not None:
-            remedy = f"remove it, or set advantage.estimator to 'custom' (found {advantage.estimator!r})"
+        if estimator != "custom" and value is not None:
+            remedy = f"remove it, or set advantage.estimator to 'custom' (found {estimator!r})"
             yield Violation(("advantage", key), value, f"allowed with estimator 'custom' only; {remedy}")
 
 
-@_rule
-def window_reaches_min_count(history: HistorySection) -> Iterator[Violation]:
-    """A window shorter than `min_count` would never be used."""
-    if (
-        history.update == "after"
-        and isinstance(history.kind, WindowHistory)
-        and history.kind.size < history.min_count
-    ):
-        yield Violation(
-            ("history", "kind", "size"),
-            history.kind.size,
-            f"with update 'after' must be at least history.min_count ({history.min_count}), "
-            "or the history is never used; raise the one or lower the other",
-        )
-
-
-@_rule
-def warm_up_ends(train: TrainSection) -> Iterator[Violation]:
-    """The learning rate reaches its peak within the run."""
-    if train.warmup_steps > train.steps:
-        remedy = f"set train.warmup_steps to {train.steps} or less"
-        rule = f"must not be greater than train.steps ({train.steps}); {remedy}"
-        yield Violation(("train", "warmup_steps"), train.warmup_steps, rule)
-
-
-@_rule
-def random_heads(model: ModelSection) -> Iterator[Violation]:
-    """Heads share the width equally, and rotary positions pair the features of each."""
-    random = model.random
-    if random.hidden_size % (2 * random.num_heads):
+def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
+    """A window shorter than `min_count` is never used."""
+    kind, min_count = recipe.history.kind, recipe.history.min_count
+    if recipe.history.update == "after" and isinstance(kind, WindowHistory) and kind.size < min_count:
         rule = (
-            f"twice the number of heads must divide model.random.hidden_size ({random.hidden_size}); "
-            "change the one or the other"
+            f"with update 'after' it must be at least history.min_count ({min_count}), or the history is "
+            "never used; raise the one or lower the other"
         )
-        yield Violation(("model", "random", "num_heads"), random.num_heads, rule)
+        yield Violation(("history", "kind", "size"), kind.size, rule)
 
 
-@_rule
-def random_context(model: ModelSection, data: DataSection, rollout: RolloutSection) -> Iterator[Violation]:
+def warm_up_ends(recipe: Recipe) -> Iterator[Violation]:
+    """The learning rate reaches its peak within the run."""
+    steps, warmup_steps = recipe.train.steps, recipe.train.warmup_steps
+    if warmup_steps > steps:
+        rule = f"must not be greater than train.steps ({steps}); set it to {steps} or less"
+        yield Violation(("train", "warmup_steps"), warmup_steps, rule)
+
+
+def random_heads(recipe: Recipe) -> Iterator[Violation]:
+    """Heads share the width equally, and rotary positions pair the features of each."""
+    size, heads = recipe.model.random.hidden_size, recipe.model.random.num_heads
+    if size % (2 * heads):
+        rule = f"twice this number must divide model.random.hidden_size ({size}); change the one or the other"
+        yield Violation(("model", "random", "num_heads"), heads, rule)
+
+
+def random_context(recipe: Recipe) -> Iterator[Violation]:
     """The random model's context holds the longest prompt and its completion."""
-    longest = data.max_prompt_tokens + rollout.max_completion_tokens
-    if model.id == "random" and model.random.context < longest:
+    context = recipe.model.random.context
+    longest = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
+    if recipe.model.id == "random" and context < longest:
         rule = (
             f"must hold data.max_prompt_tokens + rollout.max_completion_tokens ({longest}); "
             "raise it, or lower one of them"
         )
-        yield Violation(("model", "random", "context"), model.random.context, rule)
+        yield Violation(("model", "random", "context"), context, rule)
 
 
-@_rule
-def model_id(model: ModelSection) -> Iterator[Violation]:
-    """`package:` names a file, and only a hub model has revisions."""
-    package, slash, file = model.id.removeprefix("package:").partition("/")
-    if model.id.startswith("package:") and not (package and slash and file):
-        yield Violation(
-            ("model", "id"), model.id, "must be package:PACKAGE/FILE, the file's path inside the package"
-        )
-    local = model.id == "random" or model.id.startswith("package:") or model.id.endswith(".gguf")
-    if local and model.revision is not None:
-        rule = f"only a model of a hub has revisions (model.id is {model.id!r}); remove it"
-        yield Violation(("model", "revision"), model.revision, rule)
+def package_file(recipe: Recipe) -> Iterator[Violation]:
+    """`package:` names a package and a file in it."""
+    scheme, colon, rest = recipe.model.id.partition(":")
+    package, _, file = rest.partition("/")
+    if scheme == "package" and colon and not (package and file):
+        rule = "must be package:PACKAGE/FILE, where FILE is a path inside the installed package"
+        yield Violation(("model", "id"), recipe.model.id, rule)
 
 
-@_rule
-def personas_reward_needs_personas(rewards: Rewards, data: DataSection) -> Iterator[Violation]:
-    """The personas reward scores what the personas source asks for."""
-    for index, reward in rewards.items():
-        if isinstance(reward, PersonasReward) and not isinstance(data.source, PersonasSource):
-            rule = (
-                f"scores the prompts of data.source.type 'personas' only (found {data.source.type!r}); "
-                "use another reward or that source"
-            )
-            yield Violation(("rewards", index, "type"), reward.type, rule)
+def revision_of_hub_model(recipe: Recipe) -> Iterator[Violation]:
+    """Only a model of a hub has revisions."""
+    name, revision = recipe.model.id, recipe.model.revision
+    local = name == "random" or name.startswith("package:") or name.endswith(".gguf")
+    if local and revision is not None:
+        rule = f"only a model of a hub has revisions, and model.id is {name!r}; remove it"
+        yield Violation(("model", "revision"), revision, rule)
 
 
-@_rule
-def labels_differ(rewards: Rewards) -> Iterator[Violation]:
-    """Parts are recorded under the reward's label."""
+def labels_differ(recipe: Recipe) -> Iterator[Violation]:
+    """The parts of a reward are recorded under its label."""
     first: dict[str, int] = {}
-    for index, reward in rewards.items():
-        if reward.label in first:
-            rule = f"rewards.{first[reward.label]} is recorded under that name already; give this one another name"
-            yield Violation(("rewards", index, "name"), reward.label, rule)
-        first.setdefault(reward.label, index)
+    for index, reward in enumerate(recipe.rewards):
+        if "name" not in reward.__dict__ or "type" not in reward.__dict__:
+            continue
+        label = reward.label
+        if label in first:
+            rule = f"rewards.{first[label]} is recorded under that name already; name this one differently"
+            yield Violation(("rewards", index, "name"), label, rule)
+        first.setdefault(label, index)
 
 
-@_rule
-def some_reward_counts(rewards: Rewards) -> Iterator[Violation]:
+def some_reward_counts(recipe: Recipe) -> Iterator[Violation]:
     """A sum of nothing teaches nothing."""
-    if rewards and all(reward.weight == 0 for reward in rewards.values()):
-        yield Violation(
-            ("rewards", min(rewards), "weight"), 0, "every reward has weight 0; set one to another number"
-        )
+    weights = [reward.weight for reward in recipe.rewards]
+    if weights and not any(weights):
+        yield Violation(("rewards", 0, "weight"), 0, "every reward has weight 0; give one another weight")
 
 
-@_rule
-def reward_bounds(rewards: Rewards) -> Iterator[Violation]:
-    """What one reward's own keys say to each other."""
-    for index, reward in rewards.items():
-        if isinstance(reward, LengthReward) and reward.min > reward.max:
-            rule = f"must not be greater than max ({reward.max}); swap them"
-            yield Violation(("rewards", index, "min"), reward.min, rule)
-        if isinstance(reward, PersonasReward) and reward.style_weight + reward.genre_weight == 0:
-            rule = "style_weight and genre_weight are both 0, so every reward is 0; raise one of them"
-            yield Violation(("rewards", index, "style_weight"), reward.style_weight, rule)
-        if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
-            rule = "counts matches, which only `count: true` does; set count to true or remove limit"
-            yield Violation(("rewards", index, "limit"), reward.limit, rule)
+def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
+    """The personas reward scores what the personas source asks for."""
+    source = recipe.data.source.type
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, PersonasReward) and source != "personas":
+            rule = (
+                f"scores the prompts of data.source.type 'personas' only (found {source!r}); "
+                "use another reward, or that source"
+            )
+            yield Violation(("rewards", index, "type"), "personas", rule)
+
+
+def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """`min` and `max` enclose something."""
+    if isinstance(reward, LengthReward) and reward.min > reward.max:
+        yield Violation((*path, "min"), reward.min, f"must not be greater than max ({reward.max}); swap them")
+
+
+def personas_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """One of the parts counts."""
+    if isinstance(reward, PersonasReward) and reward.style_weight == reward.genre_weight == 0:
+        rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
+        yield Violation((*path, "style_weight"), reward.style_weight, rule)
+
+
+def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """A limit is one of counting."""
+    if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
+        rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
+        yield Violation((*path, "limit"), reward.limit, rule)
+
+
+RULES: tuple[RecipeRule, ...] = (
+    custom_estimator,
+    window_reaches_min_count,
+    warm_up_ends,
+    random_heads,
+    random_context,
+    package_file,
+    revision_of_hub_model,
+    labels_differ,
+    some_reward_counts,
+    personas_reward_needs_personas,
+)
+REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 
 
 def hints(recipe: Recipe) -> list[str]:
@@ -177,12 +192,9 @@ def hints(recipe: Recipe) -> list[str]:
     if isinstance(recipe.data.source, PersonasSource) and not any(
         isinstance(reward, PersonasReward) for reward in recipe.rewards
     ):
-        found.append(
-            "data.source is 'personas' but no reward is; add {type: personas} to rewards to score their tastes"
-        )
-    if recipe.model.id != "random" and recipe.model.random != type(recipe.model.random)():
+        found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
+    if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
-    default = HistorySection().min_count
-    if recipe.history.update == "before" and recipe.history.min_count != default:
+    if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
     return found

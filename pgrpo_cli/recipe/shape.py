@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from .base import Section
 from .messages import KeyPath
 
+_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_PLURALS = {"text": "texts", "a mapping with the key 'type'": "mappings, each with the key 'type'"}
+
 
 def unwrap(annotation: Any) -> Any:
     """`annotation` without `Annotated` and without `| None`."""
@@ -47,7 +50,10 @@ def section_of(annotation: Any, value: Any) -> type[Section] | None:
 def item_of(annotation: Any) -> Any:
     """The type of a list's entries; Any where the annotation is no list."""
     annotation = unwrap(annotation)
-    return get_args(annotation)[0] if get_origin(annotation) is tuple else Any
+    for member in get_args(annotation) if _is_union(annotation) else (annotation,):
+        if get_origin(member) is tuple:
+            return get_args(member)[0]
+    return Any
 
 
 def annotation_at(annotation: Any, data: Any, path: KeyPath) -> Any:
@@ -98,20 +104,33 @@ def leaves(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
             yield from leaves(field.annotation, (*path, name))
 
 
+def literals(annotation: Any) -> list[str]:
+    """The values of a Literal."""
+    return [str(value) for value in get_args(unwrap(annotation))]
+
+
+def value_at(data: Any, path: KeyPath) -> Any:
+    """The value at `path`, which exists."""
+    for key in path:
+        data = data[key]
+    return data
+
+
 def describe(annotation: Any) -> str:
     """The values that the annotation takes, in words."""
     annotation = unwrap(annotation)
     if get_origin(annotation) is Literal:
         return " or ".join(repr(value) for value in get_args(annotation))
+    if variants(annotation):
+        return "a mapping with the key 'type'"
     if get_origin(annotation) is tuple:
-        return f"a list of {describe(item_of(annotation))}"
+        item = describe(item_of(annotation))
+        return f"a list of {_PLURALS.get(item, item)}"
     if _is_union(annotation):
         return " or ".join(describe(member) for member in get_args(annotation) if member is not NoneType)
     if is_section(annotation) or get_origin(annotation) is dict:
         return "a mapping"
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        annotation, "any value"
-    )
+    return _WORDS.get(annotation, "any value")
 
 
 def _is_union(annotation: Any) -> bool:

@@ -20,7 +20,9 @@ class RolloutSection(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Smallest set of tokens with this probability; 1: all.")
     top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0: all.")
     tokens_per_batch: int = Field(
-        16384, ge=1, description="Budget of cached tokens, prompts and completions, that are decoded together."
+        16384,
+        ge=1,
+        description="Budget of cached tokens, prompts and completions, that are decoded together.",
     )
 
 
@@ -122,7 +124,7 @@ class TrainSection(Section):
     optimizer: Optimizer = Field(AdamW(), description="The optimizer.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
-    warmup_steps: int = Field(5, ge=0, description="Steps over which the learning rate rises linearly.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises linearly.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     tokens_per_micro_batch: int = Field(
         4096, ge=1, description="Budget of tokens, padding included, of one forward and backward pass."

@@ -2,7 +2,7 @@
 
 PyYAML's safe loader composes nodes; this module turns them into plain data beside a table of origins, and
 collects what it can report without stopping. Differences from YAML 1.1 as PyYAML reads it: `1e-3` is a
-number; `1:30`, `010` and `2024-01-01` are text; duplicate keys, merge keys and tags of other types are problems.
+number; `1:30`, `010` and `2024-01-01` are text; duplicate keys, merge keys and further tags are problems.
 """
 
 from __future__ import annotations

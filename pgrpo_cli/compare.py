@@ -1,0 +1,144 @@
+"""`pgrpo compare`: which run serves whom better, on the same held-out prompts, and whether that is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .algo.intervals import Bootstrap
+from .errors import EvalError
+from .report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
+from .report.types import ComparedRun, Comparison, EvalResult, Pair
+
+# What two evaluations must have in common, and how to get there.
+COMPARABLE = {
+    "data_hash": "Prepare both from the same data: the same `data`, `model` and `seed` in the recipe.",
+    "model": "Compare runs of the same base model.",
+    "rewards": "Evaluate both with the same rewards.",
+    "sampling": "Evaluate both with the same settings: `pgrpo eval RUN --set eval.KEY=VALUE`.",
+    "max_prompts_per_group": "Evaluate both with `pgrpo eval RUN --set eval.max_prompts_per_group=N`.",
+}
+
+# Recipe keys that change nothing about what a run learns.
+_IMMATERIAL = ("name", "log.", "eval.")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One run of a comparison: the label that it goes by, and its evaluation."""
+
+    label: str
+    result: EvalResult
+
+
+def compare(entrants: Sequence[Entrant]) -> Comparison:
+    """Every later run against the first, by preference group and over them (macro), paired by prompt.
+
+    Intervals are made with the first run's bootstrap settings. Raises EvalError for fewer than two runs and
+    for runs that cannot be compared, naming the fields that differ.
+    """
+    if len(entrants) < 2:
+        raise EvalError(
+            f"a comparison needs at least two runs, got {len(entrants)}",
+            remedy="Name two or more run directories.",
+        )
+    reference, *others = entrants
+    for other in others:
+        refuse_incomparable(reference, other)
+    bootstrap = Bootstrap(
+        reference.result.bootstrap_samples, reference.result.confidence, reference.result.seed
+    )
+    varying = _varying_keys([entrant.result.recipe for entrant in entrants])
+    return Comparison(
+        reference=reference.label,
+        confidence=reference.result.confidence,
+        runs=[
+            ComparedRun(
+                run=entrant.label,
+                step=entrant.result.step,
+                macro=entrant.result.overall.macro.tuned,
+                differs={key: flat_keys(entrant.result.recipe).get(key) for key in varying},
+            )
+            for entrant in entrants
+        ],
+        pairs=[pair for other in others for pair in _pairs(reference, other, bootstrap)],
+        notes=_notes(reference, others),
+    )
+
+
+def refuse_incomparable(reference: Entrant, other: Entrant) -> None:
+    """Raise EvalError, naming each field that differs, unless the two runs can be compared."""
+    problems, remedies = [], []
+    for field, remedy in COMPARABLE.items():
+        ours = flat_keys(getattr(reference.result, field), field)
+        theirs = flat_keys(getattr(other.result, field), field)
+        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        problems += [f"  {key}: {theirs.get(key)!r}, there {ours.get(key)!r}" for key in keys]
+        remedies += [remedy] if keys else []
+    if problems:
+        raise EvalError(
+            f"{other.label} cannot be compared with {reference.label}:\n" + "\n".join(problems),
+            remedy="\n".join(remedies),
+        )
+
+
+def flat_keys(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings and lists by dotted key: {"a": {"b": [1]}} becomes {"a.b.0": 1}."""
+    items: Any = (
+        enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
+    )
+    if items is None or not value:
+        return {prefix: value}
+    start = f"{prefix}." if prefix else ""
+    return {leaf: found for key, entry in items for leaf, found in flat_keys(entry, f"{start}{key}").items()}
+
+
+def _varying_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    flat = [flat_keys(recipe) for recipe in recipes]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    return [
+        key
+        for key in keys
+        if not key.startswith(_IMMATERIAL) and any(recipe.get(key) != flat[0].get(key) for recipe in flat[1:])
+    ]
+
+
+def _pairs(reference: Entrant, other: Entrant, bootstrap: Bootstrap) -> list[Pair]:
+    values, theirs = shared_prompts(_tuned(other), _tuned(reference))
+    selections: list[tuple[str | None, list[str]]] = [(group, [group]) for group in values]
+    selections.append((None, list(values)))
+    pairs = []
+    for name, groups in selections:
+        chosen = {g: values[g] for g in groups}
+        difference = paired_difference(chosen, theirs, dict.fromkeys(groups, 1.0), bootstrap)
+        pairs.append(
+            Pair(
+                run=other.label,
+                reference=reference.label,
+                preference_group=name,
+                difference=difference.mean,
+                ci_low=difference.ci_low,
+                ci_high=difference.ci_high,
+                n=difference.n,
+                verdict=verdict(difference),
+            )
+        )
+    return pairs
+
+
+def _tuned(entrant: Entrant) -> PromptValues:
+    return prompt_values(entrant.result.rows, "tuned")
+
+
+def _notes(reference: Entrant, others: Sequence[Entrant]) -> list[str]:
+    notes = []
+    for other in others:
+        if other.result.step != reference.result.step:
+            notes.append(
+                f"{other.label} was trained for {other.result.step} steps, "
+                f"{reference.label} for {reference.result.step}."
+            )
+    for entrant in (reference, *others):
+        notes += [f"{entrant.label}: {note}" for note in entrant.result.notes]
+    return notes

@@ -1,0 +1,125 @@
+"""Comparing evaluations: differences by hand, verdicts, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.compare import Entrant, compare, flat_keys
+from pgrpo_cli.errors import EvalError
+from tests.support.results import Rewards, result_of, spread
+
+BASE = spread({"calm": 0.1, "loud": 0.2})
+FIRST = spread({"calm": 0.3, "loud": 0.5})
+
+
+def entrant(label: str, tuned: Rewards = FIRST, base: Rewards = BASE, **changes: Any) -> Entrant:
+    return Entrant(label, result_of(base, tuned, run=label, **changes))
+
+
+def test_differences_are_paired_by_prompt() -> None:
+    # calm: every prompt 0.2 better. loud: three prompts 0.1 worse, three 0.1 better: 0. Macro: 0.1.
+    # calm's prompts spread over 0.25 from easiest to hardest, which pairing removes: its interval is a point.
+    tuned = spread({"calm": 0.5, "loud": 0.5})
+    loud = {p: [r + (0.1 if i % 2 else -0.1) for r in rs] for i, (p, rs) in enumerate(tuned["loud"].items())}
+    comparison = compare([entrant("one"), entrant("two", {**tuned, "loud": loud})])
+    calm, noisy, macro = comparison.pairs
+    assert [pair.preference_group for pair in comparison.pairs] == ["calm", "loud", None]
+    assert (calm.difference, noisy.difference, macro.difference) == pytest.approx((0.2, 0.0, 0.1), abs=1e-9)
+    assert (calm.ci_low, calm.ci_high) == pytest.approx((0.2, 0.2), abs=1e-9)
+    assert [pair.verdict for pair in comparison.pairs] == ["ahead", "can't tell", "ahead"]
+    assert (calm.n, noisy.n, macro.n) == (6, 6, 12)
+    assert {(pair.run, pair.reference) for pair in comparison.pairs} == {("two", "one")}
+    assert [run.macro.mean for run in comparison.runs] == pytest.approx([0.4, 0.5])
+
+
+def test_the_first_run_is_the_reference_of_all_others() -> None:
+    better, worse = spread({"calm": 0.6, "loud": 0.8}), spread({"calm": 0.1, "loud": 0.3})
+    comparison = compare([entrant("one"), entrant("up", better), entrant("down", worse)])
+    macro = {pair.run: pair for pair in comparison.pairs if pair.preference_group is None}
+    assert comparison.reference == "one"
+    assert {run: pair.verdict for run, pair in macro.items()} == {"up": "ahead", "down": "behind"}
+    assert macro["down"].difference == pytest.approx(-0.2)
+
+
+def test_a_run_is_no_different_from_itself() -> None:
+    comparison = compare([entrant("one"), entrant("one")])
+    for pair in comparison.pairs:
+        assert (pair.difference, pair.ci_low, pair.ci_high) == (0, 0, 0)
+        assert pair.verdict == "no difference"
+    assert comparison.runs[0].differs == {}
+
+
+def test_prompts_of_only_one_run_are_left_out_and_groups_count_once() -> None:
+    # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: 6 prompts, no better. Macro (0.2 + 0) / 2.
+    better = spread({"calm": 0.5, "loud": 0.5})
+    fewer = {**better, "calm": {prompt: better["calm"][prompt] for prompt in list(better["calm"])[:4]}}
+    comparison = compare([entrant("one"), entrant("two", fewer)])
+    assert [pair.n for pair in comparison.pairs] == [4, 6, 10]
+    assert [pair.difference for pair in comparison.pairs] == pytest.approx([0.2, 0.0, 0.1])
+
+
+def test_what_the_recipes_do_differently_is_listed() -> None:
+    theirs = {"name": "b", "seed": 7, "advantage": {"estimator": "grpo"}, "log": {"project": "x"}}
+    comparison = compare([entrant("one"), entrant("two", recipe=theirs)])
+    assert [run.differs for run in comparison.runs] == [
+        {"advantage.estimator": "pgrpo"},
+        {"advantage.estimator": "grpo"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_hash": "e" * 64}, f"data_hash: '{'e' * 64}', there '{'d' * 64}'"),
+        ({"model": {"id": "other"}}, "model.id: 'other', there 'random'"),
+        ({"rewards": [{"type": "length"}]}, "rewards.0.type: 'length', there 'personas'"),
+        (
+            {"sampling": {"num_completions": 2, "max_completion_tokens": 16, "temperature": 0.7}},
+            "sampling.temperature: 0.7, there 1.0",
+        ),
+        ({"max_prompts_per_group": 3}, "max_prompts_per_group: 3, there None"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvalError) as caught:
+        compare([entrant("one"), entrant("same"), entrant("two", **changes)])
+    assert caught.value.message == f"two cannot be compared with one:\n  {message}"
+    assert caught.value.remedy
+
+
+def test_every_differing_field_is_named_at_once() -> None:
+    with pytest.raises(EvalError) as caught:
+        compare(
+            [entrant("one"), entrant("two", data_hash="e" * 64, model={"id": "random", "revision": "v2"})]
+        )
+    assert "data_hash" in caught.value.message
+    assert "model.revision: 'v2', there None" in caught.value.message
+    assert "model.id" not in caught.value.message
+
+
+def test_other_seeds_and_recipes_can_be_compared() -> None:
+    comparison = compare(
+        [entrant("one"), entrant("two", seed=8, recipe_hash="f" * 64, adapter_hash="c" * 64)]
+    )
+    assert {pair.verdict for pair in comparison.pairs} == {"no difference"}
+
+
+def test_unequal_budgets_are_noted() -> None:
+    comparison = compare([entrant("one"), entrant("two", step=40)])
+    assert comparison.notes == ["two was trained for 40 steps, one for 24."]
+
+
+def test_a_single_run_is_refused() -> None:
+    with pytest.raises(EvalError, match="at least two runs, got 1"):
+        compare([entrant("one")])
+
+
+def test_flat_keys() -> None:
+    assert flat_keys({"a": {"b": [1, {"c": 2}]}, "d": {}, "e": []}) == {
+        "a.b.0": 1,
+        "a.b.1.c": 2,
+        "d": {},
+        "e": [],
+    }

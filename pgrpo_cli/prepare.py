@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .data import prepared
-from .data.prompts import PromptRenderer
-from .data.records import PreparedPrompt, PromptRecord, RejectedRow, SourceData, text_key
-from .data.sources import SOURCES
-from .data.split import split_by_text
-from .errors import DataError, PgrpoError, RunError
-from .recipe.schema import Recipe
-
-# Under so many prompts a preference group's spread is a guess and every epoch repeats the same few.
-FEW_PROMPTS = 16
+from pgrpo_cli.data import prepared
+from pgrpo_cli.data.prompts import PromptRenderer
+from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, RejectedRow, SourceData
+from pgrpo_cli.data.sources import SOURCES
+from pgrpo_cli.data.split import split_by_text
+from pgrpo_cli.data.summary import GroupCounts, count_groups, count_reasons, warnings_about
+from pgrpo_cli.errors import DataError, PgrpoError, RunError
+from pgrpo_cli.recipe.schema import Recipe
 
 # Called with (stage, done, total) as the work goes on.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class GroupCounts:
-    """One preference group in the prepared data. `share` is its part of the training prompts; lengths in tokens."""
-
-    preference_group: str
-    train_prompts: int
-    share: float
-    eval_prompts: int
-    tokens_mean: float
-    tokens_max: int
-
-
-@dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found, for a person to read. `groups` are ordered by size, `rejected` by reason's count."""
+    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason."""
 
     data_dir: Path
     unchanged: bool
@@ -68,9 +54,10 @@ def prepare(
 ) -> PrepareReport:
     """Write `run_dir/data` and report on it; the same input and seed give the same bytes.
 
-    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens. Raises DataError
-    where the data cannot be used, ModelError for a tokenizer without chat template, RunError where checkpoints of
-    the run were trained on other data, PgrpoError where the disk refuses. data/ changes only on success.
+    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens. Raises
+    DataError where the data cannot be used, ModelError for a tokenizer without chat template, RunError where
+    checkpoints of the run were trained on other data, PgrpoError where the disk refuses. data/ changes on
+    success only.
     """
     report_progress = progress or (lambda stage, done, total: None)
     renderer = PromptRenderer(
@@ -81,10 +68,12 @@ def prepare(
         context,
     )
     report_progress("read", 0, 1)
-    source = SOURCES[recipe.data.source.type](recipe.data.source, recipe_dir, recipe.seed)
-    splits, rejected = _render(_splits(source, recipe), renderer, source.rejected, report_progress)
+    source = _with_unique_ids(SOURCES[recipe.data.source.type](recipe.data.source, recipe_dir, recipe.seed))
+    prompts, too_long = _render((*source.train, *(source.eval or ())), renderer, report_progress)
+    rejected = [*source.rejected, *too_long]
+    splits = _split(source, prompts, recipe)
     _require_prompts(source, splits, rejected)
-    groups = _count(splits)
+    groups = count_groups(splits)
     description = _description(recipe, renderer, source, groups, rejected)
     report_progress("write", 0, 1)
     unchanged, manifest = _store(run_dir, splits, rejected, description)
@@ -95,44 +84,52 @@ def prepare(
         groups,
         description["rejected"],
         run_dir / "data" / prepared.REJECTED,
-        tuple(_warnings(source, groups)),
+        tuple(warnings_about(source, groups)),
         manifest["data_hash"],
     )
 
 
-def _splits(source: SourceData, recipe: Recipe) -> dict[str, Sequence[PromptRecord]]:
-    if source.eval is not None:
-        return {"train": source.train, "eval": source.eval}
-    train, evaluation = split_by_text(source.train, recipe.data.eval_fraction, recipe.seed)
-    return {"train": train, "eval": evaluation}
+def _with_unique_ids(source: SourceData) -> SourceData:
+    """Equal rows have equal ids; from the second on they are numbered."""
+    seen: Counter[str] = Counter()
+
+    def numbered(record: PromptRecord) -> PromptRecord:
+        seen[record.prompt_id] += 1
+        count = seen[record.prompt_id]
+        return record if count == 1 else replace(record, prompt_id=f"{record.prompt_id}-{count}")
+
+    held_out = None if source.eval is None else tuple(map(numbered, source.eval))
+    return replace(source, train=tuple(map(numbered, source.train)), eval=held_out)
 
 
 def _render(
-    records: dict[str, Sequence[PromptRecord]],
-    renderer: PromptRenderer,
-    rejected_by_source: Iterable[RejectedRow],
-    progress: Progress,
-) -> tuple[dict[str, list[PreparedPrompt]], list[RejectedRow]]:
-    splits: dict[str, list[PreparedPrompt]] = {split: [] for split in records}
-    rejected = list(rejected_by_source)
-    total = sum(len(part) for part in records.values())
-    done, seen = 0, Counter[str]()
-    for split, part in records.items():
-        for record in part:
-            result = renderer(record)
-            if isinstance(result, RejectedRow):
-                rejected.append(result)
-            else:
-                seen[result.prompt_id] += 1
-                splits[split].append(_with_unique_id(result, seen[result.prompt_id]))
-            done += 1
-            progress("render", done, total)
-    return splits, rejected
+    records: Sequence[PromptRecord], renderer: PromptRenderer, progress: Progress
+) -> tuple[dict[str, PreparedPrompt], list[RejectedRow]]:
+    prompts: dict[str, PreparedPrompt] = {}
+    rejected = []
+    for done, record in enumerate(records, start=1):
+        result = renderer(record)
+        if isinstance(result, RejectedRow):
+            rejected.append(result)
+        else:
+            prompts[result.prompt_id] = result
+        progress("render", done, len(records))
+    return prompts, rejected
 
 
-def _with_unique_id(prompt: PreparedPrompt, occurrence: int) -> PreparedPrompt:
-    """Equal rows have equal ids; from the second on they are numbered."""
-    return prompt if occurrence == 1 else replace(prompt, prompt_id=f"{prompt.prompt_id}-{occurrence}")
+def _split(
+    source: SourceData, prompts: dict[str, PreparedPrompt], recipe: Recipe
+) -> dict[str, list[PreparedPrompt]]:
+    train: Sequence[PromptRecord] = [record for record in source.train if record.prompt_id in prompts]
+    evaluation: Sequence[PromptRecord] = [
+        record for record in source.eval or () if record.prompt_id in prompts
+    ]
+    if source.eval is None:
+        train, evaluation = split_by_text(train, recipe.data.eval_fraction, recipe.seed)
+    return {
+        "train": [prompts[record.prompt_id] for record in train],
+        "eval": [prompts[record.prompt_id] for record in evaluation],
+    }
 
 
 def _require_prompts(
@@ -141,7 +138,7 @@ def _require_prompts(
     if not splits["train"]:
         found = "no rows at all"
         if rejected:
-            counts = "; ".join(f"{count} x {reason}" for reason, count in _by_reason(rejected).items())
+            counts = "; ".join(f"{count} x {reason}" for reason, count in count_reasons(rejected).items())
             found = f"{len(rejected)} rows rejected ({counts}); the first: {_shown(rejected[0])}"
         raise DataError(
             f"no prompt is left to train on: {found}",
@@ -164,26 +161,6 @@ def _shown(row: RejectedRow) -> str:
     return f"{row.where}: {row.reason} ({row.detail})"
 
 
-def _by_reason(rejected: Iterable[RejectedRow]) -> dict[str, int]:
-    counts = Counter(row.reason for row in rejected)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _count(splits: dict[str, list[PreparedPrompt]]) -> tuple[GroupCounts, ...]:
-    prompts: dict[str, dict[str, list[PreparedPrompt]]] = defaultdict(lambda: {"train": [], "eval": []})
-    for split, members in splits.items():
-        for prompt in members:
-            prompts[prompt.preference_group][split].append(prompt)
-    groups = []
-    for name, members_of in prompts.items():
-        lengths = [len(prompt.input_ids) for part in members_of.values() for prompt in part]
-        train = len(members_of["train"])
-        share = train / len(splits["train"])
-        mean = sum(lengths) / len(lengths)
-        groups.append(GroupCounts(name, train, share, len(members_of["eval"]), mean, max(lengths)))
-    return tuple(sorted(groups, key=lambda group: (-group.train_prompts, group.preference_group)))
-
-
 def _description(
     recipe: Recipe,
     renderer: PromptRenderer,
@@ -200,14 +177,13 @@ def _description(
             "system_prompt": recipe.model.system_prompt,
             "max_completion_tokens": recipe.rollout.max_completion_tokens,
         },
-        "max_prompt_tokens": recipe.data.max_prompt_tokens,
         "data": recipe.data.model_dump(mode="json"),
         "sources": [vars(file) for file in source.files],
         "preference_groups": {
             group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts}
             for group in groups
         },
-        "rejected": _by_reason(rejected),
+        "rejected": count_reasons(rejected),
     }
 
 
@@ -260,22 +236,5 @@ def _refuse_if_trained_on(run_dir: Path, existing: dict[str, Any], manifest: dic
     differing = [key for key in keys if existing.get(key) != manifest[key]]
     raise RunError(
         f"{run_dir} has checkpoints that were trained on other data: {', '.join(differing)} would differ",
-        remedy="Prepare into another directory (--run-dir), or put the data and the recipe back as they were.",
+        remedy="Prepare into another directory (--run-dir), or put data and recipe back as they were.",
     )
-
-
-def _warnings(source: SourceData, groups: Sequence[GroupCounts]) -> Iterable[str]:
-    for group in groups:
-        if group.train_prompts < FEW_PROMPTS:
-            yield (
-                f"preference group {group.preference_group!r} has only {group.train_prompts} training prompts; "
-                f"under {FEW_PROMPTS} its rewards' spread is a guess"
-            )
-        if group.eval_prompts == 0:
-            yield f"preference group {group.preference_group!r} has no held-out prompts, so it cannot be evaluated"
-    lost = {row.preference_group for row in source.rejected if row.preference_group is not None}
-    for name in sorted(lost - {group.preference_group for group in groups}):
-        yield f"preference group {name!r} is gone: all its rows were rejected"
-    texts = Counter((record.preference_group, text_key(record)) for record in source.train)
-    if copies := sum(count - 1 for count in texts.values()):
-        yield f"{copies} prompts repeat the text of another one of their preference group; each still counts"

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ..seeding import derive_seed
+from pgrpo_cli.seeding import derive_seed
+
 from .records import PreparedPrompt
 
 

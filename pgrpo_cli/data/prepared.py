@@ -1,4 +1,4 @@
-"""Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest that vouches for their bytes.
+"""Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest with their hashes.
 
 data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from pgrpo_cli.errors import DataError
+
 from .records import PreparedPrompt, RejectedRow
 
 MANIFEST = "manifest.json"
@@ -34,9 +35,9 @@ def write_prepared(
     rejected: Sequence[RejectedRow],
     description: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write everything into `run_dir/.data-next`, flushed to disk, and return its manifest; data/ is untouched.
+    """Write everything into `run_dir/.data-next`, flushed to disk; data/ is untouched. Returns the manifest.
 
-    The same arguments give the same bytes. The manifest is `description` with `version`, `files` and `data_hash`.
+    It is `description` with `version`, `files` and `data_hash`. The same arguments give the same bytes.
     """
     recover(run_dir)
     target = run_dir / NEXT
@@ -63,7 +64,7 @@ def write_prepared(
 
 
 def publish(run_dir: Path) -> None:
-    """Put the written data in the place of data/. A kill in between leaves the old or the new, never neither."""
+    """Put the written data in the place of data/. A kill in between leaves either the old or the new ones."""
     data, previous = run_dir / "data", run_dir / PREVIOUS
     if data.exists():
         os.rename(data, previous)
@@ -93,15 +94,14 @@ def read_manifest(run_dir: Path) -> dict[str, Any] | None:
     path = run_dir / "data" / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["version"] == MANIFEST_VERSION and isinstance(manifest["files"], dict):
+        version = manifest["version"]
+        if version == MANIFEST_VERSION and isinstance(manifest["files"], dict) and manifest["data_hash"]:
             return dict(manifest)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}", remedy=_PREPARE_AGAIN) from error
-    raise DataError(
-        f"{path} has version {manifest['version']}, this is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN
-    )
+    raise DataError(f"{path} has version {version}, known is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN)
 
 
 def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
@@ -116,13 +116,14 @@ def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
             raise DataError(f"{path} cannot be read: {error.strerror}", remedy=_PREPARE_AGAIN) from error
         if found != expected:
             raise DataError(
-                f"{path} is not what `pgrpo prepare` wrote: its SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…",
+                f"{path} is not what `pgrpo prepare` wrote: "
+                f"its SHA-256 begins with {found[:12]}, the manifest has {expected[:12]}",
                 remedy=_PREPARE_AGAIN,
             )
 
 
 def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
-    """The prompts of `train` or `eval`, in the order written. Raises DataError where they are missing or changed."""
+    """The prompts of `train` or `eval`, in the order written. Raises DataError if missing or changed."""
     manifest = read_manifest(run_dir)
     if manifest is None:
         raise DataError(

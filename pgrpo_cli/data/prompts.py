@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModelError
+from pgrpo_cli.errors import ModelError
+
 from .records import PreparedPrompt, PromptRecord, RejectedRow
 
 # Tokenizers without a limit of their own say so by an absurdly large number.
@@ -31,8 +32,8 @@ class PromptRenderer:
         if not getattr(self.tokenizer, "chat_template", None):
             name = getattr(self.tokenizer, "name_or_path", "") or "the model"
             raise ModelError(
-                f"the tokenizer of {name} has no chat template, so its prompts cannot be written as a conversation",
-                remedy="Use an instruct or chat model in `model.id`, or put a chat_template.jinja beside its tokenizer.",
+                f"the tokenizer of {name} has no chat template, so it cannot write prompts as a conversation",
+                remedy="Set model.id to a chat model, or put a chat_template.jinja beside its tokenizer.",
             )
 
     def __call__(self, record: PromptRecord) -> PreparedPrompt | RejectedRow:
@@ -46,7 +47,7 @@ class PromptRenderer:
         except Exception as error:
             return _rejected(record, "refused by the chat template", f"{type(error).__name__}: {error}")
         # The template writes the special tokens that a conversation begins with.
-        input_ids = tuple(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        input_ids = tuple(self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
         length = len(input_ids)
         if length > self.max_prompt_tokens:
             detail = f"{length} tokens, data.max_prompt_tokens is {self.max_prompt_tokens}"

@@ -25,7 +25,7 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt as the model sees it: `prompt` is rendered by the chat template, `input_ids` are its tokens."""
+    """A prompt as the model sees it: `prompt` as the chat template renders it, `input_ids` its tokens."""
 
     prompt_id: str
     preference_group: str
@@ -36,7 +36,7 @@ class PreparedPrompt:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be used: the rule it breaks (counted), what was found (shown), and where it stands."""
+    """A row that cannot be used: the rule it breaks (counted), what was found (shown), where it stands."""
 
     reason: str
     detail: str
@@ -72,7 +72,7 @@ class SourceData:
 
 
 def text_key(record: PromptRecord) -> str:
-    """What counts as the same prompt text: the messages that are no system message, without case and spacing."""
+    """What makes two prompts the same text: their messages but the system's, without case and spacing."""
     parts = [
         f"{message['role']} {message['content']}"
         for message in record.messages

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..seeding import derive_seed
+from pgrpo_cli.seeding import derive_seed
+
 from .records import PromptRecord, text_key
 
 
@@ -14,9 +15,9 @@ def split_by_text(
 ) -> tuple[list[PromptRecord], list[PromptRecord]]:
     """(train, eval), each in the order given; together they are `records`.
 
-    Texts are held out in the order of a seeded hash, for each preference group `eval_fraction` of its distinct
-    texts, at least one if it has two. A text goes to one half for all preference groups that share it. A text is
-    kept in training where a group would otherwise have none left there, so a group's share may fall short.
+    Texts are held out in the order of a seeded hash, for each preference group `eval_fraction` of its texts and
+    at least one. A text goes to one half for all preference groups that share it, and stays in training where
+    one of them would have none left there: a group's held-out share may fall short, or exceed.
     """
     texts = [text_key(record) for record in records]
     groups_of: dict[str, set[str]] = defaultdict(set)

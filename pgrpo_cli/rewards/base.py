@@ -32,7 +32,7 @@ class Score:
 
 @runtime_checkable
 class RewardFunction(Protocol):
-    """Scores completions, in order; `parts` are the names it records, `value_range` bounds its value if known."""
+    """Scores completions, in order. `parts` are the names it records; `value_range` bounds it, if known."""
 
     @property
     def parts(self) -> tuple[str, ...]: ...

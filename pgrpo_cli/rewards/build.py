@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import PgrpoError, RecipeError, RewardError
-from ..recipe.rewards import RewardBase
-from ..registry import Registry
+from pgrpo_cli.errors import PgrpoError, RecipeError, RewardError
+from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.registry import Registry
+
 from .base import BuildContext, Completion, RewardFunction, Score
 from .personas import build_personas
 from .plugin import build_plugin
@@ -35,7 +36,7 @@ for _name, _factory in FACTORIES.items():
 
 @dataclass(frozen=True)
 class Term:
-    """One summand: a reward with its weight, the name it records under, and the preference groups it serves."""
+    """One summand: a reward, its weight, the name it records under, the preference groups it serves."""
 
     label: str
     weight: float
@@ -54,8 +55,8 @@ class Term:
 class RewardSum:
     """sum of weight · value over the rewards that apply to a completion's preference group.
 
-    A NaN of a reward with nonzero weight makes the total NaN: the completion gives no signal. A part that is NaN,
-    or whose reward does not apply, is left out of `parts`. Weight 0 records parts and adds nothing.
+    A NaN of a reward with nonzero weight makes the total NaN: the completion gives no signal. A part that is
+    NaN, or whose reward does not apply, is left out of `parts`. Weight 0 records parts and adds nothing.
     """
 
     terms: tuple[Term, ...]
@@ -65,7 +66,7 @@ class RewardSum:
         return tuple(term.part_key(part) for term in self.terms for part in term.function.parts)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        """Scores in the order of `completions`. Raises RewardError for a reward that raises or returns no number."""
+        """Scores in the order of `completions`. Raises RewardError if a reward raises or gives no number."""
         totals = [0.0] * len(completions)
         parts: list[dict[str, float]] = [{} for _ in completions]
         for term in self.terms:
@@ -124,6 +125,11 @@ def _checked_call(term: Term, completions: Sequence[Completion]) -> list[Score]:
 
 
 def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
+    if not isinstance(score, Score):
+        raise RewardError(
+            f"reward {term.label!r} returned {score!r} where a Score was due; {_where(completion)}",
+            remedy="Return pgrpo_cli.rewards.Score(value, parts) for each completion.",
+        )
     value = as_reward(score.value, term.label, completion)
     parts = {name: as_reward(part, f"{term.label}.{name}", completion) for name, part in score.parts.items()}
     unknown: Mapping[str, float] = {
@@ -138,7 +144,7 @@ def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
 
 
 def as_reward(value: Any, label: str, completion: Completion) -> float:
-    """`value` as a float, NaN allowed. Raises RewardError for texts, None, infinities and whatever is no number."""
+    """`value` as a float, NaN allowed. Raises RewardError for infinities, texts and other non-numbers."""
     number: float | None = None
     if not isinstance(value, str | bytes):
         try:
@@ -165,4 +171,5 @@ def _first_that_raises(function: RewardFunction, completions: Sequence[Completio
 
 def _where(completion: Completion) -> str:
     text = completion.text if len(completion.text) <= 80 else completion.text[:77] + "..."
-    return f"prompt {completion.prompt_id} of preference group {completion.preference_group!r}, completion {text!r}"
+    group = completion.preference_group
+    return f"prompt {completion.prompt_id} of preference group {group!r}, completion {text!r}"

@@ -1,6 +1,6 @@
 """The vocabulary of seven music genres, and how clearly a text speaks of one.
 
-None of the core or mood words may occur in a persona's prompt: the genre must be inferred from the artists there.
+None of the core or mood words may occur in a persona's prompt: artists there imply the genre.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ MUSIC_PATTERNS = listed_terms(MUSIC_TERMS)
 def genre_score(genre: str, text: str) -> float:
     """How clearly a text speaks of a genre, in [0, 1].
 
-    0.6 for each of its core terms, 0.25 for each word of its mood, 0.1 for each word of music at large up to two;
-    at most 1. Different terms count, not repetitions.
+    0.6 for each of its core terms, 0.25 for each word of its mood, 0.1 for each word of music at large up
+    to two; at most 1. Different terms count, not repetitions.
     """
     core = distinct_hits(CORE_PATTERNS[genre], text)
     mood = distinct_hits(MOOD_PATTERNS[genre], text)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import RewardError
-from ..recipe.rewards import PersonasReward
-from ..registry import nearest
+from pgrpo_cli.errors import RewardError
+from pgrpo_cli.recipe.rewards import PersonasReward
+from pgrpo_cli.registry import nearest
+
 from .base import BuildContext, Completion, Score
 from .genres import genre_score
 from .styles import STYLES, textness
@@ -90,5 +91,5 @@ def _persona(completion: Completion) -> Persona:
     raise RewardError(
         f"the personas reward met preference group {name!r} (prompt {completion.prompt_id}), "
         f"which is none of its personas: {', '.join(PERSONAS)}{hint}",
-        remedy="Limit the reward with `preference_groups`, or use the data that belong to it (source type: personas).",
+        remedy="Limit it with `preference_groups`, or use its own data (source type: personas).",
     )

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from ..errors import RecipeError
-from ..recipe.rewards import PluginReward
-from ..registry import nearest
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.rewards import PluginReward
+from pgrpo_cli.registry import nearest
+
 from .base import BuildContext, RewardFunction
 
 ENTRY_POINT_GROUP = "pgrpo.rewards"
 
 
 def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction:
-    """Load the entry point and call it with the section's options; it returns the reward. Raises RecipeError."""
+    """Load the entry point and call it with the options; it returns the reward. Raises RecipeError."""
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if section.plugin not in known:
+        registered = ", ".join(sorted(known)) or "none"
         near = nearest(section.plugin, known)
         hint = f"; did you mean {near!r}?" if near else ""
         raise RecipeError(
             f"reward {section.label!r}: no installed package registers {section.plugin!r} "
             f"under the entry point group {ENTRY_POINT_GROUP!r}{hint}",
-            remedy=f"Install the package that brings it (registered now: {', '.join(sorted(known)) or 'none'}).",
+            remedy=f"Install the package that brings it (registered now: {registered}).",
         )
     entry = known[section.plugin]
     try:
@@ -34,8 +36,8 @@ def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction
         ) from error
     if not isinstance(reward, RewardFunction) or not callable(reward):
         raise RecipeError(
-            f"reward {section.label!r}: plug-in {section.plugin!r} ({entry.value}) made a {type(reward).__name__}, "
-            "which is no reward",
+            f"reward {section.label!r}: plug-in {section.plugin!r} ({entry.value}) "
+            f"made a {type(reward).__name__}, which is no reward",
             remedy="A reward has `parts`, `value_range` and is called with a list of completions.",
         )
     return reward

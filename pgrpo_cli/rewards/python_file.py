@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import RecipeError
-from ..recipe.rewards import PythonReward
-from ..registry import nearest
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.rewards import PythonReward
+from pgrpo_cli.registry import nearest
+
 from .base import BuildContext, Completion, Score
 
 
@@ -45,17 +47,18 @@ class PythonFunction:
         columns["prompts"] = [completion.prompt for completion in completions]
         columns["completions"] = [completion.text for completion in completions]
         values = self.function(**columns)
-        if isinstance(values, str | bytes):
-            raise TypeError(f"it returned the text {values!r} where a list of numbers was due")
+        if values is None or isinstance(values, str | bytes):
+            raise TypeError(f"it returned {values!r} where a list of numbers was due")
         return [Score(value, {"value": value}) for value in (math.nan if v is None else v for v in values)]
 
 
 def build_python(section: PythonReward, context: BuildContext) -> PythonFunction:
-    """Load the file and take the function from it. Raises RecipeError unless code is allowed and the file is sound."""
+    """Load the file and take the function from it. Raises RecipeError unless code is allowed and loads."""
     path = context.recipe_dir / Path(section.file).expanduser()
     if not context.allow_code:
         raise RecipeError(
-            f"reward {section.label!r} runs the Python file {path}, and code that a recipe names is not run by default",
+            f"reward {section.label!r} runs the Python file {path}; "
+            "code that a recipe names is not run by default",
             remedy="Read the file; if you trust it, add --allow-code.",
         )
     if not path.is_file():
@@ -77,7 +80,7 @@ def build_python(section: PythonReward, context: BuildContext) -> PythonFunction
 
 
 def _load(path: Path, label: str) -> ModuleType:
-    name = f"pgrpo_recipe_code_{path.stem}"
+    name = f"pgrpo_recipe_code_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RecipeError(
@@ -88,7 +91,7 @@ def _load(path: Path, label: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         raise RecipeError(
             f"reward {label!r}: importing {path} raised {type(error).__name__}: {error}",

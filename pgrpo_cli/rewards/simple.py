@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ..recipe.rewards import KeywordReward, LengthReward, RegexReward
+from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
+
 from .base import BuildContext, TextReward
 from .text import distinct_hits, sentences, term_patterns, words
 
@@ -42,7 +43,7 @@ def build_length(section: LengthReward, context: BuildContext) -> TextReward:
 
 
 def build_keyword(section: KeywordReward, context: BuildContext) -> TextReward:
-    """Share of the keywords that occur as whole words, without regard to case; with `need: any`, 1 for one of them."""
+    """Share of the keywords that occur as whole words, in any case; with `need: any`, 1 for one of them."""
     patterns = term_patterns(keyword.replace("*", " ") for keyword in section.keywords)
 
     def score(text: str) -> float:

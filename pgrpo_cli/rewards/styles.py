@@ -28,8 +28,8 @@ CONNECTIVES = listed_terms("and, but, while, which, as, then, so, because, until
 FORMAL = listed_terms(
     """
     would, may i, suggest*, recommend*, suitable, appropriate, furthermore, moreover, however, therefore,
-    additionally, consider*, kindly, please, certainly, indeed, such as, regarding, pleasure, esteemed, propose*,
-    accordingly, selection*, one might, particularly, notably, exquisite, refined
+    additionally, consider*, kindly, please, certainly, indeed, such as, regarding, pleasure, esteemed,
+    propose*, accordingly, selection*, one might, particularly, notably, exquisite, refined
     """
 )
 SECOND_PERSON = listed_terms("you, your, yours, yourself")
@@ -93,7 +93,7 @@ def capitals(text: str) -> float:
     """Square root of the share of upper-case letters, full at 90 %: the first capitals count most."""
     letters = [char for char in text if char.isalpha()]
     share = sum(char.isupper() for char in letters) / len(letters) if letters else 0.0
-    return ramp(share, 0, 0.9) ** 0.5
+    return math.sqrt(ramp(share, 0, 0.9))
 
 
 def formal(text: str) -> float:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...registry import Registry
-from ..records import SourceData
+from pgrpo_cli.data.records import SourceData
+from pgrpo_cli.registry import Registry
+
 from .jsonl import read_jsonl
 from .personas import read_personas
 

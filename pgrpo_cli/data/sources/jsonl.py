@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError
-from ...recipe.data import JsonlSource
-from ...registry import nearest
-from ..records import PromptRecord, RejectedRow, SourceData, SourceFile, text_key
-from .rows import RowProblem, parse_line, record_from_row
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData, SourceFile, text_key
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.data import JsonlSource
+from pgrpo_cli.registry import nearest
+
+from .rows import RowProblem, group_named_in, parse_line, record_from_row
 
 ROW_EXCERPT = 500
+MAX_COLUMNS_SHOWN = 30
 
 
 def read_jsonl(section: JsonlSource, recipe_dir: Path, seed: int) -> SourceData:
@@ -54,10 +56,9 @@ def _read(
                 columns.update(dict.fromkeys(row))
                 records.append(record_from_row(row, section, name, number))
             except RowProblem as problem:
-                group = row.get(section.preference_group_column)
+                group = group_named_in(row, section.preference_group_column)
                 text = line[:ROW_EXCERPT].decode("utf-8", errors="backslashreplace")
-                known = group if isinstance(group, str) else None
-                rejected.append(RejectedRow(problem.reason, problem.detail, name, number, known, text))
+                rejected.append(RejectedRow(problem.reason, problem.detail, name, number, group, text))
     if columns:
         _require_columns(section, field, pattern, list(columns))
     return records, rejected, files
@@ -84,9 +85,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                if stripped := line.rstrip(b"\r\n"):
-                    if stripped.strip():
-                        yield number, stripped
+                if line.strip():
+                    yield number, line.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read: {error}",
@@ -95,16 +95,19 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _require_columns(section: JsonlSource, field: str, pattern: str, found: list[str]) -> None:
-    needed = {"preference_group_column": (section.preference_group_column,)}
-    needed["prompt_column"] = (section.prompt_column, section.messages_column)
-    for setting, names in needed.items():
+    needed = (
+        ("preference_group_column", [section.preference_group_column]),
+        ("prompt_column", [section.prompt_column, section.messages_column]),
+    )
+    for setting, names in needed:
         if any(name in found for name in names):
             continue
         near = nearest(names[0], found)
         wanted = " or ".join(repr(name) for name in names)
         raise DataError(
             f"no row of data.source.{field} {pattern!r} has the column {wanted}; "
-            f"columns found: {', '.join(found)}" + (f"; the nearest is {near!r}" if near else ""),
+            f"columns found: {', '.join(map(repr, found[:MAX_COLUMNS_SHOWN]))}"
+            + (f"; the nearest is {near!r}" if near else ""),
             remedy=f"Set data.source.{setting} to the right one" + (f", perhaps {near!r}." if near else "."),
         )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from ...recipe.data import PersonasSource
-from ...rewards.personas import PERSONAS, Persona
-from ...seeding import derive_seed
-from ..records import PromptRecord, SourceData
+from pgrpo_cli.data.records import PromptRecord, SourceData
+from pgrpo_cli.recipe.data import PersonasSource
+from pgrpo_cli.rewards.personas import PERSONAS, Persona
+from pgrpo_cli.seeding import derive_seed
+
 from .persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, REQUESTS, TRAIN_SITUATIONS
 
 SYSTEM_PROMPT = "You recommend music. Answer the way the user likes."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
-from ...recipe.data import JsonlSource
-from ..records import Message, PromptRecord
+from pgrpo_cli.data.records import Message, PromptRecord
+from pgrpo_cli.recipe.data import JsonlSource
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_GROUP_LENGTH = 200
@@ -23,7 +24,7 @@ class RowProblem(Exception):
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object of one line. NaN and infinities, which are no JSON, are read as null. Raises RowProblem."""
+    """The JSON object of one line; NaN and infinities, which are no JSON, become null. Raises RowProblem."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -31,7 +32,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
             "not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
         ) from error
     try:
-        row = json.loads(text, parse_constant=lambda constant: None)
+        row = json.loads(text, parse_constant=lambda constant: None, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise RowProblem("not JSON", f"{error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
@@ -39,6 +40,14 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowProblem("not a JSON object", f"found {_shown(row)}")
     return row
+
+
+def group_named_in(row: dict[str, Any], column: str) -> str | None:
+    """The preference group that a row names, as far as it names one at all."""
+    try:
+        return _preference_group(row, column)
+    except RowProblem:
+        return None
 
 
 def record_from_row(row: dict[str, Any], section: JsonlSource, file: str, line: int) -> PromptRecord:
@@ -116,6 +125,11 @@ def _content(text: str, what: str) -> str:
     if not text.strip():
         raise RowProblem("empty prompt", f"the {what} is blank")
     return _storable(text, what)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def _storable(text: str, what: str) -> str:

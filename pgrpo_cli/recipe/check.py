@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from .base import Section
 from .explain import Explainer
@@ -51,16 +52,26 @@ def _validate(keys: KeyCheck, document: Document) -> tuple[Recipe | None, list[P
     problems: dict[KeyPath, Problem] = {}
     for detail in errors:
         path, entered = data_path(Recipe, detail["loc"])
-        if len(path) == entered and isinstance(value_at(keys.data, path), list):
-            # Text or a list of text: the branch that wants text has nothing to say about a list.
-            continue
-        if path in problems or any(path[: len(root)] == root for root in keys.broken):
+        if (
+            _is_echo(detail, keys.data, path, entered)
+            or path in problems
+            or any(path[: len(root)] == root for root in keys.broken)
+        ):
             continue
         written = _written(keys, path)
         problems[path] = Problem(
             document.origin(written).where, written, explainer.text(detail, path, written)
         )
     return None, list(problems.values()), {*keys.broken, *problems}
+
+
+def _is_echo(detail: ErrorDetails, data: Any, path: KeyPath, entered: int | None) -> bool:
+    """Whether pydantic says with `detail` what another of its errors says better."""
+    if len(path) == entered:
+        # Text or a list of text: the branch that wants text has nothing to say about a list.
+        return isinstance(value_at(data, path), list)
+    # A list counts as too short when its entries are invalid.
+    return detail["type"] == "too_short" and len(value_at(data, path)) >= detail["ctx"]["min_length"]
 
 
 def _readable(annotation: Any, value: Any, path: KeyPath, invalid: set[KeyPath]) -> Any:

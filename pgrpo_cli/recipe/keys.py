@@ -97,7 +97,7 @@ class KeyCheck:
 
     def _elsewhere(self, key: str, fields: Iterable[str]) -> str:
         """A hint for a key that stands in the wrong place, else the keys that may stand here."""
-        places = [dotted(leaf) for leaf in leaves(self.schema) if leaf[-1] == key]
+        places = dict.fromkeys(dotted(leaf) for leaf in leaves(self.schema) if leaf[-1] == key)
         if places and key != "type":
             return f"; did you mean {' or '.join(repr(place) for place in places)}?"
         return f"; the keys here are {', '.join(fields)}"

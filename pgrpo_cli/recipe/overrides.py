@@ -7,7 +7,7 @@ from typing import Any
 
 from .base import Section
 from .messages import InvalidRecipe, KeyPath, Problem, dotted
-from .shape import annotation_at, is_section, unwrap
+from .shape import annotation_at, unwrap
 from .yaml_lines import Document, Origin, parse
 
 _NULLS = ("", "~", "null")
@@ -43,6 +43,7 @@ def _set(document: Document, names: list[str], text: str, where: str, schema: ty
     document.problems.extend(
         Problem(where, (*path, *problem.path), problem.text) for problem in value.problems
     )
+    document.origins[path] = Origin(where)
     for below, origin in value.origins.items():
         document.origins[(*path, *below)] = origin
 
@@ -96,8 +97,6 @@ def _value(document: Document, path: KeyPath, text: str, where: str, schema: typ
     if isinstance(value.data, (dict, list)) and text.strip()[:1] not in ("{", "["):
         # `Answer: shortly` is a mapping to YAML; on a command line it is text.
         return Document(where, text, {(): Origin(where, text)})
-    if is_section(unwrap(annotation)) and value.data is None:
-        value.data = {}
     return value
 
 

@@ -30,9 +30,22 @@ FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with fewer surprises in what is no text."""
+    """The safe loader with fewer surprises in what is no text, and a bound on the depth."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 for _name, _pattern, _first in (
@@ -91,13 +104,12 @@ def parse(text: str, label: str, where: Callable[[int], str]) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise _unreadable(
-            label, where(line), f"found the character U+{ord(error.character):04X}; not text"
+            label, where(line), f"found the character U+{int(error.character):04X}; not text"
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _unreadable(label, where(mark.line + 1 if mark else 1), _syntax(error)) from error
-    except RecursionError as error:
-        raise _unreadable(label, where(1), f"nested deeper than {MAX_DEPTH} levels") from error
+        last = max(1, len(text.splitlines()))
+        raise _unreadable(label, where(min(mark.line + 1, last) if mark else last), _syntax(error)) from error
     except ValueError as error:
         if isinstance(error, InvalidRecipe):
             raise
@@ -169,11 +181,11 @@ class _Builder:
                 or key_node.tag != _TAG + "str"
                 or not _encodable(key)
             ):
-                found = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+                found = show(key) if isinstance(key_node, yaml.ScalarNode) else "that is a list or mapping"
                 self._report(
-                    line, path, f"found the key {show(found)}; a key must be text; quote it if it is meant"
+                    line, path, f"found the key {found}; a key must be text; quote it if it is meant"
                 )
-            elif key == "<<":
+            elif key == "<<" and key_node.style is None:
                 self._report(line, path, "found the merge key <<; it is not supported; write the keys out")
             elif key in lines:
                 self._report(

@@ -1,0 +1,17 @@
+"""Settings for every test: no network, few threads, and the same examples on every run and machine."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Before torch is imported: tests are small, and more threads only cost them time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile(
+    "pgrpo",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("pgrpo")

@@ -1,0 +1,265 @@
+"""Loading: what a file must be, and every mistake of one recipe in one report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.load import MAX_BYTES, load_recipe, load_resolved
+from pgrpo_cli.recipe.messages import InvalidRecipe
+from tests.support.recipes import MINIMAL, changed, load_data, load_text, problems_of
+
+TEN_MISTAKES = """\
+name: ten
+modle: {id: random}
+data:
+  source: {type: jsnl, path: prompts.jsonl}
+rewards:
+  - type: length
+    min: 30
+    max: 10
+  - type: regex
+    pattern: "[a-z"
+  - type: keyword
+    keywords: [no]
+rollout:
+  num_generations: 1
+advantage:
+  estimator: grpo
+  scale: batch
+train:
+  steps: 4
+  steps: 5
+  learning_rate: fast
+  warmup_steps: 50
+"""
+
+EXPECTED = """\
+recipe.yaml:2: modle: found a mapping; there is no such key; did you mean 'model'?
+recipe.yaml:4: data.source.type: found jsnl; must be one of 'personas' or 'jsonl'; did you mean 'jsonl'?
+recipe.yaml:7: rewards.0.min: found 30; must not be greater than max (10); swap them
+recipe.yaml:10: rewards.1.pattern: found "[a-z"; not a regular expression: unterminated character set at position 0
+recipe.yaml:12: rewards.2.keywords.0: found no; must be text; YAML takes no for a boolean: write 'no' with the quotes
+recipe.yaml:14: rollout.num_generations: found 1; must be 2 or more
+recipe.yaml:17: advantage.scale: found "batch"; allowed with estimator 'custom' only; \
+remove it, or set advantage.estimator to 'custom' (found 'grpo')
+recipe.yaml:20: train.steps: found twice; it is set on line 19 already; remove one
+recipe.yaml:21: train.learning_rate: found fast; must be a number
+recipe.yaml:22: train.warmup_steps: found 50; must not be greater than train.steps (4); set it to 4 or less
+"""
+
+
+def test_ten_mistakes_are_ten_problems(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        load_text(tmp_path, TEN_MISTAKES)
+    report = str(caught.value).replace(f"{tmp_path}/", "")
+    assert report == "recipe.yaml has 10 problems\n" + re.sub("(?m)^", "  ", EXPECTED).rstrip()
+
+
+def test_the_ten_mistakes_put_right_are_a_recipe(tmp_path: Path) -> None:
+    text = TEN_MISTAKES
+    for wrong, right in [
+        ("modle", "model"),
+        ("jsnl", "jsonl"),
+        ("min: 30", "min: 3"),
+        ("[a-z", "[a-z]"),
+        ("[no]", "['no']"),
+        ("num_generations: 1", "num_generations: 2"),
+        ("  scale: batch\n", ""),
+        ("  steps: 4\n", ""),
+        ("fast", "1e-3"),
+        ("50", "5"),
+    ]:
+        assert text.count(wrong) == 1
+        text = text.replace(wrong, right)
+    recipe = load_text(tmp_path, text.replace("  - type: keyword", "  - name: words\n    type: keyword"))
+    assert recipe.train.learning_rate == 0.001
+
+
+def test_the_minimal_recipe_takes_every_default(tmp_path: Path) -> None:
+    recipe = load_data(tmp_path, MINIMAL)
+    assert recipe.advantage.estimator == "pgrpo"
+    assert recipe.rewards[0].label == "personas"
+
+
+@pytest.mark.parametrize("key", ["name", "model", "data", "rewards"])
+def test_a_missing_key_says_what_it_is_for(tmp_path: Path, key: str) -> None:
+    recipe = {name: value for name, value in MINIMAL.items() if name != key}
+    (problem,) = problems_of(tmp_path, recipe)
+    assert problem.path == (key,)
+    assert problem.where.endswith("recipe.yaml:1")
+    assert problem.text.startswith("missing; required: ")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "path", "text"),
+    [
+        # A misspelled key is one problem, not also a missing one, and what is below it is still checked.
+        (changed(data={"sorce": {"type": "personas"}}), "data.sorce", "did you mean 'source'?"),
+        (
+            changed(data={"sorce": {"type": "personas", "prompts": 1}}),
+            "data.sorce.prompts",
+            "must be 7 or more",
+        ),
+        (
+            changed(data={"source": {"type": "persona", "prompts": 1}}),
+            "data.source.prompts",
+            "must be 7 or more",
+        ),
+        (
+            changed(train={"stepz": 3, "steps": 4}),
+            "train.stepz",
+            "no such key in train; did you mean 'steps'?",
+        ),
+        (changed(learning_rate=1.0), "learning_rate", "did you mean 'train.learning_rate'?"),
+        (changed(epsilon=1.0), "epsilon", "did you mean 'advantage.epsilon' or 'train.optimizer.epsilon'?"),
+        (changed(log={"zzz": 1}), "log.zzz", "the keys here are trackers, project"),
+        (changed(data={"source": {"tpye": "personas"}}), "data.source", "did you mean 'type' by 'tpye'?"),
+        (changed(data={"source": {"prompts": 9}}), "data.source", "missing the key 'type'"),
+        (
+            changed(data={"source": {"type": 3}}),
+            "data.source.type",
+            "found 3; must be one of 'personas' or 'jsonl'",
+        ),
+        (changed(data={"source": "personas"}), "data.source", "write {type: personas}"),
+        (changed(history={"kind": "em"}), "history.kind", "must be a mapping with the key 'type'"),
+        (changed(loss={"aggregation": "token-mean"}), "loss.aggregation", "did you mean 'token_mean'?"),
+        (
+            changed(model__quantization={"type": "nf4", "double": 1}),
+            "model.quantization.double",
+            "true or false",
+        ),
+        (changed(rewards=[]), "rewards", "found an empty list; must not be empty"),
+        (changed(rewards={"type": "personas"}), "rewards", "a list of mappings, each with the key 'type'"),
+        (changed(rewards=["personas"]), "rewards.0", "write {type: personas}"),
+        (changed(seed=True), "seed", "found true; must be a whole number"),
+        (changed(seed="3"), "seed", "must be a whole number; remove the quotes"),
+        (changed(seed=3.0), "seed", "found 3.0; must be a whole number"),
+        (changed(seed=2**31), "seed", "must be less than 2147483648"),
+        (changed(name=3), "name", "YAML takes 3 for a number: write '3' with the quotes"),
+        (changed(name="my run"), "name", "try 'my-run'"),
+        (changed(name=None), "name", "found null; must be text; give it a value"),
+        (changed(train=None), "train", "must be a mapping; remove the line to get the default"),
+        (changed(loss={"beta": float("nan")}), "loss.beta", "must be a finite number"),
+        (changed(adapter={"target_modules": 3}), "adapter.target_modules", "must be text or a list of texts"),
+        (changed(adapter={"target_modules": ["a", 3]}), "adapter.target_modules.1", "found 3; must be text"),
+        (
+            changed(rewards=[{"type": "keyword", "keywords": [""]}]),
+            "rewards.0.keywords.0",
+            "must not be empty",
+        ),
+        (changed(log={"trackers": ["wandbb"]}), "log.trackers.0", "did you mean 'wandb'?"),
+    ],
+)
+def test_one_mistake_is_one_problem(tmp_path: Path, recipe: dict[str, object], path: str, text: str) -> None:
+    problems = problems_of(tmp_path, recipe)
+    found = {".".join(map(str, problem.path)): problem.text for problem in problems}
+    assert text in found[path]
+    renamed = {"data.sorce.prompts": "data.sorce", "data.source.prompts": "data.source.type"}
+    assert set(found) == {path, renamed.get(path, path)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ":1: the file is empty"),
+        (b"# nothing but a comment\n", ":1: the file is empty"),
+        (b"- a\n- b\n", ":1: found a list; a recipe is a mapping of sections"),
+        (b"hello\n", ':1: found "hello"; a recipe is a mapping'),
+        (b"name: a\nx: \xff\n", ":2: found the byte 0xff; a recipe is UTF-8 text"),
+        (b"name: a\n\tx: 1\n", ":2: not valid YAML"),
+        (b"#" * (MAX_BYTES + 1), "larger than 1000000 bytes"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)) as caught:
+        load_text(tmp_path, content)
+    assert caught.value.exit_code == 2
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    assert load_text(tmp_path, b"\xef\xbb\xbf" + yaml.safe_dump(MINIMAL).encode()).name == "minimal"
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").touch()
+    with pytest.raises(RecipeError, match=r"no such file\n  Did you mean .*smoke\.yaml\?"):
+        load_recipe(tmp_path / "smok.yaml")
+    with pytest.raises(RecipeError, match="is no directory either"):
+        load_recipe(tmp_path / "gone" / "smoke.yaml")
+
+
+def test_a_directory_lists_its_recipes(tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").touch()
+    with pytest.raises(RecipeError, match=r"is a directory; a recipe is a YAML file\n  It holds smoke\.yaml"):
+        load_recipe(tmp_path)
+
+
+def test_an_unreadable_path_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match="cannot be read: Not a directory"):
+        load_recipe(tmp_path / "file" / "recipe.yaml")
+    with pytest.raises(RecipeError, match="cannot be read: embedded null byte"):
+        load_recipe("a\0b")
+
+
+def test_a_resolved_recipe_of_another_version_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("# Resolved recipe, every default explicit, written by pgrpo 9.9.9.\nname: a\n")
+    with pytest.raises(InvalidRecipe, match=r"pgrpo 9\.9\.9 wrote this file and this is pgrpo"):
+        load_resolved(path)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+KEYS = st.sampled_from(
+    ["type", "name", "model", "steps", "kind", "random", "weight", "options", "x"]
+) | st.text(max_size=4)
+TREES = st.recursive(
+    SCALARS,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(KEYS | SCALARS, below, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100)
+@given(value=TREES, key=st.sampled_from([*MINIMAL, "train", "history", "adapter", "log", "loss", "eval"]))
+def test_any_tree_in_any_section_is_a_recipe_or_a_recipe_error(
+    tmp_path: Path, value: object, key: str
+) -> None:
+    text = yaml.safe_dump({**MINIMAL, key: value}, allow_unicode=True)
+    try:
+        load_text(tmp_path, text.encode("utf-8", "surrogatepass"))
+    except RecipeError as error:
+        assert str(error)
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        ["a", "1e3", ": ", "- ", "\n", "  ", "\t", "[", "]", "{", "}", "&x", "*x", "!!", "!", "'", '"', "\\"]
+    )
+    | st.sampled_from(
+        ["|", ">", "? ", "%", "---", "...", "#", "<<", "\\U00110000", "\\ud800", "\x00", "\u2028", "no"]
+    )
+    | st.text(max_size=3),
+    max_size=25,
+).map("".join)
+
+
+@settings(max_examples=200)
+@given(text=FRAGMENTS)
+def test_any_text_is_a_recipe_or_a_recipe_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError):
+        load_text(tmp_path, text.encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=100)
+@given(content=st.binary(max_size=40))
+def test_any_bytes_are_a_recipe_error(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(RecipeError):
+        load_text(tmp_path, content)

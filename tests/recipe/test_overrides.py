@@ -1,0 +1,116 @@
+"""`--set KEY=VALUE`: typed, at any depth, and reported by what was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.recipe.messages import InvalidRecipe
+from pgrpo_cli.recipe.resolved import differing_keys
+from tests.support.recipes import MINIMAL, changed, load_data, problems_of
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.steps=40", "train.steps", 40),
+        ("train.learning_rate=1e-3", "train.learning_rate", 0.001),
+        ("train.gradient_checkpointing=true", "train.gradient_checkpointing", True),
+        ("eval.max_prompts_per_group=3", "eval.max_prompts_per_group", 3),
+        ("rewards.0.weight=2", "rewards.0.weight", 2.0),
+        ("advantage.estimator=grpo", "advantage.estimator", "grpo"),
+        (" loss.beta = 0.1", "loss.beta", 0.1),
+        ("log.trackers=[wandb]", "log.trackers.0", "wandb"),
+        ("log.trackers.0=wandb", "log.trackers.0", "wandb"),
+        ("rewards.0.preference_groups=[a, b]", "rewards.0.preference_groups.1", "b"),
+        ("history.kind={type: ema, decay: 0.5}", "history.kind.decay", 0.5),
+        ("model.random={hidden_size: 64}", "model.random.hidden_size", 64),
+        ("adapter.target_modules=[q_proj]", "adapter.target_modules.0", "q_proj"),
+        # Keys that hold text take the value as it stands.
+        ("name=no", "name", "no"),
+        ("name=1e5", "name", "1e5"),
+        ("name='quoted'", "name", "quoted"),
+        ("model.system_prompt=Answer: shortly, [please]", "model.system_prompt", "Answer: shortly, [please]"),
+        ("model.system_prompt=a=b", "model.system_prompt", "a=b"),
+        ("model.system_prompt=null ", "model.system_prompt", "null "),
+        ('model.system_prompt="null"', "model.system_prompt", "null"),
+    ],
+)
+def test_an_override_sets_its_key_and_nothing_else(
+    tmp_path: Path, override: str, key: str, value: Any
+) -> None:
+    before = load_data(tmp_path, MINIMAL)
+    changes = {
+        name: right for name, _, right in differing_keys(before, load_data(tmp_path, MINIMAL, override))
+    }
+    assert changes[key] == value
+    assert type(changes[key]) is type(value)
+    assert all(name.split(".")[:2] == key.split(".")[:2] for name in changes)
+
+
+def test_null_unsets_optional_text(tmp_path: Path) -> None:
+    recipe = load_data(tmp_path, changed(model__system_prompt="x"), "model.system_prompt=null")
+    assert recipe.model.system_prompt is None
+
+
+def test_later_overrides_win(tmp_path: Path) -> None:
+    recipe = load_data(tmp_path, changed(train={"steps": 3}), "train.steps=4", "train.steps=5")
+    assert recipe.train.steps == 5
+
+
+def test_one_more_entry_can_be_added_to_a_list(tmp_path: Path) -> None:
+    recipe = load_data(
+        tmp_path,
+        MINIMAL,
+        "rewards.1={type: length, max: 5}",
+        "rewards.2.type=length",
+        "rewards.2.max=9",
+        "rewards.2.name=b",
+    )
+    assert [reward.label for reward in recipe.rewards] == ["personas", "length", "b"]
+
+
+def test_an_override_repairs_a_broken_value(tmp_path: Path) -> None:
+    assert load_data(tmp_path, changed(train={"steps": "many"}), "train.steps=3").train.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "words"),
+    [
+        ("train.steps", "", "must be KEY=VALUE"),
+        ("=3", "", "must be KEY=VALUE"),
+        ("train..steps=3", "", "must be KEY=VALUE"),
+        ("train.stepz=3", "train.stepz", "did you mean 'steps'?"),
+        ("steps=3", "steps", "did you mean 'train.steps'?"),
+        ("trian.steps=3", "trian", "did you mean 'train'?"),
+        ("train.steps=many", "train.steps", "found many; must be a whole number"),
+        ("train.steps=0", "train.steps", "must be 1 or more"),
+        ("train.steps=[", "train.steps", "not valid YAML"),
+        ("train.steps=", "train.steps", "found nothing (null); must be a whole number"),
+        ("train.steps=Answer: shortly", "train.steps", "found Answer: shortly; must be a whole number"),
+        ("train=", "train", "found nothing"),
+        ("name.first=a", "name", "is a single value and has no keys"),
+        ("rewards.weight=2", "rewards", "is a list; name an entry by its number (0 to 0; 1 adds one)"),
+        ("rewards.2.weight=2", "rewards", "is a list; name an entry by its number"),
+        ("rewards.-1.weight=2", "rewards", "is a list; name an entry by its number"),
+        ("advantage.scale=batch", "advantage.scale", "allowed with estimator 'custom' only"),
+        ("rewards.0.type=length", "rewards.0.max", "missing; required"),
+    ],
+)
+def test_a_bad_override_is_reported_as_it_was_typed(
+    tmp_path: Path, override: str, path: str, words: str
+) -> None:
+    (problem,) = problems_of(tmp_path, MINIMAL, override)
+    assert ".".join(map(str, problem.path)) == path
+    assert words in problem.text
+    if not problem.text.startswith("missing"):
+        assert problem.where == f"--set {override}"
+
+
+def test_overrides_and_the_file_report_together_in_order(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRecipe) as caught:
+        load_data(tmp_path, changed(seed=-1, train={"steps": 0}), "loss.beta=-1", "nonsense")
+    wheres = [problem.where.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+    assert wheres == ["recipe.yaml:9", "recipe.yaml:11", "--set nonsense", "--set loss.beta=-1"]

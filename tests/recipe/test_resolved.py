@@ -1,0 +1,107 @@
+"""Resolved recipes: they come back equal, say what differs, and hash by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgrpo_cli import __version__
+from pgrpo_cli.recipe.load import load_resolved
+from pgrpo_cli.recipe.resolved import ABSENT, differing_keys, dump_resolved, recipe_hash, written_by
+from pgrpo_cli.recipe.schema import Recipe
+from tests.support.recipes import MINIMAL, changed, load_data, load_text
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+    [
+        "no",
+        "1e-3",
+        "1e5",
+        "1:30",
+        "010",
+        "~",
+        "null",
+        "0x1F",
+        ".inf",
+        "2024-01-01",
+        "- a",
+        "a: b",
+        "# x",
+        "'",
+        "<<",
+    ]
+)
+
+
+def roundtrip(recipe: Recipe, folder: Path) -> Recipe:
+    path = folder / "resolved.yaml"
+    path.write_text(dump_resolved(recipe), encoding="utf-8")
+    return load_resolved(path)
+
+
+def test_a_resolved_recipe_comes_back_equal_and_complete(tmp_path: Path) -> None:
+    recipe = load_data(tmp_path, changed(train={"learning_rate": 1e-5}, log={"trackers": ["wandb"]}))
+    assert roundtrip(recipe, tmp_path) == recipe
+    written = yaml.safe_load(dump_resolved(recipe))
+    assert written["train"]["optimizer"]["epsilon"] == 1e-8
+    assert written["model"]["revision"] is None
+    assert set(written) == set(Recipe.model_fields)
+
+
+@settings(max_examples=40)
+@given(
+    prompt=TEXT,
+    pattern=st.sampled_from(["a", '\\d+: "x"', "'"]),
+    weight=st.floats(-1e300, 1e300),
+    option=TEXT,
+)
+def test_any_text_and_number_comes_back_equal(
+    tmp_path: Path, prompt: str, pattern: str, weight: float, option: str
+) -> None:
+    recipe = Recipe.model_validate(
+        changed(
+            model={"id": "random", "system_prompt": prompt},
+            rewards=[
+                {"type": "regex", "pattern": pattern, "weight": weight},
+                {"type": "plugin", "plugin": "p", "options": {option: [option, {"b": None}], "c": 1e300}},
+            ],
+        )
+    )
+    assert roundtrip(recipe, tmp_path) == recipe
+
+
+def test_the_version_that_wrote_it_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_resolved(load_data(tmp_path, MINIMAL)))
+    assert written_by(path) == __version__
+    assert written_by(tmp_path / "recipe.yaml") is None
+
+
+def test_differing_keys_name_both_values_in_the_schemas_order(tmp_path: Path) -> None:
+    a = load_data(tmp_path, changed(seed=1, train={"steps": 3}))
+    b = load_data(tmp_path, changed(seed=2, train={"steps": 4}, history={"kind": {"type": "ema"}}))
+    assert differing_keys(a, b) == [
+        ("seed", 1, 2),
+        ("history.kind.type", "cumulative", "ema"),
+        ("train.steps", 3, 4),
+        ("history.kind.decay", ABSENT, 0.995),
+    ]
+    assert differing_keys(a, a) == []
+
+
+def test_lists_of_unequal_length_differ_entry_by_entry(tmp_path: Path) -> None:
+    a = load_data(tmp_path, changed(log={"trackers": ["wandb", "trackio"]}))
+    b = load_data(tmp_path, changed(log={"trackers": ["wandb"]}))
+    assert differing_keys(a, b) == [("log.trackers.1", "trackio", ABSENT)]
+    c = load_data(tmp_path, MINIMAL)
+    assert differing_keys(b, c) == [("log.trackers.0", "wandb", ABSENT), ("log.trackers", ABSENT, [])]
+
+
+def test_the_hash_is_of_the_content_and_not_of_its_spelling(tmp_path: Path) -> None:
+    text = "rewards: [{type: personas, weight: 1}]\ndata: {source: {type: personas}}\nmodel: {id: random}\nname: minimal"
+    recipe = load_data(tmp_path, MINIMAL)
+    assert recipe_hash(load_text(tmp_path, text)) == recipe_hash(recipe)
+    assert recipe_hash(load_data(tmp_path, changed(seed=1))) != recipe_hash(recipe)
+    assert len(recipe_hash(recipe)) == 64

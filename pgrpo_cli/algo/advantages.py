@@ -1,0 +1,206 @@
+"""From rewards to advantages: (reward - baseline) / (scale + epsilon), the one seam for estimators.
+
+Conventions, for every estimator:
+1. Standard deviations are sample ones (n - 1); below two rewards they are 0.
+2. Where the scale is 0 the advantage is 0, whatever epsilon is.
+3. A NaN reward has advantage 0 and enters no statistic; a generation group of NaN rewards is without signal.
+4. A generation group with one valid reward has no spread and no other to compare with: `prompt` and
+   `leave_one_out` give it 0.
+5. Whether a batch enters the history before its advantages are computed, or after, is the caller's choice; a
+   preference group with fewer than `min_count` rewards takes its prompt's own mean and spread instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import RecipeError
+from ..registry import nearest
+from .history import RewardHistory
+from .moments import prompt_moments
+from .types import Advantages, HistoryLookup, RewardBatch
+
+Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
+Scale = Literal["history", "prompt", "batch", "none"]
+
+PRESETS: dict[str, tuple[Baseline, Scale]] = {
+    "pgrpo": ("history", "history"),
+    "grpo": ("prompt", "prompt"),
+    "dr_grpo": ("prompt", "none"),
+    "rloo": ("leave_one_out", "none"),
+    "pgrpo_centered": ("prompt", "history"),
+    "pgrpo_shrinkage": ("shrinkage", "history"),
+}
+"""Named pairs of baseline and scale."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """What is subtracted from a reward, and what divides the difference. `epsilon` is in reward units."""
+
+    baseline: Baseline
+    scale: Scale
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for kind, name, table in (("baseline", self.baseline, _BASELINES), ("scale", self.scale, _SCALES)):
+            if name not in table:
+                raise RecipeError(f"advantage.{kind} is {name!r}; known are {', '.join(table)}")
+        if not self.epsilon >= 0:
+            raise RecipeError(f"advantage.epsilon is {self.epsilon}; it is added to a spread, so 0 or more")
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether a reward history is needed."""
+        return self.baseline in ("history", "shrinkage") or self.scale == "history"
+
+
+def resolve_estimator(
+    name: str, baseline: Baseline | None = None, scale: Scale | None = None, epsilon: float = 1e-4
+) -> Estimator:
+    """The estimator of a preset, or of `custom` with its own baseline and scale. RecipeError otherwise."""
+    if name == "custom":
+        if baseline is None or scale is None:
+            raise RecipeError(
+                f"advantage.estimator is custom, with baseline {baseline} and scale {scale}",
+                remedy="Set both advantage.baseline and advantage.scale.",
+            )
+        return Estimator(baseline, scale, epsilon)
+    if name not in PRESETS:
+        near = nearest(name, PRESETS)
+        hint = f"Did you mean {near!r}? " if near else ""
+        raise RecipeError(
+            f"advantage.estimator is {name!r}, which is no estimator",
+            remedy=f"{hint}Known: {', '.join(PRESETS)}, custom.",
+        )
+    if baseline is not None or scale is not None:
+        raise RecipeError(
+            f"advantage.estimator {name!r} has its own baseline and scale",
+            remedy="Leave advantage.baseline and advantage.scale out, or set advantage.estimator: custom.",
+        )
+    return Estimator(*PRESETS[name], epsilon)
+
+
+def compute_advantages(
+    rewards_N: Sequence[float] | Tensor,
+    preference_groups_N: Sequence[str],
+    *,
+    num_generations: int,
+    history: RewardHistory | None = None,
+    estimator: Estimator | str = "pgrpo",
+    min_count: int = 0,
+) -> Advantages:
+    """Advantages of a step's completions; consecutive runs of `num_generations` belong to one prompt.
+
+    `estimator` may be the name of a preset. `history` is read, never changed; estimators that do not use it
+    need none. Where a preference group has fewer than `min_count` rewards, or none, the prompt's own mean and
+    spread stand in. ValueError for lengths that do not fit or a missing history, RewardError for an
+    infinite reward.
+    """
+    if isinstance(estimator, str):
+        estimator = resolve_estimator(estimator)
+    batch = RewardBatch.of(rewards_N, preference_groups_N, num_generations)
+    if estimator.uses_history and history is None:
+        raise ValueError(f"{estimator} needs a reward history")
+    statistics = _Statistics.of(batch, history or RewardHistory(), min_count)
+    baseline_N = _BASELINES[estimator.baseline](statistics)
+    scale_N = _SCALES[estimator.scale](statistics)
+    epsilon = 0.0 if estimator.scale == "none" else estimator.epsilon
+    defined_N = batch.valid_N & ~torch.isnan(baseline_N) & (scale_N > 0)
+    advantages_N = torch.where(defined_N, (batch.rewards_N - baseline_N) / (scale_N + epsilon), 0.0)
+    return Advantages(advantages_N.float(), baseline_N, scale_N, batch.valid_N)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What baselines and scales are made from. `prompt_*_N`: valid rewards of the generation group."""
+
+    batch: RewardBatch
+    prompt_count_N: Tensor
+    prompt_mean_N: Tensor
+    prompt_std_N: Tensor
+    history: HistoryLookup
+    min_count: int
+
+    @classmethod
+    def of(cls, batch: RewardBatch, history: RewardHistory, min_count: int) -> _Statistics:
+        num_prompts = len(batch.preference_groups_P)
+        rewards_M = batch.rewards_N[batch.valid_N]
+        prompts_N = torch.arange(num_prompts).repeat_interleave(batch.num_generations)
+        prompts_M = prompts_N[batch.valid_N]
+        moments_P = prompt_moments(rewards_M, torch.ones_like(rewards_M), prompts_M, num_prompts)
+        moments = moments_P.take(prompts_N)
+        mean_N = torch.where(moments.weight > 0, moments.mean, torch.nan)
+        lookup = history.lookup([batch.preference_groups_P[p] for p in prompts_N.tolist()])
+        return cls(batch, moments.weight, mean_N, moments.std, lookup, min_count)
+
+    def or_prompt(self, from_history_N: Tensor, from_prompt_N: Tensor) -> Tensor:
+        """The first where the preference group has enough rewards, else the second."""
+        return torch.where(self.history.count_N >= max(self.min_count, 1), from_history_N, from_prompt_N)
+
+
+def _history_mean(s: _Statistics) -> Tensor:
+    """μ_p."""
+    return s.or_prompt(s.history.mean_N, s.prompt_mean_N)
+
+
+def _prompt_mean(s: _Statistics) -> Tensor:
+    """μ_G, the generation group's mean."""
+    return s.prompt_mean_N
+
+
+def _leave_one_out_mean(s: _Statistics) -> Tensor:
+    """Mean of the other rewards of the generation group: μ_G + (μ_G - R) / (n - 1). NaN without others."""
+    others_N = s.prompt_count_N - 1
+    mean_N = s.prompt_mean_N + (s.prompt_mean_N - s.batch.rewards_N) / others_N
+    return torch.where(others_N > 0, mean_N, torch.nan)
+
+
+def _shrunken_mean(s: _Statistics) -> Tensor:
+    """μ_p + w (μ_G - μ_p), w = τ² / (τ² + s²/n) for n valid rewards; w = 0 where both variances are 0."""
+    between_N = s.history.between_variance_N
+    total_N = between_N + s.history.within_variance_N / s.prompt_count_N
+    weight_N = torch.where(total_N > 0, between_N / total_N, 0.0)
+    shrunken_N = s.history.mean_N + weight_N * (s.prompt_mean_N - s.history.mean_N)
+    return s.or_prompt(shrunken_N, s.prompt_mean_N)
+
+
+def _history_std(s: _Statistics) -> Tensor:
+    """σ_p."""
+    return s.or_prompt(s.history.std_N, s.prompt_std_N)
+
+
+def _prompt_std(s: _Statistics) -> Tensor:
+    """σ_G."""
+    return s.prompt_std_N
+
+
+def _batch_std(s: _Statistics) -> Tensor:
+    """Standard deviation of all valid rewards of the batch."""
+    rewards_M = s.batch.rewards_N[s.batch.valid_N]
+    one_set_M = torch.zeros_like(rewards_M, dtype=torch.int64)
+    std = prompt_moments(rewards_M, torch.ones_like(rewards_M), one_set_M, 1).std
+    return std.expand(len(s.batch.rewards_N))
+
+
+def _no_scale(s: _Statistics) -> Tensor:
+    return torch.ones_like(s.batch.rewards_N)
+
+
+_BASELINES: dict[str, Callable[[_Statistics], Tensor]] = {
+    "history": _history_mean,
+    "prompt": _prompt_mean,
+    "leave_one_out": _leave_one_out_mean,
+    "shrinkage": _shrunken_mean,
+}
+_SCALES: dict[str, Callable[[_Statistics], Tensor]] = {
+    "history": _history_std,
+    "prompt": _prompt_std,
+    "batch": _batch_std,
+    "none": _no_scale,
+}

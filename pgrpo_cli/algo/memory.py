@@ -1,0 +1,165 @@
+"""What a reward history keeps of past rewards: sums that fade, or the latest rewards themselves.
+
+A memory owns some columns of the history's table and reads them as `Moments`. The history owns the columns
+`n` and `prompts`, and raises them after the memory has taken the rewards in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .columns import Column, Table
+from .moments import Moments, merge, pool_prompts, prompt_moments, segment_ranks
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rewards in order of arrival: M rewards of P prompts of U preference groups. Indices are int64."""
+
+    rewards_M: Tensor
+    prompts_M: Tensor
+    sets_P: Tensor
+    num_sets: int
+
+    @property
+    def sets_M(self) -> Tensor:
+        return self.sets_P[self.prompts_M]
+
+    @property
+    def counts_U(self) -> Tensor:
+        """Rewards of each preference group."""
+        return torch.bincount(self.sets_M, minlength=self.num_sets)
+
+    @property
+    def prompt_counts_U(self) -> Tensor:
+        """Prompts of each preference group."""
+        return torch.bincount(self.sets_P, minlength=self.num_sets)
+
+    def moments(self, weights_M: Tensor) -> Moments:
+        """Moments of each preference group's rewards."""
+        prompts = prompt_moments(self.rewards_M, weights_M, self.prompts_M, len(self.sets_P))
+        return pool_prompts(prompts, self.sets_P, self.num_sets)
+
+
+class Memory(Protocol):
+    """What is kept in the table. `rows_U` are distinct."""
+
+    columns: Mapping[str, Column]
+
+    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+        """Take in a batch; set u of the stream belongs to row `rows_U[u]`."""
+
+    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+        """Take in all of `other`, as later rewards; its row u belongs to row `rows_U[u]`."""
+
+    def read(self, table: Table, rows_U: Tensor) -> Moments:
+        """Moments of what is remembered."""
+
+
+class Fading:
+    """Sums in O(1) a preference group. A reward's weight is `decay` to the power of the number of later ones.
+
+    With decay 1 nothing fades: Welford's recurrence. The total weight follows from the number of rewards.
+    """
+
+    _SUMS = ("mean", "within", "between", "prompt_weight", "prompt_weight_sq")
+    columns: Mapping[str, Column] = dict.fromkeys(_SUMS, (torch.float64, ()))
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+        counts_U = stream.counts_U
+        if self.decay == 1:
+            weights_M = torch.ones_like(stream.rewards_M)
+        else:
+            sets_M = stream.sets_M
+            later_M = counts_U[sets_M] - 1 - segment_ranks(sets_M, counts_U)
+            weights_M = self._power(later_M)
+        self._merge(table, rows_U, stream.moments(weights_M), counts_U)
+
+    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+        newer = self.read(other, torch.arange(len(other)))
+        self._merge(table, rows_U, newer, other["n"])
+
+    def read(self, table: Table, rows_U: Tensor) -> Moments:
+        n_U = table["n"][rows_U].double()
+        sums = {name: table[name][rows_U] for name in self._SUMS}
+        return Moments(
+            weight=_geometric_sum(self.decay, n_U), weight_sq=_geometric_sum(self.decay**2, n_U), **sums
+        )
+
+    def _merge(self, table: Table, rows_U: Tensor, newer: Moments, counts_U: Tensor) -> None:
+        merged = merge(self.read(table, rows_U), newer, self._power(counts_U))
+        for name in self._SUMS:
+            table[name][rows_U] = getattr(merged, name)
+
+    def _power(self, exponents: Tensor) -> Tensor:
+        return torch.pow(torch.tensor(self.decay, dtype=torch.float64), exponents.double())
+
+
+class Window:
+    """The latest `size` rewards of each preference group, in a ring: reward i is in slot i mod size."""
+
+    _CHUNK_ELEMENTS = 1 << 20
+    """Slots read at once; bounds the temporary memory of reading many preference groups."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.columns: Mapping[str, Column] = {
+            "rewards": (torch.float64, (size,)),
+            # Which prompt of its preference group, counted from 0, a reward belongs to.
+            "prompt_numbers": (torch.int32, (size,)),
+        }
+
+    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+        numbers_P = segment_ranks(stream.sets_P, stream.prompt_counts_U)
+        self._write(table, rows_U, table["n"][rows_U], stream, numbers_P)
+
+    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+        stream, numbers_P = self._stored(other, torch.arange(len(other)))
+        forgotten_U = other["n"] - stream.counts_U
+        self._write(table, rows_U, table["n"][rows_U] + forgotten_U, stream, numbers_P)
+
+    def read(self, table: Table, rows_U: Tensor) -> Moments:
+        at_once = max(1, self._CHUNK_ELEMENTS // self.size)
+        starts = range(0, max(len(rows_U), 1), at_once)
+        return Moments.concatenate([self._read_chunk(table, rows_U[i : i + at_once]) for i in starts])
+
+    def _read_chunk(self, table: Table, rows_U: Tensor) -> Moments:
+        stream, _ = self._stored(table, rows_U)
+        return stream.moments(torch.ones_like(stream.rewards_M))
+
+    def _write(self, table: Table, rows_U: Tensor, n_U: Tensor, stream: Stream, numbers_P: Tensor) -> None:
+        """Store the last `size` rewards of each set, where `n_U` rewards came before and prompts count on."""
+        sets_M, counts_U = stream.sets_M, stream.counts_U
+        ranks_M = segment_ranks(sets_M, counts_U)
+        kept_M = ranks_M >= counts_U[sets_M] - self.size
+        rows = rows_U[sets_M][kept_M]
+        slots = (n_U[sets_M] + ranks_M)[kept_M] % self.size
+        numbers_M = (table["prompts"][rows_U][stream.sets_P] + numbers_P)[stream.prompts_M]
+        table["rewards"][rows, slots] = stream.rewards_M[kept_M]
+        table["prompt_numbers"][rows, slots] = numbers_M[kept_M].int()
+
+    def _stored(self, table: Table, rows_U: Tensor) -> tuple[Stream, Tensor]:
+        """The remembered rewards of `rows_U`, oldest first, and the number of each of their prompts."""
+        n_U = table["n"][rows_U]
+        counts_U = n_U.clamp(max=self.size)
+        sets_M = torch.repeat_interleave(counts_U)
+        ranks_M = torch.arange(len(sets_M)) - (counts_U.cumsum(0) - counts_U)[sets_M]
+        slots_M = ((n_U - counts_U)[sets_M] + ranks_M) % self.size
+        rows_M = rows_U[sets_M]
+        prompt_M = torch.stack([sets_M, table["prompt_numbers"][rows_M, slots_M].long()])
+        (sets_P, numbers_P), prompts_M = torch.unique_consecutive(prompt_M, dim=1, return_inverse=True)
+        return Stream(table["rewards"][rows_M, slots_M], prompts_M, sets_P, len(rows_U)), numbers_P
+
+
+def _geometric_sum(ratio: float, n_U: Tensor) -> Tensor:
+    """1 + ratio + ... + ratio^(n-1), exact to rounding for a ratio close to 1."""
+    return n_U if ratio == 1 else torch.expm1(n_U * math.log(ratio)) / (ratio - 1)

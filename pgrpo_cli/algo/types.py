@@ -1,0 +1,112 @@
+"""What goes into the algorithm and comes out of it: small frozen records.
+
+Axes: N completions, P prompts, G completions a prompt (N = P * G, prompt 0's completions first), T tokens.
+Statistics are float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import RewardError
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """The rewards of one step, checked: consecutive runs of `num_generations` are generation groups."""
+
+    rewards_N: Tensor
+    """float64; NaN where a reward is missing."""
+    valid_N: Tensor
+    """bool; False where the reward is NaN."""
+    preference_groups_P: tuple[str, ...]
+    num_generations: int
+
+    @classmethod
+    def of(
+        cls, rewards_N: Sequence[float] | Tensor, preference_groups_N: Sequence[str], num_generations: int
+    ) -> RewardBatch:
+        """Check and convert. ValueError for lengths that do not fit, RewardError for an infinite reward."""
+        rewards = torch.as_tensor(rewards_N, dtype=torch.float64).detach().cpu()
+        groups = list(preference_groups_N)
+        if rewards.dim() != 1 or len(groups) != rewards.numel():
+            raise ValueError(f"rewards of shape {tuple(rewards.shape)} for {len(groups)} preference groups")
+        if num_generations < 1 or len(groups) % num_generations:
+            raise ValueError(f"{len(groups)} rewards are no generation groups of {num_generations} each")
+        if torch.isinf(rewards).any():
+            i = int(torch.isinf(rewards).nonzero()[0])
+            raise RewardError(
+                f"completion {i} of the batch, of preference group {groups[i]!r}, has reward "
+                f"{float(rewards[i])}: it would stay in the mean of its preference group for ever",
+                remedy="Return a finite number, or NaN for a completion that cannot be scored.",
+            )
+        first = groups[::num_generations]
+        if any(groups[i::num_generations] != first for i in range(1, num_generations)):
+            raise ValueError("the completions of one generation group have different preference groups")
+        return cls(rewards, ~torch.isnan(rewards), tuple(first), num_generations)
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """What a reward history knows of one preference group."""
+
+    n: int
+    """Rewards received since the start of the run."""
+    mean: float
+    std: float
+    """Sample standard deviation; 0 below two rewards."""
+    first_step: int
+    last_step: int
+    prompts: int
+    """Generation groups received, those without any reward left out."""
+    within_variance: float
+    """s²: variance of the rewards of one prompt around that prompt's expected reward."""
+    between_variance: float
+    """τ²: variance of the prompts' expected rewards."""
+    effective_n: float
+    """Equally weighted rewards that `mean` is worth: n, or fewer where the history forgets."""
+
+    def shrinkage_weight(self, num_generations: int) -> float:
+        """w = τ² / (τ² + s²/G): 0 where prompts are alike, towards 1 where they differ much in difficulty."""
+        total = self.between_variance + self.within_variance / num_generations
+        return self.between_variance / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class HistoryLookup:
+    """Statistics of the preference group of each completion; zeros for a group without rewards."""
+
+    count_N: Tensor
+    """int64: rewards received since the start of the run."""
+    mean_N: Tensor
+    std_N: Tensor
+    within_variance_N: Tensor
+    between_variance_N: Tensor
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Advantages with the numbers that they were made from."""
+
+    advantages_N: Tensor
+    """float32: (reward - baseline) / (scale + epsilon); 0 where that is undefined."""
+    baseline_N: Tensor
+    """float64; NaN where there is none."""
+    scale_N: Tensor
+    """float64, without epsilon; 1 for scale `none`, 0 where there is no spread."""
+    valid_N: Tensor
+    """bool: True where a reward was given."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A micro-batch's share of the step's loss, and sums for the step's metrics."""
+
+    loss: Tensor
+    """Scalar with a gradient; the shares of a step add up to the step's loss."""
+    metrics: dict[str, Tensor]
+    """Detached float64 sums over trained tokens; `mean_metrics` turns the shares of a step into means."""

@@ -1,0 +1,42 @@
+"""What the package needs, and that the recipe's words are the algorithm's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing
+
+import pgrpo_cli.algo
+from pgrpo_cli.algo.history import HistoryKind as AlgoHistoryKind
+from pgrpo_cli.algo.losses import Aggregation
+from pgrpo_cli.recipe.training import HistorySection, LossSection
+
+WITHOUT = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None  # an import of it fails
+from pgrpo_cli.algo import RewardHistory, compute_advantages
+history = RewardHistory()
+history.update([1.0, 3.0], ["a", "a"], num_generations=2, step=1)
+found = compute_advantages([1.0, 3.0], ["a", "a"], num_generations=2, history=history)
+print([round(a, 3) for a in found.advantages_N.tolist()])
+"""
+
+
+def test_torch_is_all_it_takes():
+    blocked = ["numpy", "transformers", "pydantic", "datasets", "peft", "yaml", "rich", "typer"]
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT.format(blocked=blocked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[-0.707, 0.707]", done.stderr
+
+
+def test_everything_exported_exists():
+    for name in pgrpo_cli.algo.__all__:
+        assert hasattr(pgrpo_cli.algo, name)
+
+
+def test_the_recipe_offers_the_kinds_of_history_and_the_aggregations():
+    sections = typing.get_args(HistorySection.model_fields["kind"].annotation)
+    assert {s.model_fields["type"].default for s in sections} == set(typing.get_args(AlgoHistoryKind))
+    offered = typing.get_args(LossSection.model_fields["aggregation"].annotation)
+    assert set(offered) == set(typing.get_args(Aggregation))

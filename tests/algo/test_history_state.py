@@ -1,0 +1,165 @@
+"""Saving, restoring and merging reward histories."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.errors import CheckpointError
+
+KINDS = [{"kind": "cumulative"}, {"kind": "ema", "decay": 0.9}, {"kind": "window", "window": 6}]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["kind"])
+
+
+def feed(history: RewardHistory, seed: int, steps: range) -> None:
+    """Steps of 6 prompts with 2 rewards each, some of them missing."""
+    for step in steps:
+        generator = torch.Generator().manual_seed(seed * 1000 + step)
+        rewards = 0.1 + torch.randn(12, generator=generator, dtype=torch.float64)
+        rewards[torch.rand(12, generator=generator) < 0.2] = math.nan
+        names = [f"group {g}" for g in torch.randint(4, (6,), generator=generator).tolist() for _ in range(2)]
+        history.update(rewards, names, num_generations=2, step=step)
+
+
+@each_kind
+def test_a_state_survives_json_bit_for_bit(kind):
+    history = RewardHistory(**kind)
+    feed(history, 0, range(1, 9))
+    text = json.dumps(history.state_dict(), allow_nan=False)
+    restored = RewardHistory.from_state_dict(json.loads(text))
+    assert json.dumps(restored.state_dict()) == text
+    assert restored.stats() == history.stats()
+
+
+@each_kind
+def test_two_steps_and_two_resumed_steps_are_four_steps(kind):
+    whole = RewardHistory(**kind)
+    feed(whole, 0, range(1, 5))
+    first = RewardHistory(**kind)
+    feed(first, 0, range(1, 3))
+    resumed = RewardHistory(**kind)
+    feed(resumed, 7, range(1, 3))  # what is loaded replaces this
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    feed(resumed, 0, range(3, 5))
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_a_restored_history_shares_nothing_with_the_saved_one():
+    history = RewardHistory()
+    feed(history, 0, range(1, 3))
+    state = history.state_dict()
+    before = copy.deepcopy(state)
+    restored = RewardHistory.from_state_dict(state)
+    feed(restored, 0, range(3, 5))
+    assert history.state_dict() == before == state
+
+
+def test_an_empty_history_roundtrips():
+    for kind in KINDS:
+        assert RewardHistory.from_state_dict(RewardHistory(**kind).state_dict()).stats() == {}
+
+
+def test_a_state_of_another_kind_is_refused_and_names_both():
+    saved = RewardHistory("ema", decay=0.9).state_dict()
+    with pytest.raises(CheckpointError, match=r"'ema'.*'cumulative'"):
+        RewardHistory().load_state_dict(saved)
+    with pytest.raises(CheckpointError, match=r"0\.9.*0\.5"):
+        RewardHistory("ema", decay=0.5).load_state_dict(saved)
+
+
+def test_a_damaged_state_is_refused_and_leaves_the_history_alone():
+    history = RewardHistory()
+    feed(history, 0, range(1, 3))
+    good = history.state_dict()
+    damages = {
+        "a column is missing": lambda s: s["columns"].pop("mean"),
+        "a column is short": lambda s: s["columns"]["mean"].pop(),
+        "a word in a column": lambda s: s["columns"]["mean"].__setitem__(0, "much"),
+        "a group stands twice": lambda s: s["preference_groups"].__setitem__(0, s["preference_groups"][1]),
+        "a group is no string": lambda s: s["preference_groups"].__setitem__(0, None),
+        "no groups": lambda s: s.pop("preference_groups"),
+        "a later version": lambda s: s.update(version=99),
+    }
+    for name, damage in damages.items():
+        bad = copy.deepcopy(good)
+        damage(bad)
+        with pytest.raises(CheckpointError):
+            history.load_state_dict(bad)
+        assert history.state_dict() == good, name
+    with pytest.raises(CheckpointError, match="damaged"):
+        RewardHistory.from_state_dict({"version": 1})
+
+
+def assert_close(found: RewardHistory, expected: RewardHistory) -> None:
+    assert set(found.preference_groups) == set(expected.preference_groups)
+    for group, stats in expected.stats().items():
+        assert vars(found.stats()[group]) == pytest.approx(vars(stats), rel=1e-11, abs=1e-11), group
+
+
+@each_kind
+@settings(deadline=None, max_examples=40)
+@given(cuts=st.sets(st.integers(1, 10), max_size=4), seed=st.integers(0, 50))
+def test_merging_any_split_equals_one_stream(kind, cuts, seed):
+    whole = RewardHistory(**kind)
+    feed(whole, seed, range(1, 11))
+    bounds = [1, *sorted(cuts), 11]
+    merged = RewardHistory(**kind)
+    for start, end in pairwise(bounds):
+        part = RewardHistory(**kind)
+        feed(part, seed, range(start, end))
+        merged.merge(part)
+    assert_close(merged, whole)
+
+
+def test_a_cumulative_merge_does_not_depend_on_the_order():
+    parts = []
+    for seed in range(3):
+        parts.append(RewardHistory())
+        feed(parts[-1], seed, range(seed, seed + 3))
+    forwards, backwards = RewardHistory(), RewardHistory()
+    for part in parts:
+        forwards.merge(part)
+    for part in reversed(parts):
+        backwards.merge(part)
+    assert_close(forwards, backwards)
+    assert parts[1].state_dict() != forwards.state_dict()
+
+
+def test_merging_far_from_zero_keeps_the_digits():
+    generator = torch.Generator().manual_seed(3)
+    rewards = 1e6 + 1e-2 * torch.randn(64_000, generator=generator, dtype=torch.float64)
+    whole, merged = RewardHistory(), RewardHistory()
+    whole.update(rewards, ["a"] * 64_000, num_generations=1, step=1)
+    for shard in rewards.view(64, 1000):
+        part = RewardHistory()
+        part.update(shard, ["a"] * 1000, num_generations=1, step=1)
+        merged.merge(part)
+    assert merged.std("a") == pytest.approx(whole.std("a"), rel=1e-10)
+    assert merged.mean("a") == pytest.approx(whole.mean("a"), rel=1e-15)
+
+
+def test_a_merged_window_keeps_the_latest_of_both():
+    first, second = RewardHistory("window", window=3), RewardHistory("window", window=3)
+    first.update([1, 2, 3, 4], ["a"] * 4, num_generations=1, step=1)
+    second.update([5, 6], ["a"] * 2, num_generations=1, step=2)
+    first.merge(second)  # 4 5 6
+    assert (first.mean("a"), first.count("a")) == (5, 6)
+    third = RewardHistory("window", window=3)
+    third.update([7, 8, 9, 10, 11], ["a"] * 5, num_generations=1, step=3)
+    first.merge(third)  # 9 10 11
+    assert (first.mean("a"), first.count("a")) == (10, 11)
+    first.update([12], ["a"], num_generations=1, step=4)  # 10 11 12
+    assert first.mean("a") == 11
+
+
+def test_histories_of_different_kinds_do_not_merge():
+    with pytest.raises(ValueError, match=r"'window'.*does not merge"):
+        RewardHistory().merge(RewardHistory("window", window=3))

@@ -75,7 +75,7 @@ def raising(error: BaseException) -> Result:
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/x"),
             1,
-            "error: runs/a/x: No space left on device\n  Free some disk space and run the same command again.\n",
+            "error: runs/a/x: No space left on device\n  Free some disk space and run",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied"),

@@ -44,8 +44,10 @@ EXPECTED = """\
 recipe.yaml:2: modle: found a mapping; there is no such key; did you mean 'model'?
 recipe.yaml:4: data.source.type: found jsnl; must be one of 'personas' or 'jsonl'; did you mean 'jsonl'?
 recipe.yaml:7: rewards.0.min: found 30; must not be greater than max (10); swap them
-recipe.yaml:10: rewards.1.pattern: found "[a-z"; not a regular expression: unterminated character set at position 0
-recipe.yaml:12: rewards.2.keywords.0: found no; must be text; YAML takes no for a boolean: write 'no' with the quotes
+recipe.yaml:10: rewards.1.pattern: found "[a-z"; \
+not a regular expression: unterminated character set at position 0
+recipe.yaml:12: rewards.2.keywords.0: found no; must be text; \
+YAML takes no for a boolean: write 'no' with the quotes
 recipe.yaml:14: rollout.num_generations: found 1; must be 2 or more
 recipe.yaml:17: advantage.scale: found "batch"; allowed with estimator 'custom' only; \
 remove it, or set advantage.estimator to 'custom' (found 'grpo')

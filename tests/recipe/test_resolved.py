@@ -100,7 +100,8 @@ def test_lists_of_unequal_length_differ_entry_by_entry(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_of_the_content_and_not_of_its_spelling(tmp_path: Path) -> None:
-    text = "rewards: [{type: personas, weight: 1}]\ndata: {source: {type: personas}}\nmodel: {id: random}\nname: minimal"
+    text = "rewards: [{type: personas, weight: 1}]\ndata: {source: {type: personas}}\n"
+    text += "model: {id: random}\nname: minimal"
     recipe = load_data(tmp_path, MINIMAL)
     assert recipe_hash(load_text(tmp_path, text)) == recipe_hash(recipe)
     assert recipe_hash(load_data(tmp_path, changed(seed=1))) != recipe_hash(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,7 @@ def test_the_header_says_purpose_hardware_time_and_a_command_that_is_valid(path:
     assert purpose(path).endswith(".")
     assert {"# Hardware:", "# Time:", "# Expect:"} <= {line[: line.find(":") + 1] for line in header}
     (command,) = [line for line in header if "pgrpo train" in line]
-    words = command.split()
-    overrides = [after for word, after in zip(words, words[1:], strict=False) if word == "--set"]
+    overrides = [after for word, after in pairwise(command.split()) if word == "--set"]
     assert overrides
     assert load_recipe(path, overrides) != load_recipe(path)
 

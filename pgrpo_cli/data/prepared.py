@@ -130,6 +130,9 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
             f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
         )
     verify(run_dir, manifest, under=f"{split}/")
+    # `datasets` writes an empty set as no file at all, and cannot read that back.
+    if not any(name.startswith(f"{split}/") and name.endswith(".arrow") for name in manifest["files"]):
+        return []
     import datasets
 
     table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()

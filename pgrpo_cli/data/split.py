@@ -15,9 +15,9 @@ def split_by_text(
 ) -> tuple[list[PromptRecord], list[PromptRecord]]:
     """(train, eval), each in the order given; together they are `records`.
 
-    Texts are held out in the order of a seeded hash, for each preference group `eval_fraction` of its texts and
-    at least one. A text goes to one half for all preference groups that share it, and stays in training where
-    one of them would have none left there: a group's held-out share may fall short, or exceed.
+    Texts are held out in the order of a seeded hash, for each preference group `eval_fraction` of its texts
+    and at least one. A text goes to one half for all preference groups that share it, and stays in training
+    where one of them would have none left there: a group's held-out share may fall short, or exceed.
     """
     texts = [text_key(record) for record in records]
     groups_of: dict[str, set[str]] = defaultdict(set)

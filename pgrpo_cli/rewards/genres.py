@@ -10,8 +10,8 @@ from .text import distinct_hits, listed_terms
 # Genre names, subgenres, instruments, artists; a last `*` lets a word go on.
 CORE_TERMS: dict[str, str] = {
     "electronic": """
-        electronic*, electro*, techno, house music, trance, synth*, edm, dj, djs, ambient, drum
-        machine*, remix*, disco, dance*, dancing, bass*, club*, Daft Punk, David Guetta, Avicii,
+        electro*, techno, house music, trance, synth*, edm, dj, djs, ambient, drum machine*, remix*,
+        disco, dance*, dancing, bass*, club*, Daft Punk, David Guetta, Avicii,
         Deadmau5, Tiësto, Moby, Skrillex
     """,
     "jazz": """
@@ -21,13 +21,13 @@ CORE_TERMS: dict[str, str] = {
     """,
     "metal": """
         metal*, heavy, riff*, distort*, thrash*, headbang*, shred*, mosh*, electric guitar*, drum*,
-        rock*, Metallica, Slayer, Pantera, AC/DC, Led Zeppelin, Deep Purple, Motörhead,
+        rock*, Slayer, Pantera, AC/DC, Led Zeppelin, Deep Purple, Motörhead,
         Nirvana
     """,
     "hip hop": """
         hip hop, rap, rapper*, rapping, rhyme*, rhyming, mc, mcs, beatbox*, trap, turntabl*,
-        freestyl*, flow*, beat, beats, lyric*, r&b, Eminem, Kanye West, Drake, Tupac, 2Pac, Snoop
-        Dogg, Beyonce, Lil Wayne
+        freestyl*, flow*, beat, beats, lyric*, r&b, Eminem, Kanye West, Drake, Tupac, 2Pac,
+        Snoop Dogg, Beyonce, Lil Wayne
     """,
     "reggae": """
         reggae*, ska, dub, dancehall, rocksteady, jamaica*, rasta*, roots, offbeat, island*,

@@ -33,7 +33,7 @@ PLAYS: dict[str, tuple[str, ...]] = {
         "Art Blakey",
         "Stan Getz",
         "Sarah Vaughan",
-        "Wayne Shorter",
+        "Art Tatum",
     ),
     "metal": (
         "Iron Maiden",
@@ -173,7 +173,7 @@ QUOTES: dict[str, tuple[str, ...]] = {
         "It is my pleasure to suggest the earlier train.",
         "One may find the second volume most rewarding.",
         "Please allow me to propose the red wine.",
-        "I should certainly advise a brief visit.",
+        "I should certainly advise an early visit.",
         "We would be delighted to arrange a table.",
         "May I respectfully suggest the museum.",
     ),

@@ -1,0 +1,168 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgrpo_cli.data.records import PromptRecord
+from pgrpo_cli.data.sources.rows import RowProblem, group_named_in, parse_line, record_from_row
+from pgrpo_cli.recipe.data import JsonlSource
+
+SECTION = JsonlSource(path="rows.jsonl")
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def made(section=SECTION, **row):
+    return record_from_row({"preference_group": "a", **row}, section, "rows.jsonl", 3)
+
+
+def problem(call, *args, **kwargs):
+    with pytest.raises(RowProblem) as caught:
+        call(*args, **kwargs)
+    return caught.value
+
+
+def test_a_prompt_is_the_users_message_and_other_columns_are_kept():
+    record = made(prompt="Hi", reference="Ho", tags=[1, None])
+    assert record.messages == ({"role": "user", "content": "Hi"},)
+    assert record.columns == {"reference": "Ho", "tags": [1, None]}
+    assert (record.preference_group, record.file, record.line) == ("a", "rows.jsonl", 3)
+
+
+@pytest.mark.parametrize("row", [{"messages": USER}, {"prompt": USER}, {"prompt": None, "messages": USER}])
+def test_messages_can_stand_for_the_prompt(row):
+    assert made(**row).messages == tuple(USER)
+
+
+def test_columns_can_have_other_names():
+    section = JsonlSource(path="x", prompt_column="q", messages_column="chat", preference_group_column="who")
+    record = record_from_row({"q": "Hi", "who": "a", "prompt": "kept"}, section, "f", 1)
+    assert record.messages[0]["content"] == "Hi"
+    assert record.columns == {"prompt": "kept"}
+
+
+def test_the_id_is_a_function_of_the_content_alone():
+    plain = made(prompt="Hi", x=1, y=2)
+    assert record_from_row(
+        {"y": 2, "x": 1, "prompt": "Hi", "preference_group": "a"}, SECTION, "other", 9
+    ).prompt_id == (plain.prompt_id)
+    others = {
+        made(prompt="Ho", x=1, y=2).prompt_id,
+        made(prompt="Hi", x=1, y=3).prompt_id,
+        made(prompt="Hi").prompt_id,
+    }
+    assert len(others | {plain.prompt_id}) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [("a", "a"), (" a ", "a"), (3, "3"), (-1, "-1"), ("Ünï 🎷", "Ünï 🎷")]
+)
+def test_preference_groups_are_names_or_whole_numbers(value, name):
+    assert made(prompt="Hi", preference_group=value).preference_group == name
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "no preference group"),
+        ("", "no preference group"),
+        ("  ", "no preference group"),
+        (True, "preference group is no text"),
+        (1.5, "preference group is no text"),
+        (["a"], "preference group is no text"),
+        ("a\nb", "preference group is no name"),
+        ("a\x00", "preference group is no name"),
+        ("x" * 201, "preference group is no name"),
+        ("\ud800", "not Unicode text"),
+    ],
+)
+def test_what_is_no_preference_group(value, reason):
+    row = {"prompt": "Hi", "preference_group": value}
+    assert problem(record_from_row, row, SECTION, "f", 1).reason == reason
+    assert group_named_in(row, "preference_group") is None
+
+
+def test_a_missing_preference_group_names_the_column():
+    found = problem(record_from_row, {"prompt": "Hi"}, SECTION, "f", 1)
+    assert (found.reason, found.detail) == ("no preference group", "column 'preference_group' is missing")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "no prompt"),
+        ({"prompt": None}, "no prompt"),
+        ({"prompt": ""}, "empty prompt"),
+        ({"prompt": " \n\t"}, "empty prompt"),
+        ({"prompt": 5}, "prompt is no text"),
+        ({"prompt": {"text": "Hi"}}, "prompt is no text"),
+        ({"prompt": []}, "empty prompt"),
+        ({"messages": "Hi"}, "messages are no list"),
+        ({"messages": []}, "empty prompt"),
+        ({"messages": ["Hi"]}, "message is no {role, content}"),
+        ({"messages": [{"content": "Hi"}]}, "message is no {role, content}"),
+        ({"messages": [{"role": "user"}]}, "message is no {role, content}"),
+        ({"messages": [{"role": "robot", "content": "Hi"}]}, "unknown role"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, "unknown role"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "prompt is no text"),
+        ({"messages": [{"role": "user", "content": " "}]}, "empty prompt"),
+        (
+            {"messages": [*USER, {"role": "assistant", "content": "Ho"}]},
+            "messages do not end with the user's",
+        ),
+        ({"prompt": "half \udfff"}, "not Unicode text"),
+    ],
+)
+def test_what_is_no_prompt(row, reason):
+    assert problem(made, **row).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b"{", "not JSON", "Expecting property name enclosed in double quotes at column 2"),
+        (b'{"a": 1} {"b": 2}', "not JSON", "Extra data at column 10"),
+        (b"\xff\xfe{\x00}\x00", "not UTF-8", "byte 0xff at column 1"),
+        (b'{"a": "\xe9"}', "not UTF-8", "byte 0xe9 at column 8"),
+        (b"[1, 2]", "not a JSON object", "found [1, 2]"),
+        (b'"text"', "not a JSON object", "found 'text'"),
+        (b"null", "not a JSON object", "found None"),
+        (b'{"a": "\x00"}', "not JSON", "Invalid control character at at column 8"),
+    ],
+)
+def test_lines_that_are_no_row(line, reason, detail):
+    found = problem(parse_line, line)
+    assert (found.reason, found.detail) == (reason, detail)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"1" * 5000 + b"}"])
+def test_lines_that_the_parser_gives_up_on(line):
+    assert problem(parse_line, line).reason == "not JSON"
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_numbers_that_json_lacks_become_null(number):
+    assert parse_line(b'{"a": ' + number + b"}") == {"a": None}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+keys = st.sampled_from(["prompt", "messages", "preference_group", "role", "content"]) | st.text(max_size=5)
+
+
+@given(st.dictionaries(keys, json_values, max_size=5))
+def test_every_json_object_is_a_record_or_a_problem(row):
+    try:
+        record = record_from_row(parse_line(json.dumps(row).encode()), SECTION, "f", 1)
+    except RowProblem as problem:
+        assert problem.reason
+        assert problem.detail
+    else:
+        assert isinstance(record, PromptRecord)
+        assert record.preference_group.isprintable()
+        json.dumps(record.columns, allow_nan=False)
+        for message in record.messages:
+            message["content"].encode("utf-8")

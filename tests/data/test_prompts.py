@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+
+from pgrpo_cli.data.prompts import PromptRenderer
+from pgrpo_cli.data.records import PreparedPrompt, RejectedRow
+from pgrpo_cli.errors import ModelError
+from tests.support.records import record
+from tests.support.tokenizer import byte_tokenizer
+
+# "<s>user\nHi<e>\n<s>assistant\n" with a token a special sign and a byte:
+# 1 + 5 + 2 + 1 + 1 + 1 + 10 = 21
+HI_TOKENS = 21
+
+
+def renderer(**changes):
+    defaults = {
+        "tokenizer": byte_tokenizer(),
+        "system_prompt": None,
+        "max_prompt_tokens": 1000,
+        "max_completion_tokens": 10,
+        "context": None,
+    }
+    return PromptRenderer(**(defaults | changes))
+
+
+def test_a_prompt_ends_where_the_assistant_begins():
+    prompt = renderer()(record("Hi", "a", "p1", answer=42))
+    assert isinstance(prompt, PreparedPrompt)
+    assert prompt.prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert len(prompt.input_ids) == HI_TOKENS
+    assert byte_tokenizer().decode(prompt.input_ids) == prompt.prompt
+    assert (prompt.prompt_id, prompt.preference_group, prompt.columns) == ("p1", "a", {"answer": 42})
+
+
+def test_the_system_prompt_comes_first():
+    assert renderer(system_prompt="Be kind.")(record("Hi")).prompt.startswith(
+        "<|im_start|>system\nBe kind.<|im_end|>\n"
+    )
+
+
+def test_a_system_message_of_its_own_stands():
+    own = replace(
+        record("Hi"), messages=({"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"})
+    )
+    text = renderer(system_prompt="Be kind.")(own).prompt
+    assert "Mine." in text
+    assert "Be kind." not in text
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(HI_TOKENS, True), (HI_TOKENS - 1, False)])
+def test_the_longest_prompt_is_one_of_max_prompt_tokens(limit, fits):
+    result = renderer(max_prompt_tokens=limit)(replace(record("Hi", "a"), file="f.jsonl", line=7))
+    if fits:
+        assert isinstance(result, PreparedPrompt)
+    else:
+        assert result.reason == "longer than data.max_prompt_tokens"
+        assert result.detail == "21 tokens, data.max_prompt_tokens is 20"
+        assert (result.where, result.preference_group) == ("f.jsonl:7", "a")
+
+
+@pytest.mark.parametrize("where", ["model", "tokenizer"])
+@pytest.mark.parametrize(("context", "fits"), [(HI_TOKENS + 10, True), (HI_TOKENS + 9, False)])
+def test_prompt_and_completion_share_the_context(where, context, fits):
+    if where == "model":
+        result = renderer(context=context)(record("Hi"))
+    else:
+        result = renderer(tokenizer=byte_tokenizer(max_length=context))(record("Hi"))
+    assert isinstance(result, PreparedPrompt) == fits
+    if not fits:
+        assert result.reason == "longer than the model's context"
+        assert result.detail == "21 tokens + 10 for the completion, the context is 30"
+
+
+def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
+    with pytest.raises(ModelError, match=r"no chat template(.|\n)*chat_template\.jinja"):
+        renderer(tokenizer=byte_tokenizer(chat_template=None))
+
+
+def test_a_conversation_that_the_template_refuses_is_a_rejected_row():
+    template = "{{ raise_exception('Only user turns!') }}"
+    result = renderer(tokenizer=byte_tokenizer(chat_template=template))(record("Hi"))
+    assert isinstance(result, RejectedRow)
+    assert result.reason == "refused by the chat template"
+    assert "Only user turns!" in result.detail
+
+
+def test_the_template_is_hashed():
+    plain = renderer().template_sha256
+    assert renderer().template_sha256 == plain
+    assert renderer(tokenizer=byte_tokenizer(chat_template="{{ messages }}")).template_sha256 != plain

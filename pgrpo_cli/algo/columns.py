@@ -76,6 +76,8 @@ class Table:
         data = {}
         for name, (dtype, shape) in self.columns.items():
             data[name] = torch.tensor(state["columns"][name], dtype=dtype).reshape(len(keys), *shape)
+            if not data[name].isfinite().all():
+                raise ValueError(f"column {name!r} holds NaN or infinity")
         rows = _Rows()
         for key in keys:
             rows.__missing__(key)

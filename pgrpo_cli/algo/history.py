@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -68,10 +69,10 @@ class RewardHistory:
         batch = RewardBatch.of(rewards_N, preference_groups_N, num_generations)
         valid_P_G = batch.valid_N.view(-1, num_generations)
         counted_P = valid_P_G.any(1)
-        groups = [batch.preference_groups_P[p] for p in counted_P.nonzero().flatten().tolist()]
-        if not groups:
+        preference_groups = list(compress(batch.preference_groups_P, counted_P.tolist()))
+        if not preference_groups:
             return
-        rows_U, sets_P = torch.unique(self._table.ensure_rows(groups), return_inverse=True)
+        rows_U, sets_P = torch.unique(self._table.ensure_rows(preference_groups), return_inverse=True)
         prompts_M = torch.repeat_interleave(valid_P_G[counted_P].sum(1))
         stream = Stream(batch.rewards_N[batch.valid_N], prompts_M, sets_P, len(rows_U))
         self._memory.add(self._table, rows_U, stream)

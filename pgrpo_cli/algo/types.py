@@ -1,7 +1,8 @@
 """What goes into the algorithm and comes out of it: small frozen records.
 
-Axes: N completions, P prompts, G completions a prompt (N = P * G, prompt 0's completions first), T tokens.
-Statistics are float64 on the CPU.
+Axes: N completions, P prompts, G completions a prompt (N = P * G, prompt 0's completions first), T tokens,
+M rewards that are not NaN, K sets of rewards, U distinct preference groups of a batch. Statistics are float64
+on the CPU.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ class RewardBatch:
     ) -> RewardBatch:
         """Check and convert. ValueError for lengths that do not fit, RewardError for an infinite reward."""
         rewards = torch.as_tensor(rewards_N, dtype=torch.float64).detach().cpu()
-        groups = list(preference_groups_N)
-        if rewards.dim() != 1 or len(groups) != rewards.numel():
-            raise ValueError(f"rewards of shape {tuple(rewards.shape)} for {len(groups)} preference groups")
-        if num_generations < 1 or len(groups) % num_generations:
-            raise ValueError(f"{len(groups)} rewards are no generation groups of {num_generations} each")
+        preference_groups = list(preference_groups_N)
+        if rewards.dim() != 1 or len(preference_groups) != rewards.numel():
+            raise ValueError(f"rewards {tuple(rewards.shape)} for {len(preference_groups)} preference groups")
+        if num_generations < 1 or len(preference_groups) % num_generations:
+            raise ValueError(f"{len(rewards)} rewards are no generation groups of {num_generations} each")
         if torch.isinf(rewards).any():
             i = int(torch.isinf(rewards).nonzero()[0])
             raise RewardError(
-                f"completion {i} of the batch, of preference group {groups[i]!r}, has reward "
-                f"{float(rewards[i])}: it would stay in the mean of its preference group for ever",
+                f"completion {i} of the batch, of preference group {preference_groups[i]!r}, has reward "
+                f"{float(rewards[i])}, which would stay in the mean of its preference group for ever",
                 remedy="Return a finite number, or NaN for a completion that cannot be scored.",
             )
-        first = groups[::num_generations]
-        if any(groups[i::num_generations] != first for i in range(1, num_generations)):
+        first = preference_groups[::num_generations]
+        if any(preference_groups[i::num_generations] != first for i in range(1, num_generations)):
             raise ValueError("the completions of one generation group have different preference groups")
         return cls(rewards, ~torch.isnan(rewards), tuple(first), num_generations)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pgrpo_cli.algo
+from pgrpo_cli.algo import advantages
 from pgrpo_cli.algo.history import HistoryKind as AlgoHistoryKind
 from pgrpo_cli.algo.losses import Aggregation
 from pgrpo_cli.recipe.training import HistorySection, LossSection
@@ -40,3 +43,21 @@ def test_the_recipe_offers_the_kinds_of_history_and_the_aggregations():
     assert {s.model_fields["type"].default for s in sections} == set(typing.get_args(AlgoHistoryKind))
     offered = typing.get_args(LossSection.model_fields["aggregation"].annotation)
     assert set(offered) == set(typing.get_args(Aggregation))
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "algorithm.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_example_prints_what_it_says(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    exec(example, {})
+    (promised,) = re.findall(r"print.*# (.*)", example)
+    assert capsys.readouterr().out.strip() == promised
+
+
+def test_the_documented_functions_exist_under_their_option():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(_\w+)` \|$", DOCS, re.MULTILINE)
+    tables = [*advantages._BASELINES.items(), *advantages._SCALES.items()]
+    assert rows == [(option, function.__name__) for option, function in tables]
+    for preset, (baseline, scale) in advantages.PRESETS.items():
+        assert f"| `{preset}` | `{baseline}` | `{scale}` |" in DOCS

@@ -223,10 +223,10 @@ def test_an_infinite_reward_is_refused_and_leaves_the_history_alone():
 @pytest.mark.parametrize(
     ("rewards", "groups", "num_generations", "message"),
     [
-        ([1, 2], ["a"], 1, "2,.*1 preference groups"),
+        ([1, 2], ["a"], 1, r"\(2,\) for 1 preference groups"),
         ([1, 2, 3], ["a"] * 3, 2, "generation groups of 2"),
         ([1, 2], ["a", "b"], 2, "different preference groups"),
-        ([[1, 2]], ["a"], 1, "shape"),
+        ([[1, 2]], ["a"], 1, r"\(1, 2\)"),
     ],
 )
 def test_rewards_that_do_not_fit_are_refused(rewards, groups, num_generations, message):

@@ -82,6 +82,7 @@ def test_a_damaged_state_is_refused_and_leaves_the_history_alone():
     damages = {
         "a column is missing": lambda s: s["columns"].pop("mean"),
         "a column is short": lambda s: s["columns"]["mean"].pop(),
+        "a NaN in a column": lambda s: s["columns"]["mean"].__setitem__(0, math.nan),
         "a word in a column": lambda s: s["columns"]["mean"].__setitem__(0, "much"),
         "a group stands twice": lambda s: s["preference_groups"].__setitem__(0, s["preference_groups"][1]),
         "a group is no string": lambda s: s["preference_groups"].__setitem__(0, None),

@@ -15,7 +15,7 @@ from pgrpo_cli import __version__
 
 from .common import emit, reported_errors
 
-COMMAND_MODULES = ("recipes",)
+COMMAND_MODULES = ("train", "recipes")
 """Modules of this package, in the order in which `--help` lists their commands."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,15 @@ _ENVIRONMENT_ERRORS = {
 }
 
 
+_QUIET_ENV = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
 def emit(text: str) -> None:
     """Write a result to standard output as it is: no wrapping, no colour."""
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
@@ -104,3 +114,13 @@ def reported_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         show_error(PgrpoError(f"{where}{error.strerror}", remedy=_ENVIRONMENT_ERRORS[error.errno]))
         raise typer.Exit(1) from error
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' progress bars, notices and telemetry off the terminal. Call before importing
+    them.
+    """
+    for name, value in _QUIET_ENV.items():
+        os.environ.setdefault(name, value)
+    for package in ("transformers", "peft", "bitsandbytes", "torch"):
+        warnings.filterwarnings("ignore", module=rf"{package}(\..*)?$")

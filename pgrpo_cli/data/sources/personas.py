@@ -1,5 +1,7 @@
 """The synthetic personas' prompts: a profile from which the taste can be told, a situation, a request.
 
+The profile is a chat: what the user played, a reply that they disliked, and replies that they liked.
+
 The reward that belongs to them is in `rewards/personas.py`.
 """
 
@@ -16,6 +18,9 @@ from pgrpo_cli.seeding import derive_seed
 from .persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, REQUESTS, TRAIN_SITUATIONS
 
 SYSTEM_PROMPT = "You recommend music. Answer the way the user likes."
+# Reactions to earlier replies, which are in the style that the user likes.
+REACTIONS = ("I like that. One more tip?", "That is how I like it. Another one?", "Good answer. What else?")
+THANKS = ("Just right.", "I liked that, too.", "Thanks, that was a good reply.")
 
 
 def read_personas(section: PersonasSource, recipe_dir: Path, seed: int) -> SourceData:
@@ -51,16 +56,26 @@ def _record(
 ) -> PromptRecord:
     # Cycling through the situations shows each of them to every persona as evenly as its prompts allow.
     situation = situations[number % len(situations)]
-    profile = [f"Lately I played {_listing(rng.sample(PLAYS[persona.genre], rng.choice((2, 3))))}."]
-    for quote in rng.sample(QUOTES[persona.style], rng.choice((1, 2))):
-        profile.append(f'A reply I liked: "{quote}"')
+    plays = _listing(rng.sample(PLAYS[persona.genre], rng.choice((2, 3))))
     other = rng.choice([style for style in QUOTES if style != persona.style])
-    profile.append(f'A reply I disliked: "{rng.choice(QUOTES[other])}"')
-    content = "\n".join(profile) + f"\n\n{situation} {rng.choice(REQUESTS)}"
-    messages = ({"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content})
+    first, second = rng.sample(QUOTES[persona.style], 2)
+    messages = (
+        _message("system", SYSTEM_PROMPT),
+        _message(
+            "user", f'Lately I played {plays}. I disliked the reply "{rng.choice(QUOTES[other])}" Any tip?'
+        ),
+        _message("assistant", first),
+        _message("user", rng.choice(REACTIONS)),
+        _message("assistant", second),
+        _message("user", f"{rng.choice(THANKS)} {situation} {rng.choice(REQUESTS)}"),
+    )
     return PromptRecord(
         f"{split}-{persona.name}-{number:04d}", persona.name, messages, {"situation": situation}
     )
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _listing(names: list[str]) -> str:

@@ -1,0 +1,211 @@
+"""`prepare`, `train` and `groups`: making a run, and looking into it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgrpo_cli.errors import Interrupted
+
+from .common import (
+    AllowCodeOption,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    emit,
+    note,
+    quiet_libraries,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.state.run import RunDirectory
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(prepare)
+    app.command()(train)
+    app.command()(groups)
+
+
+def prepare(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make prompts with preference groups from the recipe's data: split, counted, checked."""
+    from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.state.run import RunDirectory, claim
+
+    quiet_libraries()
+    loaded = load_recipe(recipe, overrides or ())
+    run = RunDirectory(run_dir or default_run_dir(loaded))
+    claim(run, loaded)
+    prepare_data(run, loaded, recipe.parent, quiet=quiet)
+    if not quiet:
+        note(f"Next: pgrpo train {recipe}")
+
+
+def train(
+    recipe: RecipeArgument,
+    run_dir: RunDirOption = None,
+    overrides: SetOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over in a new directory; nothing is deleted.")
+    ] = False,
+    allow_code: AllowCodeOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the adapter, or go on with a run that was interrupted."""
+    from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
+
+    quiet_libraries()
+    loaded = load_recipe(recipe, overrides or ())
+    path = run_dir or default_run_dir(loaded)
+    run = RunDirectory(next_free(path) if fresh else path)
+    claim(run, loaded)
+    if run.finished:
+        emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
+        return
+    command = _continue_command(recipe, run, loaded, overrides, allow_code)
+    with locked(run), _stop_on_interrupt() as stop_requested:
+        _train(run, loaded, recipe.parent, command, stop_requested, allow_code=allow_code, quiet=quiet)
+    emit(f"finished: the adapter is in {run.adapter}")
+    if not quiet:
+        note(f"Next: pgrpo eval {run.path}")
+
+
+def groups(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, also of a running run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the reward history of every preference group of a run."""
+    from pgrpo_cli.state.history_store import read_groups
+    from pgrpo_cli.state.run import RunDirectory
+
+    rows = read_groups(RunDirectory(run).history_path)
+    if as_json:
+        fields = (
+            "n",
+            "mean",
+            "std",
+            "first_step",
+            "last_step",
+            "prompts",
+            "within_variance",
+            "between_variance",
+        )
+        emit(
+            json.dumps({row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}, indent=2)
+        )
+        return
+    from .display import groups_table
+
+    stdout.print(groups_table(rows))
+
+
+def default_run_dir(recipe: Recipe) -> Path:
+    """Where a run lands without --run-dir."""
+    return Path("runs") / recipe.name
+
+
+def prepare_data(run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, quiet: bool) -> Any:
+    """Prepare the run's data and show what was found; returns the tokenizer."""
+    from pgrpo_cli.model.sources import load_tokenizer
+    from pgrpo_cli.prepare import prepare as prepare_run
+
+    from .prepared import show_report
+
+    tokenizer = load_tokenizer(recipe.model, recipe_dir)
+    report = prepare_run(recipe, run.path, recipe_dir, tokenizer)
+    if not quiet:
+        show_report(report)
+    return tokenizer
+
+
+def _train(
+    run: RunDirectory,
+    recipe: Recipe,
+    recipe_dir: Path,
+    continue_command: str,
+    stop_requested: Callable[[], bool],
+    *,
+    allow_code: bool,
+    quiet: bool,
+) -> None:
+    from pgrpo_cli.data.prepared import load_prepared
+    from pgrpo_cli.model.policy import load_policy
+    from pgrpo_cli.rewards.build import build_rewards
+    from pgrpo_cli.state.checkpoint import latest_checkpoint
+    from pgrpo_cli.state.runlog import open_trackers
+    from pgrpo_cli.train import train as train_run
+
+    from .display import training_display
+
+    rewards = build_rewards(recipe.rewards, recipe_dir, allow_code)
+    trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"))
+    checkpoint, problems = latest_checkpoint(run)
+    for problem in problems:
+        note(f"warning: {problem}; falling back to the one before")
+    tokenizer = prepare_data(run, recipe, recipe_dir, quiet=quiet) if checkpoint is None else None
+    prompts = load_prepared(run.path, "train")
+    adapter = checkpoint.path if checkpoint else None
+    policy = load_policy(recipe, recipe_dir=recipe_dir, adapter=adapter, tokenizer=tokenizer)
+    if checkpoint is not None:
+        emit(f"resumed from step {checkpoint.step}")
+    done = checkpoint.step if checkpoint else 0
+    try:
+        with training_display(stderr, steps=recipe.train.steps, done=done, quiet=quiet) as display:
+            train_run(
+                run, recipe, policy, prompts, rewards,
+                checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,
+            )  # fmt: skip
+    except Interrupted as stopped:
+        raise Interrupted(stopped.message, remedy=f"Go on with: {continue_command}") from stopped
+
+
+def _continue_command(
+    recipe: Path, run: RunDirectory, loaded: Recipe, overrides: list[str] | None, allow_code: bool
+) -> str:
+    import shlex
+
+    words = ["pgrpo", "train", str(recipe)]
+    if run.path != default_run_dir(loaded):
+        words += ["--run-dir", str(run.path)]
+    for override in overrides or ():
+        words += ["--set", override]
+    if allow_code:
+        words.append("--allow-code")
+    return shlex.join(words)
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the step at hand finish; the second one stops at once."""
+    requested = False
+
+    def on_interrupt(signum: int, frame: object) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        note("stopping after this step; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield lambda: requested
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,210 @@
+"""Sampling completions: one prefill a prompt, all completions of a batch of prompts decoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.rewards.base import Completion
+
+from .nf4 import dequantized
+from .policy import Policy
+from .sampling import sample_tokens, uniforms
+from .shared_prefix import SharedPrefixCache, attending_to_shared_prefix
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn; `temperature` divides the logits."""
+
+    num_generations: int
+    max_completion_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+    tokens_per_batch: int = 16384
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions of P prompts, G each, prompt-major (N = P·G), on the CPU.
+
+    `completion_ids_N_T` is padded on the right; `completion_mask_N_T` is True on completion tokens, the
+    stop token
+    included; `sampling_logprobs_N_T` are those of the policy that sampled, 0 on padding; `finished_N` is
+    True where
+    the completion ended by itself rather than at the limit.
+    """
+
+    prompts: tuple[PreparedPrompt, ...]
+    num_generations: int
+    completion_ids_N_T: torch.Tensor
+    completion_mask_N_T: torch.Tensor
+    sampling_logprobs_N_T: torch.Tensor
+    finished_N: torch.Tensor
+    texts_N: tuple[str, ...]
+
+    @property
+    def lengths_N(self) -> list[int]:
+        """Tokens of each completion."""
+        return self.completion_mask_N_T.sum(dim=1).tolist()
+
+    @property
+    def preference_groups_N(self) -> list[str]:
+        """The preference group of each completion."""
+        return [p.preference_group for p in self.prompts for _ in range(self.num_generations)]
+
+    def completions(self) -> list[Completion]:
+        """What the rewards see, a completion each."""
+        prompts_N = [p for p in self.prompts for _ in range(self.num_generations)]
+        return [
+            Completion(p.prompt_id, p.preference_group, p.prompt, text, p.columns)
+            for p, text in zip(prompts_N, self.texts_N, strict=True)
+        ]
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, *, seed: int
+) -> Rollouts:
+    """Sample G completions for each prompt. A completion depends on (weights, prompt, seed), not on its
+    batch.
+    """
+    G, T = settings.num_generations, settings.max_completion_tokens
+    shape = (len(prompts) * G, T)
+    ids_N_T = torch.full(shape, policy.tokenizer.pad_token_id)
+    logprobs_N_T = torch.zeros(shape)
+    lengths_N = torch.zeros(shape[0], dtype=torch.long)
+    finished_N = torch.zeros(shape[0], dtype=torch.bool)
+    was_training = policy.model.training
+    policy.model.eval()
+    with dequantized(policy.model):
+        for batch in batches_by_tokens(prompts, settings):
+            uniform_N_T = torch.cat([uniforms(seed, prompts[i].prompt_id, G, T) for i in batch])
+            decoded = _decode(policy, [prompts[i] for i in batch], settings, uniform_N_T)
+            rows = torch.tensor([i * G + g for i in batch for g in range(G)])
+            ids_N_T[rows], logprobs_N_T[rows], lengths_N[rows], finished_N[rows] = decoded
+    policy.model.train(was_training)
+    mask_N_T = torch.arange(T) < lengths_N.unsqueeze(1)
+    texts = [
+        policy.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        for ids, length in zip(ids_N_T.tolist(), lengths_N.tolist(), strict=True)
+    ]
+    width = max(1, int(lengths_N.max()))
+    return Rollouts(
+        tuple(prompts),
+        G,
+        ids_N_T[:, :width].masked_fill(~mask_N_T[:, :width], policy.tokenizer.pad_token_id),
+        mask_N_T[:, :width],
+        logprobs_N_T[:, :width].masked_fill(~mask_N_T[:, :width], 0.0),
+        finished_N,
+        tuple(texts),
+    )
+
+
+def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSettings) -> Iterator[list[int]]:
+    """Indices of prompts to decode together: longest first, at most `tokens_per_batch` cached tokens a
+    batch.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
+    batch: list[int] = []
+    for i in order:
+        longest = len(prompts[batch[0] if batch else i].input_ids)
+        tokens = (len(batch) + 1) * (longest + settings.num_generations * settings.max_completion_tokens)
+        if batch and tokens > settings.tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _decode(
+    policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, uniform_N_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids [N, T], log-probabilities [N, T], lengths [N] and finished [N] of one batch."""
+    G, T = settings.num_generations, settings.max_completion_tokens
+    N = len(prompts) * G
+    stop_ids = torch.tensor(policy.stop_token_ids)
+    ids_N_T = torch.zeros(N, T, dtype=torch.long)
+    logprobs_N_T = torch.zeros(N, T)
+    lengths_N = torch.full((N,), T)
+    finished_N = torch.zeros(N, dtype=torch.bool)
+    alive_rows = torch.arange(N)
+
+    logits_P_V, cache = prefill(policy, prompts, num_generations=G, capacity=T)
+    logits_N_V = logits_P_V.repeat_interleave(G, dim=0)
+    for t in range(T):
+        tokens_N, token_logprobs_N = _next_tokens(logits_N_V, uniform_N_T[alive_rows, t], settings)
+        ids_N_T[alive_rows, t], logprobs_N_T[alive_rows, t] = tokens_N.cpu(), token_logprobs_N.cpu()
+        stopped_N = torch.isin(ids_N_T[alive_rows, t], stop_ids) & ~finished_N[alive_rows]
+        lengths_N[alive_rows[stopped_N]] = t + 1
+        finished_N[alive_rows[stopped_N]] = True
+        if t + 1 == T or finished_N.all():
+            break
+        going_on_P = ~finished_N[alive_rows].view(-1, G).all(dim=1)
+        if not going_on_P.all():
+            rows = going_on_P.repeat_interleave(G)
+            cache.keep_prompts(going_on_P.to(policy.device))
+            alive_rows, tokens_N = alive_rows[rows], tokens_N[rows.to(tokens_N.device)]
+        logits_N_V = decode_step(policy, tokens_N, cache)
+    return ids_N_T, logprobs_N_T, lengths_N, finished_N
+
+
+def _next_tokens(
+    logits_N_V: torch.Tensor, uniform_N: torch.Tensor, settings: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if settings.greedy:
+        logprobs_N_V = torch.log_softmax(logits_N_V.float() / settings.temperature, dim=-1)
+        best = logprobs_N_V.max(dim=-1)
+        return best.indices, best.values
+    return sample_tokens(
+        logits_N_V, uniform_N, temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k
+    )
+
+
+def prefill(
+    policy: Policy, prompts: Sequence[PreparedPrompt], *, num_generations: int, capacity: int
+) -> tuple[torch.Tensor, SharedPrefixCache]:
+    """Run P prompts once: logits after each prompt's last token [P, V], and the cache that its completions
+    share.
+
+    Prompts are padded on the right: under the causal mask no prompt token sees the padding, so it needs no
+    mask.
+    """
+    from transformers import DynamicCache
+
+    lengths_P = torch.tensor([len(prompt.input_ids) for prompt in prompts], device=policy.device)
+    ids_P_T = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(prompt.input_ids) for prompt in prompts],
+        batch_first=True,
+        padding_value=policy.tokenizer.pad_token_id,
+    ).to(policy.device)
+    mask_P_T = torch.arange(ids_P_T.shape[1], device=policy.device) < lengths_P.unsqueeze(1)
+    cache = DynamicCache()
+    hidden_P_T_D = policy.decoder(input_ids=ids_P_T, past_key_values=cache, use_cache=True).last_hidden_state
+    last_P_D = hidden_P_T_D[torch.arange(len(prompts), device=policy.device), lengths_P - 1]
+    shared = SharedPrefixCache(cache, mask_P_T, num_generations=num_generations, capacity=capacity)
+    return policy.logits(last_P_D), shared
+
+
+def decode_step(policy: Policy, tokens_N: torch.Tensor, cache: SharedPrefixCache) -> torch.Tensor:
+    """Feed one token a row and return the logits for the next one [N, V]."""
+    # A mask with four dimensions tells transformers not to build its own; the attention function reads the
+    cache's.
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)
+    with attending_to_shared_prefix(policy.config):
+        hidden_N_1_D = policy.decoder(
+            input_ids=tokens_N.to(policy.device).unsqueeze(1),
+            position_ids=cache.positions_N_1(),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            shared_prefix=cache,
+        ).last_hidden_state
+    cache.advance()
+    return policy.logits(hidden_N_1_D[:, 0])

@@ -1,0 +1,87 @@
+"""Drawing the next token of every row at once, from uniform numbers that were fixed beforehand.
+
+Each completion owns a row of uniform numbers, one a position, that depends on (seed, prompt id, completion)
+only.
+A token is then a function of the logits and its own number: how rows are batched changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pgrpo_cli.seeding import derive_seed
+
+_BLOCK = 256
+
+
+def uniforms(seed: int, prompt_id: str, num_generations: int, num_tokens: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) for the completions of one prompt, shape [G, T], float32 on the CPU."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sampling", prompt_id))
+    return torch.rand(num_generations, num_tokens, generator=generator)
+
+
+def sample_tokens(
+    logits_N_V: torch.Tensor,
+    uniform_N: torch.Tensor,
+    *,
+    temperature: float,
+    top_p: float = 1.0,
+    top_k: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample a token a row by inverting the cumulative distribution at `uniform_N`.
+
+    Returns the tokens [N] and their log-probabilities [N] (float32) under softmax(logits / temperature)
+    over the
+    whole vocabulary, as TRL records them: top-p and top-k restrict what is drawn, not what is recorded.
+    """
+    scaled_N_V = logits_N_V.float()
+    if temperature != 1.0:
+        scaled_N_V = scaled_N_V / temperature
+    max_N_1 = scaled_N_V.amax(dim=-1, keepdim=True)
+    weights_N_V = torch.exp(scaled_N_V - max_N_1)
+    log_total_N = torch.log(weights_N_V.sum(dim=-1)) + max_N_1.squeeze(-1)
+    if top_k or top_p < 1.0:
+        weights_N_V = _truncate(weights_N_V, top_p=top_p, top_k=top_k)
+    tokens_N = _invert_cdf(weights_N_V, uniform_N.to(logits_N_V.device))
+    chosen_N = scaled_N_V.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
+    return tokens_N, chosen_N - log_total_N
+
+
+def _truncate(weights_N_V: torch.Tensor, *, top_p: float, top_k: int) -> torch.Tensor:
+    """Zero the weights outside the top k tokens and outside the smallest set that holds `top_p` of the
+    mass.
+    """
+    sorted_N_V, order_N_V = weights_N_V.sort(dim=-1, descending=True)
+    if top_k:
+        sorted_N_V[:, top_k:] = 0
+    if top_p < 1.0:
+        mass_before_N_V = sorted_N_V.cumsum(dim=-1) - sorted_N_V
+        sorted_N_V = sorted_N_V.where(mass_before_N_V < top_p * sorted_N_V.sum(dim=-1, keepdim=True), 0)
+    return torch.zeros_like(weights_N_V).scatter(-1, order_N_V, sorted_N_V)
+
+
+def _invert_cdf(weights_N_V: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tensor:
+    """The token at which the running sum of unnormalised weights passes uniform · total, in two levels.
+
+    Sums over blocks first: faster than one running sum over the vocabulary, and with a smaller rounding
+    error.
+    """
+    num_rows, vocabulary = weights_N_V.shape
+    padding = -vocabulary % _BLOCK
+    blocks_N_B_S = torch.nn.functional.pad(weights_N_V, (0, padding)).view(num_rows, -1, _BLOCK)
+    block_edges_N_B = blocks_N_B_S.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target_N_1 = (uniform_N.double() * block_edges_N_B[:, -1]).unsqueeze(-1)
+    block_N_1 = torch.searchsorted(block_edges_N_B, target_N_1, right=True).clamp_(
+        max=block_edges_N_B.shape[1] - 1
+    )
+    before_N_1 = block_edges_N_B.gather(1, block_N_1) - blocks_N_B_S.sum(dim=-1, dtype=torch.float64).gather(
+        1, block_N_1
+    )
+    inside_N_S = blocks_N_B_S[torch.arange(num_rows, device=block_N_1.device), block_N_1.squeeze(-1)].double()
+    inside_edges_N_S = inside_N_S.cumsum(dim=-1)
+    offset_N_1 = torch.searchsorted(inside_edges_N_S, target_N_1 - before_N_1, right=True)
+    # Rounding may put the target at the block's very end: the last token with any weight is meant then.
+    last_N_1 = (inside_N_S > 0).int().mul(torch.arange(1, _BLOCK + 1, device=inside_N_S.device)).amax(
+        -1, keepdim=True
+    ) - 1
+    return (block_N_1 * _BLOCK + torch.minimum(offset_N_1, last_N_1)).squeeze(-1)

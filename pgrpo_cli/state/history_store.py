@@ -1,0 +1,161 @@
+"""The embedded store of a run: every scored completion, and the live statistics of every preference group.
+
+SQLite in WAL mode: readers look on while a run writes. A step is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.errors import RunError
+
+from .files import explained
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions (
+    step INTEGER, prompt INTEGER, generation INTEGER, prompt_id TEXT, preference_group TEXT,
+    reward REAL, parts TEXT, advantage REAL, length INTEGER, text TEXT,
+    PRIMARY KEY (step, prompt, generation)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS preference_groups (
+    preference_group TEXT PRIMARY KEY, n REAL, mean REAL, std REAL, first_step INTEGER, last_step INTEGER,
+    prompts INTEGER, within_variance REAL, between_variance REAL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class ScoredCompletion:
+    """A row of `completions`. `prompt` and `generation` count from 0 within the step; reward NaN is stored
+    as NULL.
+    """
+
+    step: int
+    prompt: int
+    generation: int
+    prompt_id: str
+    preference_group: str
+    reward: float | None
+    parts: str
+    advantage: float
+    length: int
+    text: str
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A row of `preference_groups`: the reward history of one preference group. Variances may be unknown."""
+
+    preference_group: str
+    n: float
+    mean: float
+    std: float | None
+    first_step: int
+    last_step: int
+    prompts: int
+    within_variance: float | None
+    between_variance: float | None
+
+
+class HistoryStore:
+    """The writer's side. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        with explained(str(path)):
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> HistoryStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
+        with explained(what):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def record_step(self, completions: Iterable[ScoredCompletion], groups: Iterable[GroupRow]) -> None:
+        """Store one step: its completions, and the new statistics of the preference groups that it
+        touched.
+        """
+        with self._transaction("history.sqlite"):
+            self._db.executemany(
+                "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?,?,?)", (astuple(row) for row in completions)
+            )
+            self._put_groups(groups)
+
+    def rewind(self, step: int, groups: Iterable[GroupRow]) -> None:
+        """Forget everything after `step`; `groups` are the statistics as they were then."""
+        with self._transaction("history.sqlite"):
+            self._db.execute("DELETE FROM completions WHERE step > ?", (step,))
+            self._db.execute("DELETE FROM preference_groups")
+            self._put_groups(groups)
+
+    def _put_groups(self, groups: Iterable[GroupRow]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO preference_groups VALUES (?,?,?,?,?,?,?,?,?)",
+            (astuple(row) for row in groups),
+        )
+
+
+def read_groups(path: Path) -> list[GroupRow]:
+    """The statistics of all preference groups, most seen first. Works while a run writes."""
+    rows = _query(path, "SELECT * FROM preference_groups ORDER BY n DESC, preference_group")
+    return [GroupRow(*row) for row in rows]
+
+
+def read_curves(path: Path) -> list[tuple[int, str, float, int]]:
+    """(step, preference group, mean reward, completions scored) for every step and preference group in it."""
+    return _query(  # type: ignore[return-value]
+        path,
+        "SELECT step, preference_group, avg(reward), count(reward) FROM completions WHERE reward IS NOT NULL "
+        "GROUP BY step, preference_group ORDER BY step, preference_group",
+    )
+
+
+def read_completions(path: Path, *, preference_group: str | None = None) -> list[dict[str, Any]]:
+    """Scored completions in order of training, as dictionaries with decoded parts."""
+    where = "" if preference_group is None else " WHERE preference_group = ?"
+    parameters: Sequence[str] = () if preference_group is None else (preference_group,)
+    columns = ", ".join(ScoredCompletion.__dataclass_fields__)
+    rows = _query(
+        path, f"SELECT {columns} FROM completions{where} ORDER BY step, prompt, generation", parameters
+    )
+    return [
+        {**dict(zip(ScoredCompletion.__dataclass_fields__, row, strict=True)), "parts": json.loads(row[6])}
+        for row in rows
+    ]
+
+
+def encode_parts(parts: Mapping[str, float]) -> str:
+    """Reward parts as JSON text; NaN becomes null."""
+    return json.dumps({k: None if v != v else v for k, v in parts.items()}, sort_keys=True)
+
+
+def _query(path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    if not path.is_file():
+        raise RunError(f"{path} does not exist", remedy="Train the run first, or check the path.")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(sql, parameters).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise RunError(
+            f"{path} cannot be read: {error}", remedy="Is it the history.sqlite of a run?"
+        ) from error

@@ -1,0 +1,37 @@
+"""The model card of a finished adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pgrpo_cli import __version__
+from pgrpo_cli.algo import GroupStats
+from pgrpo_cli.recipe.schema import Recipe
+
+
+def model_card(recipe: Recipe, groups: Mapping[str, GroupStats]) -> str:
+    """Markdown with the front matter that hubs read: what was trained, how, and on whom."""
+    rows = "\n".join(
+        f"| {name} | {s.prompts} | {s.n} | {s.mean:.3f} | {s.std:.3f} |"
+        for name, s in sorted(groups.items(), key=lambda item: -item[1].n)
+    )
+    return f"""---
+library_name: peft
+base_model: "{recipe.model.id}"
+tags: [lora, p-grpo, personalization]
+---
+
+# {recipe.name}
+
+A LoRA adapter (rank {recipe.adapter.r}) on `{recipe.model.id}`, trained by pgrpo {__version__} with the
+advantage
+estimator `{recipe.advantage.estimator}` for {recipe.train.steps} steps of {recipe.train.prompts_per_step}
+prompts x
+{recipe.rollout.num_generations} completions (P-GRPO: arXiv 2603.10009).
+
+Rewards seen in training, by preference group:
+
+| preference group | prompts | completions | mean reward | standard deviation |
+| --- | ---: | ---: | ---: | ---: |
+{rows}
+"""

@@ -1,0 +1,103 @@
+"""What a step leaves on disk: its rows of history.sqlite and its line of metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pgrpo_cli.algo import Advantages, GroupStats
+from pgrpo_cli.model.rollout import Rollouts
+from pgrpo_cli.model.update import UpdateResult, learning_rate
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.base import Score
+
+from .history_store import GroupRow, ScoredCompletion, encode_parts
+
+
+def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
+    """The history's statistics as rows of the store."""
+    return [
+        GroupRow(
+            name,
+            s.n,
+            s.mean,
+            s.std,
+            s.first_step,
+            s.last_step,
+            s.prompts,
+            s.within_variance,
+            s.between_variance,
+        )
+        for name, s in groups.items()
+    ]
+
+
+def touched_rows(rollouts: Rollouts, groups: Mapping[str, GroupStats]) -> list[GroupRow]:
+    """The rows of the preference groups that a step has seen."""
+    names = {prompt.preference_group for prompt in rollouts.prompts}
+    return group_rows({name: stats for name, stats in groups.items() if name in names})
+
+
+def scored_rows(
+    step: int, rollouts: Rollouts, scores_N: Sequence[Score], advantages: Advantages
+) -> list[ScoredCompletion]:
+    """A row a completion."""
+    lengths_N = rollouts.lengths_N
+    advantages_N = advantages.advantages_N.tolist()
+    rows = []
+    for n, score in enumerate(scores_N):
+        p, g = divmod(n, rollouts.num_generations)
+        prompt = rollouts.prompts[p]
+        rows.append(
+            ScoredCompletion(
+                step=step,
+                prompt=p,
+                generation=g,
+                prompt_id=prompt.prompt_id,
+                preference_group=prompt.preference_group,
+                reward=None if math.isnan(score.value) else score.value,
+                parts=encode_parts(score.parts),
+                advantage=advantages_N[n],
+                length=lengths_N[n],
+                text=rollouts.texts_N[n],
+            )
+        )
+    return rows
+
+
+def step_record(
+    step: int,
+    recipe: Recipe,
+    rollouts: Rollouts,
+    scores_N: Sequence[Score],
+    advantages: Advantages,
+    update: UpdateResult,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The step's line of metrics.jsonl; docs/metrics.md has the formulas."""
+    rewards = [score.value for score in scores_N if not math.isnan(score.value)]
+    by_group: dict[str, list[float]] = {}
+    for group, score in zip(rollouts.preference_groups_N, scores_N, strict=True):
+        if not math.isnan(score.value):
+            by_group.setdefault(group, []).append(score.value)
+    lengths_N = rollouts.lengths_N
+    mask_N_T = rollouts.completion_mask_N_T
+    return {
+        "step": step,
+        "reward_mean": statistics.fmean(rewards) if rewards else None,
+        "reward_std": statistics.stdev(rewards) if len(rewards) > 1 else None,
+        "missing_rewards": len(scores_N) - len(rewards),
+        "advantage_abs_mean": advantages.advantages_N.abs().mean().item(),
+        "loss": update.loss,
+        "grad_norm": update.grad_norm,
+        "learning_rate": learning_rate(recipe.train, step),
+        "entropy": -rollouts.sampling_logprobs_N_T[mask_N_T].mean().item(),
+        "completion_length_mean": statistics.fmean(lengths_N),
+        "truncated_fraction": 1 - rollouts.finished_N.double().mean().item(),
+        **update.metrics,
+        "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
+        "tokens": {"completions": sum(lengths_N), "update": update.tokens},
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 4)},
+    }

@@ -1,0 +1,127 @@
+"""A run directory: its paths, which recipe it belongs to, and who may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgrpo_cli.errors import RunError
+from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved
+from pgrpo_cli.recipe.schema import Recipe
+
+from .files import atomic_write, explained
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places of a run's files below `path`."""
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data(self) -> Path:
+        """Prepared prompts and their manifest."""
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def history_path(self) -> Path:
+        """Every scored completion, and the live statistics."""
+        return self.path / "history.sqlite"
+
+    @property
+    def adapter(self) -> Path:
+        """The finished adapter; present once the run is done."""
+        return self.path / "adapter"
+
+    @property
+    def metrics_path(self) -> Path:
+        """A JSON line a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def eval_dir(self) -> Path:
+        """Evaluation results."""
+        return self.path / "eval"
+
+    @property
+    def report_path(self) -> Path:
+        """The page about this run."""
+        return self.path / "report.html"
+
+    @property
+    def started(self) -> bool:
+        """Whether training has begun, so that the recipe is no longer free to change."""
+        return self.history_path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done and the adapter is in its place."""
+        return (self.adapter / "adapter_config.json").is_file()
+
+    def recipe(self) -> Recipe:
+        """The recipe that the run belongs to. Raises RunError if there is none."""
+        if not self.recipe_path.is_file():
+            raise RunError(
+                f"{self.path} is not a run: it has no recipe.yaml",
+                remedy="Name a directory that `pgrpo prepare` or `pgrpo train` made.",
+            )
+        return load_resolved(self.recipe_path)
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def claim(run: RunDirectory, recipe: Recipe) -> None:
+    """Write the resolved recipe into the run, or make sure that the one there is the same.
+
+    Before training has begun the recipe may be replaced; afterwards a different one is refused (RunError).
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path} is a file", remedy="Give --run-dir a directory.")
+    if run.started:
+        differing = differing_keys(run.recipe(), recipe)
+        if differing:
+            lines = "\n".join(
+                f"  {key}: {ours!r} in the run, {theirs!r} in the recipe" for key, ours, theirs in differing
+            )
+            raise RunError(
+                f"{run.path} was made by a different recipe; these keys differ:\n{lines}",
+                remedy="Undo the change to go on with the run, or start anew with --fresh or another --run-dir.",
+            )
+        return
+    with explained(str(run.recipe_path)):
+        run.path.mkdir(parents=True, exist_ok=True)
+        atomic_write(run.recipe_path, dump_resolved(recipe))
+
+
+@contextmanager
+def locked(run: RunDirectory) -> Iterator[None]:
+    """Hold the run for writing; a second writer is refused (RunError). The lock dies with the process."""
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{run.path} is being trained by another process",
+                remedy="Wait for it or stop it; `pgrpo groups` may look at a running run.",
+            ) from error
+        yield

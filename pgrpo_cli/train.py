@@ -1,0 +1,185 @@
+"""`pgrpo train`: Personalized Group Relative Policy Optimization (arXiv 2603.10009), one step after another.
+
+A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
+history of
+its preference group, and makes one clipped policy-gradient update of the adapter. Everything that a step
+draws is a
+function of (seed, step), so a run that goes on from a checkpoint repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pgrpo_cli.algo import (
+    Advantages,
+    Estimator,
+    GroupStats,
+    RewardHistory,
+    compute_advantages,
+    resolve_estimator,
+)
+from pgrpo_cli.data.batches import batch_at
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.rollout import Rollouts, SamplingSettings, sample
+from pgrpo_cli.model.update import build_optimizer, policy_update
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import HistorySection
+from pgrpo_cli.rewards.base import Score
+from pgrpo_cli.rewards.build import RewardSum
+from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter, save_checkpoint
+from pgrpo_cli.state.history_store import HistoryStore
+from pgrpo_cli.state.model_card import model_card
+from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.runlog import RunLog, Tracker
+
+
+class Observer(Protocol):
+    """Who watches a run: the terminal, or a test."""
+
+    def on_phase(self, step: int, phase: str) -> None:
+        """A step enters `rollout`, `reward`, `update` or `save`."""
+
+    def on_step(self, record: dict[str, Any], groups: dict[str, GroupStats]) -> None:
+        """A step is done; `record` is its line of metrics.jsonl."""
+
+
+@dataclass
+class _Clock:
+    """Seconds spent in each phase of a step, told to the observer as they begin."""
+
+    observer: Observer
+    step: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    _started: float = field(default_factory=time.perf_counter)
+    _phase: str | None = None
+
+    def enter(self, phase: str | None) -> None:
+        """End the current phase and begin the next one (None: no next one)."""
+        now = time.perf_counter()
+        if self._phase:
+            self.seconds[self._phase] = round(now - self._started, 4)
+        self._phase, self._started = phase, now
+        if phase:
+            self.observer.on_phase(self.step, phase)
+
+
+def train(
+    run: RunDirectory,
+    recipe: Recipe,
+    policy: Policy,
+    prompts: Sequence[PreparedPrompt],
+    rewards: RewardSum,
+    *,
+    checkpoint: Checkpoint | None,
+    observer: Observer,
+    stop_requested: Callable[[], bool] = lambda: False,
+    trackers: Sequence[Tracker] = (),
+) -> None:
+    """Train from `checkpoint` (None: from the start) to the recipe's last step and leave `adapter/` behind.
+
+    `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is
+    finished and
+    saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
+    go on.
+    """
+    history = reward_history(recipe.history)
+    estimator = _estimator(recipe)
+    optimizer = build_optimizer(policy, recipe.train)
+    settings = sampling_settings(recipe)
+    if recipe.train.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if checkpoint is not None:
+        history.load_state_dict(checkpoint.history_state())
+        checkpoint.restore_optimizer(optimizer, policy)
+    done = checkpoint.step if checkpoint else 0
+
+    with HistoryStore(run.history_path) as store:
+        log = RunLog(run.metrics_path, trackers)
+        store.rewind(done, group_rows(history.stats()))
+        log.rewind(done)
+        for step in range(done + 1, recipe.train.steps + 1):
+            clock = _Clock(observer, step)
+
+            clock.enter("rollout")
+            batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
+            rollouts = sample(policy, batch, settings, seed=derive_seed(recipe.seed, "rollout", step))
+
+            clock.enter("reward")
+            scores_N = rewards(rollouts.completions())
+            advantages = personalized_advantages(
+                rollouts, scores_N, history, estimator, recipe.history, step=step
+            )
+
+            clock.enter("update")
+            update = policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
+
+            clock.enter("save")
+            groups = history.stats()
+            store.record_step(
+                scored_rows(step, rollouts, scores_N, advantages), touched_rows(rollouts, groups)
+            )
+            stopping = stop_requested()
+            if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
+                state = history.state_dict()
+                save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
+            clock.enter(None)
+            record = step_record(step, recipe, rollouts, scores_N, advantages, update, clock.seconds)
+            log.append(record)
+            observer.on_step(record, groups)
+            if stopping and step < recipe.train.steps:
+                raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
+        log.close()
+    finish_adapter(run, policy, model_card(recipe, history.stats()))
+
+
+def personalized_advantages(
+    rollouts: Rollouts,
+    scores_N: Sequence[Score],
+    history: RewardHistory,
+    estimator: Estimator,
+    section: HistorySection,
+    *,
+    step: int,
+) -> Advantages:
+    """Enter the rewards into the history of their preference groups, and normalise them against it."""
+    rewards_N = [score.value for score in scores_N]
+    groups_N, G = rollouts.preference_groups_N, rollouts.num_generations
+    if section.update == "before":
+        history.update(rewards_N, groups_N, num_generations=G, step=step)
+        return compute_advantages(
+            rewards_N, groups_N, num_generations=G, history=history, estimator=estimator
+        )
+    advantages = compute_advantages(
+        rewards_N,
+        groups_N,
+        num_generations=G,
+        history=history,
+        estimator=estimator,
+        min_count=section.min_count,
+    )
+    history.update(rewards_N, groups_N, num_generations=G, step=step)
+    return advantages
+
+
+def reward_history(section: HistorySection) -> RewardHistory:
+    """An empty history of the recipe's kind."""
+    kind = section.kind
+    return RewardHistory(kind.type, decay=getattr(kind, "decay", None), window=getattr(kind, "size", None))
+
+
+def sampling_settings(recipe: Recipe) -> SamplingSettings:
+    """How training samples."""
+    return SamplingSettings(**recipe.rollout.model_dump())
+
+
+def _estimator(recipe: Recipe) -> Estimator:
+    section = recipe.advantage
+    return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)

@@ -34,8 +34,13 @@ they are there. Numbers are finite, and a whole number has no decimal point.
 
 def json_schema_text() -> str:
     """The recipe's JSON Schema (draft 2020-12), indented."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-    return json.dumps({**schema, "title": "pgrpo recipe"}, indent=2)
+    schema = Recipe.model_json_schema()
+    for section in schema["$defs"].values():
+        # What tells sections apart has a default in Python and is always written in YAML.
+        if "const" in section["properties"].get("type", {}):
+            section["required"] = ["type", *section.get("required", [])]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps({**head, **schema, "title": "pgrpo recipe"}, indent=2)
 
 
 def markdown_reference() -> str:

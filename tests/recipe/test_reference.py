@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from pgrpo_cli.recipe.reference import json_schema_text, markdown_reference
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.shape import leaves
@@ -43,4 +41,11 @@ def test_the_schema_is_json_schema_with_descriptions() -> None:
     assert schema["additionalProperties"] is False
     train = schema["$defs"]["TrainSection"]["properties"]
     assert train["learning_rate"]["description"] == "Peak learning rate."
-    assert set(schema["properties"]) == set(TypeAdapter(Recipe).json_schema()["properties"])
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+
+
+def test_the_schema_requires_type_where_it_tells_sections_apart() -> None:
+    sections = json.loads(json_schema_text())["$defs"]
+    assert sections["WindowHistory"]["required"] == ["type"]
+    assert sections["RegexReward"]["required"] == ["type", "pattern"]
+    assert "required" not in sections["TrainSection"]

@@ -52,7 +52,7 @@ def test_a_run_is_no_different_from_itself() -> None:
 
 
 def test_prompts_of_only_one_run_are_left_out_and_groups_count_once() -> None:
-    # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: 6 prompts, no better. Macro (0.2 + 0) / 2.
+    # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: no better. Macro (0.2 + 0) / 2.
     better = spread({"calm": 0.5, "loud": 0.5})
     fewer = {**better, "calm": {prompt: better["calm"][prompt] for prompt in list(better["calm"])[:4]}}
     comparison = compare([entrant("one"), entrant("two", fewer)])

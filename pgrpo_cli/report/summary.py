@@ -11,6 +11,9 @@ from pgrpo_cli.seeding import derive_seed
 
 from .types import Contrast, Estimate, Overall, Row, Summary, Verdict
 
+ROUNDING = 1e-12
+"""Smaller differences of rewards are float64's, not a model's."""
+
 PromptValues = dict[str, dict[str, float]]
 """preference group -> prompt id -> mean reward over the prompt's completions."""
 
@@ -71,11 +74,11 @@ def paired_difference(
 
 def verdict(difference: Estimate) -> Verdict:
     """What the interval of a difference allows to say."""
-    if difference.ci_low > 0:
+    if difference.ci_low > ROUNDING:
         return "ahead"
-    if difference.ci_high < 0:
+    if difference.ci_high < -ROUNDING:
         return "behind"
-    if difference.ci_low == difference.ci_high == 0:
+    if abs(difference.ci_low) <= ROUNDING and abs(difference.ci_high) <= ROUNDING:
         return "no difference"
     return "can't tell"
 

@@ -118,6 +118,8 @@ def test_a_model_is_no_different_from_itself() -> None:
         (0.0, 0.3, "can't tell"),
         (NAN, NAN, "can't tell"),
         (0.0, 0.0, "no difference"),
+        (5e-17, 6e-17, "no difference"),
+        (-6e-17, -5e-17, "no difference"),
     ],
 )
 def test_verdicts(low: float, high: float, expected: str) -> None:

@@ -1,0 +1,211 @@
+"""One self-contained HTML page about an evaluation or a comparison: no script, no request, phone-readable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pgrpo_cli import __version__
+
+from .curves import group_curves, half_life_of, macro_curve
+from .sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
+from .summary import verdict
+from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
+from .tables import MACRO, TONES, comparison_table, eval_table, number
+from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict
+
+MOST_PANELS = 24
+SAMPLES_PER_GROUP = 2
+
+Points = Sequence[CurvePoint]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A titled plot."""
+
+    title: str
+    svg: Markup
+
+
+def eval_page(result: EvalResult, points: Points) -> str:
+    """The page about one evaluation; `points` is the run's training reward by step and preference group."""
+    return _render(
+        "eval.html",
+        result=result,
+        headline=eval_sentence(result),
+        method=method_sentence(result),
+        chance=chance_sentence(result.confidence, len(result.groups)),
+        table=eval_table(result),
+        forest=_eval_forest(result),
+        labels=[],
+        **_curves({result.run: points}),
+        samples=_samples(result, [("base", result, "base"), ("tuned", result, "tuned")]),
+        provenance=_provenance(result),
+        recipe=yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True),
+    )
+
+
+def comparison_page(
+    comparison: Comparison, results: Mapping[str, EvalResult], points: Mapping[str, Points]
+) -> str:
+    """The page about a comparison; `results` and `points` (see `eval_page`) go by the comparison's labels."""
+    labels = list(dict.fromkeys(run.run for run in comparison.runs))
+    reference = results[comparison.reference]
+    others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
+    answers = [("base", reference, "base"), *((label, results[label], "tuned") for label in labels)]
+    return _render(
+        "compare.html",
+        comparison=comparison,
+        headlines=[comparison_sentence(comparison, run) for run in others],
+        method=method_sentence(reference),
+        chance=chance_sentence(comparison.confidence, len(reference.groups)),
+        against=[
+            {
+                "run": run,
+                "table": comparison_table(comparison, run, results),
+                "forest": _comparison_forest(comparison, run),
+            }
+            for run in others
+        ],
+        labels=labels,
+        **_curves({label: points[label] for label in labels}),
+        samples=_samples(reference, answers),
+        differing=_differing(comparison),
+        provenance=[{"label": label, "rows": _provenance(results[label])} for label in labels],
+    )
+
+
+def _render(template: str, **content: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(pgrpo_version=__version__, **content)
+
+
+def _eval_forest(result: EvalResult) -> Markup:
+    rows = [_forest_row(MACRO, result.overall.macro.difference, summary=True)]
+    rows += [_forest_row(group, contrast.difference) for group, contrast in result.groups.items()]
+    return forest_plot("Change of mean reward by training", rows, x_label="tuned minus base, reward")
+
+
+def _comparison_forest(comparison: Comparison, run: str) -> Markup:
+    pairs = {pair.preference_group: pair for pair in comparison.pairs if pair.run == run}
+    rows = [
+        ForestRow(
+            label=MACRO if group is None else group,
+            mean=pair.difference,
+            low=pair.ci_low,
+            high=pair.ci_high,
+            tone=TONES[pair.verdict],
+            summary=group is None,
+        )
+        for group, pair in sorted(pairs.items(), key=lambda item: (item[0] is not None, item[0] or ""))
+    ]
+    return forest_plot(
+        f"{run} against {comparison.reference}", rows, x_label=f"{run} minus {comparison.reference}, reward"
+    )
+
+
+def _forest_row(label: str, difference: Estimate, *, summary: bool = False) -> ForestRow:
+    says: Verdict = verdict(difference)
+    return ForestRow(label, difference.mean, difference.ci_low, difference.ci_high, TONES[says], summary)
+
+
+def _curves(points: Mapping[str, Points]) -> dict[str, Any]:
+    """The panels: the macro mean, then preference groups from the most to the least sampled."""
+    half_life = max(half_life_of(found) for found in points.values())
+    curves = {label: group_curves(found, half_life) for label, found in points.items()}
+    counts: dict[str, int] = {}
+    for found in points.values():
+        for _, group, _, count in found:
+            counts[group] = counts.get(group, 0) + count
+    groups = sorted(counts, key=lambda group: (-counts[group], group))
+    lines = {MACRO: {label: macro_curve(found) for label, found in curves.items() if found}}
+    for group in groups[:MOST_PANELS]:
+        lines[group] = {label: found[group] for label, found in curves.items() if group in found}
+    steps = [step for found in points.values() for step, *_ in found]
+    x_range = (min(steps, default=0), max(steps, default=1))
+    colours = {label: index % COLOURS for index, label in enumerate(points)}
+    panels = [
+        Panel(
+            title,
+            line_panel(
+                f"Learning curve: {title}",
+                [Series(label, curve, colours[label]) for label, curve in found.items()],
+                x_range=x_range,
+                x_label="step",
+                y_label="reward",
+            ),
+        )
+        for title, found in lines.items()
+        if found
+    ]
+    return {"panels": panels, "hidden": max(0, len(groups) - MOST_PANELS), "half_life": f"{half_life:.3g}"}
+
+
+def _samples(prompts_of: EvalResult, answers: Sequence[tuple[str, EvalResult, str]]) -> list[dict[str, Any]]:
+    """The first completion of each labelled model to the first prompts of each preference group."""
+    rows = [
+        {
+            (r.preference_group, r.prompt_id): r
+            for r in result.rows
+            if r.which == which and r.completion_index == 0
+        }
+        for _, result, which in answers
+    ]
+    labels = [label for label, _, _ in answers]
+    samples = []
+    for group in prompts_of.groups:
+        shared = sorted(key for key in rows[0] if key[0] == group and all(key in found for found in rows))
+        samples.append(
+            {
+                "name": group,
+                "samples": [
+                    {
+                        "prompt_id": key[1],
+                        "prompt": prompts_of.prompts[key[1]],
+                        "answers": [
+                            {"label": label, "reward": number(found[key].reward), "text": found[key].text}
+                            for label, found in zip(labels, rows, strict=True)
+                        ],
+                    }
+                    for key in shared[:SAMPLES_PER_GROUP]
+                ],
+            }
+        )
+    return samples
+
+
+def _differing(comparison: Comparison) -> list[tuple[str, ...]]:
+    runs = comparison.runs
+    keys = runs[0].differs
+    if not keys:
+        return [("nothing besides their names",)]
+    return [
+        ("key", *(run.run for run in runs)),
+        *((key, *(str(run.differs[key]) for run in runs)) for key in keys),
+    ]
+
+
+def _provenance(result: EvalResult) -> list[tuple[str, str]]:
+    sampling = ", ".join(f"{key} {value}" for key, value in result.sampling.items())
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return [
+        ("Run", f"{result.run}, step {result.step}"),
+        ("Model", str(result.model["id"])),
+        ("Sampling", f"{sampling}; seed {result.seed}"),
+        ("Versions", versions),
+        ("Recipe (SHA-256)", result.recipe_hash),
+        ("Data (SHA-256)", result.data_hash),
+        ("Adapter (SHA-256)", result.adapter_hash),
+    ]

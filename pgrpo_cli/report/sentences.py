@@ -1,0 +1,83 @@
+"""The findings of an evaluation and of a comparison in plain sentences, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .summary import verdict
+from .tables import interval, number
+from .types import Comparison, EvalResult, Verdict
+
+_OUTCOMES: dict[Verdict, str] = {
+    "ahead": "ahead in {}",
+    "behind": "behind in {}",
+    "no difference": "no different in {}",
+    "can't tell": "not told apart in {}",
+}
+_MOST_NAMES = 8
+
+
+def eval_sentence(result: EvalResult) -> str:
+    """What training did to the macro mean, and to how many preference groups."""
+    macro = result.overall.macro
+    outcomes = {group: verdict(contrast.difference) for group, contrast in result.groups.items()}
+    change = f"{number(macro.difference.mean, signed=True)} {interval(macro.difference)}".rstrip()
+    return (
+        f"Mean reward over {_groups(len(result.groups))}, each counted once: {number(macro.base.mean)} "
+        f"before training, {number(macro.tuned.mean)} after ({change}). "
+        f"The tuned model is {_by_outcome(outcomes)}."
+    )
+
+
+def comparison_sentence(comparison: Comparison, run: str) -> str:
+    """How `run` does against the reference over preference groups, and in which it is ahead or behind."""
+    pairs = [pair for pair in comparison.pairs if pair.run == run]
+    macro = next(pair for pair in pairs if pair.preference_group is None)
+    outcomes = {pair.preference_group: pair.verdict for pair in pairs if pair.preference_group is not None}
+    change = f"{number(macro.difference, signed=True)} {interval(macro)}".rstrip()
+    says = {
+        "ahead": f"{run} is ahead of {comparison.reference}",
+        "behind": f"{run} is behind {comparison.reference}",
+        "no difference": f"{run} is no different from {comparison.reference}",
+        "can't tell": f"{run} and {comparison.reference} can't be told apart",
+    }[macro.verdict]
+    return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). It is {_by_outcome(outcomes)}."
+
+
+def method_sentence(result: EvalResult) -> str:
+    """How the numbers were made."""
+    sampling = result.sampling
+    return (
+        f"{len(result.prompts)} held-out prompts, {sampling['num_completions']} completions of each model "
+        f"for each, at temperature {sampling['temperature']:g}. In brackets: {result.confidence * 100:g} % "
+        f"bootstrap intervals over prompts ({result.bootstrap_samples} resamples, seed {result.seed}); "
+        "differences are paired by prompt."
+    )
+
+
+def chance_sentence(confidence: float, lines: int) -> str:
+    """What a reader of many intervals must bear in mind."""
+    expected = (1 - confidence) * lines
+    return (
+        f"Each interval misses the truth {(1 - confidence) * 100:.3g} % of the time by itself: of {lines} "
+        f"preference groups without any difference, about {expected:.2g} would look like one."
+    )
+
+
+def _groups(count: int) -> str:
+    return "1 preference group" if count == 1 else f"{count} preference groups"
+
+
+def _by_outcome(outcomes: dict[str, Verdict]) -> str:
+    told = [
+        text.format(_named([group for group, found in outcomes.items() if found == outcome]))
+        for outcome, text in _OUTCOMES.items()
+        if outcome in outcomes.values()
+    ]
+    return ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else "".join(told)
+
+
+def _named(groups: Sequence[str]) -> str:
+    if len(groups) > _MOST_NAMES:
+        return str(len(groups))
+    return f"{len(groups)} ({', '.join(groups)})"

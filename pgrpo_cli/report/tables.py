@@ -1,0 +1,156 @@
+"""The tables of an evaluation and of a comparison: built once, shown in a terminal and on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from .summary import ROUNDING, verdict
+from .types import Comparison, Contrast, Estimate, EvalResult, Pair, Verdict
+
+Tone = Literal["", "good", "bad", "muted"]
+
+MACRO = "macro mean"
+WEIGHTED = "weighted mean"
+TONES: dict[Verdict, Tone] = {
+    "ahead": "good",
+    "behind": "bad",
+    "no difference": "muted",
+    "can't tell": "muted",
+}
+
+_STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "muted": "dim"}
+_WIDE = 110
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell; `detail` is an interval, which a narrow terminal may leave out."""
+
+    text: str
+    detail: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under column heads; the first column names the row.
+
+    `summaries` are the rows set off from the others; `details` are the columns that keep theirs everywhere.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    summaries: frozenset[int]
+    details: frozenset[int]
+
+
+def eval_table(result: EvalResult) -> Table:
+    """Base against tuned: every preference group, then the means over them."""
+    lines: list[tuple[str, Contrast]] = [*result.groups.items()]
+    lines += [(MACRO, result.overall.macro), (WEIGHTED, result.overall.weighted)]
+    return Table(
+        title=f"{result.run}, step {result.step}: mean reward on held-out prompts",
+        columns=("preference group", "base", "tuned", "tuned - base", "verdict", "prompts"),
+        rows=tuple(_contrast_row(label, contrast) for label, contrast in lines),
+        summaries=frozenset({len(lines) - 2, len(lines) - 1}),
+        details=frozenset({3}),
+    )
+
+
+def comparison_table(comparison: Comparison, run: str, results: Mapping[str, EvalResult]) -> Table:
+    """`run` against the reference: every preference group, then the mean over them.
+
+    `results`: the evaluations by the labels of the comparison.
+    """
+    reference = comparison.reference
+    # A run that was named twice has one label; its lines stand once.
+    pairs = list({pair.preference_group: pair for pair in comparison.pairs if pair.run == run}.values())
+    return Table(
+        title=f"{run} against {reference}: mean reward of the tuned models on held-out prompts",
+        columns=("preference group", "reference", "run", "run - reference", "verdict", "prompts"),
+        rows=tuple(_pair_row(pair, results[reference], results[run]) for pair in pairs),
+        summaries=frozenset({len(pairs) - 1}),
+        details=frozenset({3}),
+    )
+
+
+def to_rich(table: Table, width: int) -> RichTable:
+    """The table for a terminal of `width` columns."""
+    title = Text(table.title, "bold")
+    rich = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(table.columns):
+        rich.add_column(
+            Text(column),
+            justify="right" if index else "left",
+            overflow="fold",
+            no_wrap=index in table.details,
+        )
+    for index, row in enumerate(table.rows):
+        if index in table.summaries and index - 1 not in table.summaries:
+            rich.add_section()
+        bold = "bold " if index in table.summaries else ""
+        shown = [
+            f"{cell.text} {cell.detail}"
+            if cell.detail and (width >= _WIDE or column in table.details)
+            else cell.text
+            for column, cell in enumerate(row)
+        ]
+        styles = [bold + _STYLES[cell.tone] for cell in row]
+        rich.add_row(*(Text(text, style=style) for text, style in zip(shown, styles, strict=True)))
+    return rich
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """A reward for reading: three decimals where they say something, `n/a` where it is unknown."""
+    if math.isnan(value):
+        return "n/a"
+    value = 0.0 if abs(value) <= ROUNDING else value
+    sign = "+" if signed else ""
+    if value != 0 and (abs(value) < 0.0005 or abs(value) >= 1e5):
+        return f"{value:{sign}.1e}"
+    return f"{value:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.1f}"
+
+
+def interval(estimate: Estimate | Pair) -> str:
+    """`[low..high]`, which no terminal breaks in two, or nothing where it is unknown."""
+    if math.isnan(estimate.ci_low):
+        return ""
+    return f"[{number(estimate.ci_low)}..{number(estimate.ci_high)}]"
+
+
+def _contrast_row(label: str, contrast: Contrast) -> tuple[Cell, ...]:
+    difference = contrast.difference
+    says = verdict(difference)
+    return (
+        Cell(label),
+        Cell(number(contrast.base.mean), interval(contrast.base)),
+        Cell(number(contrast.tuned.mean), interval(contrast.tuned)),
+        Cell(number(difference.mean, signed=True), interval(difference)),
+        Cell(says, tone=TONES[says]),
+        Cell(str(difference.n)),
+    )
+
+
+def _pair_row(pair: Pair, reference: EvalResult, run: EvalResult) -> tuple[Cell, ...]:
+    def tuned(result: EvalResult) -> Cell:
+        group = pair.preference_group
+        # A preference group that one of them never evaluated has no mean there.
+        contrast = result.overall.macro if group is None else result.groups.get(group)
+        return Cell(number(contrast.tuned.mean if contrast else math.nan))
+
+    return (
+        Cell(MACRO if pair.preference_group is None else pair.preference_group),
+        tuned(reference),
+        tuned(run),
+        Cell(number(pair.difference, signed=True), interval(pair)),
+        Cell(pair.verdict, tone=TONES[pair.verdict]),
+        Cell(str(pair.n)),
+    )

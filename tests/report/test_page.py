@@ -1,0 +1,176 @@
+"""The page: whole, self-contained, escaped, the same every time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.compare import Entrant, compare
+from pgrpo_cli.report.page import MOST_PANELS, comparison_page, eval_page
+from pgrpo_cli.report.types import CurvePoint, EvalResult
+from tests.support.results import result_of, rows_of, spread
+
+EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
+BASE = spread({"calm": 0.1, EVIL: 0.2})
+TUNED = spread({"calm": 0.3, EVIL: 0.1})
+POINTS: list[CurvePoint] = [(1, "calm", 0.1, 8), (2, "calm", 0.3, 8), (2, EVIL, 0.2, 4)]
+
+VOID = {"meta", "link", "br", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects them with their attributes and the text between them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def made(tuned: Any = TUNED, **changes: Any) -> EvalResult:
+    result = result_of(BASE, tuned, **changes)
+    rows = rows_of("base", BASE, text=EVIL) + rows_of("tuned", tuned, text="{which} {index} to {prompt}")
+    return result.model_copy(update={"rows": rows})
+
+
+def a_comparison(label: str = "other") -> str:
+    first, second = made(), made(BASE, run=label, recipe={"seed": 7, "advantage": {"estimator": EVIL}})
+    comparison = compare([Entrant("demo", first), Entrant(label, second)])
+    return comparison_page(comparison, {"demo": first, label: second}, {"demo": POINTS, label: []})
+
+
+PAGES = {"eval": lambda: eval_page(made(), POINTS), "compare": a_comparison}
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_the_page_needs_nothing_else(kind: str) -> None:
+    source = PAGES[kind]()
+    page = Page(source)
+    assert page.all("script") == [] and page.all("img") == []
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+    assert not re.search(r"url\(|@import|https?:", source)
+    policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy["content"]).startswith("default-src 'none'")
+    assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_names_and_completions_are_text(kind: str) -> None:
+    source = PAGES[kind]()
+    assert "<script>" not in source and "<img" not in source
+    assert EVIL in Page(source).text
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_plot_has_a_text_alternative(kind: str) -> None:
+    page = Page(PAGES[kind]())
+    plots = page.all("svg")
+    # One forest plot and three panels: the macro mean and two preference groups.
+    assert len(plots) == 4
+    for plot in plots:
+        assert plot["role"] == "img" and len(str(plot["aria-label"])) > 20
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_equal_findings_make_equal_pages(kind: str) -> None:
+    assert PAGES[kind]() == PAGES[kind]()
+
+
+def test_an_evaluation_shows_numbers_samples_and_provenance() -> None:
+    page = Page(eval_page(made(), POINTS))
+    assert "0.100 before training" not in page.text
+    # Macro: (0.1 + 0.2) / 2 and (0.3 + 0.1) / 2.
+    assert "each counted once: 0.150 before training, 0.200 after (+0.050" in page.text
+    # The first completion to the first two of six prompts, of both models.
+    assert "tuned 0 to calm-0" in page.text and "tuned 0 to calm-1" in page.text
+    assert "calm-2" not in page.text and "tuned 1 to" not in page.text
+    assert "base · reward" in page.text
+    for expected in ("a" * 64, "b" * 64, "d" * 64, "pgrpo-cli 0.1.0", "seed 7", "estimator: pgrpo"):
+        assert expected in page.text
+
+
+def test_notes_are_shown() -> None:
+    one_prompt = {"calm": {"a": [0.2, 0.4]}}
+    result = result_of(one_prompt, one_prompt)
+    assert "a single held-out prompt gives no interval" in Page(eval_page(result, [])).text
+
+
+def test_a_run_without_history_says_so() -> None:
+    assert "No rewards were recorded in training." in Page(eval_page(made(), [])).text
+
+
+def test_only_the_most_sampled_preference_groups_get_a_panel() -> None:
+    points = [(1, f"g{i:03d}", 0.5, i) for i in range(1, MOST_PANELS + 4)]
+    page = Page(eval_page(made(), points))
+    assert "The 3 preference groups with the fewest completions are not drawn." in page.text
+    assert "g027" in page.text and "g003" not in page.text
+
+
+def test_a_comparison_shows_both_sides() -> None:
+    page = Page(a_comparison())
+    # other - demo: calm -0.2, the other +0.1; macro -0.05.
+    assert "other is behind demo in mean reward over 2 preference groups (-0.050" in page.text
+    assert "demo · reward" in page.text and "other · reward" in page.text
+    assert f"advantage.estimator pgrpo {EVIL}" in page.text
+
+
+def test_runs_without_a_difference_in_their_recipes() -> None:
+    result = made()
+    comparison = compare([Entrant("demo", result), Entrant("demo", result)])
+    page = Page(comparison_page(comparison, {"demo": result}, {"demo": POINTS}))
+    assert "nothing besides their names" in page.text
+    assert "demo is no different from demo" in page.text
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_browser_opens_it_without_complaint(kind: str, width: int, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(PAGES[kind](), encoding="utf-8")
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --disable-quic --enable-logging=stderr"
+    command = [
+        str(CHROMIUM),
+        *flags.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},800",
+    ]
+    command += [f"--screenshot={tmp_path / 'page.png'}", path.as_uri()]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ":CONSOLE" not in found.stderr
+    assert (tmp_path / "page.png").stat().st_size > 10_000

@@ -1,0 +1,144 @@
+"""Tables and sentences: what is shown, how numbers read, what a terminal makes of them."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from pgrpo_cli.compare import Entrant, compare
+from pgrpo_cli.report.sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
+from pgrpo_cli.report.tables import MACRO, WEIGHTED, Table, comparison_table, eval_table, number, to_rich
+from tests.support.results import result_of, spread
+
+# loud gains 0.3 on every prompt, calm nothing, and the odd name loses 0.05.
+BASE = spread({"calm": 0.1, "loud": 0.2, "[bold]x": 0.4})
+TUNED = spread({"calm": 0.1, "loud": 0.5, "[bold]x": 0.35})
+RESULT = result_of(BASE, TUNED)
+OTHER = result_of(BASE, spread({"calm": 0.2, "loud": 0.4, "[bold]x": 0.35}), run="other")
+COMPARISON = compare([Entrant("demo", RESULT), Entrant("other", OTHER)])
+
+
+def shown(table: Table, width: int) -> str:
+    """The table as a terminal of `width` columns shows it."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(to_rich(table, width))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def texts(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def test_base_against_tuned() -> None:
+    # Macro: (0.1 + 0.2 + 0.4) / 3 = 0.233 and (0.1 + 0.5 + 0.35) / 3 = 0.317.
+    table = eval_table(RESULT)
+    assert table.columns == ("preference group", "base", "tuned", "tuned - base", "verdict", "prompts")
+    assert texts(table) == [
+        ["[bold]x", "0.400", "0.350", "-0.050", "behind", "6"],
+        ["calm", "0.100", "0.100", "+0.000", "no difference", "6"],
+        ["loud", "0.200", "0.500", "+0.300", "ahead", "6"],
+        [MACRO, "0.233", "0.317", "+0.083", "ahead", "18"],
+        [WEIGHTED, "0.233", "0.317", "+0.083", "ahead", "18"],
+    ]
+    assert table.rows[2][3].detail == "[0.300..0.300]"
+    assert [row[4].tone for row in table.rows] == ["bad", "muted", "good", "good", "good"]
+
+
+def test_run_against_reference() -> None:
+    # Macro: (0 + 0.1 - 0.1) / 3 on every draw, up to rounding.
+    table = comparison_table(COMPARISON, "other", {"demo": RESULT, "other": OTHER})
+    assert (
+        texts(table)
+        == [
+            ["[bold]x", "0.350", "0.350", "+0.000", "no difference", "6"],
+            ["calm", "0.100", "0.200", "+0.100", "ahead", "6"],
+            ["loud", "0.500", "0.400", "-0.100", "behind", "6"],
+            [MACRO, "0.317", "0.317", "+0.000", "no difference", "18"],
+        ]
+        or table.rows[3][4].text == "can't tell"
+    )
+    assert table.title.startswith("other against demo")
+
+
+def test_a_run_against_itself_stands_once() -> None:
+    table = comparison_table(compare([Entrant("a", RESULT)] * 3), "a", {"a": RESULT})
+    assert [row[0].text for row in table.rows] == ["[bold]x", "calm", "loud", MACRO]
+
+
+def test_a_terminal_of_80_columns_shows_the_interval_that_matters() -> None:
+    text = shown(eval_table(RESULT), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "+0.300 [0.300..0.300]" in text
+    assert "0.500 [" not in text
+
+
+def test_a_wide_terminal_shows_all_intervals() -> None:
+    assert "0.500 [" in shown(eval_table(RESULT), 130)
+
+
+def test_names_of_preference_groups_are_no_markup() -> None:
+    assert "[bold]x" in shown(eval_table(RESULT), 80)
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "expected"),
+    [
+        (0.1234, False, "0.123"),
+        (0.1234, True, "+0.123"),
+        (-0.5, True, "-0.500"),
+        (123.456, False, "123.5"),
+        (0.0001234, True, "+1.2e-04"),
+        (-2e7, False, "-2.0e+07"),
+        (1e-17, True, "+0.000"),
+        (math.nan, True, "n/a"),
+    ],
+)
+def test_numbers_for_reading(value: float, signed: bool, expected: str) -> None:
+    assert number(value, signed=signed) == expected
+
+
+def test_an_unknown_interval_is_left_out() -> None:
+    table = eval_table(result_of({"calm": {"a": [0.5]}}, {"calm": {"a": [0.7]}}))
+    assert table.rows[0][3].text == "+0.200"
+    assert table.rows[0][3].detail == ""
+    assert table.rows[0][4].text == "can't tell"
+
+
+def test_the_evaluation_in_a_sentence() -> None:
+    macro = RESULT.overall.macro.difference
+    assert eval_sentence(RESULT) == (
+        "Mean reward over 3 preference groups, each counted once: 0.233 before training, 0.317 after "
+        f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]). The tuned model is ahead in 1 (loud), "
+        "behind in 1 ([bold]x) and no different in 1 (calm)."
+    )
+
+
+def test_many_preference_groups_are_counted_not_named() -> None:
+    groups = {f"g{i:02d}": 0.1 for i in range(9)}
+    sentence = eval_sentence(result_of(spread(groups), spread(dict.fromkeys(groups, 0.3))))
+    assert sentence.endswith("The tuned model is ahead in 9.")
+
+
+def test_the_comparison_in_a_sentence() -> None:
+    better = result_of(BASE, spread({"calm": 0.4, "loud": 0.6, "[bold]x": 0.35}), run="better")
+    comparison = compare([Entrant("demo", RESULT), Entrant("better", better), Entrant("demo", RESULT)])
+    # Macro: (0.3 + 0.1 + 0) / 3
+    assert comparison_sentence(comparison, "better") == (
+        "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "
+        "It is ahead in 2 (calm, loud) and no different in 1 ([bold]x)."
+    )
+    assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")
+
+
+def test_how_the_numbers_were_made() -> None:
+    sentence = method_sentence(RESULT)
+    assert "18 held-out prompts, 2 completions of each model" in sentence
+    assert "95 % bootstrap intervals over prompts (500 resamples, seed 7)" in sentence
+
+
+def test_many_intervals_mislead_by_chance() -> None:
+    # 20 intervals, each wrong once in 20: one is expected.
+    assert "of 20 preference groups without any difference, about 1 would" in chance_sentence(0.95, 20)

@@ -26,7 +26,8 @@ from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, SamplingSettings, sample
+from pgrpo_cli.model.rollout import Rollouts, sample
+from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.model.update import build_optimizer, policy_update
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection

@@ -147,7 +147,7 @@ def _train(
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
-    from pgrpo_cli.model.policy import load_policy
+    from pgrpo_cli.model.load import load_policy
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
     from pgrpo_cli.state.runlog import open_trackers
@@ -164,6 +164,8 @@ def _train(
     prompts = load_prepared(run.path, "train")
     adapter = checkpoint.path if checkpoint else None
     policy = load_policy(recipe, recipe_dir=recipe_dir, adapter=adapter, tokenizer=tokenizer)
+    if policy.paths.reason:
+        note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:
         emit(f"resumed from step {checkpoint.step}")
     done = checkpoint.step if checkpoint else 0

@@ -15,10 +15,8 @@ _HEAD_CHUNK = 256
 """Tokens whose logits exist at a time."""
 
 
-def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
-    """Log-probabilities [N, T] (float32, 0 on padding) of the micro-batch's completion tokens under
-    softmax(logits/T).
-    """
+def packed_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
+    """log softmax(logits / temperature) of the micro-batch's completion tokens, float32 [M]."""
     dtype = policy.model.get_base_model().dtype
     hidden_R_L_D = policy.decoder(
         input_ids=packed.input_ids_R_L.to(policy.device),
@@ -27,12 +25,11 @@ def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -
         use_cache=False,
     ).last_hidden_state
     hidden_M_D = hidden_R_L_D.flatten(0, 1)[packed.source_M.to(policy.device)]
-    logprobs_M = head_logprobs(policy, hidden_M_D, packed.target_M.to(policy.device), temperature=temperature)
-    return scatter(logprobs_M, packed)
+    return head_logprobs(policy, hidden_M_D, packed.target_M.to(policy.device), temperature=temperature)
 
 
 def scatter(values_M: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Put a value a completion token into its place in [N, T]; 0 elsewhere."""
+    """Put a value for each completion token into its place in [N, T]; 0 elsewhere."""
     T = int(packed.column_M.max()) + 1
     place = packed.row_M.to(values_M.device), packed.column_M.to(values_M.device)
     return values_M.new_zeros(len(packed.completions_N), T).index_put(place, values_M)
@@ -50,9 +47,9 @@ def head_logprobs(
 class _HeadLogprobs(torch.autograd.Function):
     """Output layer, softmax and selection in one, for a frozen output layer.
 
-    The derivative of log p(target) by the hidden state, (e_target - p)·W / temperature, needs no gradient
-    from above
-    but one number a row. It is therefore computed while the chunk's logits exist, and no logits are kept or
+    The derivative of log p(target) by the hidden state, (e_target - p)·W / temperature, needs nothing from
+    above but one number a row. It is therefore computed while the chunk's logits exist, and no logits are
+    kept or
     computed again: [M, D] is saved instead of [M, V].
     """
 

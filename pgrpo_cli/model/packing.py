@@ -1,17 +1,17 @@
-"""Rows for training: a prompt once, then all of its completions, each of which sees the prompt and itself
-only.
+"""Rows for training: a prompt once, then its completions, each of which sees the prompt and itself only.
 
     tokens      p0 p1 p2 | a0 a1 | b0 b1 b2
     segment      0  0  0 |  1  1 |  2  2  2      (-1 on padding)
     position     0  1  2 |  3  4 |  3  4  5      (restarts after the prompt)
 
 The last token of a completion predicts nothing that is trained, so it is left out of the row. R rows, L
-tokens a row,
-M completion tokens whose log-probabilities are wanted.
+tokens
+a row, M completion tokens whose log-probabilities are wanted.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,8 @@ class Row:
 class Packed:
     """A micro-batch of rows. `source_M` indexes the flattened [R·L] hidden states that predict `target_M`.
 
-    `row_M`, `column_M` are the places of those tokens in the micro-batch's own [N, T] arrays, whose rows
-    are the
-    completions `completions_N` of the rollouts.
+    `row_M`, `column_M` are the places of those tokens in the micro-batch's own [N, T] arrays, whose rows are
+    the completions `completions_N` of the rollouts.
     """
 
     input_ids_R_L: torch.Tensor
@@ -66,6 +65,11 @@ def micro_batches(rollouts: Rollouts, token_budget: int) -> Iterator[list[Row]]:
         group.append(row)
     if group:
         yield group
+
+
+def whole_rows(rollouts: Rollouts) -> list[Row]:
+    """A row a prompt, with all of its completions."""
+    return list(_rows(rollouts, token_budget=sys.maxsize))
 
 
 def _rows(rollouts: Rollouts, token_budget: int) -> Iterator[Row]:

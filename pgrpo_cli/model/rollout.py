@@ -11,22 +11,10 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.rewards.base import Completion
 
 from .nf4 import dequantized
+from .padded import decode_padded
 from .policy import Policy
-from .sampling import sample_tokens, uniforms
+from .sampling import SamplingSettings, next_tokens, uniforms
 from .shared_prefix import SharedPrefixCache, attending_to_shared_prefix
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How completions are drawn; `temperature` divides the logits."""
-
-    num_generations: int
-    max_completion_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    greedy: bool = False
-    tokens_per_batch: int = 16384
 
 
 @dataclass(frozen=True)
@@ -34,10 +22,8 @@ class Rollouts:
     """Completions of P prompts, G each, prompt-major (N = P·G), on the CPU.
 
     `completion_ids_N_T` is padded on the right; `completion_mask_N_T` is True on completion tokens, the
-    stop token
-    included; `sampling_logprobs_N_T` are those of the policy that sampled, 0 on padding; `finished_N` is
-    True where
-    the completion ended by itself rather than at the limit.
+    stop token included; `sampling_logprobs_N_T` are those of the policy that sampled, 0 on padding;
+    `finished_N` is True where the completion ended by itself rather than at the limit.
     """
 
     prompts: tuple[PreparedPrompt, ...]
@@ -75,35 +61,44 @@ def sample(
     batch.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
-    shape = (len(prompts) * G, T)
-    ids_N_T = torch.full(shape, policy.tokenizer.pad_token_id)
-    logprobs_N_T = torch.zeros(shape)
-    lengths_N = torch.zeros(shape[0], dtype=torch.long)
-    finished_N = torch.zeros(shape[0], dtype=torch.bool)
+    pad_token_id = policy.tokenizer.pad_token_id
+    ids_N_T = torch.full((len(prompts) * G, T), pad_token_id)
+    logprobs_N_T = torch.zeros(ids_N_T.shape)
+    decode = _decode if policy.paths.shared_prefix else decode_padded
     was_training = policy.model.training
     policy.model.eval()
     with dequantized(policy.model):
         for batch in batches_by_tokens(prompts, settings):
             uniform_N_T = torch.cat([uniforms(seed, prompts[i].prompt_id, G, T) for i in batch])
-            decoded = _decode(policy, [prompts[i] for i in batch], settings, uniform_N_T)
             rows = torch.tensor([i * G + g for i in batch for g in range(G)])
-            ids_N_T[rows], logprobs_N_T[rows], lengths_N[rows], finished_N[rows] = decoded
+            ids, logprobs = decode(policy, [prompts[i] for i in batch], settings, uniform_N_T)
+            ids_N_T[rows, : ids.shape[1]], logprobs_N_T[rows, : ids.shape[1]] = ids, logprobs
     policy.model.train(was_training)
-    mask_N_T = torch.arange(T) < lengths_N.unsqueeze(1)
+
+    lengths_N, finished_N = _completed(ids_N_T, policy.stop_token_ids)
+    mask_N_T = (torch.arange(T) < lengths_N.unsqueeze(1))[:, : int(lengths_N.max())]
+    width = mask_N_T.shape[1]
     texts = [
         policy.tokenizer.decode(ids[:length], skip_special_tokens=True)
         for ids, length in zip(ids_N_T.tolist(), lengths_N.tolist(), strict=True)
     ]
-    width = max(1, int(lengths_N.max()))
     return Rollouts(
-        tuple(prompts),
-        G,
-        ids_N_T[:, :width].masked_fill(~mask_N_T[:, :width], policy.tokenizer.pad_token_id),
-        mask_N_T[:, :width],
-        logprobs_N_T[:, :width].masked_fill(~mask_N_T[:, :width], 0.0),
-        finished_N,
-        tuple(texts),
+        prompts=tuple(prompts),
+        num_generations=G,
+        completion_ids_N_T=ids_N_T[:, :width].masked_fill(~mask_N_T, pad_token_id),
+        completion_mask_N_T=mask_N_T,
+        sampling_logprobs_N_T=logprobs_N_T[:, :width].masked_fill(~mask_N_T, 0.0),
+        finished_N=finished_N,
+        texts_N=tuple(texts),
     )
+
+
+def _completed(ids_N_T: torch.Tensor, stop_token_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Length of each completion, its first stop token included, and whether it has one."""
+    stops_N_T = torch.isin(ids_N_T, torch.tensor(stop_token_ids))
+    finished_N = stops_N_T.any(dim=1)
+    first_N = stops_N_T.int().argmax(dim=1)
+    return torch.where(finished_N, first_N + 1, ids_N_T.shape[1]), finished_N
 
 
 def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSettings) -> Iterator[list[int]]:
@@ -125,25 +120,22 @@ def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSetti
 
 def _decode(
     policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, uniform_N_T: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids [N, T], log-probabilities [N, T], lengths [N] and finished [N] of one batch."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and log-probabilities [N, T] of one batch; what follows a stop token is meaningless."""
     G, T = settings.num_generations, settings.max_completion_tokens
     N = len(prompts) * G
     stop_ids = torch.tensor(policy.stop_token_ids)
     ids_N_T = torch.zeros(N, T, dtype=torch.long)
     logprobs_N_T = torch.zeros(N, T)
-    lengths_N = torch.full((N,), T)
     finished_N = torch.zeros(N, dtype=torch.bool)
     alive_rows = torch.arange(N)
 
     logits_P_V, cache = prefill(policy, prompts, num_generations=G, capacity=T)
     logits_N_V = logits_P_V.repeat_interleave(G, dim=0)
     for t in range(T):
-        tokens_N, token_logprobs_N = _next_tokens(logits_N_V, uniform_N_T[alive_rows, t], settings)
+        tokens_N, token_logprobs_N = next_tokens(logits_N_V, uniform_N_T[alive_rows, t], settings)
         ids_N_T[alive_rows, t], logprobs_N_T[alive_rows, t] = tokens_N.cpu(), token_logprobs_N.cpu()
-        stopped_N = torch.isin(ids_N_T[alive_rows, t], stop_ids) & ~finished_N[alive_rows]
-        lengths_N[alive_rows[stopped_N]] = t + 1
-        finished_N[alive_rows[stopped_N]] = True
+        finished_N[alive_rows] |= torch.isin(ids_N_T[alive_rows, t], stop_ids)
         if t + 1 == T or finished_N.all():
             break
         going_on_P = ~finished_N[alive_rows].view(-1, G).all(dim=1)
@@ -152,19 +144,7 @@ def _decode(
             cache.keep_prompts(going_on_P.to(policy.device))
             alive_rows, tokens_N = alive_rows[rows], tokens_N[rows.to(tokens_N.device)]
         logits_N_V = decode_step(policy, tokens_N, cache)
-    return ids_N_T, logprobs_N_T, lengths_N, finished_N
-
-
-def _next_tokens(
-    logits_N_V: torch.Tensor, uniform_N: torch.Tensor, settings: SamplingSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if settings.greedy:
-        logprobs_N_V = torch.log_softmax(logits_N_V.float() / settings.temperature, dim=-1)
-        best = logprobs_N_V.max(dim=-1)
-        return best.indices, best.values
-    return sample_tokens(
-        logits_N_V, uniform_N, temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k
-    )
+    return ids_N_T, logprobs_N_T
 
 
 def prefill(
@@ -194,8 +174,7 @@ def prefill(
 
 def decode_step(policy: Policy, tokens_N: torch.Tensor, cache: SharedPrefixCache) -> torch.Tensor:
     """Feed one token a row and return the logits for the next one [N, V]."""
-    # A mask with four dimensions tells transformers not to build its own; the attention function reads the
-    cache's.
+    # A mask with four dimensions keeps transformers from building its own; the cache knows what is visible.
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)
     with attending_to_shared_prefix(policy.config):
         hidden_N_1_D = policy.decoder(

@@ -7,6 +7,8 @@ A token is then a function of the logits and its own number: how rows are batche
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from pgrpo_cli.seeding import derive_seed
@@ -14,10 +16,38 @@ from pgrpo_cli.seeding import derive_seed
 _BLOCK = 256
 
 
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn; `temperature` divides the logits."""
+
+    num_generations: int
+    max_completion_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+    tokens_per_batch: int = 16384
+
+
 def uniforms(seed: int, prompt_id: str, num_generations: int, num_tokens: int) -> torch.Tensor:
     """Uniform numbers in [0, 1) for the completions of one prompt, shape [G, T], float32 on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sampling", prompt_id))
     return torch.rand(num_generations, num_tokens, generator=generator)
+
+
+def next_tokens(
+    logits_N_V: torch.Tensor, uniform_N: torch.Tensor, settings: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token of every row [N] and its log-probability [N]: the likeliest if greedy, else a drawn
+    one.
+    """
+    if settings.greedy:
+        logprobs_N_V = torch.log_softmax(logits_N_V.float() / settings.temperature, dim=-1)
+        best = logprobs_N_V.max(dim=-1)
+        return best.indices, best.values
+    return sample_tokens(
+        logits_N_V, uniform_N, temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k
+    )
 
 
 def sample_tokens(

@@ -14,8 +14,9 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
 from pgrpo_cli.seeding import derive_seed
 
-from .logprobs import completion_logprobs
+from .logprobs import packed_logprobs, scatter
 from .packing import Packed, micro_batches, pack
+from .padded import padded_logprobs
 from .policy import Policy
 from .rollout import Rollouts
 
@@ -101,6 +102,12 @@ def policy_update(
         group["lr"] = learning_rate(recipe.train, step)
     optimizer.step()
     return UpdateResult(loss, grad_norm, mean_metrics(shares), tokens)
+
+
+def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
+    """Log-probabilities [N, T] (float32, 0 on padding) of completions under softmax(logits / temperature)."""
+    path = packed_logprobs if policy.paths.packed else padded_logprobs
+    return scatter(path(policy, packed, temperature=temperature), packed)
 
 
 def _loss(policy: Policy, packed: Packed, rollouts: Rollouts, advantages: Advantages, recipe: Recipe) -> Any:

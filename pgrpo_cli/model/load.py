@@ -1,0 +1,85 @@
+"""From a recipe to a policy on the device: base model, adapter, tokenizer, and the fastest path that is
+exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgrpo_cli.errors import CheckpointError, ModelError
+from pgrpo_cli.recipe.model import AdapterSection
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.seeding import derive_seed
+
+from .nf4 import keep_differentiable
+from .policy import Policy
+from .probe import probe
+from .sources import load_base_model, load_tokenizer
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_policy(
+    recipe: Recipe,
+    *,
+    recipe_dir: Path,
+    device: torch.device | None = None,
+    adapter: Path | None = None,
+    tokenizer: Any = None,
+) -> Policy:
+    """Load the base model and put a LoRA adapter on it: a fresh one, or the one saved in the folder
+    `adapter`.
+
+    `tokenizer`: that of the model, where the caller has loaded it already. A fresh adapter is a function of
+    the recipe's seed. Raises ModelError or CheckpointError.
+    """
+    from peft import PeftModel, get_peft_model
+
+    device = device or pick_device()
+    tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
+    base = load_base_model(recipe.model, recipe_dir, device)
+    keep_differentiable(base)
+    base.requires_grad_(False)
+    base.config.use_cache = True
+    if adapter is not None:
+        try:
+            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"the adapter in {adapter} does not load: {str(error).splitlines()[0]}",
+                remedy="It was saved from another base model, or the files are damaged.",
+            ) from error
+    else:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(recipe.seed, "adapter"))
+            try:
+                model = get_peft_model(base, lora_config(recipe.adapter))
+            except ValueError as error:
+                raise ModelError(
+                    f"adapter.target_modules: {str(error).splitlines()[0]}",
+                    remedy="Name modules that the model has, or write all-linear.",
+                ) from error
+    policy = Policy(model, tokenizer, device)
+    return replace(policy, paths=probe(policy))
+
+
+def lora_config(section: AdapterSection) -> Any:
+    """The PEFT configuration of the recipe's adapter."""
+    from peft import LoraConfig
+
+    targets = section.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.r,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]
+        lora_dropout=section.dropout,
+        use_rslora=section.use_rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from .base import Section
@@ -14,7 +15,12 @@ _NULLS = ("", "~", "null")
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], schema: type[Section]) -> None:
-    """Set every override in `document`, in order; the problems of those that cannot be set go into it too."""
+    """Set every override in `document`, in order; the problems of those that cannot be set go into it too.
+
+    A document that is no mapping is left alone: it is refused for that.
+    """
+    if not isinstance(document.data, dict):
+        return
     for override in overrides:
         where = f"--set {override}"
         key, equals, text = override.partition("=")
@@ -32,10 +38,8 @@ def apply_overrides(document: Document, overrides: Sequence[str], schema: type[S
 def _set(document: Document, names: list[str], text: str, where: str, schema: type[Section]) -> None:
     path, parent = _parent(document, names, where)
     value = _value(document, path, text, where, schema)
-    last = path[-1]
-    if isinstance(parent, list) and last == len(parent):
-        parent.append(None)
-    parent[last] = value.data
+    _put(parent, path[-1], value.data)
+    # What the file said at and below this path is gone, and where it said so.
     for known in [known for known in document.origins if known[: len(path)] == path]:
         del document.origins[known]
     document.broken = {known for known in document.broken if known[: len(path)] != path}
@@ -49,25 +53,37 @@ def _set(document: Document, names: list[str], text: str, where: str, schema: ty
 
 
 def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, Any]:
-    """The path of the key to set, with list indices as numbers, and the mapping or list that holds it."""
+    """The path of the key to set, with list indices as numbers, and the mapping or list that holds it.
+
+    Mappings and lists on the way that do not exist yet are made.
+    """
     path: KeyPath = ()
     container = document.data
-    for depth, name in enumerate(names):
-        key = _key(container, name, path, where)
+    for name, next_name in pairwise([*names, None]):
+        key = _key(container, str(name), path, where)
         path = (*path, key)
-        if depth == len(names) - 1:
-            return path, container
-        below = container.get(key) if isinstance(container, dict) else container[key : key + 1]  # type: ignore[operator]
-        below = below[0] if isinstance(container, list) and below else below
-        if below is None or (isinstance(container, list) and key == len(container)):
-            below = [] if names[depth + 1].isdecimal() else {}
-            if isinstance(container, list):
-                container[len(container) :] = [below]
-            else:
-                container[key] = below
+        if next_name is None:
+            break
+        if _get(container, key) is None:
+            _put(container, key, [] if next_name.isdecimal() else {})
             document.origins[path] = Origin(where)
-        container = below
-    raise AssertionError("names is never empty")
+        container = _get(container, key)
+    return path, container
+
+
+def _get(container: Any, key: Any) -> Any:
+    """The value under `key`, None if there is none yet."""
+    if isinstance(container, list):
+        return container[key] if key < len(container) else None
+    return container.get(key)
+
+
+def _put(container: Any, key: Any, value: Any) -> None:
+    """Set `key`, which in a list may be one past the end."""
+    if isinstance(container, list) and key == len(container):
+        container.append(value)
+    else:
+        container[key] = value
 
 
 def _key(container: Any, name: str, path: KeyPath, where: str) -> str | int:

@@ -94,6 +94,7 @@ def test_an_override_repairs_a_broken_value(tmp_path: Path) -> None:
         ("name.first=a", "name", "is a single value and has no keys"),
         ("rewards.weight=2", "rewards", "is a list; name an entry by its number (0 to 0; 1 adds one)"),
         ("rewards.2.weight=2", "rewards", "is a list; name an entry by its number"),
+        ("log.trackers.1=wandb", "log.trackers", "name an entry by its number (none yet; 0 adds one)"),
         ("rewards.-1.weight=2", "rewards", "is a list; name an entry by its number"),
         ("advantage.scale=batch", "advantage.scale", "allowed with estimator 'custom' only"),
         ("rewards.0.type=length", "rewards.0.max", "missing; required"),
@@ -114,3 +115,8 @@ def test_overrides_and_the_file_report_together_in_order(tmp_path: Path) -> None
         load_data(tmp_path, changed(seed=-1, train={"steps": 0}), "loss.beta=-1", "nonsense")
     wheres = [problem.where.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
     assert wheres == ["recipe.yaml:9", "recipe.yaml:11", "--set nonsense", "--set loss.beta=-1"]
+
+
+def test_an_empty_file_stays_one_problem(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "# nothing", "name=a")
+    assert "the file is empty" in problem.text

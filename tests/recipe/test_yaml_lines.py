@@ -126,5 +126,10 @@ def test_aliases_cannot_grow_without_bounds() -> None:
         read("\n".join(lines))
 
 
+def test_a_quoted_merge_key_is_text() -> None:
+    document = read('"<<": 1\n')
+    assert (document.data, document.problems) == ({"<<": 1}, [])
+
+
 def test_an_alias_stands_for_its_value() -> None:
     assert read("a: &x {b: [1]}\nc: *x\n").data == {"a": {"b": [1]}, "c": {"b": [1]}}

@@ -167,9 +167,15 @@ def test_recovery_prefers_the_new_data(tmp_path):
     assert not (tmp_path / ".data-previous").exists()
 
 
-def test_progress_bars_are_as_before(tmp_path):
+@pytest.mark.parametrize("disabled", [True, False])
+def test_progress_bars_are_as_before(tmp_path, disabled):
     import datasets
 
     was_disabled = datasets.utils.are_progress_bars_disabled()
-    publish_new(tmp_path)
-    assert datasets.utils.are_progress_bars_disabled() == was_disabled
+    switch = {True: datasets.disable_progress_bars, False: datasets.enable_progress_bars}
+    try:
+        switch[disabled]()
+        publish_new(tmp_path)
+        assert datasets.utils.are_progress_bars_disabled() == disabled
+    finally:
+        switch[was_disabled]()

@@ -33,6 +33,18 @@ def test_a_prompt_ends_where_the_assistant_begins():
     assert (prompt.prompt_id, prompt.preference_group, prompt.columns) == ("p1", "a", {"answer": 42})
 
 
+def test_special_tokens_that_the_tokenizer_adds_by_itself_are_not_added_twice():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    begin = ("<|im_start|>", tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin[0]} $A", special_tokens=[begin]
+    )
+    assert len(tokenizer("Hi")["input_ids"]) == 3
+    assert len(renderer(tokenizer=tokenizer)(record("Hi")).input_ids) == HI_TOKENS
+
+
 def test_the_system_prompt_comes_first():
     assert renderer(system_prompt="Be kind.")(record("Hi")).prompt.startswith(
         "<|im_start|>system\nBe kind.<|im_end|>\n"

@@ -66,6 +66,7 @@ def prepare(
         recipe.data.max_prompt_tokens,
         recipe.rollout.max_completion_tokens,
         context,
+        recipe.model.chat_template_kwargs,
     )
     report_progress("read", 0, 1)
     source = _with_unique_ids(SOURCES[recipe.data.source.type](recipe.data.source, recipe_dir, recipe.seed))
@@ -174,6 +175,7 @@ def _description(
         "model": {
             "id": recipe.model.id,
             "chat_template_sha256": renderer.template_sha256,
+            "chat_template_kwargs": recipe.model.chat_template_kwargs,
             "system_prompt": recipe.model.system_prompt,
             "max_completion_tokens": recipe.rollout.max_completion_tokens,
         },

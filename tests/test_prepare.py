@@ -13,12 +13,12 @@ from pgrpo_cli.recipe.schema import Recipe
 from tests.support.tokenizer import byte_tokenizer
 
 
-def recipe(source=None, *, seed=0, system_prompt=None, max_completion_tokens=16, **data):
+def recipe(source=None, *, seed=0, max_completion_tokens=16, model=None, **data):
     return Recipe.model_validate(
         {
             "name": "test",
             "seed": seed,
-            "model": {"id": "random", "system_prompt": system_prompt},
+            "model": {"id": "random", **(model or {})},
             "data": {"source": source or {"type": "jsonl", "path": "rows.jsonl"}, **data},
             "rewards": [{"type": "length", "max": 5}],
             "rollout": {"max_completion_tokens": max_completion_tokens},
@@ -89,11 +89,13 @@ def test_the_personas_prepare_with_their_own_split(tmp_path):
 
 
 def test_the_manifest_says_what_the_data_were_made_from(folder):
-    report = run(folder, recipe(seed=5, system_prompt="Be kind."))
+    model = {"system_prompt": "Be kind.", "chat_template_kwargs": {"enable_thinking": False}}
+    report = run(folder, recipe(seed=5, model=model))
     manifest = read_manifest(folder / "run")
     assert manifest["seed"] == 5
     assert manifest["model"]["id"] == "random"
     assert manifest["model"]["system_prompt"] == "Be kind."
+    assert manifest["model"]["chat_template_kwargs"] == {"enable_thinking": False}
     assert len(manifest["model"]["chat_template_sha256"]) == 64
     assert [source["name"] for source in manifest["sources"]] == ["rows.jsonl"]
     assert manifest["preference_groups"] == {"a": {"train": 27, "eval": 3}, "b": {"train": 18, "eval": 2}}
@@ -248,6 +250,13 @@ def test_equal_rows_have_different_ids_and_a_warning(folder):
     prompts = load_prepared(folder / "run", "train") + load_prepared(folder / "run", "eval")
     assert len({prompt.prompt_id for prompt in prompts}) == len(prompts) == 23
     assert any(warning.startswith("3 of the prompts repeat") for warning in report.warnings)
+
+
+def test_the_recipes_template_arguments_and_system_prompt_are_used(folder):
+    template = "{{ loud }}{% for m in messages %}|{{ m['content'] }}{% endfor %}"
+    made = recipe(model={"chat_template_kwargs": {"loud": 11}, "system_prompt": "Be kind."})
+    run(folder, made, tokenizer=byte_tokenizer(chat_template=template))
+    assert load_prepared(folder / "run", "train")[0].prompt.startswith("11|Be kind.|a ")
 
 
 def test_a_tokenizer_without_chat_template_is_refused_before_anything_is_written(folder):

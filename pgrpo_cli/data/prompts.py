@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pgrpo_cli.errors import ModelError
@@ -19,7 +20,8 @@ NO_LIMIT = 10**9
 class PromptRenderer:
     """Applies a tokenizer's chat template within limits, in tokens.
 
-    `context` is the model's longest sequence (None: unknown), which prompt and completion share.
+    `context` is the model's longest sequence (None: unknown), which prompt and completion share;
+    `template_kwargs` are what the chat template wants to know besides the messages.
     """
 
     tokenizer: Any
@@ -27,6 +29,7 @@ class PromptRenderer:
     max_prompt_tokens: int
     max_completion_tokens: int
     context: int | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "chat_template", None):
@@ -42,7 +45,9 @@ class PromptRenderer:
         if self.system_prompt is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         try:
-            prompt = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            prompt = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
         # Templates raise whatever they like: jinja's errors for refused roles, type errors for odd contents.
         except Exception as error:
             return _rejected(record, "refused by the chat template", f"{type(error).__name__}: {error}")

@@ -89,6 +89,12 @@ def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
         renderer(tokenizer=byte_tokenizer(chat_template=None))
 
 
+def test_keyword_arguments_reach_the_template():
+    template = "{{ messages[0]['content'] }}{% if thinking is defined %} thinking: {{ thinking }}{% endif %}"
+    made = renderer(tokenizer=byte_tokenizer(chat_template=template), template_kwargs={"thinking": False})
+    assert made(record("Hi")).prompt == "Hi thinking: False"
+
+
 def test_a_conversation_that_the_template_refuses_is_a_rejected_row():
     template = "{{ raise_exception('Only user turns!') }}"
     result = renderer(tokenizer=byte_tokenizer(chat_template=template))(record("Hi"))

@@ -68,7 +68,7 @@ def read_document(path: Path) -> Document:
             f"{label}: larger than {MAX_BYTES} bytes", remedy="A recipe is a short YAML file; is this one?"
         )
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"{label}:{line}: found the byte 0x{raw[error.start]:02x}; a recipe is UTF-8 text"

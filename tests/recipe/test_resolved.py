@@ -106,3 +106,12 @@ def test_the_hash_is_of_the_content_and_not_of_its_spelling(tmp_path: Path) -> N
     assert recipe_hash(load_text(tmp_path, text)) == recipe_hash(recipe)
     assert recipe_hash(load_data(tmp_path, changed(seed=1))) != recipe_hash(recipe)
     assert len(recipe_hash(recipe)) == 64
+
+
+def test_the_hash_does_not_depend_on_the_order_of_options(tmp_path: Path) -> None:
+    plugin = {"type": "plugin", "plugin": "p"}
+    hashes = {
+        recipe_hash(load_data(tmp_path, changed(rewards=[{**plugin, "options": options}])))
+        for options in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1})
+    }
+    assert len(hashes) == 2

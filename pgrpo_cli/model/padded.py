@@ -28,7 +28,7 @@ def decode_padded(
     What follows a stop token is meaningless. Fewer than T columns come back if all completions end early.
     """
     rows = [prompt.input_ids for prompt in prompts for _ in range(settings.num_generations)]
-    ids_N_T, mask_N_T = left_padded(rows, policy)
+    ids_N_T, mask_N_T = _left_padded(rows, policy)
     sampler = _Sampler(settings, uniform_N_T)
     sequences_N_T = policy.model.generate(
         input_ids=ids_N_T,
@@ -61,14 +61,13 @@ class _Sampler:
 def padded_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
     """What `logprobs.packed_logprobs` returns, with a row for every completion."""
     rows, source = _unpacked(packed)
-    ids_N_T, mask_N_T = left_padded(rows, policy)
-    positions_N_T = (mask_N_T.cumsum(dim=1) - 1).clamp(min=0)
-    hidden_N_T_D = policy.decoder(
-        input_ids=ids_N_T, attention_mask=mask_N_T.long(), position_ids=positions_N_T, use_cache=False
-    ).last_hidden_state
-    width = ids_N_T.shape[1]
-    index = [n * width + width - len(rows[n]) + position for n, position in source]
-    hidden_M_D = hidden_N_T_D.flatten(0, 1)[torch.tensor(index, device=policy.device)]
+    # On the right, padding needs no mask: causal layers, recurrent ones too, never look ahead.
+    ids_N_T = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in rows], batch_first=True, padding_value=policy.tokenizer.pad_token_id
+    ).to(policy.device)
+    hidden_N_T_D = policy.decoder(input_ids=ids_N_T, use_cache=False).last_hidden_state
+    index = torch.tensor([n * ids_N_T.shape[1] + position for n, position in source], device=policy.device)
+    hidden_M_D = hidden_N_T_D.flatten(0, 1)[index]
     return head_logprobs(policy, hidden_M_D, packed.target_M.to(policy.device), temperature=temperature)
 
 
@@ -88,7 +87,7 @@ def _unpacked(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
     return rows, source
 
 
-def left_padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [N, T] on the policy's device and a boolean mask, True on tokens; padding is on the left."""
     width = max(len(row) for row in rows)
     ids_N_T = torch.full((len(rows), width), policy.tokenizer.pad_token_id)

@@ -99,15 +99,16 @@ def shared_prefix_attention(
     num_prompts, heads, prefix_length, width = prefix_keys.shape
     G, R = cache.num_generations, query.shape[1] // heads
     scaling = width**-0.5 if scaling is None else scaling
+    precise = torch.promote_types(query.dtype, torch.float32)
 
     # [P, H, G·R, D]: all queries that share a prompt and a key-value head form one matrix.
     query_P = (
         query.view(num_prompts, G, heads, R, width).transpose(1, 2).reshape(num_prompts, heads, G * R, width)
     )
     prefix_scores = query_P @ prefix_keys.transpose(-1, -2)
-    prefix_scores = prefix_scores.view(num_prompts, heads, G, R, prefix_length).transpose(1, 2).float()
+    prefix_scores = prefix_scores.view(num_prompts, heads, G, R, prefix_length).transpose(1, 2).to(precise)
     own_scores = query.view(-1, heads, R, width) @ key.transpose(-1, -2)
-    own_scores = own_scores.view(num_prompts, G, heads, R, -1).float()
+    own_scores = own_scores.view(num_prompts, G, heads, R, -1).to(precise)
     scores = torch.cat([prefix_scores, own_scores], dim=-1) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

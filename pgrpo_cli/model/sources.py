@@ -156,6 +156,11 @@ def _load(factory: Any, location: ModelLocation, section: ModelSection, **option
         return factory.from_pretrained(**location.kwargs(), trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
+        if "attn_implementation" in str(error):
+            raise ModelError(
+                f"model.attention: {section.attention!r} does not work with {section.id!r}: {first_line}",
+                remedy="Set model.attention to eager.",
+            ) from error
         raise ModelError(
             f"model.id: {section.id!r} cannot be loaded: {first_line}",
             remedy="Check the id or path. Weights must be safetensors or GGUF; models that need remote code, "

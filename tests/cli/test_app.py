@@ -101,7 +101,8 @@ def test_defects_keep_their_traceback(error: Exception) -> None:
 def test_a_reader_that_leaves_early_causes_no_traceback(command: str) -> None:
     # The output of the one is larger than a buffer, the other's is written only when it is flushed. The sleep
     # outlives the reader, so that the first write meets a closed pipe.
-    pipeline = f"set -o pipefail; (sleep 0.2; env -u PYTHONUNBUFFERED {sys.executable} -m pgrpo_cli {command}) | true"
+    pgrpo = f"env -u PYTHONUNBUFFERED {sys.executable} -m pgrpo_cli"
+    pipeline = f"set -o pipefail; (sleep 0.2; {pgrpo} {command}) | true"
     done = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -137,7 +137,7 @@ def _require_prompts(
     source: SourceData, splits: dict[str, list[PreparedPrompt]], rejected: Sequence[RejectedRow]
 ) -> None:
     if not splits["train"]:
-        found = "no rows at all"
+        found = f"no rows at all in {', '.join(file.name for file in source.files) or 'the source'}"
         if rejected:
             counts = "; ".join(f"{count} x {reason}" for reason, count in count_reasons(rejected).items())
             found = f"{len(rejected)} rows rejected ({counts}); the first: {_shown(rejected[0])}"

@@ -213,7 +213,7 @@ def test_nothing_left_tells_why(folder):
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
 def test_an_empty_file_is_an_error(folder, content):
     (folder / "rows.jsonl").write_text(content)
-    with pytest.raises(DataError, match="no rows at all"):
+    with pytest.raises(DataError, match=r"no rows at all in rows\.jsonl"):
         run(folder)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .algo.intervals import Bootstrap
-from .errors import EvalError
+from .errors import EvalError, RunError
+from .evaluate import Progress, evaluate_run
+from .recipe.training import EvalSection
 from .report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
-from .report.types import ComparedRun, Comparison, EvalResult, Pair
+from .report.types import ComparedRun, Comparison, EvalResult, Header, Pair
+from .state.run import RunDirectory
+from .state.subject import kept_result, subject_of
 
 # What two evaluations must have in common, and how to get there.
 COMPARABLE = {
@@ -32,20 +36,58 @@ class Entrant:
     result: EvalResult
 
 
+def entrants_of(
+    runs: Mapping[str, RunDirectory],
+    *,
+    allow_code: bool = False,
+    on_note: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
+) -> list[Entrant]:
+    """The evaluation of each run's newest adapter by the run's label: the one it keeps, else a new one.
+
+    New ones take the settings of the first kept one, so that they can be compared, and share its base rows.
+    Whether the runs can be compared at all is found out before any is evaluated. `on_note` takes
+    sentences for the user. Raises EvalError, and what `subject_of` and `evaluate_run` raise.
+    """
+    subjects = {label: subject_of(run, run.recipe(), run.path) for label, run in runs.items()}
+    results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
+    known = [result for result in results.values() if result is not None]
+    if known:
+        section = EvalSection.model_validate(known[0].recipe["eval"])
+        for label in [label for label, result in results.items() if result is None]:
+            subject = subjects[label]
+            recipe = subject.recipe.model_copy(update={"eval": section})
+            subjects[label] = subject_of(subject.run, recipe, subject.recipe_dir)
+    headers = [(label, results[label] or subject.header) for label, subject in subjects.items()]
+    for label, header in headers[1:]:
+        refuse_incomparable(*headers[0], label, header)
+    entrants = []
+    for label, subject in subjects.items():
+        for warning in subject.warnings:
+            on_note(f"warning: {warning}")
+        result = results[label]
+        if result is None:
+            on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
+            result = evaluate_run(subject, allow_code=allow_code, others=known, progress=progress)
+            known.append(result)
+        entrants.append(Entrant(label, result))
+    return entrants
+
+
 def compare(entrants: Sequence[Entrant]) -> Comparison:
     """Every later run against the first, by preference group and over them (macro), paired by prompt.
 
-    Intervals are made with the first run's bootstrap settings. Raises EvalError for fewer than two runs and
-    for runs that cannot be compared, naming the fields that differ.
+    Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs and
+    EvalError for runs that cannot be compared, naming the fields that differ.
     """
     if len(entrants) < 2:
-        raise EvalError(
+        raise RunError(
             f"a comparison needs at least two runs, got {len(entrants)}",
             remedy="Name two or more run directories.",
         )
     reference, *others = entrants
     for other in others:
-        refuse_incomparable(reference, other)
+        refuse_incomparable(reference.label, reference.result, other.label, other.result)
     bootstrap = Bootstrap(
         reference.result.bootstrap_samples, reference.result.confidence, reference.result.seed
     )
@@ -67,18 +109,17 @@ def compare(entrants: Sequence[Entrant]) -> Comparison:
     )
 
 
-def refuse_incomparable(reference: Entrant, other: Entrant) -> None:
-    """Raise EvalError, naming each field that differs, unless the two runs can be compared."""
+def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header) -> None:
+    """Raise EvalError, naming each field that differs, unless both evaluations can be compared."""
     problems, remedies = [], []
     for field, remedy in COMPARABLE.items():
-        ours = flat_keys(getattr(reference.result, field), field)
-        theirs = flat_keys(getattr(other.result, field), field)
-        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        problems += [f"  {key}: {theirs.get(key)!r}, there {ours.get(key)!r}" for key in keys]
+        a, b = flat_keys(getattr(ours, field), field), flat_keys(getattr(theirs, field), field)
+        keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+        problems += [f"  {key}: {b.get(key)!r}, there {a.get(key)!r}" for key in keys]
         remedies += [remedy] if keys else []
     if problems:
         raise EvalError(
-            f"{other.label} cannot be compared with {reference.label}:\n" + "\n".join(problems),
+            f"{other} cannot be compared with {reference}:\n" + "\n".join(problems),
             remedy="\n".join(remedies),
         )
 

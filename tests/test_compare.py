@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.compare import Entrant, compare, flat_keys
-from pgrpo_cli.errors import EvalError
+from pgrpo_cli.errors import EvalError, RunError
 from tests.support.results import Rewards, result_of, spread
 
 BASE = spread({"calm": 0.1, "loud": 0.2})
@@ -112,7 +112,7 @@ def test_unequal_budgets_are_noted() -> None:
 
 
 def test_a_single_run_is_refused() -> None:
-    with pytest.raises(EvalError, match="at least two runs, got 1"):
+    with pytest.raises(RunError, match="at least two runs, got 1"):
         compare([entrant("one")])
 
 

@@ -17,7 +17,7 @@ from .sentences import chance_sentence, comparison_sentence, eval_sentence, meth
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
-from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict
+from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
 
 MOST_PANELS = 24
 SAMPLES_PER_GROUP = 2
@@ -58,7 +58,8 @@ def comparison_page(
     labels = list(dict.fromkeys(run.run for run in comparison.runs))
     reference = results[comparison.reference]
     others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
-    answers = [("base", reference, "base"), *((label, results[label], "tuned") for label in labels)]
+    answers: list[tuple[str, EvalResult, Which]] = [("base", reference, "base")]
+    answers += [(label, results[label], "tuned") for label in labels]
     return _render(
         "compare.html",
         comparison=comparison,
@@ -153,7 +154,9 @@ def _curves(points: Mapping[str, Points]) -> dict[str, Any]:
     return {"panels": panels, "hidden": max(0, len(groups) - MOST_PANELS), "half_life": f"{half_life:.3g}"}
 
 
-def _samples(prompts_of: EvalResult, answers: Sequence[tuple[str, EvalResult, str]]) -> list[dict[str, Any]]:
+def _samples(
+    prompts_of: EvalResult, answers: Sequence[tuple[str, EvalResult, Which]]
+) -> list[dict[str, Any]]:
     """The first completion of each labelled model to the first prompts of each preference group."""
     rows = [
         {

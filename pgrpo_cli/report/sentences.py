@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .summary import verdict
 from .tables import interval, number
 from .types import Comparison, EvalResult, Verdict
 
-_OUTCOMES: dict[Verdict, str] = {
-    "ahead": "ahead in {}",
-    "behind": "behind in {}",
-    "no difference": "no different in {}",
-    "can't tell": "not told apart in {}",
-}
+_OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
 _MOST_NAMES = 8
 
 
@@ -24,8 +17,8 @@ def eval_sentence(result: EvalResult) -> str:
     change = f"{number(macro.difference.mean, signed=True)} {interval(macro.difference)}".rstrip()
     return (
         f"Mean reward over {_groups(len(result.groups))}, each counted once: {number(macro.base.mean)} "
-        f"before training, {number(macro.tuned.mean)} after ({change}). "
-        f"The tuned model is {_by_outcome(outcomes)}."
+        f"before training, {number(macro.tuned.mean)} after ({change}: {verdict(macro.difference)}). "
+        f"{_by_outcome(outcomes)}"
     )
 
 
@@ -41,7 +34,7 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
         "no difference": f"{run} is no different from {comparison.reference}",
         "can't tell": f"{run} and {comparison.reference} can't be told apart",
     }[macro.verdict]
-    return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). It is {_by_outcome(outcomes)}."
+    return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_by_outcome(outcomes)}"
 
 
 def method_sentence(result: EvalResult) -> str:
@@ -69,15 +62,10 @@ def _groups(count: int) -> str:
 
 
 def _by_outcome(outcomes: dict[str, Verdict]) -> str:
-    told = [
-        text.format(_named([group for group, found in outcomes.items() if found == outcome]))
-        for outcome, text in _OUTCOMES.items()
-        if outcome in outcomes.values()
-    ]
-    return ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else "".join(told)
-
-
-def _named(groups: Sequence[str]) -> str:
-    if len(groups) > _MOST_NAMES:
-        return str(len(groups))
-    return f"{len(groups)} ({', '.join(groups)})"
+    told = []
+    for outcome in _OUTCOMES:
+        groups = [group for group, found in outcomes.items() if found == outcome]
+        if groups:
+            names = f" ({', '.join(groups)})" if len(groups) <= _MOST_NAMES else ""
+            told.append(f"{outcome} {len(groups)}{names}")
+    return f"By preference group: {', '.join(told)}."

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pgrpo_cli.algo.intervals import Bootstrap, paired_differences, prompt_means, stratified_interval
 from pgrpo_cli.seeding import derive_seed
 
-from .types import Contrast, Estimate, Overall, Row, Summary, Verdict
+from .types import Contrast, Estimate, Overall, Row, Summary, Verdict, Which
 
 ROUNDING = 1e-12
 """Smaller differences of rewards are float64's, not a model's."""
@@ -39,7 +39,7 @@ def summarise(
     )
 
 
-def prompt_values(rows: Iterable[Row], which: str) -> PromptValues:
+def prompt_values(rows: Iterable[Row], which: Which) -> PromptValues:
     """The mean reward of each prompt, of the base or of the tuned model; a prompt without any is left out."""
     by_group: dict[str, list[Row]] = {}
     for row in rows:

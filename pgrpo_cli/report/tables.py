@@ -42,7 +42,8 @@ class Cell:
 class Table:
     """Rows of cells under column heads; the first column names the row.
 
-    `summaries` are the rows set off from the others; `details` are the columns that keep theirs everywhere.
+    `summaries` are the rows set off from the others. Where there is little room, only the columns `details`
+    show theirs, and the columns `spare` are left out.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     summaries: frozenset[int]
     details: frozenset[int]
+    spare: frozenset[int]
 
 
 def eval_table(result: EvalResult) -> Table:
@@ -62,6 +64,7 @@ def eval_table(result: EvalResult) -> Table:
         rows=tuple(_contrast_row(label, contrast) for label, contrast in lines),
         summaries=frozenset({len(lines) - 2, len(lines) - 1}),
         details=frozenset({3}),
+        spare=frozenset({5}),
     )
 
 
@@ -79,33 +82,36 @@ def comparison_table(comparison: Comparison, run: str, results: Mapping[str, Eva
         rows=tuple(_pair_row(pair, results[reference], results[run]) for pair in pairs),
         summaries=frozenset({len(pairs) - 1}),
         details=frozenset({3}),
+        spare=frozenset({5}),
     )
 
 
 def to_rich(table: Table, width: int) -> RichTable:
     """The table for a terminal of `width` columns."""
+    wide = width >= _WIDE
+    columns = [index for index in range(len(table.columns)) if wide or index not in table.spare]
     title = Text(table.title, "bold")
     rich = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, column in enumerate(table.columns):
+    for index in columns:
         rich.add_column(
-            Text(column),
+            Text(table.columns[index]),
             justify="right" if index else "left",
             overflow="fold",
             no_wrap=index in table.details,
         )
-    for index, row in enumerate(table.rows):
-        if index in table.summaries and index - 1 not in table.summaries:
+    for position, row in enumerate(table.rows):
+        if position in table.summaries and position - 1 not in table.summaries:
             rich.add_section()
-        bold = "bold " if index in table.summaries else ""
-        shown = [
-            f"{cell.text} {cell.detail}"
-            if cell.detail and (width >= _WIDE or column in table.details)
-            else cell.text
-            for column, cell in enumerate(row)
-        ]
-        styles = [bold + _STYLES[cell.tone] for cell in row]
-        rich.add_row(*(Text(text, style=style) for text, style in zip(shown, styles, strict=True)))
+        bold = "bold " if position in table.summaries else ""
+        rich.add_row(
+            *(_rich_cell(row[index], bold, with_detail=wide or index in table.details) for index in columns)
+        )
     return rich
+
+
+def _rich_cell(cell: Cell, bold: str, *, with_detail: bool) -> Text:
+    text = f"{cell.text} {cell.detail}" if cell.detail and with_detail else cell.text
+    return Text(text, style=bold + _STYLES[cell.tone])
 
 
 def number(value: float, *, signed: bool = False) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 EVAL_VERSION = 1
 
+Which = Literal["base", "tuned"]
 Verdict = Literal["ahead", "behind", "no difference", "can't tell"]
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -53,7 +54,7 @@ class Row(Data):
 
     prompt_id: str
     preference_group: str
-    which: Literal["base", "tuned"]
+    which: Which
     completion_index: int
     reward: Number
     parts: dict[str, Number]
@@ -91,7 +92,7 @@ class Summary(Data):
     notes: list[str]
 
 
-class EvalResult(Header, Summary):
+class EvalResult(Summary, Header):
     """One evaluation with every completion. `prompts` are the rendered texts by prompt id."""
 
     prompts: dict[str, str]

@@ -73,10 +73,20 @@ def test_a_terminal_of_80_columns_shows_the_interval_that_matters() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "+0.300 [0.300..0.300]" in text
     assert "0.500 [" not in text
+    assert "prompts  " not in text.replace("held-out prompts", "")
+
+
+def test_names_of_twenty_characters_fit_on_a_line_of_80_columns() -> None:
+    name = "flowing-electronic-x"
+    result = result_of(spread({name: -0.1}), spread({name: -0.5}))
+    line = next(line for line in shown(eval_table(result), 80).splitlines() if name in line)
+    assert line.split() == [name, "-0.100", "-0.500", "-0.400", "[-0.400..-0.400]", "behind"]
 
 
 def test_a_wide_terminal_shows_all_intervals() -> None:
-    assert "0.500 [" in shown(eval_table(RESULT), 130)
+    text = shown(eval_table(RESULT), 130)
+    assert "0.500 [" in text
+    assert text.splitlines()[2].split()[-1] == "prompts"
 
 
 def test_names_of_preference_groups_are_no_markup() -> None:
@@ -111,15 +121,15 @@ def test_the_evaluation_in_a_sentence() -> None:
     macro = RESULT.overall.macro.difference
     assert eval_sentence(RESULT) == (
         "Mean reward over 3 preference groups, each counted once: 0.233 before training, 0.317 after "
-        f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]). The tuned model is ahead in 1 (loud), "
-        "behind in 1 ([bold]x) and no different in 1 (calm)."
+        f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]: ahead). "
+        "By preference group: ahead 1 (loud), behind 1 ([bold]x), no difference 1 (calm)."
     )
 
 
 def test_many_preference_groups_are_counted_not_named() -> None:
     groups = {f"g{i:02d}": 0.1 for i in range(9)}
     sentence = eval_sentence(result_of(spread(groups), spread(dict.fromkeys(groups, 0.3))))
-    assert sentence.endswith("The tuned model is ahead in 9.")
+    assert sentence.endswith("By preference group: ahead 9.")
 
 
 def test_the_comparison_in_a_sentence() -> None:
@@ -128,7 +138,7 @@ def test_the_comparison_in_a_sentence() -> None:
     # Macro: (0.3 + 0.1 + 0) / 3
     assert comparison_sentence(comparison, "better") == (
         "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "
-        "It is ahead in 2 (calm, loud) and no different in 1 ([bold]x)."
+        "By preference group: ahead 2 (calm, loud), no difference 1 ([bold]x)."
     )
     assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")
 

@@ -1,0 +1,225 @@
+"""`eval` and `compare`: what training did, to whom, and whether that is noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from pgrpo_cli.errors import RunError
+
+from .common import (
+    AllowCodeOption,
+    JsonOption,
+    QuietOption,
+    RunDirOption,
+    SetOption,
+    emit,
+    note,
+    quiet_libraries,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from pgrpo_cli.evaluate import Progress
+    from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.report.types import Comparison, CurvePoint, EvalResult
+    from pgrpo_cli.state.run import RunDirectory
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("eval")(evaluate)
+    app.command()(compare)
+
+
+def evaluate(
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run directory.", show_default=False),
+    ],
+    run_dir: RunDirOption = None,
+    overrides: SetOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Sample again, although this evaluation exists already.")
+    ] = False,
+    allow_code: AllowCodeOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Answer held-out prompts with the base model and the tuned one; show whom training served how well."""
+    from pgrpo_cli.evaluate import evaluate_run
+    from pgrpo_cli.report.page import eval_page
+    from pgrpo_cli.state.files import atomic_write
+    from pgrpo_cli.state.subject import kept_result, subject_of
+
+    quiet_libraries()
+    subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
+    for warning in subject.warnings:
+        note(f"warning: {warning}")
+    result = None if fresh else kept_result(subject)
+    if result is not None and not quiet:
+        note(f"{subject.path} holds this evaluation already; --fresh samples again")
+    if result is None:
+        with _shown_progress(quiet=quiet) as progress:
+            result = evaluate_run(subject, allow_code=allow_code, progress=progress)
+    page = subject.run.report_path
+    atomic_write(page, eval_page(result, _curves(subject.run)))
+    if as_json:
+        emit(_result_json(result, path=subject.path, report=page))
+    else:
+        _show_result(result)
+    if not quiet:
+        note(f"Report: {page}")
+        note(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Two or more runs; the first is the reference.", show_default=False
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Where the page goes. Default: compare.html in the last run.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_code: AllowCodeOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show which run serves whom better on the same held-out prompts, evaluating runs where needed."""
+    from pgrpo_cli.compare import compare as compare_results
+    from pgrpo_cli.compare import entrants_of
+    from pgrpo_cli.report.page import comparison_page
+    from pgrpo_cli.state.files import atomic_write
+    from pgrpo_cli.state.run import RunDirectory
+
+    quiet_libraries()
+    labels = _labels(runs)
+    page = html or runs[-1] / "compare.html"
+    if not page.parent.is_dir():
+        raise RunError(
+            f"{page.parent}: there is no such folder", remedy="Name a run that exists, or make it first."
+        )
+    directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
+    with _shown_progress(quiet=quiet) as progress:
+        entrants = entrants_of(
+            directories,
+            allow_code=allow_code,
+            on_note=note,
+            progress=progress,
+        )
+    evaluated = {entrant.label: entrant for entrant in entrants}
+    comparison = compare_results([evaluated[label] for label in labels])
+    results = {label: entrant.result for label, entrant in evaluated.items()}
+    curves = {label: _curves(run) for label, run in directories.items()}
+    atomic_write(page, comparison_page(comparison, results, curves))
+    if as_json:
+        found = json.loads(comparison.model_dump_json())
+        paths = {label: str(run.path) for label, run in directories.items()}
+        emit(json.dumps({**found, "paths": paths, "html": str(page)}, indent=2))
+    else:
+        _show_comparison(comparison, results)
+    if not quiet:
+        note(f"Page: {page}")
+        note("Next: open it in a browser.")
+
+
+def _run_and_recipe(
+    target: Path, run_dir: Path | None, overrides: Sequence[str]
+) -> tuple[RunDirectory, Recipe, Path]:
+    """The run that `target` (a recipe or a run) stands for, its recipe, and where relative paths start."""
+    from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.state.run import RunDirectory
+
+    from .train import default_run_dir
+
+    if target.is_dir():
+        if run_dir is not None and run_dir != target:
+            raise RunError(
+                f"{target} is a directory and --run-dir names {run_dir}: which one?",
+                remedy="Name the run once; with --run-dir, give the recipe.",
+            )
+        run = RunDirectory(target)
+        # Raises RunError with a remedy if the directory is no run.
+        run.recipe()
+        return run, load_recipe(run.recipe_path, overrides), target
+    recipe = load_recipe(target, overrides)
+    run = RunDirectory(run_dir or default_run_dir(recipe))
+    if not run.path.is_dir():
+        raise RunError(f"{run.path}: there is no such run", remedy=f"Train it first: pgrpo train {target}")
+    return run, recipe, target.parent
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """The runs' directory names, or their paths where two different runs have one name."""
+    paths = {run.resolve() for run in runs}
+    if len({path.name for path in paths}) == len(paths):
+        return [run.resolve().name for run in runs]
+    return [str(run) for run in runs]
+
+
+def _curves(run: RunDirectory) -> list[CurvePoint]:
+    from pgrpo_cli.state.history_store import read_curves
+
+    return read_curves(run.history_path) if run.history_path.is_file() else []
+
+
+def _result_json(result: EvalResult, **paths: Path) -> str:
+    """The numbers without the completions, which the result file has, and where the files are."""
+    found = json.loads(result.model_dump_json(exclude={"rows", "prompts"}))
+    return json.dumps({**found, **{key: str(path) for key, path in paths.items()}}, indent=2)
+
+
+def _show_result(result: EvalResult) -> None:
+    from pgrpo_cli.report.sentences import eval_sentence
+    from pgrpo_cli.report.tables import eval_table, to_rich
+
+    stdout.print(to_rich(eval_table(result), stdout.width))
+    for line in (eval_sentence(result), *result.notes):
+        stdout.print(Text(line), soft_wrap=True)
+
+
+def _show_comparison(comparison: Comparison, results: dict[str, EvalResult]) -> None:
+    from pgrpo_cli.report.sentences import comparison_sentence
+    from pgrpo_cli.report.tables import comparison_table, to_rich
+
+    runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
+    for run in runs:
+        stdout.print(to_rich(comparison_table(comparison, run, results), stdout.width))
+    for line in (*(comparison_sentence(comparison, run) for run in runs), *comparison.notes):
+        stdout.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def _shown_progress(*, quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal, a line a model elsewhere, nothing if quiet; all on standard error."""
+    if quiet:
+        yield lambda which, done, total: None
+    elif not stderr.is_terminal:
+        yield lambda which, done, total: None if done else note(f"{which} model: sampling {total} prompts")
+    else:
+        from rich.progress import Progress as Bars
+
+        with Bars(console=stderr, transient=True) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(which: str, done: int, total: int) -> None:
+                if done == 0 or which not in tasks:
+                    tasks[which] = bars.add_task(f"{which} model, prompts", total=total)
+                bars.update(tasks[which], completed=done)
+
+            yield show

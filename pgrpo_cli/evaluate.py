@@ -1,0 +1,138 @@
+"""`pgrpo eval`: the base model and the tuned one on the same held-out prompts, scored by the same rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from .algo.intervals import Bootstrap
+from .data.prepared import load_prepared
+from .data.records import PreparedPrompt
+from .errors import EvalError
+from .model.load import load_policy
+from .model.policy import Policy
+from .model.rollout import sample
+from .model.sampling import SamplingSettings
+from .report.summary import summarise
+from .report.types import EvalResult, Header, Row, Which
+from .rewards.build import RewardSum, build_rewards
+from .seeding import derive_seed
+from .state.results import write_result
+from .state.subject import Subject, shares_base
+
+Progress = Callable[[Which, int, int], None]
+"""Called with the model at work, the prompts done, and the number of prompts."""
+
+_PROMPTS_AT_ONCE = 16
+
+
+def evaluate(
+    policy: Policy,
+    prompts: Sequence[PreparedPrompt],
+    rewards: RewardSum,
+    header: Header,
+    *,
+    weights: Mapping[str, float] | None = None,
+    base_rows: Sequence[Row] | None = None,
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Sample, score and sum up: adapter off (base) and on (tuned), the same prompts and the same seeds.
+
+    `header` says how to sample, and goes on record. `weights`: how often each preference group occurs, for
+    the weighted mean. `base_rows`: the base model's rows of an evaluation with the same settings, instead of
+    sampling them again. Raises EvalError without prompts, RewardError where a reward fails.
+    """
+    if not prompts:
+        raise EvalError(
+            "there are no held-out prompts", remedy="Give the data source some and prepare again."
+        )
+    told = progress or (lambda which, done, total: None)
+    if base_rows is None:
+        with policy.base():
+            base_rows = _sampled_rows(policy, "base", prompts, rewards, header, told)
+    rows = [*base_rows, *_sampled_rows(policy, "tuned", prompts, rewards, header, told)]
+    bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
+    return EvalResult(
+        **dict(header),
+        **dict(summarise(rows, bootstrap, weights)),
+        prompts={prompt.prompt_id: prompt.prompt for prompt in prompts},
+        rows=rows,
+    )
+
+
+def evaluate_run(
+    subject: Subject,
+    *,
+    allow_code: bool = False,
+    others: Iterable[EvalResult] = (),
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Evaluate the subject and keep the result in its run.
+
+    The base model's completions come from the first of `others` that was made with the same settings, if any.
+    `allow_code` permits Python files named in the recipe to run.
+    """
+    rewards = build_rewards(subject.recipe.rewards, subject.recipe_dir, allow_code)
+    prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
+    policy = load_policy(subject.recipe, recipe_dir=subject.recipe_dir, adapter=subject.adapter)
+    shared = next((other for other in others if shares_base(subject.header, other)), None)
+    result = evaluate(
+        policy,
+        prompts,
+        rewards,
+        subject.header,
+        weights=subject.group_sizes,
+        base_rows=None if shared is None else [row for row in shared.rows if row.which == "base"],
+        progress=progress,
+    )
+    write_result(result, subject.path)
+    return result
+
+
+def held_out(prompts: Sequence[PreparedPrompt], most: int | None) -> list[PreparedPrompt]:
+    """The first `most` prompts of each preference group, in order; None: all."""
+    taken: dict[str, int] = {}
+    chosen = []
+    for prompt in prompts:
+        taken[prompt.preference_group] = taken.get(prompt.preference_group, 0) + 1
+        if most is None or taken[prompt.preference_group] <= most:
+            chosen.append(prompt)
+    return chosen
+
+
+def _sampled_rows(
+    policy: Policy,
+    which: Which,
+    prompts: Sequence[PreparedPrompt],
+    rewards: RewardSum,
+    header: Header,
+    progress: Progress,
+) -> list[Row]:
+    """A row a completion, in the order of the prompts."""
+    G = header.sampling["num_completions"]
+    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
+    settings = SamplingSettings(num_generations=G, **drawing)
+    rows: list[Row] = []
+    # In portions, so that progress is seen; a completion does not depend on what it is sampled with.
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        progress(which, start, len(prompts))
+        portion = prompts[start : start + _PROMPTS_AT_ONCE]
+        rollouts = sample(policy, portion, settings, seed=derive_seed(header.seed, "eval"))
+        scores_N = rewards(rollouts.completions())
+        rows += [
+            Row(
+                prompt_id=portion[n // G].prompt_id,
+                preference_group=portion[n // G].preference_group,
+                which=which,
+                completion_index=n % G,
+                reward=score.value,
+                parts=dict(score.parts),
+                length=length,
+                finished=finished,
+                text=text,
+            )
+            for n, (score, length, finished, text) in enumerate(
+                zip(scores_N, rollouts.lengths_N, rollouts.finished_N.tolist(), rollouts.texts_N, strict=True)
+            )
+        ]
+    progress(which, len(prompts), len(prompts))
+    return rows

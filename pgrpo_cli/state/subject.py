@@ -1,0 +1,171 @@
+"""What of a run is evaluated: its newest adapter, and all that the evaluation will depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli import __version__
+from pgrpo_cli.data.prepared import read_manifest
+from pgrpo_cli.errors import CheckpointError, DataError, RunError
+from pgrpo_cli.recipe.load import differing_keys, recipe_hash
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.report.types import EvalResult, Header
+
+from .checkpoint import latest_checkpoint
+from .results import read_result, result_path
+from .run import RunDirectory
+
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+# What sampled and scored completions depend on, besides the adapter.
+_SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
+# Sections that a run may be evaluated with whatever it was trained with.
+_FREE = ("eval.", "log.")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An adapter of a run, the header that its evaluation will have, and what the user should know.
+
+    `group_sizes`: training prompts of each preference group, the weights of the weighted mean.
+    """
+
+    run: RunDirectory
+    recipe: Recipe
+    recipe_dir: Path
+    adapter: Path
+    header: Header
+    group_sizes: dict[str, int]
+    warnings: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the evaluation is kept."""
+        return result_path(self.run, self.header.step)
+
+
+def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Subject:
+    """Find what to evaluate: the finished adapter of `run`, else its newest checkpoint.
+
+    `recipe` is the run's own but for `eval` and `log`; `recipe_dir` is where its relative paths start. Raises
+    RunError, DataError or CheckpointError where something is missing.
+    """
+    _refuse_other_recipe(run, recipe)
+    manifest = read_manifest(run.path)
+    if manifest is None:
+        raise DataError(
+            f"{run.path} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
+        )
+    step, adapter, warnings = _newest_adapter(run, recipe)
+    header = header_of(
+        recipe, recipe_dir, run=run.path, step=step, data_hash=manifest["data_hash"], adapter=adapter
+    )
+    sizes = {group: counts["train"] for group, counts in manifest["preference_groups"].items()}
+    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings))
+
+
+def header_of(
+    recipe: Recipe, recipe_dir: Path, *, run: Path, step: int, data_hash: str, adapter: Path
+) -> Header:
+    """What the evaluation of the adapter in the folder `adapter`, `step` steps old, depends on."""
+    return Header(
+        run=run.resolve().name,
+        step=step,
+        recipe=recipe.model_dump(mode="json"),
+        recipe_hash=recipe_hash(recipe),
+        data_hash=data_hash,
+        adapter_hash=_adapter_hash(adapter),
+        # Precision changes how exactly the same model is computed, not which model it is.
+        model=recipe.model.model_dump(mode="json", exclude={"quantization", "compute_dtype", "attention"}),
+        rewards=[_described(section, recipe_dir) for section in recipe.rewards],
+        sampling={
+            "num_completions": recipe.eval.num_completions,
+            "max_completion_tokens": recipe.rollout.max_completion_tokens,
+            "temperature": recipe.eval.temperature,
+            "top_p": recipe.rollout.top_p,
+            "top_k": recipe.rollout.top_k,
+        },
+        max_prompts_per_group=recipe.eval.max_prompts_per_group,
+        seed=recipe.seed,
+        bootstrap_samples=recipe.eval.bootstrap_samples,
+        confidence=recipe.eval.confidence,
+        versions=_versions(),
+    )
+
+
+def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult | None:
+    """The evaluation in the run, if it is of this adapter with these settings (or any). Raises EvalError."""
+    if not subject.path.exists():
+        return None
+    kept = read_result(subject.path)
+    settings = () if any_settings else (*_SETTINGS, "bootstrap_samples", "confidence")
+    return kept if _equal(kept, subject.header, ("adapter_hash", *settings)) else None
+
+
+def shares_base(header: Header, other: Header) -> bool:
+    """Whether the base model's completions are the same in evaluations with these headers."""
+    precision = header.recipe["model"] == other.recipe["model"]
+    return precision and _equal(header, other, (*_SETTINGS, "versions"))
+
+
+def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
+    differing = [
+        (key, a, b) for key, a, b in differing_keys(run.recipe(), recipe) if not key.startswith(_FREE)
+    ]
+    if differing:
+        lines = "\n".join(f"  {key}: {a!r} in the run, {b!r} in the recipe" for key, a, b in differing)
+        raise RunError(
+            f"{run.path} was made by a different recipe; these keys differ:\n{lines}",
+            remedy=f"Only `eval` may differ. `pgrpo eval {run.path}` takes the run's own recipe.",
+        )
+
+
+def _newest_adapter(run: RunDirectory, recipe: Recipe) -> tuple[int, Path, list[str]]:
+    if run.finished:
+        return recipe.train.steps, run.adapter, []
+    checkpoint, warnings = latest_checkpoint(run)
+    if checkpoint is None:
+        raise RunError(f"{run.path} has nothing trained yet", remedy="Train it first with `pgrpo train`.")
+    unfinished = f"{run.path} is not finished: step {checkpoint.step} of {recipe.train.steps} is evaluated"
+    return checkpoint.step, checkpoint.path, [*warnings, unfinished]
+
+
+def _adapter_hash(adapter: Path) -> str:
+    try:
+        return _sha256(adapter / "adapter_model.safetensors")
+    except OSError as error:
+        raise CheckpointError(
+            f"{adapter} holds no readable adapter: {error.strerror}",
+            remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
+        ) from error
+
+
+def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
+    """A reward's section; a Python file's also by the hash of what is in it."""
+    described: dict[str, Any] = section.model_dump(mode="json")
+    if section.type == "python" and (recipe_dir / section.file).is_file():
+        described["sha256"] = _sha256(recipe_dir / section.file)
+    return described
+
+
+def _equal(one: Header, other: Header, fields: Iterable[str]) -> bool:
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"pgrpo-cli": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

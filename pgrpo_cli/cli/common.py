@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the recipe or the input is wrong, 130 interrupte
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -124,3 +125,4 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     for package in ("transformers", "peft", "bitsandbytes", "torch"):
         warnings.filterwarnings("ignore", module=rf"{package}(\..*)?$")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

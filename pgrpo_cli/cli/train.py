@@ -22,7 +22,6 @@ from .common import (
     SetOption,
     emit,
     note,
-    quiet_libraries,
     stderr,
     stdout,
 )
@@ -47,13 +46,13 @@ def prepare(
 ) -> None:
     """Make prompts with preference groups from the recipe's data: split, counted, checked."""
     from pgrpo_cli.recipe.load import load_recipe
-    from pgrpo_cli.state.run import RunDirectory, claim
+    from pgrpo_cli.state.run import RunDirectory, claim, locked
 
-    quiet_libraries()
     loaded = load_recipe(recipe, overrides or ())
     run = RunDirectory(run_dir or default_run_dir(loaded))
     claim(run, loaded)
-    prepare_data(run, loaded, recipe.parent, quiet=quiet)
+    with locked(run):
+        prepare_data(run, loaded, recipe.parent, quiet=quiet)
     if not quiet:
         note(f"Next: pgrpo train {recipe}")
 
@@ -72,7 +71,6 @@ def train(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 
-    quiet_libraries()
     loaded = load_recipe(recipe, overrides or ())
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
@@ -124,13 +122,14 @@ def default_run_dir(recipe: Recipe) -> Path:
 
 def prepare_data(run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, quiet: bool) -> Any:
     """Prepare the run's data and show what was found; returns the tokenizer."""
-    from pgrpo_cli.model.sources import load_tokenizer
+    from pgrpo_cli.model.sources import context_length, load_tokenizer
     from pgrpo_cli.prepare import prepare as prepare_run
 
     from .prepared import show_report
 
     tokenizer = load_tokenizer(recipe.model, recipe_dir)
-    report = prepare_run(recipe, run.path, recipe_dir, tokenizer)
+    context = context_length(recipe.model, recipe_dir)
+    report = prepare_run(recipe, run.path, recipe_dir, tokenizer, context=context)
     if not quiet:
         show_report(report)
     return tokenizer

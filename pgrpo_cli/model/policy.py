@@ -58,11 +58,6 @@ class Policy:
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @property
-    def context_length(self) -> int:
-        """Longest sequence, in tokens, that the model was made for."""
-        return int(self.config.max_position_embeddings)
-
-    @property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a completion: those of the generation config and the tokenizer's own."""
         ids = self.model.generation_config.eos_token_id

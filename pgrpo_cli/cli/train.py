@@ -50,7 +50,7 @@ def prepare(
 
     loaded = load_recipe(recipe, overrides or ())
     run = RunDirectory(run_dir or default_run_dir(loaded))
-    claim(run, loaded)
+    claim(run, loaded, recipe.parent)
     with locked(run):
         prepare_data(run, loaded, recipe.parent, quiet=quiet)
     if not quiet:
@@ -74,7 +74,7 @@ def train(
     loaded = load_recipe(recipe, overrides or ())
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
-    claim(run, loaded)
+    claim(run, loaded, recipe.parent)
     if run.finished:
         emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
         return

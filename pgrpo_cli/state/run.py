@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pgrpo_cli.errors import RunError
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved
 from pgrpo_cli.recipe.schema import Recipe
 
-from .files import atomic_write, explained
+from .files import atomic_write, explained, write_json
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ class RunDirectory:
         """Whether the last step is done and the adapter is in its place."""
         return (self.adapter / "adapter_config.json").is_file()
 
+    @property
+    def recipe_dir(self) -> Path:
+        """The folder in which the recipe's relative paths start: that of the file that the run was made from."""
+        try:
+            return Path(json.loads((self.path / "origin.json").read_text(encoding="utf-8"))["recipe_dir"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return self.path
+
     def recipe(self) -> Recipe:
         """The recipe that the run belongs to. Raises RunError if there is none."""
         if not self.recipe_path.is_file():
@@ -90,8 +99,8 @@ def next_free(path: Path) -> Path:
     return candidate
 
 
-def claim(run: RunDirectory, recipe: Recipe) -> None:
-    """Write the resolved recipe into the run, or make sure that the one there is the same.
+def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
+    """Write the resolved recipe, and where it came from, into the run; or make sure that it is the same.
 
     Before training has begun the recipe may be replaced; afterwards a different one is refused (RunError).
     """
@@ -105,12 +114,13 @@ def claim(run: RunDirectory, recipe: Recipe) -> None:
             )
             raise RunError(
                 f"{run.path} was made by a different recipe; these keys differ:\n{lines}",
-                remedy="Undo the change to go on with the run, or start anew with --fresh or another --run-dir.",
+                remedy="Undo the change to go on with the run, or start anew: --fresh or another --run-dir.",
             )
         return
     with explained(str(run.recipe_path)):
         run.path.mkdir(parents=True, exist_ok=True)
         atomic_write(run.recipe_path, dump_resolved(recipe))
+        write_json(run.path / "origin.json", {"recipe_dir": str(recipe_dir.resolve())})
 
 
 @contextmanager

@@ -113,8 +113,13 @@ def test_below_min_count_the_prompt_stands_in_for_the_history(estimator):
             rewards, groups, num_generations=2, history=history, estimator=estimator, min_count=min_count
         )
         assert torch.equal(found.advantages_N, grpo.advantages_N)
-    # Two rewards are enough for min_count 2; a preference group without any always falls back.
-    found = compute_advantages(rewards, groups, num_generations=2, history=history, min_count=2)
+
+
+@pytest.mark.parametrize("min_count", [0, 2])
+def test_a_group_without_history_falls_back_whatever_min_count_is(min_count):
+    history = history_of([0, 4], ["a", "a"], 2)  # two rewards are enough for min_count 2
+    rewards, groups = [5, 7, 5, 7], ["a", "a", "new", "new"]
+    found = compute_advantages(rewards, groups, num_generations=2, history=history, min_count=min_count)
     assert found.baseline_N.tolist() == [2, 2, 6, 6]
     assert found.scale_N.tolist() == pytest.approx([math.sqrt(8)] * 2 + [math.sqrt(2)] * 2)
 

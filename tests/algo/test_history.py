@@ -131,6 +131,14 @@ def test_rewards_of_many_groups_are_each_kept_to_rounding():
         assert history.std(f"group {g}") == pytest.approx(mine.std().item(), rel=1e-10)
 
 
+def test_new_groups_in_every_step_leave_the_old_ones_alone():
+    history = RewardHistory()
+    for step in range(1, 101):
+        history.update([step, step + 2], [f"group {step}"] * 2, num_generations=2, step=step)
+    stats = history.stats()
+    assert [(s.n, s.mean, s.first_step) for s in stats.values()] == [(2, i + 1, i) for i in range(1, 101)]
+
+
 def reference(rewards: list[float], weights: list[float], prompts: list[int]) -> tuple[float, ...]:
     """Mean, variance, s² and τ² of one preference group, in plain Python from their definitions."""
     total, square = sum(weights), sum(w * w for w in weights)

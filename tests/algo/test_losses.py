@@ -93,6 +93,27 @@ def test_the_kl_is_measured_without_being_trained_on_at_beta_zero():
     assert measured.loss.item() == plain.loss.item()
     assert mean_metrics([measured.metrics])["kl"] > 0
     assert "kl" not in plain.metrics
+    overflowing = loss_of(RATIOS.log(), reference_logprobs_N_T=torch.full_like(RATIOS, 1e4))
+    assert overflowing.loss.item() == plain.loss.item()
+
+
+def test_only_the_policy_receives_a_gradient():
+    logprobs, sampling, reference = (RATIOS.log().clone().requires_grad_() for _ in range(3))
+    advantages = ADVANTAGES.clone().requires_grad_()
+    found = policy_loss(
+        logprobs,
+        sampling,
+        advantages,
+        MASK,
+        reference_logprobs_N_T=reference,
+        beta=0.1,
+        aggregation="token_mean",
+        **SETTINGS,
+    )
+    found.loss.backward()
+    assert logprobs.grad.abs().sum() > 0
+    assert sampling.grad is reference.grad is advantages.grad is None
+    assert not any(value.requires_grad for value in found.metrics.values())
 
 
 @pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf, 1e4])

@@ -80,11 +80,7 @@ def compare(entrants: Sequence[Entrant]) -> Comparison:
     Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs and
     EvalError for runs that cannot be compared, naming the fields that differ.
     """
-    if len(entrants) < 2:
-        raise RunError(
-            f"a comparison needs at least two runs, got {len(entrants)}",
-            remedy="Name two or more run directories.",
-        )
+    refuse_fewer_than_two(len(entrants))
     reference, *others = entrants
     for other in others:
         refuse_incomparable(reference.label, reference.result, other.label, other.result)
@@ -107,6 +103,14 @@ def compare(entrants: Sequence[Entrant]) -> Comparison:
         pairs=[pair for other in others for pair in _pairs(reference, other, bootstrap)],
         notes=_notes(reference, others),
     )
+
+
+def refuse_fewer_than_two(count: int) -> None:
+    """Raise RunError for a comparison of `count` runs, unless there are two or more."""
+    if count < 2:
+        raise RunError(
+            f"a comparison needs at least two runs, got {count}", remedy="Name two or more of them."
+        )
 
 
 def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgrpo_cli.compare import Entrant, compare, flat_keys
+from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
 from pgrpo_cli.errors import EvalError, RunError
+from pgrpo_cli.report.types import EvalResult
+from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.subject import Subject, subject_of
 from tests.support.results import Rewards, result_of, spread
+from tests.support.runs import add_checkpoint, make_run, recipe_of
 
 BASE = spread({"calm": 0.1, "loud": 0.2})
 FIRST = spread({"calm": 0.3, "loud": 0.5})
@@ -114,6 +121,77 @@ def test_unequal_budgets_are_noted() -> None:
 def test_a_single_run_is_refused() -> None:
     with pytest.raises(RunError, match="at least two runs, got 1"):
         compare([entrant("one")])
+
+
+def runs_of(tmp_path: Path, **recipes: Any) -> dict[str, RunDirectory]:
+    """A run a recipe, by label."""
+    return {label: make_run(tmp_path / label, recipe) for label, recipe in recipes.items()}
+
+
+def subject(run: RunDirectory) -> Subject:
+    return subject_of(run, run.recipe(), run.path)
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Subject, list[EvalResult]]]:
+    """Replaces the evaluation of runs; records what was to be evaluated, and the results to borrow from."""
+    recorded: list[tuple[Subject, list[EvalResult]]] = []
+
+    def scripted(subject: Subject, *, others: Sequence[EvalResult], **_: Any) -> EvalResult:
+        recorded.append((subject, list(others)))
+        return result_of(BASE, FIRST, **dict(subject.header))
+
+    monkeypatch.setattr("pgrpo_cli.compare.evaluate_run", scripted)
+    return recorded
+
+
+def test_kept_evaluations_are_taken_as_they_are(tmp_path: Path, evaluated: Any) -> None:
+    runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(advantage__estimator="grpo"))
+    for run in runs.values():
+        found = subject(run)
+        write_result(result_of(BASE, FIRST, **dict(found.header)), found.path)
+    entrants = entrants_of(runs)
+    assert evaluated == []
+    assert [entrant.label for entrant in entrants] == ["one", "two"]
+    assert compare(entrants).runs[1].differs == {"advantage.estimator": "grpo"}
+
+
+def test_a_run_without_evaluation_gets_one_like_the_kept_one(tmp_path: Path, evaluated: Any) -> None:
+    # `two` was evaluated with three completions; `one` has no evaluation and asks for four by itself.
+    runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(advantage__estimator="grpo"))
+    recipe = recipe_of(advantage__estimator="grpo", eval__num_completions=3)
+    kept = subject_of(runs["two"], recipe, runs["two"].path)
+    write_result(result_of(BASE, FIRST, **dict(kept.header)), kept.path)
+    notes: list[str] = []
+    entrants = entrants_of(runs, on_note=notes.append)
+    ((what, others),) = evaluated
+    assert (what.run, what.header.sampling["num_completions"]) == (runs["one"], 3)
+    assert [other.run for other in others] == ["two"]
+    assert [entrant.result.run for entrant in entrants] == ["one", "two"]
+    assert notes == ["one keeps no evaluation of its newest adapter: evaluating it now"]
+    assert len(compare(entrants).pairs) == 3
+
+
+def test_the_second_new_evaluation_may_borrow_from_the_first(tmp_path: Path, evaluated: Any) -> None:
+    entrants_of(runs_of(tmp_path, one=recipe_of(), two=recipe_of(advantage__estimator="grpo")))
+    assert [[other.run for other in others] for _, others in evaluated] == [[], ["one"]]
+
+
+def test_runs_that_cannot_be_compared_are_not_evaluated_first(tmp_path: Path, evaluated: Any) -> None:
+    runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(rewards=[{"type": "length", "max": 3}]))
+    with pytest.raises(EvalError, match=r"two cannot be compared with one:\n  rewards\.0"):
+        entrants_of(runs)
+    assert evaluated == []
+
+
+def test_an_unfinished_run_is_compared_with_a_warning(tmp_path: Path, evaluated: Any) -> None:
+    runs = runs_of(tmp_path, one=recipe_of())
+    runs["two"] = make_run(tmp_path / "two", recipe_of(), adapter=None)
+    add_checkpoint(runs["two"], 8, "eight")
+    notes: list[str] = []
+    entrants = entrants_of(runs, on_note=notes.append)
+    assert [entrant.result.step for entrant in entrants] == [200, 8]
+    assert any("is not finished: step 8 of 200" in note for note in notes)
 
 
 def test_flat_keys() -> None:

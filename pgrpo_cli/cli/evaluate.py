@@ -59,11 +59,12 @@ def evaluate(
     from pgrpo_cli.state.subject import kept_result, subject_of
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
-    for warning in subject.warnings:
-        note(f"warning: {warning}")
     result = None if fresh else kept_result(subject)
-    if result is not None and not quiet:
-        note(f"{subject.path} holds this evaluation already; --fresh samples again")
+    if not quiet:
+        for warning in subject.warnings:
+            note(f"warning: {warning}")
+        if result is not None:
+            note(f"{subject.path} holds this evaluation already; --fresh samples again")
     if result is None:
         with _shown_progress(quiet=quiet) as progress:
             result = evaluate_run(subject, allow_code=allow_code, progress=progress)
@@ -100,29 +101,25 @@ def compare(
 ) -> None:
     """Show which run serves whom better on the same held-out prompts, evaluating runs where needed."""
     from pgrpo_cli.compare import compare as compare_results
-    from pgrpo_cli.compare import entrants_of
+    from pgrpo_cli.compare import entrants_of, refuse_fewer_than_two
     from pgrpo_cli.report.page import comparison_page
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.run import RunDirectory
 
+    # What would be refused in the end is refused before minutes of sampling.
+    refuse_fewer_than_two(len(runs))
+    if html is not None and not html.parent.is_dir():
+        raise RunError(f"{html.parent}: there is no such folder", remedy="Make it, or name another file.")
     labels = _labels(runs)
-    page = html or runs[-1] / "compare.html"
-    if not page.parent.is_dir():
-        raise RunError(
-            f"{page.parent}: there is no such folder", remedy="Name a run that exists, or make it first."
-        )
     directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
     with _shown_progress(quiet=quiet) as progress:
-        entrants = entrants_of(
-            directories,
-            allow_code=allow_code,
-            on_note=note,
-            progress=progress,
-        )
+        told = (lambda text: None) if quiet else note
+        entrants = entrants_of(directories, allow_code=allow_code, on_note=told, progress=progress)
     evaluated = {entrant.label: entrant for entrant in entrants}
     comparison = compare_results([evaluated[label] for label in labels])
     results = {label: entrant.result for label, entrant in evaluated.items()}
     curves = {label: _curves(run) for label, run in directories.items()}
+    page = html or runs[-1] / "compare.html"
     atomic_write(page, comparison_page(comparison, results, curves))
     if as_json:
         found = json.loads(comparison.model_dump_json())

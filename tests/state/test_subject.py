@@ -1,0 +1,172 @@
+"""What of a run is evaluated, and when an evaluation may be used again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.report.types import EvalResult
+from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.subject import Subject, kept_result, shares_base, subject_of
+from tests.support.results import result_of, spread
+from tests.support.runs import add_checkpoint, make_run, recipe_of
+
+REWARDS = spread({"calm": 0.1, "loud": 0.2})
+
+
+def subject(path: Path, recipe: Recipe | None = None, **changes: Any) -> Subject:
+    """The subject of a new run of `recipe`; `changes` are made to the recipe only after the run."""
+    recipe = recipe or recipe_of()
+    return subject_of(make_run(path, recipe), recipe_of(**changes) if changes else recipe, path)
+
+
+def evaluation(subject: Subject, **changes: Any) -> EvalResult:
+    """A made evaluation of the subject."""
+    return result_of(REWARDS, REWARDS, **(dict(subject.header) | changes))
+
+
+def test_the_finished_adapter_comes_first(tmp_path: Path) -> None:
+    recipe = recipe_of(train__steps=24)
+    run = make_run(tmp_path / "mine", recipe)
+    add_checkpoint(run, 24, "checkpoint")
+    found = subject_of(run, recipe, tmp_path)
+    assert (found.adapter, found.header.step, found.warnings) == (run.adapter, 24, ())
+    assert found.header.adapter_hash == hashlib.sha256(b"done").hexdigest()
+    assert (found.header.run, found.header.data_hash) == ("mine", "d" * 64)
+    assert found.path == run.eval_dir / "step-000024.json"
+    assert found.group_sizes == {"calm": 30, "loud": 10}
+
+
+def test_an_unfinished_run_is_evaluated_at_its_newest_whole_checkpoint(tmp_path: Path) -> None:
+    recipe = recipe_of(train__steps=24)
+    run = make_run(tmp_path, recipe, adapter=None)
+    whole = add_checkpoint(run, 8, "eight")
+    (add_checkpoint(run, 16, "sixteen") / "adapter_model.safetensors").write_text("cut")
+    found = subject_of(run, recipe, tmp_path)
+    assert (found.adapter, found.header.step) == (whole, 8)
+    assert "step-000016 is damaged" in found.warnings[0]
+    assert "not finished: step 8 of 24" in found.warnings[1]
+
+
+def test_a_run_without_anything_trained(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing trained yet") as caught:
+        subject_of(make_run(tmp_path, recipe_of(), adapter=None), recipe_of(), tmp_path)
+    assert "pgrpo train" in str(caught.value.remedy)
+
+
+def test_a_run_without_data(tmp_path: Path) -> None:
+    run = make_run(tmp_path, recipe_of())
+    (run.data / "manifest.json").unlink()
+    with pytest.raises(DataError, match="has no prepared data"):
+        subject_of(run, recipe_of(), tmp_path)
+
+
+def test_an_adapter_without_weights(tmp_path: Path) -> None:
+    run = make_run(tmp_path, recipe_of())
+    (run.adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="holds no readable adapter: No such file"):
+        subject_of(run, recipe_of(), tmp_path)
+
+
+def test_another_recipe_is_refused_by_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        subject(tmp_path, train__steps=9, eval__num_completions=2)
+    assert "train.steps: 200 in the run, 9 in the recipe" in caught.value.message
+    assert "eval" not in caught.value.message
+
+
+def test_the_way_to_evaluate_may_differ_from_the_recipe_of_the_run(tmp_path: Path) -> None:
+    header = subject(tmp_path, eval__num_completions=2, eval__max_prompts_per_group=3).header
+    assert header.sampling == {
+        "num_completions": 2,
+        "max_completion_tokens": 64,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
+    assert header.max_prompts_per_group == 3
+
+
+def test_precision_does_not_make_it_another_model(tmp_path: Path) -> None:
+    plain = subject(
+        tmp_path / "a", recipe_of(model__quantization={"type": "none"}, model__compute_dtype="float32")
+    )
+    assert plain.header.model == subject(tmp_path / "b").header.model
+    assert plain.header.model["id"] == "random"
+
+
+def test_a_python_reward_is_known_by_what_is_in_its_file(tmp_path: Path) -> None:
+    recipe = recipe_of(rewards=[{"type": "python", "file": "mine.py"}])
+    run = make_run(tmp_path / "run", recipe)
+    (tmp_path / "mine.py").write_text("def reward(): ...")
+    before = subject_of(run, recipe, tmp_path).header.rewards
+    (tmp_path / "mine.py").write_text("def reward(): return 1")
+    after = subject_of(run, recipe, tmp_path).header.rewards
+    assert before != after
+    assert before[0]["sha256"] == hashlib.sha256(b"def reward(): ...").hexdigest()
+
+
+def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
+    mine = subject(tmp_path)
+    assert kept_result(mine) is None
+    write_result(evaluation(mine), mine.path)
+    assert kept_result(mine) == evaluation(mine)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter_hash": "c" * 64},
+        {"data_hash": "e" * 64},
+        {"sampling": {"num_completions": 1}},
+        {"rewards": []},
+        {"model": {"id": "other"}},
+        {"seed": 99},
+        {"max_prompts_per_group": 1},
+        {"bootstrap_samples": 100},
+        {"confidence": 0.5},
+    ],
+)
+def test_an_evaluation_made_otherwise_is_not_used_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    mine = subject(tmp_path)
+    write_result(evaluation(mine, **changes), mine.path)
+    assert kept_result(mine) is None
+    found = kept_result(mine, any_settings=True)
+    assert (found is None) == ("adapter_hash" in changes)
+
+
+def test_a_damaged_evaluation_is_not_passed_over(tmp_path: Path) -> None:
+    mine = subject(tmp_path)
+    mine.path.parent.mkdir()
+    mine.path.write_text("{")
+    with pytest.raises(EvalError, match="is damaged"):
+        kept_result(mine)
+
+
+def test_runs_of_other_methods_share_the_base_model(tmp_path: Path) -> None:
+    mine = subject(tmp_path / "a", recipe_of(advantage__estimator="grpo", train__learning_rate=0.5))
+    assert shares_base(subject(tmp_path / "b").header, evaluation(mine))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        recipe_of(seed=3),
+        recipe_of(eval__num_completions=9),
+        recipe_of(model__compute_dtype="float32"),
+        recipe_of(rewards=[{"type": "length", "max": 3}]),
+    ],
+)
+def test_what_the_base_model_says_depends_on(tmp_path: Path, recipe: Recipe) -> None:
+    assert not shares_base(subject(tmp_path / "a").header, evaluation(subject(tmp_path / "b", recipe)))
+
+
+def test_other_versions_of_packages_are_not_mixed(tmp_path: Path) -> None:
+    mine = subject(tmp_path)
+    assert "torch" in mine.header.versions
+    assert not shares_base(mine.header, evaluation(mine, versions={"torch": "0.1"}))

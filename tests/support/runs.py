@@ -1,0 +1,48 @@
+"""Run directories for tests, without a model: a recipe, a manifest, and adapters of a few bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.run import RunDirectory, claim
+
+from .recipes import changed
+
+
+def recipe_of(**values: Any) -> Recipe:
+    """The minimal recipe with dotted keys (`train__steps=3` is train.steps) set to other values."""
+    return Recipe.model_validate(changed(**values))
+
+
+def make_run(
+    path: Path, recipe: Recipe, *, data_hash: str = "d" * 64, adapter: str | None = "done"
+) -> RunDirectory:
+    """A run with prepared data of two preference groups; `adapter` is what its finished adapter holds."""
+    run = RunDirectory(path)
+    claim(run, recipe, run.path.parent)
+    run.data.mkdir()
+    groups = {"calm": {"train": 30, "eval": 2}, "loud": {"train": 10, "eval": 2}}
+    manifest = {"version": 1, "files": {}, "data_hash": data_hash, "preference_groups": groups}
+    (run.data / "manifest.json").write_text(json.dumps(manifest))
+    if adapter is not None:
+        _write_adapter(run.adapter, adapter)
+    return run
+
+
+def add_checkpoint(run: RunDirectory, step: int, content: str) -> Path:
+    """A whole checkpoint whose adapter holds `content`."""
+    folder = run.checkpoints / f"step-{step:06d}"
+    _write_adapter(folder, content)
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    return folder
+
+
+def _write_adapter(folder: Path, content: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text(content)

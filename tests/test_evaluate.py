@@ -1,0 +1,205 @@
+"""Evaluation: with a scripted sampler, and with a real model under an adapter that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli import evaluate as module
+from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import EvalError
+from pgrpo_cli.evaluate import evaluate, evaluate_run, held_out
+from pgrpo_cli.model.rollout import Rollouts
+from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.report.summary import summarise
+from pgrpo_cli.report.types import EvalResult, Header
+from pgrpo_cli.rewards.base import Completion, Score
+from pgrpo_cli.rewards.build import RewardSum, build_rewards
+from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.state.results import read_result
+from pgrpo_cli.state.subject import header_of, subject_of
+from tests.support.policies import make_prompts, randomize_adapter, tiny_policy
+from tests.support.records import prompt
+from tests.support.runs import make_run, recipe_of
+
+PROMPTS = [prompt(f"{group}-{i}", group) for i in range(20) for group in ("calm", "loud")]
+RECIPE = recipe_of(
+    eval__num_completions=2,
+    eval__temperature=0.5,
+    eval__bootstrap_samples=100,
+    rollout__max_completion_tokens=6,
+    seed=5,
+)
+
+
+class ScriptedPolicy:
+    """A policy that only knows whether its adapter is on."""
+
+    def __init__(self) -> None:
+        self.adapter_on = True
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        self.adapter_on = False
+        yield
+        self.adapter_on = True
+
+
+class Scripted:
+    """A reward: 0 for the base model; for the tuned one 0.5 to `loud`, and 0.9 or 1.1 to `calm`."""
+
+    parts = ("value",)
+    value_range = None
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        values = [self.worth(c) if c.text.startswith("tuned") else 0.0 for c in completions]
+        return [Score(value, {"value": value}) for value in values]
+
+    def worth(self, completion: Completion) -> float:
+        if completion.preference_group == "loud":
+            return 0.5
+        return 1.1 if int(completion.prompt_id.removeprefix("calm-")) % 2 else 0.9
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, list[str], SamplingSettings, int]]:
+    """Replaces sampling; records (adapter on, prompt ids, settings, seed) of each call."""
+    recorded: list[tuple[bool, list[str], SamplingSettings, int]] = []
+
+    def scripted(policy: Any, prompts: Sequence[PreparedPrompt], settings: Any, *, seed: int) -> Rollouts:
+        recorded.append((policy.adapter_on, [p.prompt_id for p in prompts], settings, seed))
+        who = "tuned" if policy.adapter_on else "base"
+        N = len(prompts) * settings.num_generations
+        texts = tuple(f"{who} {p.prompt_id} {g}" for p in prompts for g in range(settings.num_generations))
+        mask = torch.ones(N, 4, dtype=torch.bool)
+        mask[1::2, 3] = False
+        finished = torch.arange(N) % 2 == 1
+        return Rollouts(
+            tuple(prompts),
+            settings.num_generations,
+            torch.zeros(N, 4),
+            mask,
+            torch.zeros(N, 4),
+            finished,
+            texts,
+        )
+
+    monkeypatch.setattr(module, "sample", scripted)
+    return recorded
+
+
+def header(tmp_path: Path) -> Header:
+    (tmp_path / "adapter_model.safetensors").write_text("weights")
+    return header_of(RECIPE, tmp_path, run=tmp_path, step=7, data_hash="d" * 64, adapter=tmp_path)
+
+
+def scripted(tmp_path: Path, **options: Any) -> EvalResult:
+    rewards: Any = Scripted()
+    policy: Any = ScriptedPolicy()
+    return evaluate(policy, PROMPTS, rewards, header(tmp_path), **options)
+
+
+def test_both_models_get_the_same_prompts_settings_and_seed(tmp_path: Path, calls: Any) -> None:
+    scripted(tmp_path)
+    base = [call[1:] for call in calls if not call[0]]
+    tuned = [call[1:] for call in calls if call[0]]
+    assert base == tuned
+    assert [name for names, _, _ in base for name in names] == [p.prompt_id for p in PROMPTS]
+    assert base[0][1] == SamplingSettings(num_generations=2, max_completion_tokens=6, temperature=0.5)
+    assert {seed for _, _, seed in base} == {derive_seed(5, "eval")}
+
+
+def test_the_numbers_and_rows_of_an_evaluation(tmp_path: Path, calls: Any) -> None:
+    result = scripted(tmp_path, weights={"calm": 3, "loud": 1})
+    assert result.groups["calm"].difference.mean == pytest.approx(1.0)
+    assert result.groups["loud"].difference.mean == 0.5
+    bootstrap = Bootstrap(samples=100, confidence=0.95, seed=5)
+    assert result.groups == summarise(result.rows, bootstrap).groups
+    assert result.groups["loud"].tuned.n == 20
+    # Macro (1 + 0.5) / 2; weighted 0.75 * 1 + 0.25 * 0.5.
+    assert result.overall.macro.tuned.mean == pytest.approx(0.75)
+    assert result.overall.weighted.tuned.mean == pytest.approx(0.875)
+    assert len(result.rows) == 2 * 40 * 2
+    row = next(row for row in result.rows if row.which == "tuned" and row.prompt_id == "loud-3")
+    assert (row.preference_group, row.completion_index, row.reward) == ("loud", 0, 0.5)
+    assert (row.length, row.finished, row.text) == (4, False, "tuned loud-3 0")
+    assert row.parts == {"value": 0.5}
+    second = result.rows[result.rows.index(row) + 1]
+    assert (second.completion_index, second.length, second.finished) == (1, 3, True)
+    assert result.prompts["loud-3"] == "text of loud-3"
+    assert (result.run, result.step, result.sampling["temperature"]) == (tmp_path.name, 7, 0.5)
+
+
+def test_base_rows_are_not_sampled_twice(tmp_path: Path, calls: Any) -> None:
+    first = scripted(tmp_path)
+    calls.clear()
+    base_rows = [row for row in first.rows if row.which == "base"]
+    second = scripted(tmp_path, base_rows=base_rows)
+    assert {adapter_on for adapter_on, *_ in calls} == {True}
+    assert second == first
+
+
+def test_progress_is_told_for_both_models(tmp_path: Path, calls: Any) -> None:
+    told: list[tuple[str, int, int]] = []
+    scripted(tmp_path, progress=lambda *state: told.append(state))
+    assert told[0] == ("base", 0, 40) and told[-1] == ("tuned", 40, 40)
+    assert [state for state in told if state[0] == "base"] == [("base", n, 40) for n in (0, 16, 32, 40)]
+
+
+def test_no_prompts(tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="no held-out prompts"):
+        evaluate(ScriptedPolicy(), [], Scripted(), header(tmp_path))  # type: ignore[arg-type]
+
+
+def test_held_out_prompts_are_limited_by_preference_group() -> None:
+    chosen = held_out([*PROMPTS, prompt("rare-0", "rare")], 2)
+    assert [p.prompt_id for p in chosen] == ["calm-0", "loud-0", "calm-1", "loud-1", "rare-0"]
+    assert held_out(PROMPTS, None) == PROMPTS
+
+
+def test_a_run_is_evaluated_and_the_result_kept(
+    tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
+    monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
+    monkeypatch.setattr(module, "build_rewards", lambda *arguments: Scripted())
+    limited = RECIPE.model_copy(update={"eval": RECIPE.eval.model_copy(update={"max_prompts_per_group": 3})})
+    subject = subject_of(make_run(tmp_path / "run", limited), limited, tmp_path)
+    result = evaluate_run(subject)
+    assert read_result(subject.path) == result
+    assert result.groups["calm"].base.n == 3
+    # The manifest counts 30 and 10 training prompts.
+    assert result.weights == {"calm": 30, "loud": 10}
+    calls.clear()
+    again = evaluate_run(subject, others=[result])
+    assert [adapter_on for adapter_on, *_ in calls] == [True]
+    assert again == result
+
+
+def tiny_rewards() -> RewardSum:
+    section = recipe_of(rewards=[{"type": "length", "unit": "characters", "max": 8}]).rewards
+    return build_rewards(section, Path(), False)
+
+
+def test_a_real_model_with_an_adapter_of_zeros_is_no_different(tmp_path: Path) -> None:
+    policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6])
+    randomize_adapter(policy, scale=0.0)
+    result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
+    assert base == tuned and len(set(base)) > 1
+    assert result.overall.macro.difference.mean == 0.0
+
+
+def test_a_real_model_with_an_adapter_answers_differently_and_repeatably(tmp_path: Path) -> None:
+    policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6])
+    randomize_adapter(policy, scale=3.0)
+    result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
+    assert base != tuned
+    assert evaluate(policy, prompts, tiny_rewards(), header(tmp_path)) == result

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .algo.intervals import Bootstrap
-from .errors import EvalError, RunError
-from .evaluate import Progress, evaluate_run
-from .recipe.training import EvalSection
-from .report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
-from .report.types import ComparedRun, Comparison, EvalResult, Header, Pair
-from .state.run import RunDirectory
-from .state.subject import kept_result, subject_of
+from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.errors import EvalError, RunError
+from pgrpo_cli.evaluate import Progress, evaluate_run
+from pgrpo_cli.recipe.training import EvalSection
+from pgrpo_cli.report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
+from pgrpo_cli.report.types import ComparedRun, Comparison, EvalResult, Header, Pair
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.subject import kept_result, subject_of
 
 # What two evaluations must have in common, and how to get there.
 COMPARABLE = {

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from .algo.intervals import Bootstrap
-from .data.prepared import load_prepared
-from .data.records import PreparedPrompt
-from .errors import EvalError
-from .model.load import load_policy
-from .model.policy import Policy
-from .model.rollout import sample
-from .model.sampling import SamplingSettings
-from .report.summary import summarise
-from .report.types import EvalResult, Header, Row, Which
-from .rewards.build import RewardSum, build_rewards
-from .seeding import derive_seed
-from .state.results import write_result
-from .state.subject import Subject, shares_base
+from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import EvalError
+from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.rollout import sample
+from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.report.summary import summarise
+from pgrpo_cli.report.types import EvalResult, Header, Row, Which
+from pgrpo_cli.rewards.build import RewardSum, build_rewards
+from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.subject import Subject, shares_base
 
 Progress = Callable[[Which, int, int], None]
 """Called with the model at work, the prompts done, and the number of prompts."""

@@ -19,8 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import RecipeError
-from ..registry import nearest
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.registry import nearest
+
 from .history import RewardHistory
 from .moments import prompt_moments
 from .types import Advantages, HistoryLookup, RewardBatch

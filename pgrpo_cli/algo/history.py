@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..registry import nearest
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.registry import nearest
+
 from .columns import Column, Table
 from .memory import Fading, Memory, Stream, Window
 from .moments import Moments

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import RewardError
+from pgrpo_cli.errors import RewardError
 
 
 @dataclass(frozen=True)

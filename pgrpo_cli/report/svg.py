@@ -17,8 +17,8 @@ from .curves import Curve
 _PANEL = (320, 190)
 _FOREST_WIDTH = 400
 _FOREST_ROW = 22
-_LABEL_WIDTH = 118
-_LABEL_CHARACTERS = 16
+_LABEL_WIDTH = 128
+_LABEL_CHARACTERS = 18
 _MOST_DOTS = 400
 
 COLOURS = 6
@@ -96,8 +96,14 @@ def forest_plot(title: str, rows: Sequence[ForestRow], *, x_label: str) -> Marku
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most `most` + 2 round numbers at equal distances whose range holds [low, high]."""
-    span = high - low or abs(high) or 1.0
+    """At most `most` + 2 round numbers at equal distances whose range holds [low, high].
+
+    A range of (nearly) nothing is widened on both sides, so that what is drawn lies in the middle.
+    """
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        half = max(abs(low), abs(high)) / 2 or 0.5
+        low, high = low - half, high + half
+    span = high - low
     step = next(
         factor * 10.0**power
         for power in count(math.floor(math.log10(span / most)))
@@ -106,7 +112,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     # Rounding makes 3 * 0.1 the 0.3 that a reader expects, and -0.0 a 0.
-    return [round(index * step, 12) + 0.0 for index in range(first, max(last, first + 1) + 1)]
+    return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
 
 
 def _forest_row(row: ForestRow, x: Callable[[float], float], y: float) -> Markup:

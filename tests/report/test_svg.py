@@ -68,13 +68,13 @@ def test_a_panel_has_a_text_alternative() -> None:
 
 
 def test_intervals_of_a_forest_plot() -> None:
-    # Ticks 0 to 0.4 by 0.1; x from 128 to 388, so 65 a tenth.
+    # Ticks 0 to 0.4 by 0.1; x from 138 to 388, so 62.5 a tenth.
     svg = forest(ForestRow("calm", 0.2, 0.1, 0.4, "good"))
     whisker = next(line for line in svg.findall("line") if "whisker" in line.get("class", ""))
-    assert (whisker.get("x1"), whisker.get("x2")) == ("193.0", "388.0")
+    assert (whisker.get("x1"), whisker.get("x2")) == ("200.5", "388.0")
     mark = svg.find("circle")
     assert mark is not None
-    assert (mark.get("cx"), mark.get("class")) == ("258.0", "mark good")
+    assert (mark.get("cx"), mark.get("class")) == ("263.0", "mark good")
 
 
 def test_the_line_of_no_difference_is_always_there() -> None:
@@ -99,7 +99,7 @@ def test_names_are_escaped_and_long_ones_cut() -> None:
     svg = forest(*rows, title="a & b")
     label, short = (text for text in svg.findall("text") if text.get("class") == "label")
     assert short.text == "<b>&</b>"
-    assert label.text == "<script>alert(1…"
+    assert label.text == "<script>alert(1)<…"
     assert label.findtext("title") == "<script>alert(1)</script>"
     assert svg.find("script") is None
 
@@ -115,8 +115,9 @@ def test_a_summary_is_a_diamond() -> None:
         (0, 1, 4, [0, 0.5, 1]),
         (-0.013, 0.34, 5, [-0.1, 0, 0.1, 0.2, 0.3, 0.4]),
         (0.1, 0.3, 4, [0.1, 0.15, 0.2, 0.25, 0.3]),
-        (3, 3, 4, [3, 4]),
-        (0, 0, 4, [0, 0.5]),
+        (3, 3, 4, [1, 2, 3, 4, 5]),
+        (0, 0, 4, [-0.5, 0, 0.5]),
+        (0.1, 0.1 + 1e-16, 4, [0.05, 0.1, 0.15]),
     ],
 )
 def test_ticks_are_round(low: float, high: float, most: int, expected: list[float]) -> None:

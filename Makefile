@@ -40,6 +40,11 @@ quickstart: $(RUNTIME)  ## Prepare, train, evaluate and compare on a small real 
 	$(OFFLINE) $(BIN)/pgrpo eval $(QUICKSTART)
 	$(OFFLINE) $(BIN)/pgrpo train $(QUICKSTART) --set advantage.estimator=grpo --run-dir runs/quickstart-grpo
 	$(OFFLINE) $(BIN)/pgrpo compare runs/quickstart-grpo runs/quickstart
+	@echo
+	@echo "The report:          runs/quickstart/report.html"
+	@echo "P-GRPO against GRPO: runs/quickstart/compare.html"
+	@echo "Next: $(BIN)/pgrpo recipes          lists recipes to start from, and"
+	@echo "      $(BIN)/pgrpo recipes copy quickstart my.yaml    makes one your own."
 
 test: $(DEV)  ## Run the tests that need no GPU and little time.
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest

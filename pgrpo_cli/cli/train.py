@@ -167,6 +167,8 @@ def _train(
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:
         emit(f"resumed from step {checkpoint.step}")
+        if not run.history_path.exists():
+            note(f"warning: {run.history_path} is missing; the record of earlier completions is lost")
     done = checkpoint.step if checkpoint else 0
     try:
         with training_display(stderr, steps=recipe.train.steps, done=done, quiet=quiet) as display:

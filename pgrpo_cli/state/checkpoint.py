@@ -103,6 +103,12 @@ def save_adapter(policy: Policy, folder: Path) -> None:
     # Left to itself PEFT asks a hub whether the vocabulary was resized; this adapter never holds embeddings.
     policy.model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    # PEFT keeps module names in a set, whose order changes from process to process: equal runs, equal files.
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    write_json(path, config)
 
 
 def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:

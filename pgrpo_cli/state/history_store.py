@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.errors import RunError
+from pgrpo_cli.errors import CheckpointError, RunError
 
 from .files import explained
 
@@ -67,11 +67,18 @@ class HistoryStore:
     """The writer's side. Use as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        with explained(str(path)):
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+        try:
+            with explained(str(path)):
+                self._db = sqlite3.connect(path, isolation_level=None)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise CheckpointError(
+                f"{path} cannot be used: {error}",
+                remedy="Move it away and run again: the reward history comes from the checkpoint, only the "
+                "record of earlier completions is lost.",
+            ) from error
 
     def __enter__(self) -> HistoryStore:
         return self

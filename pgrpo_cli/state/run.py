@@ -74,7 +74,7 @@ class RunDirectory:
 
     @property
     def recipe_dir(self) -> Path:
-        """The folder in which the recipe's relative paths start: that of the file that the run was made from."""
+        """Where the recipe's relative paths start: the folder of the file that the run was made from."""
         try:
             return Path(json.loads((self.path / "origin.json").read_text(encoding="utf-8"))["recipe_dir"])
         except (FileNotFoundError, ValueError, KeyError):

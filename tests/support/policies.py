@@ -70,7 +70,7 @@ def tiny_policy(architecture: str = "llama", dtype: torch.dtype = torch.float64,
 
 
 def _norms_in_float64(model: torch.nn.Module) -> None:
-    """transformers computes these norms in float32 whatever their input, and their rounding hides the rest."""
+    """transformers computes these norms in float32 whatever their input; their rounding hides the rest."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             epsilon = getattr(module, "variance_epsilon", None) or module.eps

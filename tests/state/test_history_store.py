@@ -1,0 +1,84 @@
+import json
+import sqlite3
+
+import pytest
+
+from pgrpo_cli.errors import RunError
+from pgrpo_cli.state.history_store import (
+    GroupRow,
+    HistoryStore,
+    ScoredCompletion,
+    encode_parts,
+    read_completions,
+    read_curves,
+    read_groups,
+)
+
+
+def _completion(step, generation, reward, group="a"):
+    return ScoredCompletion(
+        step, 0, generation, f"prompt-{step}", group, reward, encode_parts({"style": 0.5}), 0.25, 7, "text"
+    )
+
+
+def _group(name, n, last_step):
+    return GroupRow(name, n, 0.5, 0.1, 1, last_step, n // 2, 0.01, None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of three steps of two completions each."""
+    path = tmp_path / "history.sqlite"
+    with HistoryStore(path) as store:
+        for step in (1, 2, 3):
+            rows = [_completion(step, 0, float(step)), _completion(step, 1, None if step == 2 else 0.0)]
+            store.record_step(rows, [_group("a", 2 * step, step)])
+    return path
+
+
+def test_rows_come_back_in_order_with_their_parts(path):
+    rows = read_completions(path)
+    assert [(row["step"], row["generation"], row["reward"]) for row in rows] == [
+        (1, 0, 1.0), (1, 1, 0.0), (2, 0, 2.0), (2, 1, None), (3, 0, 3.0), (3, 1, 0.0),
+    ]  # fmt: skip
+    assert rows[0]["parts"] == {"style": 0.5}
+    assert read_completions(path, preference_group="b") == []
+
+
+def test_curves_leave_missing_rewards_out(path):
+    # Step 1: (1 + 0) / 2; step 2: 2 alone; step 3: (3 + 0) / 2.
+    assert read_curves(path) == [(1, "a", 0.5, 2), (2, "a", 2.0, 1), (3, "a", 1.5, 2)]
+
+
+def test_rewinding_forgets_later_steps_and_restores_the_statistics(path):
+    with HistoryStore(path) as store:
+        store.rewind(1, [_group("a", 2, 1)])
+        store.record_step([_completion(2, 0, 9.0)], [_group("b", 4, 2)])
+    assert [(row["step"], row["reward"]) for row in read_completions(path)] == [(1, 1.0), (1, 0.0), (2, 9.0)]
+    assert [(row.preference_group, row.n) for row in read_groups(path)] == [("b", 4), ("a", 2)]
+
+
+def test_a_step_is_stored_whole_or_not_at_all(path):
+    with HistoryStore(path) as store, pytest.raises(sqlite3.IntegrityError):
+        # The second row has the key of the first: the first must not stay either.
+        store.record_step([_completion(4, 0, 1.0), _completion(4, 0, 2.0)], [_group("a", 8, 4)])
+    assert max(row["step"] for row in read_completions(path)) == 3
+    assert read_groups(path)[0].n == 6
+
+
+def test_readers_look_on_while_a_run_writes(path):
+    with HistoryStore(path) as store:
+        store.record_step([_completion(4, 0, 1.0)], [_group("a", 8, 4)])
+        assert read_groups(path)[0].last_step == 4
+
+
+def test_parts_that_are_missing_are_null():
+    assert json.loads(encode_parts({"b": float("nan"), "a": 1.0})) == {"a": 1.0, "b": None}
+
+
+def test_what_is_no_store(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        read_groups(tmp_path / "history.sqlite")
+    (tmp_path / "history.sqlite").write_text("something else entirely" * 100)
+    with pytest.raises(RunError, match="cannot be read"):
+        read_groups(tmp_path / "history.sqlite")

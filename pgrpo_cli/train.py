@@ -1,10 +1,9 @@
 """`pgrpo train`: Personalized Group Relative Policy Optimization (arXiv 2603.10009), one step after another.
 
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
-history of
-its preference group, and makes one clipped policy-gradient update of the adapter. Everything that a step
-draws is a
-function of (seed, step), so a run that goes on from a checkpoint repeats an uninterrupted one.
+history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
+recipe says so). Everything that a step draws is a function of (seed, step), so a run that goes on from a
+checkpoint repeats an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter, save_checkpoi
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
+from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
 
@@ -50,6 +50,9 @@ class Observer(Protocol):
 
     def on_step(self, record: dict[str, Any], groups: dict[str, GroupStats]) -> None:
         """A step is done; `record` is its line of metrics.jsonl."""
+
+    def on_message(self, text: str) -> None:
+        """Something that the user should know."""
 
 
 @dataclass
@@ -86,9 +89,8 @@ def train(
 ) -> None:
     """Train from `checkpoint` (None: from the start) to the recipe's last step and leave `adapter/` behind.
 
-    `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is
-    finished and
-    saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
+    `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is finished
+    and saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
     go on.
     """
     history = reward_history(recipe.history)
@@ -102,10 +104,10 @@ def train(
         checkpoint.restore_optimizer(optimizer, policy)
     done = checkpoint.step if checkpoint else 0
 
-    with HistoryStore(run.history_path) as store:
-        log = RunLog(run.metrics_path, trackers)
-        store.rewind(done, group_rows(history.stats()))
-        log.rewind(done)
+    for warning in rewind(run, done, group_rows(history.stats()), keep=recipe.train.keep_checkpoints):
+        observer.on_message(f"warning: {warning}")
+
+    with HistoryStore(run.history_path) as store, RunLog(run.metrics_path, trackers) as log:
         for step in range(done + 1, recipe.train.steps + 1):
             clock = _Clock(observer, step)
 
@@ -120,24 +122,25 @@ def train(
             )
 
             clock.enter("update")
-            update = policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
+            for _ in range(recipe.train.updates_per_rollout):
+                update = policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
 
             clock.enter("save")
             groups = history.stats()
             store.record_step(
                 scored_rows(step, rollouts, scores_N, advantages), touched_rows(rollouts, groups)
             )
-            stopping = stop_requested()
-            if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
-                state = history.state_dict()
-                save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
             clock.enter(None)
             record = step_record(step, recipe, rollouts, scores_N, advantages, update, clock.seconds)
             log.append(record)
+            stopping = stop_requested()
+            if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
+                # Last: a run goes on from a checkpoint, so all records up to it must be there before it is.
+                state = history.state_dict()
+                save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
-        log.close()
     finish_adapter(run, policy, model_card(recipe, history.stats()))
 
 

@@ -125,4 +125,5 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     for package in ("transformers", "peft", "bitsandbytes", "torch"):
         warnings.filterwarnings("ignore", module=rf"{package}(\..*)?$")
+    # It asks for an optional package each time that it is imported.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -118,13 +118,14 @@ def training_display(console: Console, *, steps: int, done: int, quiet: bool) ->
 
 
 def groups_table(rows: list[GroupRow]) -> Table:
-    """The reward history as a table."""
-    table = Table("preference group", box=None, pad_edge=False)
-    for heading in ("prompts", "rewards", "mean", "spread", "within", "between", "first step", "last step"):
+    """The reward history as a table of 80 columns; `first` and `last` are steps. Long names are folded."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("preference group", overflow="fold")
+    for heading in ("prompts", "rewards", "mean", "spread", "within", "between", "first", "last"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
-            row.preference_group, str(row.prompts), f"{row.n:g}", f"{row.mean:.4f}", _number(row.std),
+            row.preference_group, str(row.prompts), f"{row.n:.0f}", f"{row.mean:.4f}", _number(row.std),
             _root(row.within_variance), _root(row.between_variance), str(row.first_step), str(row.last_step),
         )  # fmt: skip
     return table

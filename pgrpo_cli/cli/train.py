@@ -50,11 +50,11 @@ def prepare(
 
     loaded = load_recipe(recipe, overrides or ())
     run = RunDirectory(run_dir or default_run_dir(loaded))
-    claim(run, loaded, recipe.parent)
     with locked(run):
+        claim(run, loaded, recipe.parent)
         prepare_data(run, loaded, recipe.parent, quiet=quiet)
     if not quiet:
-        note(f"Next: pgrpo train {recipe}")
+        note(f"Next: {_train_command(recipe, run, loaded, overrides)}")
 
 
 def train(
@@ -74,13 +74,18 @@ def train(
     loaded = load_recipe(recipe, overrides or ())
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
-    claim(run, loaded, recipe.parent)
     if run.finished:
+        claim(run, loaded, recipe.parent)
         emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
         return
-    command = _continue_command(recipe, run, loaded, overrides, allow_code)
     with locked(run), _stop_on_interrupt() as stop_requested:
-        _train(run, loaded, recipe.parent, command, stop_requested, allow_code=allow_code, quiet=quiet)
+        claim(run, loaded, recipe.parent)
+        try:
+            _train(run, loaded, recipe.parent, stop_requested, allow_code=allow_code, quiet=quiet)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            command = _train_command(recipe, run, loaded, overrides, allow_code=allow_code)
+            message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
+            raise Interrupted(message, remedy=f"Go on with: {command}") from stop
     emit(f"finished: the adapter is in {run.adapter}")
     if not quiet:
         note(f"Next: pgrpo eval {run.path}")
@@ -139,7 +144,6 @@ def _train(
     run: RunDirectory,
     recipe: Recipe,
     recipe_dir: Path,
-    continue_command: str,
     stop_requested: Callable[[], bool],
     *,
     allow_code: bool,
@@ -155,10 +159,11 @@ def _train(
     from .display import training_display
 
     rewards = build_rewards(recipe.rewards, recipe_dir, allow_code)
-    trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"))
     checkpoint, problems = latest_checkpoint(run)
     for problem in problems:
         note(f"warning: {problem}; falling back to the one before")
+    done = checkpoint.step if checkpoint else 0
+    trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"), first_step=done + 1)
     tokenizer = prepare_data(run, recipe, recipe_dir, quiet=quiet) if checkpoint is None else None
     prompts = load_prepared(run.path, "train")
     adapter = checkpoint.path if checkpoint else None
@@ -167,22 +172,24 @@ def _train(
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:
         emit(f"resumed from step {checkpoint.step}")
-        if not run.history_path.exists():
-            note(f"warning: {run.history_path} is missing; the record of earlier completions is lost")
-    done = checkpoint.step if checkpoint else 0
-    try:
-        with training_display(stderr, steps=recipe.train.steps, done=done, quiet=quiet) as display:
-            train_run(
-                run, recipe, policy, prompts, rewards,
-                checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,
-            )  # fmt: skip
-    except Interrupted as stopped:
-        raise Interrupted(stopped.message, remedy=f"Go on with: {continue_command}") from stopped
+    if stop_requested():
+        raise Interrupted("stopped before a step was made; nothing is lost")
+    with training_display(stderr, steps=recipe.train.steps, done=done, quiet=quiet) as display:
+        train_run(
+            run, recipe, policy, prompts, rewards,
+            checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,
+        )  # fmt: skip
 
 
-def _continue_command(
-    recipe: Path, run: RunDirectory, loaded: Recipe, overrides: list[str] | None, allow_code: bool
+def _train_command(
+    recipe: Path,
+    run: RunDirectory,
+    loaded: Recipe,
+    overrides: list[str] | None,
+    *,
+    allow_code: bool = False,
 ) -> str:
+    """The command that trains this run, or goes on with it."""
     import shlex
 
     words = ["pgrpo", "train", str(recipe)]

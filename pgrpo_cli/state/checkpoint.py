@@ -1,13 +1,13 @@
 """Checkpoints: the truth from which a run goes on.
 
-    checkpoints/step-000040/adapter_model.safetensors, adapter_config.json    as PEFT loads them
-                            optimizer.safetensors                             optimizer state by parameter
-                            name
-                            history.json                                      the reward history
-                            trainer.json                                      step, versions
-                            checksums.json                                    SHA-256 of the others
+    checkpoints/step-000040/adapter_model.safetensors, adapter_config.json: as PEFT loads them
+                            optimizer.safetensors       optimizer state by parameter name
+                            history.json                the reward history
+                            trainer.json                step, versions
+                            checksums.json              SHA-256 of the others
 
-A checkpoint is written beside its place and renamed into it, so one that has its name is whole.
+A checkpoint is written beside its place and renamed into it, so one that has its name is whole. While it is
+written, or deleted, its name begins with a dot.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from pgrpo_cli import __version__
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.model.policy import Policy
 
-from .files import atomic_write, explained, sync_directory, sync_tree, write_json
+from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
 from .run import RunDirectory
+
+_ADAPTER_BEING_WRITTEN = ".adapter.tmp"
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,35 @@ def save_checkpoint(
         try:
             _write(temporary, step, policy, optimizer, history_state)
             if final.exists():
-                final.rename(_aside(final))
+                aside(final, "replaced")
             temporary.rename(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.checkpoints)
-    for old in _by_step(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _drop_old(run, keep)
     return final
+
+
+def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
+    """Leave the newest `keep` checkpoints up to `step`: later ones, which are damaged, are set aside.
+
+    What a killed process was writing or deleting goes.
+    """
+    with explained(str(run.checkpoints)):
+        for leftover in (*run.checkpoints.glob(".step-*"), run.path / _ADAPTER_BEING_WRITTEN):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for path in _by_step(run):
+            if _step_of(path) > step:
+                aside(path, "damaged")
+    _drop_old(run, keep)
+
+
+def _drop_old(run: RunDirectory, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep`; a kill in between leaves none half deleted."""
+    for path in _by_step(run)[:-keep]:
+        hidden = path.with_name(f".{path.name}.old")
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _write(
@@ -103,17 +126,23 @@ def save_adapter(policy: Policy, folder: Path) -> None:
     # Left to itself PEFT asks a hub whether the vocabulary was resized; this adapter never holds embeddings.
     policy.model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-    # PEFT keeps module names in a set, whose order changes from process to process: equal runs, equal files.
-    path = folder / "adapter_config.json"
+    _sort_config(folder / "adapter_config.json")
+    for file in folder.glob("*.safetensors"):
+        # safetensors leaves them readable to their owner alone.
+        shutil.copymode(folder / "adapter_config.json", file)
+
+
+def _sort_config(path: Path) -> None:
+    """PEFT writes sets in an order that differs from process to process: sort them."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
-    write_json(path, config)
+    unordered = ("target_modules", "exclude_modules", "modules_to_save")
+    ordered = {key: sorted(config[key]) for key in unordered if isinstance(config.get(key), list)}
+    write_json(path, {**config, **ordered})
 
 
 def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
     """Put the finished adapter and its model card into `adapter/`, in one rename."""
-    temporary = run.path / ".adapter.tmp"
+    temporary = run.path / _ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -122,7 +151,7 @@ def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
             atomic_write(temporary / "README.md", model_card)
             sync_tree(temporary)
             if run.adapter.exists():
-                run.adapter.rename(_aside(run.adapter))
+                aside(run.adapter, "replaced")
             temporary.rename(run.adapter)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -138,7 +167,7 @@ def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
     for path in reversed(_by_step(run)):
         problem = _damage(path)
         if problem is None:
-            return Checkpoint(path, int(path.name.removeprefix("step-"))), problems
+            return Checkpoint(path, _step_of(path)), problems
         problems.append(f"checkpoint {path} is damaged ({problem})")
     if problems:
         raise CheckpointError(
@@ -149,29 +178,30 @@ def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None for one that is whole."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
-        for name, expected in sums.items():
+        for name, expected in {"trainer.json": None, **sums}.items():
             if _sha256(path / name) != expected:
                 return f"{name} has changed"
+        step = json.loads((path / "trainer.json").read_text())["step"]
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         return f"checksums.json is unreadable: {error}"
-    return None
+    return None if step == _step_of(path) else f"it is that of step {step}"
 
 
 def _by_step(run: RunDirectory) -> list[Path]:
+    """Folders of checkpoints, whole or not, in order of their steps."""
     if not run.checkpoints.is_dir():
         return []
-    return sorted(p for p in run.checkpoints.glob("step-*") if p.name.removeprefix("step-").isdigit())
+    paths = (path for path in run.checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted(paths, key=_step_of)
 
 
-def _aside(path: Path) -> Path:
-    number = 1
-    while path.with_name(f"{path.name}.replaced-{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}.replaced-{number}")
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,36 +55,64 @@ def sync_tree(path: Path) -> None:
     sync_directory(path)
 
 
+def aside(path: Path, why: str) -> Path:
+    """Rename `path` to `<name>.<why>-<number>`, a name that is free, and return that."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.{why}-{number}")).exists():
+        number += 1
+    return path.rename(target)
+
+
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn a full or read-only disk into a CheckpointError that says what could not be written."""
+    """Turn a disk that refuses to take `what` into a CheckpointError with a remedy; other errors pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-            errno.EFBIG,
-        ):
-            raise
-        raise _not_written(what, error.strerror or str(error)) from error
-    except sqlite3.OperationalError as error:
-        if not any(word in str(error) for word in ("full", "readonly", "disk I/O")):
-            raise
-        raise _not_written(what, str(error)) from error
+    except CheckpointError:
+        raise
     except Exception as error:
-        # safetensors reports a failed write as an error of its own that only carries the text.
-        if "No space left" not in str(error):
+        refusal = _refusal(error)
+        if refusal is None:
             raise
-        raise _not_written(what, "No space left on device") from error
+        why, remedy = refusal
+        raise CheckpointError(
+            f"{what} could not be written: {why}",
+            remedy=f"Everything saved before is intact. {remedy} and run the same command again: it goes on "
+            "from what is saved.",
+        ) from error
 
 
-def _not_written(what: str, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{what} could not be written: {why}",
-        remedy="Everything saved before is intact. Free some space (or fix the permissions) and run the same "
-        "command again: it goes on from the last checkpoint.",
-    )
+_SPACE, _PERMISSIONS = "Free some space", "Make the directory writable"
+_LIMIT, _LOCK = (
+    "Free some space or raise the limit on file sizes (ulimit -f)",
+    "Close the program that holds it",
+)
+_ERRNO_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _LIMIT,
+    errno.EROFS: _PERMISSIONS,
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+}
+# SQLite says which only in words; a file beyond the limit on file sizes is a disk I/O error to it.
+_SQLITE_REMEDIES = {
+    "full": _SPACE,
+    "disk I/O": _LIMIT,
+    "readonly": _PERMISSIONS,
+    "unable to open": _PERMISSIONS,
+    "locked": _LOCK,
+}
+# safetensors and Arrow report a failed write in the words of an error of their own.
+_ERRNO_IN_WORDS = re.compile(r"\((?:os )?error (\d+)\)|\[Errno (\d+)\]")
+
+
+def _refusal(error: Exception) -> tuple[str, str] | None:
+    """Why the disk refuses, and the remedy; None where `error` is about something else."""
+    if isinstance(error, sqlite3.OperationalError):
+        remedies = (remedy for words, remedy in _SQLITE_REMEDIES.items() if words in str(error))
+        return next(((str(error), remedy) for remedy in remedies), None)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _ERRNO_IN_WORDS.search(str(error))):
+        number = int(next(filter(None, found.groups())))
+    return (os.strerror(number), _ERRNO_REMEDIES[number]) if number in _ERRNO_REMEDIES else None

@@ -17,6 +17,9 @@ from pgrpo_cli.errors import CheckpointError, RunError
 
 from .files import explained
 
+_PATIENCE_SECONDS = 60.0
+"""How long a write waits for another program that holds the file."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
     step INTEGER, prompt INTEGER, generation INTEGER, prompt_id TEXT, preference_group TEXT,
@@ -67,18 +70,17 @@ class HistoryStore:
     """The writer's side. Use as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            with explained(str(path)):
-                self._db = sqlite3.connect(path, isolation_level=None)
+        self._path = path
+        with self._usable():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_SECONDS)
+            try:
                 self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=NORMAL")
+                # A checkpoint is durable once it has its name; the steps up to it must be so before.
+                self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise CheckpointError(
-                f"{path} cannot be used: {error}",
-                remedy="Move it away and run again: the reward history comes from the checkpoint, only the "
-                "record of earlier completions is lost.",
-            ) from error
+            except BaseException:
+                self._db.close()
+                raise
 
     def __enter__(self) -> HistoryStore:
         return self
@@ -87,8 +89,23 @@ class HistoryStore:
         self._db.close()
 
     @contextmanager
-    def _transaction(self, what: str) -> Iterator[None]:
-        with explained(what):
+    def _usable(self) -> Iterator[None]:
+        """Explain a disk that refuses, and a file that is no database or contradicts itself."""
+        try:
+            with explained(str(self._path)):
+                yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise CheckpointError(
+                f"{self._path} cannot be used: {error}",
+                remedy="Move it away and run again: the reward history itself comes from the checkpoint, "
+                "only the record of earlier completions is lost.",
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._usable():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -102,7 +119,7 @@ class HistoryStore:
         """Store one step: its completions, and the new statistics of the preference groups that it
         touched.
         """
-        with self._transaction("history.sqlite"):
+        with self._transaction():
             self._db.executemany(
                 "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?,?,?)", (astuple(row) for row in completions)
             )
@@ -110,10 +127,15 @@ class HistoryStore:
 
     def rewind(self, step: int, groups: Iterable[GroupRow]) -> None:
         """Forget everything after `step`; `groups` are the statistics as they were then."""
-        with self._transaction("history.sqlite"):
+        with self._transaction():
             self._db.execute("DELETE FROM completions WHERE step > ?", (step,))
             self._db.execute("DELETE FROM preference_groups")
             self._put_groups(groups)
+
+    def steps(self) -> set[int]:
+        """Steps of which there are completions."""
+        with self._usable():
+            return {step for (step,) in self._db.execute("SELECT DISTINCT step FROM completions")}
 
     def _put_groups(self, groups: Iterable[GroupRow]) -> None:
         self._db.executemany(
@@ -157,12 +179,27 @@ def encode_parts(parts: Mapping[str, float]) -> str:
 
 
 def _query(path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Rows of a run's store. One that a run has made just now, and not yet filled, has none."""
     if not path.is_file():
         raise RunError(f"{path} does not exist", remedy="Train the run first, or check the path.")
+    uri = path.resolve().as_uri()
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            return db.execute(sql, parameters).fetchall()
+        try:
+            return _rows(f"{uri}?mode=ro", sql, parameters)
+        except sqlite3.OperationalError:
+            # In a directory that cannot be written SQLite reads a file only if it may take it for immutable;
+            # without a log beside it, it is.
+            if path.with_name(f"{path.name}-wal").exists():
+                raise
+            return _rows(f"{uri}?immutable=1", sql, parameters)
     except sqlite3.DatabaseError as error:
+        if "no such table" in str(error):
+            return []
         raise RunError(
             f"{path} cannot be read: {error}", remedy="Is it the history.sqlite of a run?"
         ) from error
+
+
+def _rows(uri: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_SECONDS)) as db:
+        return db.execute(sql, parameters).fetchall()

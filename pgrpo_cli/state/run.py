@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved
+from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved, written_by
 from pgrpo_cli.recipe.schema import Recipe
 
 from .files import atomic_write, explained, write_json
@@ -65,7 +65,8 @@ class RunDirectory:
     @property
     def started(self) -> bool:
         """Whether training has begun, so that the recipe is no longer free to change."""
-        return self.history_path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return self.finished or has_checkpoints or self.history_path.exists()
 
     @property
     def finished(self) -> bool:
@@ -104,8 +105,6 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 
     Before training has begun the recipe may be replaced; afterwards a different one is refused (RunError).
     """
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f"{run.path} is a file", remedy="Give --run-dir a directory.")
     if run.started:
         differing = differing_keys(run.recipe(), recipe)
         if differing:
@@ -117,6 +116,11 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
                 remedy="Undo the change to go on with the run, or start anew: --fresh or another --run-dir.",
             )
         return
+    if run.recipe_path.exists() and written_by(run.recipe_path) is None:
+        raise RunError(
+            f"{run.recipe_path} is not that of a run: it was written by hand and would be replaced",
+            remedy="Give --run-dir a directory of its own.",
+        )
     with explained(str(run.recipe_path)):
         run.path.mkdir(parents=True, exist_ok=True)
         atomic_write(run.recipe_path, dump_resolved(recipe))
@@ -125,13 +129,21 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 
 @contextmanager
 def locked(run: RunDirectory) -> Iterator[None]:
-    """Hold the run for writing; a second writer is refused (RunError). The lock dies with the process."""
-    with (run.path / ".lock").open("w") as file:
+    """Make the directory and hold it for writing; the lock dies with the process.
+
+    Raises RunError if another process holds it, or if `path` is a file.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path} is a file", remedy="Give --run-dir a directory.")
+    with explained(str(run.path)):
+        run.path.mkdir(parents=True, exist_ok=True)
+        file = (run.path / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"{run.path} is being trained by another process",
+                f"{run.path} is being prepared or trained by another process",
                 remedy="Wait for it or stop it; `pgrpo groups` may look at a running run.",
             ) from error
         yield

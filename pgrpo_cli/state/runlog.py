@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,42 +26,59 @@ class Tracker(Protocol):
 
 
 class RunLog:
-    """The writer of metrics.jsonl. Nested dictionaries reach the trackers with keys joined by `/`."""
+    """The writer of metrics.jsonl; nested dictionaries reach the trackers with keys joined by `/`.
+
+    Use as a context manager: it closes the trackers.
+    """
 
     def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
         self._path = path
         self._trackers = trackers
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line; `record` has the key `step`."""
-        with explained(str(self._path)), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        for tracker in self._trackers:
-            tracker.log(record["step"], flatten(record))
+    def __enter__(self) -> RunLog:
+        return self
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines after `step`, and a last line that a kill cut short."""
-        if not self._path.exists():
-            return
-        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
-        with explained(str(self._path)):
-            lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept)
-            atomic_write(self._path, "".join(lines))
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
 
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line; `record` has the key `step`."""
+        with explained(str(self._path)), self._path.open("ab") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+        for tracker in self._trackers:
+            tracker.log(record["step"], flatten(record))
+
+    def rewind(self, step: int) -> set[int]:
+        """Drop the lines after `step`, and from one that a kill cut short; returns the steps left."""
+        if not self._path.exists():
+            return set()
+        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
+        with explained(str(self._path)):
+            atomic_write(self._path, b"".join(map(_line, kept)))
+        return {record["step"] for record in kept}
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, without a last line that is cut short."""
+    """The records of metrics.jsonl up to the first line that is none, such as one that a kill cut short."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError):
             break
+        records.append(record)
     return records
 
 
@@ -75,19 +93,23 @@ def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def open_trackers(section: LogSection, run_path: Path, settings: Mapping[str, Any]) -> list[Tracker]:
-    """The trackers that the recipe names. Raises RecipeError if the package of one is missing."""
-    trackers: list[Tracker] = []
-    for name in section.trackers:
-        trackers.append(_TRACKERS[name](section, run_path, settings))
-    return trackers
+def open_trackers(
+    section: LogSection, run_path: Path, settings: Mapping[str, Any], *, first_step: int = 1
+) -> list[Tracker]:
+    """The trackers that the recipe names, to be fed from `first_step` on.
+
+    Raises RecipeError if the package of one is missing.
+    """
+    return [_TRACKERS[name](section, run_path, settings, first_step) for name in section.trackers]
 
 
 class _TensorBoard:
-    def __init__(self, section: LogSection, run_path: Path, settings: Mapping[str, Any]) -> None:
-        self._writer = _require("tensorboard", "torch.utils.tensorboard").SummaryWriter(
-            str(run_path / "tensorboard")
-        )
+    def __init__(
+        self, section: LogSection, run_path: Path, settings: Mapping[str, Any], first_step: int
+    ) -> None:
+        writer = _require("tensorboard", "torch.utils.tensorboard").SummaryWriter
+        # What a killed process logged from `first_step` on comes again.
+        self._writer = writer(str(run_path / "tensorboard"), purge_step=first_step)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         for key, value in numbers.items():
@@ -102,9 +124,11 @@ class _WandbLike:
 
     module = "wandb"
 
-    def __init__(self, section: LogSection, run_path: Path, settings: Mapping[str, Any]) -> None:
-        self._module = _require(self.module, self.module)
-        self._run = self._module.init(project=section.project, name=run_path.name, config=dict(settings))
+    def __init__(
+        self, section: LogSection, run_path: Path, settings: Mapping[str, Any], first_step: int
+    ) -> None:
+        module = _require(self.module, self.module)
+        self._run = module.init(project=section.project, name=run_path.name, config=dict(settings))
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)

@@ -37,6 +37,7 @@ def add_checkpoint(run: RunDirectory, step: int, content: str) -> Path:
     """A whole checkpoint whose adapter holds `content`."""
     folder = run.checkpoints / f"step-{step:06d}"
     _write_adapter(folder, content)
+    (folder / "trainer.json").write_text(json.dumps({"step": step}))
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
     (folder / "checksums.json").write_text(json.dumps(sums))
     return folder

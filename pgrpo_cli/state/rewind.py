@@ -1,0 +1,48 @@
+"""Going on from a checkpoint: it is the truth, and all else that a run has written goes back to its step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .checkpoint import rewind_checkpoints
+from .files import explained
+from .history_store import GroupRow, HistoryStore
+from .run import RunDirectory
+from .runlog import RunLog
+
+
+def rewind(run: RunDirectory, step: int, groups: Iterable[GroupRow], *, keep: int) -> list[str]:
+    """Put checkpoints, history.sqlite and metrics.jsonl back to `step` (0: to the start).
+
+    `groups` are the statistics as they were then; `keep` checkpoints stay. Returns a sentence for each record
+    that the run has lost. Raises CheckpointError where a file is damaged or the disk refuses.
+    """
+    _remove_leftovers(run)
+    rewind_checkpoints(run, step, keep=keep)
+    missing = [path for path in (run.history_path, run.metrics_path) if not path.exists()]
+    with HistoryStore(run.history_path) as store:
+        store.rewind(step, groups)
+        stored = store.steps()
+    logged = RunLog(run.metrics_path).rewind(step)
+    return [
+        *_lost(run.history_path, "completions", step, stored, missing),
+        *_lost(run.metrics_path, "metrics", step, logged, missing),
+    ]
+
+
+def _remove_leftovers(run: RunDirectory) -> None:
+    """Delete what killed processes had begun to write."""
+    with explained(str(run.path)):
+        for name in ("recipe.yaml", "origin.json", "metrics.jsonl"):
+            for leftover in run.path.glob(f".{name}.*.tmp"):
+                leftover.unlink()
+
+
+def _lost(path: Path, what: str, step: int, found: set[int], missing: list[Path]) -> list[str]:
+    lost = [s for s in range(1, step + 1) if s not in found]
+    if not lost:
+        return []
+    why = "is missing" if path in missing else "is not complete"
+    which = f"step {lost[0]}" if len(lost) == 1 else f"{len(lost)} steps from {lost[0]} to {lost[-1]}"
+    return [f"{path} {why}; the record of the {what} of {which} is lost, and training goes on without it"]

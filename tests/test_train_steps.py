@@ -1,0 +1,310 @@
+"""The loop: what a step leaves behind, how it stops, and that going on equals never having stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.errors import Interrupted, RewardError, TrainingError
+from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.sources import load_tokenizer
+from pgrpo_cli.prepare import prepare
+from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import HistorySection
+from pgrpo_cli.rewards.base import Completion, Score
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.state.checkpoint import latest_checkpoint
+from pgrpo_cli.state.history_store import read_completions, read_groups
+from pgrpo_cli.state.run import RunDirectory, claim, locked
+from pgrpo_cli.train import personalized_advantages, reward_history, train
+from tests.support.training import TINY, metrics, outcome, write_tiny
+
+Rewards = Callable[[Sequence[Completion]], list[Score]]
+
+
+class Watcher:
+    """An observer that remembers, and asks for a stop after a step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.events: list[tuple[int, str]] = []
+        self.messages: list[str] = []
+        self._stop_after, self._step = stop_after, 0
+
+    def on_phase(self, step: int, phase: str) -> None:
+        self._step = step
+        self.events.append((step, phase))
+
+    def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
+        self.events.append((record["step"], "done"))
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def stop_requested(self) -> bool:
+        return self._step == self._stop_after
+
+
+class Tracker:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.numbers: dict[str, float] = {}
+        self.closed = 0
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.steps.append(step)
+        self.numbers = dict(numbers)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def go(
+    recipe_path: Path,
+    run_path: Path,
+    *overrides: str,
+    watcher: Watcher | None = None,
+    rewards: Rewards | None = None,
+    tracker: Tracker | None = None,
+    touch: Callable[[Any], None] = lambda policy: None,
+) -> Watcher:
+    """Begin the run, or go on with it, as the command does."""
+    recipe = load_recipe(recipe_path, overrides)
+    run, folder, watcher = RunDirectory(run_path), recipe_path.parent, watcher or Watcher()
+    with locked(run):
+        claim(run, recipe, folder)
+        checkpoint, _ = latest_checkpoint(run)
+        if checkpoint is None:
+            prepare(recipe, run.path, folder, load_tokenizer(recipe.model, folder))
+        policy = load_policy(recipe, recipe_dir=folder, adapter=checkpoint.path if checkpoint else None)
+        touch(policy)
+        train(
+            run, recipe, policy, load_prepared(run.path, "train"),
+            rewards or build_rewards(recipe.rewards, folder, allow_code=False),  # type: ignore[arg-type]
+            checkpoint=checkpoint, observer=watcher, stop_requested=watcher.stop_requested,
+            trackers=[tracker] if tracker else [],
+        )  # fmt: skip
+    return watcher
+
+
+VARIANTS = {
+    "pgrpo": {},
+    "nf4, bfloat16, dropout, KL, checkpointing": {
+        "model": {**TINY["model"], "quantization": {"type": "nf4"}, "compute_dtype": "bfloat16"},
+        "adapter": {"r": 2, "alpha": 4, "dropout": 0.2},
+        "loss": {"beta": 0.1, "aggregation": "token_mean"},
+        "train": {**TINY["train"], "gradient_checkpointing": True},
+    },
+    "fading history, entered afterwards, two updates": {
+        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6},
+        "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
+    },
+    "window, shrinkage, constant": {
+        "history": {"kind": {"type": "window", "size": 8}},
+        "advantage": {"estimator": "pgrpo_shrinkage"},
+        "loss": {"aggregation": "constant"},
+        "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("sections", VARIANTS.values(), ids=VARIANTS)
+def test_steps_that_go_on_equal_steps_that_never_stopped(tmp_path: Path, sections: dict[str, Any]) -> None:
+    recipe = write_tiny(tmp_path, **sections)
+    go(recipe, tmp_path / "whole")
+    for stop in (2, 4):
+        with pytest.raises(Interrupted):
+            go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=stop))
+    go(recipe, tmp_path / "halting")
+    assert outcome(tmp_path / "halting") == outcome(tmp_path / "whole")
+    assert len(metrics(tmp_path / "whole")) == 6
+
+
+def test_a_stop_between_checkpoints_saves_the_step_and_changes_nothing(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    go(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything is saved"):
+        go(recipe, tmp_path / "run", watcher=Watcher(stop_after=3))
+    assert latest_checkpoint(RunDirectory(tmp_path / "run"))[0].step == 3  # type: ignore[union-attr]
+    assert not (tmp_path / "run" / "adapter").exists()
+    go(recipe, tmp_path / "run")
+    whole, stopped = outcome(tmp_path / "whole"), outcome(tmp_path / "run")
+    # The third checkpoint kept is that of the stop instead of step 2.
+    for name in ("checkpoints",):
+        whole.pop(name), stopped.pop(name)
+    assert stopped == whole
+
+
+def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
+    go(write_tiny(tmp_path), tmp_path / "run", watcher=Watcher(stop_after=6))
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_step_goes_through_its_phases_in_order(tmp_path: Path) -> None:
+    watcher = go(write_tiny(tmp_path), tmp_path / "run", "train.steps=2")
+    phases = ["rollout", "reward", "update", "save", "done"]
+    assert watcher.events == [(step, phase) for step in (1, 2) for phase in phases]
+    assert watcher.messages == []
+
+
+def test_what_a_step_leaves_behind(tmp_path: Path) -> None:
+    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1")
+    run = RunDirectory(tmp_path / "run")
+    rows = read_completions(run.history_path)
+    assert [(row["step"], row["prompt"], row["generation"]) for row in rows] == [
+        (1, p, g) for p in range(3) for g in range(4)
+    ]
+    (line,) = metrics(run.path)
+    rewards = torch.tensor([row["reward"] for row in rows], dtype=torch.float64)
+    assert line["reward_mean"] == pytest.approx(rewards.mean().item(), abs=1e-12)
+    assert line["reward_std"] == pytest.approx(rewards.std().item(), abs=1e-12)
+    assert line["completion_length_mean"] == sum(row["length"] for row in rows) / 12
+    assert all(row["parts"] == {"length": row["reward"]} for row in rows)
+    # Before any other step a preference group's history is the rewards of this one.
+    for group in read_groups(run.history_path):
+        own = torch.tensor([r["reward"] for r in rows if r["preference_group"] == group.preference_group])
+        assert (group.n, group.first_step, group.last_step) == (len(own), 1, 1)
+        assert (group.mean, group.std) == pytest.approx((own.mean().item(), own.std().item()), abs=1e-6)
+        for row in rows:
+            if row["preference_group"] == group.preference_group:
+                expected = (row["reward"] - group.mean) / (group.std + 1e-4)  # type: ignore[operator]
+                assert row["advantage"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_missing_rewards_give_no_signal_and_do_not_count(tmp_path: Path) -> None:
+    def one_in_four_missing(completions: Sequence[Completion]) -> list[Score]:
+        return [Score(math.nan if i % 4 == 1 else float(i % 4), {}) for i, _ in enumerate(completions)]
+
+    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1", rewards=one_in_four_missing)
+    rows = read_completions(tmp_path / "run" / "history.sqlite")
+    assert [row["reward"] for row in rows] == [0.0, None, 2.0, 3.0] * 3
+    assert {row["advantage"] for row in rows[1::4]} == {0.0}
+    assert all(row["advantage"] != 0 for row in rows if row["reward"] is not None)
+    assert sum(group.n for group in read_groups(tmp_path / "run" / "history.sqlite")) == 9
+    assert metrics(tmp_path / "run")[0]["missing_rewards"] == 3
+
+
+def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
+    def all_missing(completions: Sequence[Completion]) -> list[Score]:
+        return [Score(math.nan, {}) for _ in completions]
+
+    before: dict[str, torch.Tensor] = {}
+    policies: list[Any] = []
+
+    def touch(policy: Any) -> None:
+        policies.append(policy)
+        before.update({name: p.detach().clone() for name, p in policy.trainable.items()})
+
+    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1", rewards=all_missing, touch=touch)
+    assert all(torch.equal(before[name], p) for name, p in policies[0].trainable.items())
+    (line,) = metrics(tmp_path / "run")
+    assert (line["reward_mean"], line["reward_std"], line["missing_rewards"]) == (None, None, 12)
+    assert (line["loss"], line["grad_norm"], line["groups"]) == (0.0, 0.0, {})
+    assert read_groups(tmp_path / "run" / "history.sqlite") == []
+
+
+def failing_in_step(step: int, rewards: Rewards) -> Rewards:
+    calls = iter(range(1, 100))
+
+    def reward(completions: Sequence[Completion]) -> list[Score]:
+        if next(calls) == step:
+            raise RewardError("broken")
+        return rewards(completions)
+
+    return reward
+
+
+def test_a_reward_that_fails_loses_no_checkpoint(tmp_path: Path) -> None:
+    recipe, tracker = write_tiny(tmp_path), Tracker()
+    go(recipe, tmp_path / "whole")
+    real = build_rewards(load_recipe(recipe).rewards, tmp_path, allow_code=False)
+    with pytest.raises(RewardError):
+        go(recipe, tmp_path / "run", rewards=failing_in_step(4, real), tracker=tracker)
+    assert (tracker.steps, tracker.closed) == ([1, 2, 3], 1)
+    go(recipe, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop_after", [None, 1])
+def test_trackers_get_flat_numbers_and_are_closed(tmp_path: Path, stop_after: int | None) -> None:
+    tracker = Tracker()
+    try:
+        go(write_tiny(tmp_path), tmp_path / "run", watcher=Watcher(stop_after), tracker=tracker)
+    except Interrupted:
+        assert stop_after == 1
+    assert tracker.steps == list(range(1, (stop_after or 6) + 1))
+    assert tracker.closed == 1
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert tracker.numbers["seconds/total"] == last["seconds"]["total"]
+    group, numbers = next(iter(last["groups"].items()))
+    assert tracker.numbers[f"groups/{group}/mean"] == numbers["mean"]
+
+
+def test_a_gradient_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path) -> None:
+    def explode(policy: Any) -> None:
+        next(iter(policy.trainable.values())).register_hook(lambda gradient: gradient * math.inf)
+
+    with pytest.raises(TrainingError, match="step 1: the gradient is not finite"):
+        go(write_tiny(tmp_path), tmp_path / "run", touch=explode)
+    assert read_completions(tmp_path / "run" / "history.sqlite") == []
+    assert latest_checkpoint(RunDirectory(tmp_path / "run")) == (None, [])
+
+
+def test_two_updates_a_rollout_go_further_than_one(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    go(recipe, tmp_path / "one", "train.steps=1")
+    go(recipe, tmp_path / "two", "train.steps=1", "train.updates_per_rollout=2")
+    (one,), (two,) = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert one["reward_mean"] == two["reward_mean"]
+    # At the first update the policy is still the one that sampled; at the second it has moved.
+    assert abs(one["ratio_mean"] - 1) < 1e-5 < abs(two["ratio_mean"] - 1)
+
+
+class _Rollouts:
+    """Two prompts of one preference group, two completions each."""
+
+    preference_groups_N = ("p", "p", "p", "p")
+    num_generations = 2
+
+
+@pytest.mark.parametrize(
+    ("update", "expected"),
+    [
+        # Mean 4 and sample variance ((3² + 1² + 1² + 3²) / 3) = 20/3 of 1, 3, 5, 7.
+        (
+            "before",
+            [-3 / math.sqrt(20 / 3), -1 / math.sqrt(20 / 3), 1 / math.sqrt(20 / 3), 3 / math.sqrt(20 / 3)],
+        ),
+        # No history yet: each prompt's own mean (2, 6) and standard deviation (sqrt 2).
+        ("after", [-1 / math.sqrt(2), 1 / math.sqrt(2), -1 / math.sqrt(2), 1 / math.sqrt(2)]),
+    ],
+)
+def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[float]) -> None:
+    from pgrpo_cli.algo import resolve_estimator
+
+    section = HistorySection(update=update)
+    history = reward_history(section)
+    scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
+    estimator = resolve_estimator("pgrpo", None, None, 0.0)
+    found = personalized_advantages(_Rollouts(), scores, history, estimator, section, step=1)  # type: ignore[arg-type]
+    assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
+    assert (history.count("p"), history.mean("p")) == (4, 4.0)
+
+
+def test_every_kind_of_history_is_made(tmp_path: Path) -> None:
+    def kind(**values: Any) -> Recipe:
+        return load_recipe(write_tiny(tmp_path, history={"kind": values}))
+
+    assert reward_history(kind(type="cumulative").history).kind == "cumulative"
+    ema, window = reward_history(kind(type="ema", decay=0.5).history), kind(type="window", size=3).history
+    assert (ema.kind, ema.decay) == ("ema", 0.5)
+    assert (reward_history(window).kind, reward_history(window).window) == ("window", 3)

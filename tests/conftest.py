@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, settings
 # Before torch is imported: tests are small, and more threads only cost them time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before transformers is imported, as the command does it: no progress bars of its own.
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 settings.register_profile(
     "pgrpo",

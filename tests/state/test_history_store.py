@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import sqlite3
 
 import pytest
@@ -13,6 +15,7 @@ from pgrpo_cli.state.history_store import (
     read_curves,
     read_groups,
 )
+from tests.support.processes import CONTEXT
 
 
 def _completion(step, generation, reward, group="a"):
@@ -70,6 +73,56 @@ def test_readers_look_on_while_a_run_writes(path):
     with HistoryStore(path) as store:
         store.record_step([_completion(4, 0, 1.0)], [_group("a", 8, 4)])
         assert read_groups(path)[0].last_step == 4
+
+
+def _write_until_killed(path):
+    """A step that is stored, and one in whose middle the process is killed."""
+
+    def rows():
+        yield _completion(5, 0, 1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield _completion(5, 1, 1.0)
+
+    with HistoryStore(path) as store:
+        store.record_step([_completion(4, 0, 1.0)], [_group("a", 8, 4)])
+        store.record_step(rows(), [_group("a", 10, 5)])
+
+
+def test_a_kill_within_a_step_leaves_the_steps_before(path):
+    process = CONTEXT.Process(target=_write_until_killed, args=(path,))
+    process.start()
+    process.join(600)
+    assert process.exitcode == -signal.SIGKILL
+    assert read_groups(path)[0].last_step == 4
+    with HistoryStore(path) as store:
+        assert store.steps() == {1, 2, 3, 4}
+
+
+def _write_many(path, steps):
+    with HistoryStore(path) as store:
+        for step in range(4, steps + 1):
+            store.record_step([_completion(step, g, 1.0) for g in range(4)], [_group("a", 4 * step, step)])
+
+
+def test_readers_in_another_process_see_whole_steps(path):
+    process = CONTEXT.Process(target=_write_many, args=(path, 300))
+    process.start()
+    seen = set()
+    while process.is_alive():
+        (group,) = read_groups(path)
+        rows = [row for row in read_completions(path) if row["step"] > 3]
+        assert len(rows) % 4 == 0
+        # Rows are read after the statistics, so they are never behind them.
+        assert len(rows) // 4 >= group.last_step - 3
+        seen.add(group.last_step)
+    assert process.exitcode == 0
+    assert len(seen) > 1
+
+
+def test_a_store_that_is_just_being_made_has_no_rows(tmp_path):
+    (tmp_path / "history.sqlite").touch()
+    assert read_groups(tmp_path / "history.sqlite") == []
+    assert read_curves(tmp_path / "history.sqlite") == []
 
 
 def test_parts_that_are_missing_are_null():

@@ -70,3 +70,72 @@ def test_trackio_gets_the_project_the_run_and_the_numbers(tmp_path, monkeypatch)
     tracker.close()
     assert asked == {"project": "mine", "name": "run-1", "config": {"seed": 3}}
     assert (run.logged, run.finished) == ([(4, {"loss": 0.5})], True)
+
+
+def test_steps_that_are_left_are_returned(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 4}\n')
+    assert RunLog(path).rewind(3) == {1, 3}
+    assert RunLog(tmp_path / "none.jsonl").rewind(3) == set()
+
+
+@pytest.mark.parametrize(
+    "broken", [b'{"step": 2, "a": "\xc3', b"[2]", b"2", b'{"loss": 2}', b'{"step": null}', b""]
+)
+def test_what_is_no_record_ends_the_log(tmp_path, broken):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n')
+    assert read_metrics(path) == [{"step": 1}]
+    assert RunLog(path).rewind(3) == {1}
+    assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_a_name_with_a_line_separator_stays_in_its_line(tmp_path):
+    log = RunLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        log.append({"step": step, "groups": {"a\u2028b\x85c": {"n": 1}}})
+    assert log.rewind(2) == {1, 2}
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_line_that_lacks_only_its_end_is_kept_and_ended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')
+    RunLog(path).rewind(2)
+    RunLog(path).append({"step": 3})
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_leaving_closes_the_trackers(tmp_path):
+    tracker = _Recorder()
+    with pytest.raises(KeyError), RunLog(tmp_path / "metrics.jsonl", [tracker]):
+        raise KeyError
+    assert tracker.calls == ["closed"]
+
+
+def test_tensorboard_forgets_steps_that_come_again(tmp_path, monkeypatch):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            calls.append((folder, purge_step))
+
+        def add_scalar(self, key, value, step):
+            calls.append((key, value, step))
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    (tracker,) = open_trackers(LogSection(trackers=("tensorboard",)), tmp_path, {}, first_step=5)
+    tracker.log(5, {"loss": 0.5})
+    tracker.close()
+    assert calls == [(str(tmp_path / "tensorboard"), 5), ("loss", 0.5, 5), "closed"]
+
+
+def test_tensorboard_itself(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tracker,) = open_trackers(LogSection(trackers=("tensorboard",)), tmp_path, {})
+    tracker.log(1, {"loss": 0.5})
+    tracker.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))

@@ -1,0 +1,163 @@
+"""Checkpoints: whole or not there, the newest few, readable by others, and equal for equal runs."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.update import build_optimizer
+from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.checkpoint import (
+    finish_adapter,
+    latest_checkpoint,
+    rewind_checkpoints,
+    save_checkpoint,
+)
+from pgrpo_cli.state.run import RunDirectory
+from tests.support.training import files_in, write_tiny
+
+
+class Setup:
+    """A policy and an optimizer that have made two steps with made gradients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe: Recipe = load_recipe(write_tiny(folder))
+        self.policy: Policy = load_policy(self.recipe, recipe_dir=folder)
+        self.optimizer = build_optimizer(self.policy, self.recipe.train)
+        self.run = RunDirectory(folder / "run")
+        self.run.path.mkdir()
+        for seed in (1, 2):
+            self.step(seed)
+
+    def step(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.policy.trainable.values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        self.optimizer.step()
+
+    def save(self, step: int, keep: int = 3) -> Path:
+        return save_checkpoint(self.run, step, self.policy, self.optimizer, {"version": 1}, keep=keep)
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.run.checkpoints.iterdir())
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_weights_and_optimizer_come_back_bit_for_bit(setup: Setup) -> None:
+    setup.save(2)
+    checkpoint, problems = latest_checkpoint(setup.run)
+    assert checkpoint is not None
+    assert (checkpoint.step, problems) == (2, [])
+    assert checkpoint.history_state() == {"version": 1}
+    policy = load_policy(setup.recipe, recipe_dir=setup.folder, adapter=checkpoint.path)
+    optimizer = build_optimizer(policy, setup.recipe.train)
+    checkpoint.restore_optimizer(optimizer, policy)
+    for name, parameter in setup.policy.trainable.items():
+        restored = policy.trainable[name]
+        assert torch.equal(parameter, restored)
+        ours, theirs = setup.optimizer.state[parameter], optimizer.state[restored]
+        assert set(ours) == set(theirs) == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert float(optimizer.state[restored]["step"]) == 2
+
+
+def test_the_newest_are_kept(setup: Setup) -> None:
+    # As text step-1000000 comes before step-999998.
+    for step in (999998, 999999, 1000000, 1000001):
+        setup.save(step, keep=2)
+    assert setup.names() == ["step-1000000", "step-1000001"]
+    assert latest_checkpoint(setup.run)[0].step == 1000001  # type: ignore[union-attr]
+
+
+def test_equal_steps_make_equal_files_in_sorted_order(setup: Setup) -> None:
+    assert files_in(setup.save(3)) == {**files_in(setup.save(4)), **_step_files(setup, 3)}
+    config = json.loads((setup.run.checkpoints / "step-000003" / "adapter_config.json").read_text())
+    assert len(config["target_modules"]) == 14
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def _step_files(setup: Setup, step: int) -> dict[str, bytes]:
+    """The files that hold the step's number or a hash of it."""
+    files = files_in(setup.run.checkpoints / f"step-{step:06d}")
+    return {name: files[name] for name in ("trainer.json", "checksums.json")}
+
+
+def test_others_may_read_the_adapter(setup: Setup) -> None:
+    setup.save(1)
+    finish_adapter(setup.run, setup.policy, "# card\n")
+    for folder in (setup.run.checkpoints / "step-000001", setup.run.adapter):
+        config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+        assert stat.S_IMODE(weights.stat().st_mode) == stat.S_IMODE(config.stat().st_mode)
+    assert sorted(files_in(setup.run.adapter)) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert (setup.run.adapter / "README.md").read_text() == "# card\n"
+
+
+def test_going_on_sets_aside_what_is_later_and_removes_what_was_begun(setup: Setup) -> None:
+    for step in (1, 2, 3, 4, 5):
+        setup.save(step, keep=5)
+    for name in (".step-000006.tmp", ".step-000001.old", "notes"):
+        (setup.run.checkpoints / name).mkdir()
+    (setup.run.path / ".adapter.tmp").mkdir()
+    rewind_checkpoints(setup.run, 4, keep=2)
+    assert setup.names() == ["notes", "step-000003", "step-000004", "step-000005.damaged-1"]
+    assert not (setup.run.path / ".adapter.tmp").exists()
+
+
+def test_there_is_nothing_to_rewind_before_the_first_checkpoint(setup: Setup) -> None:
+    rewind_checkpoints(setup.run, 0, keep=2)
+    assert latest_checkpoint(setup.run) == (None, [])
+
+
+def test_a_step_that_is_there_already_is_set_aside(setup: Setup) -> None:
+    setup.save(1)
+    setup.save(1)
+    assert setup.names() == ["step-000001", "step-000001.replaced-1"]
+
+
+def test_a_save_that_fails_leaves_the_others_and_no_leftover(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_in(setup.save(1))
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pgrpo_cli.state.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match="step-000002 could not be written: No space left on device"):
+        setup.save(2)
+    assert setup.names() == ["step-000001"]
+    assert files_in(setup.run.checkpoints / "step-000001") == before
+
+
+def test_a_second_finished_adapter_sets_the_first_aside(setup: Setup) -> None:
+    for text in ("one", "two"):
+        finish_adapter(setup.run, setup.policy, text)
+    assert (setup.run.path / "adapter.replaced-1" / "README.md").read_text() == "one"
+    assert (setup.run.adapter / "README.md").read_text() == "two"
+
+
+def test_a_folder_that_is_no_step_is_no_checkpoint(setup: Setup) -> None:
+    setup.save(1)
+    for name in ("step-2x", "step-", "step-000009.damaged-1"):
+        (setup.run.checkpoints / name).mkdir()
+    checkpoint, problems = latest_checkpoint(setup.run)
+    assert checkpoint is not None
+    assert (checkpoint.step, problems) == (1, [])

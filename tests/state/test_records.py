@@ -1,0 +1,110 @@
+"""Rows and metrics of a step, from made rollouts; and the model card."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.rewards.base import Score
+from pgrpo_cli.state.model_card import model_card
+from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
+from tests.support.records import prompt
+from tests.support.runs import recipe_of
+
+NAN = math.nan
+
+
+def rollouts() -> Any:
+    """Two prompts, two completions each, of 2, 1, 3 and 1 tokens; the third did not end by itself."""
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
+    return SimpleNamespace(
+        prompts=(prompt("p1", "a"), prompt("p2", "b")),
+        num_generations=2,
+        preference_groups_N=["a", "a", "b", "b"],
+        completion_mask_N_T=mask,
+        sampling_logprobs_N_T=torch.where(mask, torch.tensor(-2.0), torch.tensor(0.0)),
+        finished_N=torch.tensor([True, True, False, True]),
+        texts_N=("ab", "c", "def", "é"),
+        lengths_N=[2, 1, 3, 1],
+    )
+
+
+SCORES = [Score(1.0, {"x": 0.5}), Score(2.0, {}), Score(NAN, {}), Score(6.0, {})]
+ADVANTAGES: Any = SimpleNamespace(advantages_N=torch.tensor([-1.0, 1.0, 0.0, 2.0]))
+UPDATE: Any = SimpleNamespace(loss=0.25, grad_norm=1.5, metrics={"kl": 0.125}, tokens=40)
+
+
+def test_a_row_a_completion_in_order_of_prompts() -> None:
+    rows = scored_rows(7, rollouts(), SCORES, ADVANTAGES)
+    assert [(r.step, r.prompt, r.generation, r.prompt_id, r.preference_group) for r in rows] == [
+        (7, 0, 0, "p1", "a"),
+        (7, 0, 1, "p1", "a"),
+        (7, 1, 0, "p2", "b"),
+        (7, 1, 1, "p2", "b"),
+    ]
+    assert [(r.reward, r.advantage, r.length, r.text) for r in rows] == [
+        (1.0, -1.0, 2, "ab"),
+        (2.0, 1.0, 1, "c"),
+        (None, 0.0, 3, "def"),
+        (6.0, 2.0, 1, "é"),
+    ]
+    assert json.loads(rows[0].parts) == {"x": 0.5}
+
+
+def test_the_metrics_of_a_step() -> None:
+    recipe = recipe_of(train__learning_rate=0.5, train__schedule="constant")
+    seconds = {"rollout": 1.5, "update": 2.25}
+    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATE, seconds)
+    # Rewards 1, 2, 6: mean 3, deviations -2, -1, 3, sample variance 14 / 2 = 7.
+    assert (record["reward_mean"], record["reward_std"]) == (3.0, pytest.approx(math.sqrt(7)))
+    assert record["missing_rewards"] == 1
+    # (1 + 1 + 0 + 2) / 4, (2 + 1 + 3 + 1) / 4, one of four cut.
+    assert record["advantage_abs_mean"] == 1.0
+    assert (record["completion_length_mean"], record["truncated_fraction"]) == (1.75, 0.25)
+    # Every token has log-probability -2.
+    assert record["entropy"] == pytest.approx(2.0)
+    assert (record["loss"], record["grad_norm"], record["kl"], record["learning_rate"]) == (
+        0.25,
+        1.5,
+        0.125,
+        0.5,
+    )
+    assert record["groups"] == {"a": {"n": 2, "mean": 1.5}, "b": {"n": 1, "mean": 6.0}}
+    assert record["tokens"] == {"completions": 7, "update": 40}
+    assert record["seconds"] == {"rollout": 1.5, "update": 2.25, "total": 3.75}
+
+
+def test_a_single_reward_has_no_spread() -> None:
+    scores = [SCORES[0], *[Score(NAN, {})] * 3]
+    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATE, {})
+    assert (record["reward_mean"], record["reward_std"]) == (1.0, None)
+    assert record["groups"] == {"a": {"n": 1, "mean": 1.0}}
+
+
+@pytest.fixture
+def history() -> RewardHistory:
+    history = RewardHistory()
+    history.update([1.0, 3.0, 5.0, 7.0], ["a", "a", "z", "z"], num_generations=2, step=4)
+    return history
+
+
+def test_only_preference_groups_of_the_step_are_written(history: RewardHistory) -> None:
+    assert [row.preference_group for row in group_rows(history.stats())] == ["a", "z"]
+    (row,) = touched_rows(rollouts(), history.stats())
+    assert (row.preference_group, row.n, row.mean, row.std) == ("a", 2, 2.0, pytest.approx(math.sqrt(2)))
+    assert (row.first_step, row.last_step, row.prompts) == (4, 4, 1)
+
+
+def test_the_model_card_has_front_matter_and_a_row_a_preference_group(history: RewardHistory) -> None:
+    card = model_card(recipe_of(advantage__estimator="grpo"), history.stats())
+    front = card.split("---\n")[1]
+    assert "library_name: peft" in front
+    assert 'base_model: "random"' in front
+    assert "`grpo`" in card
+    assert "| a | 1 | 2 | 2.000 | 1.414 |" in card

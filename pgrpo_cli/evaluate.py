@@ -8,7 +8,7 @@ from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
-from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.load import load_policy, pick_device
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.sampling import SamplingSettings
@@ -16,6 +16,7 @@ from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header, Row, Which
 from pgrpo_cli.rewards.build import RewardSum, build_rewards
 from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
 
@@ -73,7 +74,14 @@ def evaluate_run(
     """
     rewards = build_rewards(subject.recipe.rewards, subject.recipe_dir, allow_code)
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
-    policy = load_policy(subject.recipe, recipe_dir=subject.recipe_dir, adapter=subject.adapter)
+    device = pick_device()
+    policy = load_policy(
+        subject.recipe,
+        recipe_dir=subject.recipe_dir,
+        device=device,
+        adapter=subject.adapter,
+        paths=read_paths(subject.run, device),
+    )
     shared = next((other for other in others if shares_base(subject.header, other)), None)
     result = evaluate(
         policy,

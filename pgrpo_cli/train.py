@@ -94,7 +94,7 @@ def train(
     go on.
     """
     history = reward_history(recipe.history)
-    estimator = _estimator(recipe)
+    estimator = estimator_of(recipe)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe)
     if recipe.train.gradient_checkpointing:
@@ -184,6 +184,7 @@ def sampling_settings(recipe: Recipe) -> SamplingSettings:
     return SamplingSettings(**recipe.rollout.model_dump())
 
 
-def _estimator(recipe: Recipe) -> Estimator:
+def estimator_of(recipe: Recipe) -> Estimator:
+    """How the recipe makes advantages of rewards."""
     section = recipe.advantage
     return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)

@@ -150,9 +150,10 @@ def _train(
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
-    from pgrpo_cli.model.load import load_policy
+    from pgrpo_cli.model.load import load_policy, pick_device
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
+    from pgrpo_cli.state.paths import read_paths, write_paths
     from pgrpo_cli.state.runlog import open_trackers
     from pgrpo_cli.train import train as train_run
 
@@ -167,7 +168,13 @@ def _train(
     tokenizer = prepare_data(run, recipe, recipe_dir, quiet=quiet) if checkpoint is None else None
     prompts = load_prepared(run.path, "train")
     adapter = checkpoint.path if checkpoint else None
-    policy = load_policy(recipe, recipe_dir=recipe_dir, adapter=adapter, tokenizer=tokenizer)
+    device = pick_device()
+    paths = read_paths(run, device) if checkpoint else None
+    policy = load_policy(
+        recipe, recipe_dir=recipe_dir, device=device, adapter=adapter, tokenizer=tokenizer, paths=paths
+    )
+    if paths is None:
+        write_paths(run, policy.paths, device)
     if policy.paths.reason:
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:

@@ -15,9 +15,11 @@ from pgrpo_cli.recipe.model import AdapterSection
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
+from .allocator import keep_freed_memory
 from .nf4 import keep_differentiable
-from .policy import Policy
+from .policy import Paths, Policy
 from .probe import probe
+from .rollout_weights import fastest_dtype
 from .sources import load_base_model, load_tokenizer
 
 
@@ -33,41 +35,67 @@ def load_policy(
     device: torch.device | None = None,
     adapter: Path | None = None,
     tokenizer: Any = None,
+    paths: Paths | None = None,
 ) -> Policy:
     """Load the base model and put a LoRA adapter on it: a fresh one, or the one saved in the folder
     `adapter`.
 
-    `tokenizer`: that of the model, where the caller has loaded it already. A fresh adapter is a function of
-    the recipe's seed. Raises ModelError or CheckpointError.
+    `tokenizer`: that of the model, where the caller has loaded it already. `paths`: as measured earlier; None
+    measures them. A fresh adapter is a function of the recipe's seed. Raises ModelError or CheckpointError.
     """
-    from peft import PeftModel, get_peft_model
-
     device = device or pick_device()
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
     base = load_base_model(recipe.model, recipe_dir, device)
+    return adapted(base, tokenizer, recipe, device, adapter=adapter, paths=paths)
+
+
+def adapted(
+    base: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    adapter: Path | None = None,
+    paths: Paths | None = None,
+) -> Policy:
+    """The policy over a base model that is in memory already; otherwise like `load_policy`."""
+    if device.type == "cpu":
+        keep_freed_memory()
     keep_differentiable(base)
     base.requires_grad_(False)
     base.config.use_cache = True
-    if adapter is not None:
-        try:
-            model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"the adapter in {adapter} does not load: {str(error).splitlines()[0]}",
-                remedy="It was saved from another base model, or the files are damaged.",
-            ) from error
-    else:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(recipe.seed, "adapter"))
-            try:
-                model = get_peft_model(base, lora_config(recipe.adapter))
-            except ValueError as error:
-                raise ModelError(
-                    f"adapter.target_modules: {str(error).splitlines()[0]}",
-                    remedy="Name modules that the model has, or write all-linear.",
-                ) from error
+    model = _fresh(base, recipe, device) if adapter is None else _saved(base, adapter)
     policy = Policy(model, tokenizer, device)
-    return replace(policy, paths=probe(policy))
+    if paths is None:
+        rows = recipe.train.prompts_per_step * recipe.rollout.num_generations
+        paths = replace(probe(policy), rollout_dtype=fastest_dtype(policy, num_rows=rows))
+    return replace(policy, paths=paths)
+
+
+def _saved(base: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"the adapter in {adapter} does not load: {str(error).splitlines()[0]}",
+            remedy="It was saved from another base model, or the files are damaged.",
+        ) from error
+
+
+def _fresh(base: Any, recipe: Recipe, device: torch.device) -> Any:
+    from peft import get_peft_model
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(recipe.seed, "adapter"))
+        try:
+            return get_peft_model(base, lora_config(recipe.adapter))
+        except ValueError as error:
+            raise ModelError(
+                f"adapter.target_modules: {str(error).splitlines()[0]}",
+                remedy="Name modules that the model has, or write all-linear.",
+            ) from error
 
 
 def lora_config(section: AdapterSection) -> Any:

@@ -1,23 +1,16 @@
-"""NF4 layers of bitsandbytes on a CPU: keep their gradients, and decode from one dequantized copy.
+"""NF4 layers of bitsandbytes: find them, dequantize them, and keep their gradients on a CPU.
 
 On a CPU with AVX512-BF16 bitsandbytes (0.50) repacks 4-bit weights for inference during the first forward
-pass
-without gradients in eval mode; backward passes through the repacked weights silently lose the gradient.
-`keep_differentiable` switches the repacking off. `dequantized` makes up for its speed where it counts: a
-rollout
-multiplies by the same weights at every token, so it dequantizes them once.
+pass without gradients in eval mode; backward passes through the repacked weights silently lose the gradient.
+`keep_differentiable` switches the repacking off; `rollout_weights` makes up for its speed where it counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
 
 def nf4_layers(model: nn.Module) -> list[Any]:
@@ -43,23 +36,3 @@ def dequantize(layer: Any) -> torch.Tensor:
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight.to(layer.compute_dtype or weight.dtype)
-
-
-@contextmanager
-def dequantized(model: nn.Module) -> Iterator[None]:
-    """Within the block, NF4 layers on a CPU multiply by a dequantized copy (2 or 4 bytes a weight of memory).
-
-    On other devices bitsandbytes' own kernels serve, and nothing changes.
-    """
-    layers = [layer for layer in nf4_layers(model) if layer.weight.device.type == "cpu"]
-    for layer in layers:
-        layer.forward = partial(_forward, dequantize(layer), layer.bias)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _forward(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    return linear(x.to(weight.dtype), weight, bias).to(x.dtype)

@@ -12,11 +12,16 @@ import torch
 
 @dataclass(frozen=True)
 class Paths:
-    """Whether rollouts share a prompt's prefix and training packs rows; `reason` says why not."""
+    """How a model computes on a machine: measured when it is loaded, kept by the run."""
 
     shared_prefix: bool = True
+    """Rollouts share a prompt's prefix."""
     packed: bool = True
+    """Training packs the completions of a prompt behind it."""
     reason: str | None = None
+    """Why one of the two is off."""
+    rollout_dtype: torch.dtype | None = None
+    """Type in which a CPU samples; None: the compute dtype."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.rewards.base import Completion
 
-from .nf4 import dequantized
 from .padded import decode_padded
 from .policy import Policy
+from .rollout_weights import rollout_weights
 from .sampling import SamplingSettings, next_tokens, uniforms
 from .shared_prefix import SharedPrefixCache, attending_to_shared_prefix
 
@@ -67,7 +67,7 @@ def sample(
     decode = _decode if policy.paths.shared_prefix else decode_padded
     was_training = policy.model.training
     policy.model.eval()
-    with dequantized(policy.model):
+    with rollout_weights(policy):
         for batch in batches_by_tokens(prompts, settings):
             uniform_N_T = torch.cat([uniforms(seed, prompts[i].prompt_id, G, T) for i in batch])
             rows = torch.tensor([i * G + g for i in batch for g in range(G)])

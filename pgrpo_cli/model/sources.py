@@ -122,19 +122,14 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
     """The base model on `device`, quantized as the recipe says, frozen."""
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {
-        "dtype": DTYPES[section.compute_dtype],
-        "attn_implementation": section.attention,
-    }
-    quantization = _quantization_config(section)
+    options = _options(section)
     if section.id == "random":
         model = random_model(section.random)
-        return _rebuild(model, options, quantization, device)
+        return rebuild(model, section, device)
     location = locate(section, recipe_dir)
     if location.gguf_file:
-        return _rebuild(
-            _load(AutoModelForCausalLM, location, section, **options), options, quantization, device
-        )
+        return rebuild(_load(AutoModelForCausalLM, location, section, **options), section, device)
+    quantization = _quantization_config(section)
     if quantization is not None:
         options["quantization_config"] = quantization
     return _load(
@@ -142,8 +137,8 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
     )
 
 
-def _rebuild(model: Any, options: dict[str, Any], quantization: Any, device: torch.device) -> Any:
-    """A fresh model from the config and weights of `model`.
+def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
+    """A fresh model from the config and weights of `model`, in the section's dtype and quantization.
 
     A model read from GGUF keeps a quantization config that can neither be saved nor quantized again.
     """
@@ -153,10 +148,14 @@ def _rebuild(model: Any, options: dict[str, Any], quantization: Any, device: tor
         None,
         config=type(config)(**config_dict),
         state_dict=model.state_dict(),
-        quantization_config=quantization,
+        quantization_config=_quantization_config(section),
         device_map={"": device},
-        **options,
+        **_options(section),
     )
+
+
+def _options(section: ModelSection) -> dict[str, Any]:
+    return {"dtype": DTYPES[section.compute_dtype], "attn_implementation": section.attention}
 
 
 def _quantization_config(section: ModelSection) -> Any:

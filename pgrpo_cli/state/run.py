@@ -53,6 +53,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def paths_path(self) -> Path:
+        """How the run computes on its machine."""
+        return self.path / "paths.json"
+
+    @property
     def eval_dir(self) -> Path:
         """Evaluation results."""
         return self.path / "eval"

@@ -1,0 +1,149 @@
+"""What rollouts on a CPU multiply by: one plain matrix a layer, made once a rollout.
+
+A rollout multiplies by the same weights at every token. On a CPU it therefore pays to dequantize NF4 weights
+once, and to keep the adapter's part short: added into the weights where that loses nothing (float32), else as
+two thin products without the casts and temporaries of PEFT's forward pass. In bfloat16 an adapter is never
+added into the weights: most of its entries are smaller than their rounding and would be lost.
+On other devices nothing changes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from .nf4 import dequantize, nf4_layers
+from .policy import Policy
+
+_MERGED = (torch.float32, torch.float64)
+"""Types in which the adapter is added into the weights."""
+_WORTHWHILE = 1.25
+"""How much faster float32 must be before it replaces the compute dtype: more than measurements differ."""
+
+
+def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
+    """The faster of the compute dtype and float32 for products with `num_rows` rows of the widest layer.
+
+    Never less precise than the compute dtype. CPUs without bfloat16 instructions are several times slower in
+    it, those with them twice as fast. On other devices it is the compute dtype.
+    """
+    dtype: torch.dtype = policy.model.get_base_model().dtype
+    if policy.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return dtype
+    shapes = [(layer.in_features, layer.out_features) for layer in _lora_layers(policy.model)]
+    widest: tuple[int, int] = max(shapes, key=math.prod, default=(1024, 1024))
+    seconds = {t: _seconds(num_rows, *widest, dtype=t) for t in (dtype, torch.float32)}
+    return torch.float32 if seconds[torch.float32] * _WORTHWHILE < seconds[dtype] else dtype
+
+
+@contextmanager
+def rollout_weights(policy: Policy) -> Iterator[None]:
+    """Within the block, on a CPU, the model's layers use the plain matrices, and the dtype, of rollouts."""
+    if policy.device.type != "cpu":
+        yield
+        return
+    dtype = policy.paths.rollout_dtype or policy.model.get_base_model().dtype
+    replaced = dict(_replacements(policy.model, dtype))
+    for layer, forward in replaced.items():
+        layer.forward = forward
+    try:
+        with _other_parameters_in(policy.model, dtype):
+            yield
+    finally:
+        for layer in replaced:
+            del layer.forward
+
+
+def _replacements(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """A forward function for every layer with an adapter, and for every other NF4 layer."""
+    inside = set()
+    for layer in _lora_layers(model):
+        base = layer.base_layer
+        inside.add(base)
+        weight, bias = _plain(base, dtype), _cast(base.bias, dtype)
+        adapter = _adapter(layer)
+        if adapter is None:
+            yield layer, partial(_linear, weight, bias)
+        elif dtype in _MERGED:
+            down, up = adapter
+            yield layer, partial(_linear, torch.addmm(weight, up.to(weight), down.to(weight)), bias)
+        else:
+            down, up = adapter[0].to(dtype), adapter[1].to(dtype)
+            yield layer, partial(_linear_and_adapter, weight, bias, down, up)
+    for layer in nf4_layers(model):
+        if layer not in inside:
+            yield layer, partial(_linear, _plain(layer, dtype), _cast(layer.bias, dtype))
+
+
+def _lora_layers(model: nn.Module) -> list[Any]:
+    """PEFT's layers around a linear one. Others (GPT-2's transposed ones) keep their own forward pass."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [layer for layer in layers if isinstance(layer.base_layer, nn.Linear)]
+
+
+def _adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The matrices A [r, in] and scale · B [out, r] of a layer; None while the adapter is off."""
+    if layer.disable_adapters:
+        return None
+    (name,) = layer.active_adapters
+    return layer.lora_A[name].weight, layer.scaling[name] * layer.lora_B[name].weight
+
+
+def _plain(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A layer's weight [out, in] in `dtype`: itself where it is that already, else a copy."""
+    weight = dequantize(layer) if hasattr(layer.weight, "quant_state") else layer.weight
+    return weight.to(dtype)
+
+
+def _cast(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, weight, bias)
+
+
+def _linear_and_adapter(
+    weight: torch.Tensor, bias: torch.Tensor | None, down: torch.Tensor, up: torch.Tensor, x: torch.Tensor
+) -> torch.Tensor:
+    """x W' + b + (x A') B', in place: two thin products more than the layer alone."""
+    rows = x.flatten(0, -2)
+    return linear(rows, weight, bias).addmm_(rows @ down.t(), up.t()).view(*x.shape[:-1], -1)
+
+
+@contextmanager
+def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block, what no replaced layer holds (embeddings, norms, the output layer) is in `dtype`."""
+    held = {id(p) for layer in [*_lora_layers(model), *nf4_layers(model)] for p in layer.parameters()}
+    others = [
+        p for p in model.parameters() if id(p) not in held and p.is_floating_point() and p.dtype != dtype
+    ]
+    before = [p.data for p in others]
+    for p in others:
+        p.data = p.data.to(dtype)
+    try:
+        yield
+    finally:
+        for p, data in zip(others, before, strict=True):
+            p.data = data
+
+
+def _seconds(num_rows: int, width: int, height: int, *, dtype: torch.dtype) -> float:
+    """Shortest of some products of [num_rows, width] with [height, width]."""
+    x, weight = torch.ones(num_rows, width, dtype=dtype), torch.ones(height, width, dtype=dtype)
+    spent = []
+    for _ in range(8):
+        start = time.perf_counter()
+        linear(x, weight)
+        spent.append(time.perf_counter() - start)
+    return min(spent)

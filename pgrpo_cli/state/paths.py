@@ -1,0 +1,50 @@
+"""paths.json: how a run computes on its machine, measured at its start and kept when it goes on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.model.policy import Paths
+
+from .files import explained, write_json
+from .run import RunDirectory
+
+
+def write_paths(run: RunDirectory, paths: Paths, device: torch.device) -> None:
+    """Record what was measured on `device`."""
+    dtype = paths.rollout_dtype
+    record = {
+        "device": device.type,
+        "shared_prefix": paths.shared_prefix,
+        "packed": paths.packed,
+        "reason": paths.reason,
+        "rollout_dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+    }
+    with explained(str(run.paths_path)):
+        write_json(run.paths_path, record)
+
+
+def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
+    """What was measured; None where nothing was, or on another kind of device. Raises CheckpointError."""
+    try:
+        record: dict[str, Any] = json.loads(run.paths_path.read_text(encoding="utf-8"))
+        if record["device"] != device.type:
+            return None
+        dtype = record["rollout_dtype"]
+        return Paths(
+            shared_prefix=bool(record["shared_prefix"]),
+            packed=bool(record["packed"]),
+            reason=record["reason"],
+            rollout_dtype=None if dtype is None else getattr(torch, dtype),
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{run.paths_path} is damaged: {error!r}",
+            remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
+        ) from error

@@ -1,0 +1,31 @@
+"""glibc keeps what a model frees: using large buffers again asks the system for no pages."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+from pgrpo_cli.model.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+import torch
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    buffers = [torch.ones(2 << 20) for _ in range(16)]
+    del buffers
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_used_again_without_page_faults():
+    faults = {}
+    for how in ("kept", "returned"):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
+        faults[how] = int(done.stdout)
+    # 16 buffers of 8 MiB are 32768 pages of 4 kB, or 64 of 2 MiB.
+    assert faults["kept"] < 32 <= faults["returned"]

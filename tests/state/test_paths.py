@@ -1,0 +1,46 @@
+"""What was measured about a machine is kept with the run."""
+
+import json
+
+import pytest
+import torch
+
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.model.policy import Paths
+from pgrpo_cli.state.paths import read_paths, write_paths
+from pgrpo_cli.state.run import RunDirectory
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    "paths", [Paths(), Paths(False, False, "recurrent", torch.float32), Paths(rollout_dtype=torch.bfloat16)]
+)
+def test_what_is_written_is_read(tmp_path, paths):
+    write_paths(RunDirectory(tmp_path), paths, CPU)
+    assert read_paths(RunDirectory(tmp_path), CPU) == paths
+
+
+def test_another_kind_of_device_is_measured_anew(tmp_path):
+    write_paths(RunDirectory(tmp_path), Paths(), CUDA)
+    assert read_paths(RunDirectory(tmp_path), CPU) is None
+
+
+def test_a_run_without_a_record_is_measured_anew(tmp_path):
+    assert read_paths(RunDirectory(tmp_path), CPU) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}'])
+def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
+    (tmp_path / "paths.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"paths\.json is damaged") as refusal:
+        read_paths(RunDirectory(tmp_path), CPU)
+    assert "Delete it" in refusal.value.remedy
+
+
+def test_an_unknown_dtype_is_damage(tmp_path):
+    write_paths(RunDirectory(tmp_path), Paths(), CPU)
+    record = json.loads((tmp_path / "paths.json").read_text())
+    (tmp_path / "paths.json").write_text(json.dumps({**record, "rollout_dtype": "float17"}))
+    with pytest.raises(CheckpointError):
+        read_paths(RunDirectory(tmp_path), CPU)

@@ -1,10 +1,11 @@
-"""What rollouts on a CPU multiply by: one plain matrix a layer, made once a rollout.
+"""What rollouts on a CPU multiply by: one matrix a layer, made once a rollout and laid out for few rows.
 
 A rollout multiplies by the same weights at every token. On a CPU it therefore pays to dequantize NF4 weights
-once, and to keep the adapter's part short: added into the weights where that loses nothing (float32), else as
-two thin products without the casts and temporaries of PEFT's forward pass. In bfloat16 an adapter is never
-added into the weights: most of its entries are smaller than their rounding and would be lost.
-On other devices nothing changes.
+once, to lay all weights out as oneDNN's products of few rows read them (two to three times faster than MKL's,
+which rearranges them at every product), and to keep the adapter's part short: added into the weights where
+that loses nothing (float32), else as two thin products without the casts and temporaries of PEFT's forward
+pass. In bfloat16 an adapter is never added into the weights: most of its entries are smaller than their
+rounding and would be lost. On other devices nothing changes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .policy import Policy
 
 _MERGED = (torch.float32, torch.float64)
 """Types in which the adapter is added into the weights."""
+_ROWS_HINT = 64
+"""Rows for which weights are laid out; other numbers of rows give the same and are nearly as fast."""
 _WORTHWHILE = 1.25
 """How much faster float32 must be before it replaces the compute dtype: more than measurements differ."""
 
@@ -62,8 +65,9 @@ def rollout_weights(policy: Policy) -> Iterator[None]:
             del layer.forward
 
 
-def _replacements(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:
-    """A forward function for every layer with an adapter, and for every other NF4 layer."""
+def _replacements(model: Any, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """A forward function for every layer with an adapter, every other NF4 layer, and the output layer."""
+    product = _laid_out if _lays_out(dtype) else _as_stored
     inside = set()
     for layer in _lora_layers(model):
         base = layer.base_layer
@@ -71,16 +75,15 @@ def _replacements(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[Any, C
         weight, bias = _plain(base, dtype), _cast(base.bias, dtype)
         adapter = _adapter(layer)
         if adapter is None:
-            yield layer, partial(_linear, weight, bias)
+            yield layer, partial(_linear, product(weight, bias))
         elif dtype in _MERGED:
             down, up = adapter
-            yield layer, partial(_linear, torch.addmm(weight, up.to(weight), down.to(weight)), bias)
+            yield layer, partial(_linear, product(torch.addmm(weight, up.to(weight), down.to(weight)), bias))
         else:
             down, up = adapter[0].to(dtype), adapter[1].to(dtype)
-            yield layer, partial(_linear_and_adapter, weight, bias, down, up)
-    for layer in nf4_layers(model):
-        if layer not in inside:
-            yield layer, partial(_linear, _plain(layer, dtype), _cast(layer.bias, dtype))
+            yield layer, partial(_linear_and_adapter, product(weight, bias), down, up)
+    for layer in {*nf4_layers(model), model.get_output_embeddings()} - inside:
+        yield layer, partial(_linear, product(_plain(layer, dtype), _cast(layer.bias, dtype)))
 
 
 def _lora_layers(model: nn.Module) -> list[Any]:
@@ -109,16 +112,44 @@ def _cast(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | Non
     return None if tensor is None else tensor.to(dtype)
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    return linear(x, weight, bias)
+_Product = Callable[[torch.Tensor], torch.Tensor]
+"""Rows [M, in] to rows [M, out]."""
+
+
+def _as_stored(weight: torch.Tensor, bias: torch.Tensor | None) -> _Product:
+    return lambda rows: linear(rows, weight, bias)
+
+
+def _laid_out(weight: torch.Tensor, bias: torch.Tensor | None) -> _Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
+    pointwise = torch.ops.mkldnn._linear_pointwise
+    return lambda rows: pointwise(rows, packed, bias, "none", [], "")
+
+
+def _lays_out(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has oneDNN's products with weights laid out beforehand, for `dtype`.
+
+    They are what torch.compile uses on a CPU, and no public interface: without them plain products serve.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        weight, rows = torch.eye(32, dtype=dtype), torch.ones(2, 32, dtype=dtype)
+        return torch.equal(_laid_out(weight, None)(rows), rows)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _linear(product: _Product, x: torch.Tensor) -> torch.Tensor:
+    return product(x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
 
 def _linear_and_adapter(
-    weight: torch.Tensor, bias: torch.Tensor | None, down: torch.Tensor, up: torch.Tensor, x: torch.Tensor
+    product: _Product, down: torch.Tensor, up: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:
-    """x W' + b + (x A') B', in place: two thin products more than the layer alone."""
+    """x W' + b + (x A') B': two thin products more than the layer alone."""
     rows = x.flatten(0, -2)
-    return linear(rows, weight, bias).addmm_(rows @ down.t(), up.t()).view(*x.shape[:-1], -1)
+    return product(rows).addmm_(rows @ down.t(), up.t()).view(*x.shape[:-1], -1)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pgrpo_cli.recipe.model import AdapterSection
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
+from .adapted_linear import use_adapted_linears
 from .allocator import keep_freed_memory
 from .nf4 import keep_differentiable
 from .policy import Paths, Policy
@@ -65,6 +66,7 @@ def adapted(
     base.requires_grad_(False)
     base.config.use_cache = True
     model = _fresh(base, recipe, device) if adapter is None else _saved(base, adapter)
+    use_adapted_linears(model)
     policy = Policy(model, tokenizer, device)
     if paths is None:
         rows = recipe.train.prompts_per_step * recipe.rollout.num_generations

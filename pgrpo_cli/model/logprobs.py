@@ -11,7 +11,7 @@ import torch
 from .packing import Packed, attention_mask
 from .policy import Policy
 
-_HEAD_CHUNK = 256
+_HEAD_CHUNK = 128
 """Tokens whose logits exist at a time."""
 
 
@@ -47,10 +47,10 @@ def head_logprobs(
 class _HeadLogprobs(torch.autograd.Function):
     """Output layer, softmax and selection in one, for a frozen output layer.
 
-    The derivative of log p(target) by the hidden state, (e_target - p)·W / temperature, needs nothing from
+    The derivative of log p(target) by the hidden state, (W[target] - p·W) / temperature, needs nothing from
     above but one number a row. It is therefore computed while the chunk's logits exist, and no logits are
-    kept or
-    computed again: [M, D] is saved instead of [M, V].
+    kept or computed again: [M, D] is saved instead of [M, V]. Reading and writing the logits costs as much as
+    computing them, so they become probabilities in place, and what is constant in a row is applied to [M, D].
     """
 
     @staticmethod
@@ -63,27 +63,30 @@ class _HeadLogprobs(torch.autograd.Function):
         temperature: float,
         cap: float | None,
     ) -> torch.Tensor:
-        needs_gradient = ctx.needs_input_grad[0]
         accumulate = torch.promote_types(hidden_M_D.dtype, torch.float32)
         logprobs_M = torch.empty(len(hidden_M_D), dtype=accumulate, device=hidden_M_D.device)
-        derivative_M_D = torch.empty_like(hidden_M_D) if needs_gradient else None
+        derivative_M_D = torch.empty_like(hidden_M_D) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden_M_D), _HEAD_CHUNK):
             chunk = slice(start, start + _HEAD_CHUNK)
-            logits_C_V = torch.nn.functional.linear(hidden_M_D[chunk], weight_V_D, bias_V).to(accumulate)
-            if cap is not None:
-                logits_C_V = cap * torch.tanh(logits_C_V / cap)
-            capped_C_V = logits_C_V
-            logits_C_V = logits_C_V / temperature if temperature != 1.0 else logits_C_V
-            total_C_1 = torch.logsumexp(logits_C_V, dim=-1, keepdim=True)
             target_C_1 = target_M[chunk].unsqueeze(-1)
-            logprobs_M[chunk] = (logits_C_V.gather(-1, target_C_1) - total_C_1).squeeze(-1)
+            logits_C_V = torch.nn.functional.linear(hidden_M_D[chunk], weight_V_D, bias_V).to(accumulate)
+            slope_C_V = _cap_(logits_C_V, cap)
+            if temperature != 1.0:
+                logits_C_V /= temperature
+            chosen_C_1 = logits_C_V.gather(-1, target_C_1)
+            largest_C_1 = logits_C_V.amax(dim=-1, keepdim=True)
+            # From here on p times the row's total.
+            weights_C_V = logits_C_V.sub_(largest_C_1).exp_()
+            total_C_1 = weights_C_V.sum(dim=-1, keepdim=True)
+            logprobs_M[chunk] = (chosen_C_1 - largest_C_1 - total_C_1.log()).squeeze(-1)
             if derivative_M_D is None:
                 continue
-            minus_p_C_V = torch.exp(logits_C_V - total_C_1).neg_()
-            minus_p_C_V.scatter_add_(-1, target_C_1, torch.ones_like(total_C_1))
-            if cap is not None:
-                minus_p_C_V *= 1 - (capped_C_V / cap) ** 2
-            derivative_M_D[chunk] = (minus_p_C_V / temperature).to(weight_V_D.dtype) @ weight_V_D
+            target_C_D = weight_V_D[target_M[chunk]].to(accumulate)
+            if slope_C_V is not None:
+                weights_C_V *= slope_C_V
+                target_C_D *= slope_C_V.gather(-1, target_C_1)
+            mean_C_D = (weights_C_V.to(weight_V_D.dtype) @ weight_V_D).to(accumulate) / total_C_1
+            derivative_M_D[chunk] = (target_C_D - mean_C_D) / temperature
         ctx.save_for_backward(derivative_M_D)
         return logprobs_M
 
@@ -92,3 +95,13 @@ class _HeadLogprobs(torch.autograd.Function):
         (derivative_M_D,) = ctx.saved_tensors
         gradient = grad_M.unsqueeze(-1).to(derivative_M_D.dtype) * derivative_M_D
         return gradient, None, None, None, None, None
+
+
+def _cap_(logits_C_V: torch.Tensor, cap: float | None) -> torch.Tensor | None:
+    """Soft-cap logits in place, to cap·tanh(logits / cap), and return the derivative; None without a cap."""
+    if cap is None:
+        return None
+    logits_C_V.div_(cap).tanh_()
+    slope_C_V = 1 - logits_C_V.square()
+    logits_C_V.mul_(cap)
+    return slope_C_V

@@ -36,3 +36,9 @@ def dequantize(layer: Any) -> torch.Tensor:
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight.to(layer.compute_dtype or weight.dtype)
+
+
+def plain_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """The weight [out, in] of a linear layer in `dtype`: itself where it is that already, else a copy."""
+    is_nf4 = getattr(layer.weight, "quant_state", None) is not None
+    return (dequantize(layer) if is_nf4 else layer.weight).to(dtype)

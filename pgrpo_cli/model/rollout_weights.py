@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from .nf4 import dequantize, nf4_layers
+from .adapted_linear import lora_layers
+from .nf4 import nf4_layers, plain_weight
 from .policy import Policy
 
 _MERGED = (torch.float32, torch.float64)
@@ -41,7 +42,7 @@ def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
     dtype: torch.dtype = policy.model.get_base_model().dtype
     if policy.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
         return dtype
-    shapes = [(layer.in_features, layer.out_features) for layer in _lora_layers(policy.model)]
+    shapes = [(layer.in_features, layer.out_features) for layer in lora_layers(policy.model)]
     widest: tuple[int, int] = max(shapes, key=math.prod, default=(1024, 1024))
     seconds = {t: _seconds(num_rows, *widest, dtype=t) for t in (dtype, torch.float32)}
     return torch.float32 if seconds[torch.float32] * _WORTHWHILE < seconds[dtype] else dtype
@@ -55,24 +56,27 @@ def rollout_weights(policy: Policy) -> Iterator[None]:
         return
     dtype = policy.paths.rollout_dtype or policy.model.get_base_model().dtype
     replaced = dict(_replacements(policy.model, dtype))
+    before = {layer: vars(layer).get("forward") for layer in replaced}
     for layer, forward in replaced.items():
         layer.forward = forward
     try:
         with _other_parameters_in(policy.model, dtype):
             yield
     finally:
-        for layer in replaced:
+        for layer, forward in before.items():
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def _replacements(model: Any, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:
     """A forward function for every layer with an adapter, every other NF4 layer, and the output layer."""
     product = _laid_out if _lays_out(dtype) else _as_stored
     inside = set()
-    for layer in _lora_layers(model):
+    for layer in lora_layers(model):
         base = layer.base_layer
         inside.add(base)
-        weight, bias = _plain(base, dtype), _cast(base.bias, dtype)
+        weight, bias = plain_weight(base, dtype), _cast(base.bias, dtype)
         adapter = _adapter(layer)
         if adapter is None:
             yield layer, partial(_linear, product(weight, bias))
@@ -83,15 +87,7 @@ def _replacements(model: Any, dtype: torch.dtype) -> Iterator[tuple[Any, Callabl
             down, up = adapter[0].to(dtype), adapter[1].to(dtype)
             yield layer, partial(_linear_and_adapter, product(weight, bias), down, up)
     for layer in {*nf4_layers(model), model.get_output_embeddings()} - inside:
-        yield layer, partial(_linear, product(_plain(layer, dtype), _cast(layer.bias, dtype)))
-
-
-def _lora_layers(model: nn.Module) -> list[Any]:
-    """PEFT's layers around a linear one. Others (GPT-2's transposed ones) keep their own forward pass."""
-    from peft.tuners.lora import LoraLayer
-
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return [layer for layer in layers if isinstance(layer.base_layer, nn.Linear)]
+        yield layer, partial(_linear, product(plain_weight(layer, dtype), _cast(layer.bias, dtype)))
 
 
 def _adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -100,12 +96,6 @@ def _adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
         return None
     (name,) = layer.active_adapters
     return layer.lora_A[name].weight, layer.scaling[name] * layer.lora_B[name].weight
-
-
-def _plain(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """A layer's weight [out, in] in `dtype`: itself where it is that already, else a copy."""
-    weight = dequantize(layer) if hasattr(layer.weight, "quant_state") else layer.weight
-    return weight.to(dtype)
 
 
 def _cast(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -155,7 +145,7 @@ def _linear_and_adapter(
 @contextmanager
 def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Within the block, what no replaced layer holds (embeddings, norms, the output layer) is in `dtype`."""
-    held = {id(p) for layer in [*_lora_layers(model), *nf4_layers(model)] for p in layer.parameters()}
+    held = {id(p) for layer in [*lora_layers(model), *nf4_layers(model)] for p in layer.parameters()}
     others = [
         p for p in model.parameters() if id(p) not in held and p.is_floating_point() and p.dtype != dtype
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pgrpo_cli.model.adapted_linear import lora_layers
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.logprobs import packed_logprobs
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
@@ -36,10 +37,14 @@ def _gradient(policy, rollouts):
 
 def _use_dequantized_weights(policy):
     """Replace each NF4 layer by a plain one with the same numbers: what the gradients must agree with."""
-    for layer in nf4_layers(policy.model):
-        plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
-        plain.weight = torch.nn.Parameter(dequantize(layer), requires_grad=False)
-        layer.forward = plain.forward
+    for layer in lora_layers(policy.model):
+        base = layer.base_layer
+        plain = torch.nn.Linear(base.in_features, base.out_features, bias=False, dtype=torch.bfloat16)
+        plain.weight = torch.nn.Parameter(dequantize(base), requires_grad=False)
+        layer.base_layer = plain
+        # PEFT's own forward pass and torch's own derivatives.
+        del layer.forward
+    assert nf4_layers(policy.model) == []
 
 
 def _gradient_error_after_a_rollout(policy, prompts):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.model.adapted_linear import use_adapted_linears
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.random_model import random_tokenizer
 from pgrpo_cli.model.rollout import Rollouts
@@ -64,6 +65,7 @@ def tiny_policy(architecture: str = "llama", dtype: torch.dtype = torch.float64,
     base.requires_grad_(False)
     adapter = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
     model = get_peft_model(base, adapter, autocast_adapter_dtype=False)
+    use_adapted_linears(model)
     policy = Policy(model, random_tokenizer(), torch.device("cpu"))
     randomize_adapter(policy)
     return policy

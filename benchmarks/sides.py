@@ -27,6 +27,8 @@ class Settings:
     shape: str
     beta: float
     steps: int
+    without: str | None = None
+    """A technique of `techniques.TECHNIQUES` that our side does without."""
     learning_rate: float = 1e-5
 
     @property
@@ -36,24 +38,34 @@ class Settings:
 
 def main() -> None:
     settings = Settings(**json.loads(sys.argv[1]))
+    if settings.without:
+        from benchmarks.techniques import TECHNIQUES
+
+        TECHNIQUES[settings.without]()
     run = {"ours": run_ours, "trl": run_trl}[settings.side]
     seconds, peak = run(settings)
     phases = seconds if isinstance(seconds, dict) else {"total": seconds}
     sys.stdout.write("\n" + json.dumps({"seconds": phases, "peak_mb": peak}) + "\n")
 
 
-def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
-    """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
+@dataclass(frozen=True)
+class OurStep:
+    """What our side of a shape needs to make steps."""
+
+    shape: Any
+    recipe: Any
+    policy: Any
+    batches: list[list[Any]]
+    """Prompts of each step."""
+
+
+def our_step(settings: Settings) -> OurStep:
+    """Load the model of a shape and make its prompts; completions never stop by themselves."""
     from benchmarks.shapes import SHAPES, load_base, load_tokenizer, make_prompts
     from pgrpo_cli.data.records import PreparedPrompt
     from pgrpo_cli.model.load import adapted
     from pgrpo_cli.model.policy import Policy
-    from pgrpo_cli.model.rollout import sample
-    from pgrpo_cli.model.update import build_optimizer, policy_update
     from pgrpo_cli.recipe.schema import Recipe
-    from pgrpo_cli.rewards.base import TextReward
-    from pgrpo_cli.rewards.build import RewardSum, Term
-    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history, sampling_settings
 
     class NeverStopping(Policy):
         """Completions of forced length, as TRL's `min_new_tokens` makes them."""
@@ -64,9 +76,12 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     device = _device()
     tokenizer = load_tokenizer()
     texts = make_prompts(shape, tokenizer, shape.num_prompts * settings.all_steps)
-    longest = max(len(tokenizer(text)["input_ids"]) for text in texts)
-    per_batch = shape.completions_per_micro_batch or shape.num_completions
-    row = longest + shape.num_generations * shape.completion_tokens
+    prompts = [
+        PreparedPrompt(str(i), "users", text, tuple(tokenizer(text)["input_ids"]), {})
+        for i, text in enumerate(texts)
+    ]
+    row = max(len(p.input_ids) for p in prompts) + shape.num_generations * shape.completion_tokens
+    rows = max(1, (shape.completions_per_micro_batch or shape.num_completions) // shape.num_generations)
     recipe = Recipe.model_validate(
         {
             "name": "benchmark",
@@ -84,34 +99,45 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
                 "steps": settings.all_steps,
                 "learning_rate": settings.learning_rate,
                 "schedule": "constant",
-                "tokens_per_micro_batch": row * max(1, per_batch // shape.num_generations),
+                "tokens_per_micro_batch": row * rows,
                 "gradient_checkpointing": shape.gradient_checkpointing,
             },
         }
     )
     policy = adapted(load_base(shape, device), tokenizer, recipe, device)
-    policy = NeverStopping(**{f: getattr(policy, f) for f in Policy.__dataclass_fields__})
+    policy = NeverStopping(**{name: getattr(policy, name) for name in Policy.__dataclass_fields__})
     if shape.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    P = shape.num_prompts
+    return OurStep(shape, recipe, policy, [prompts[i : i + P] for i in range(0, len(prompts), P)])
+
+
+def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
+    """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
+    from pgrpo_cli.model.rollout import sample
+    from pgrpo_cli.model.update import build_optimizer, policy_update
+    from pgrpo_cli.rewards.base import TextReward
+    from pgrpo_cli.rewards.build import RewardSum, Term
+    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history, sampling_settings
+
+    ours = our_step(settings)
+    policy, recipe = ours.policy, ours.recipe
     rewards = RewardSum((Term("length", 1.0, None, TextReward(_reward)),))
     history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
     phases: dict[str, list[float]] = {"rollout": [], "update": [], "total": []}
-    peak = _PeakMemory(device)
-    for step in range(1, settings.all_steps + 1):
-        batch = [
-            PreparedPrompt(str(i), "users", text, tuple(tokenizer(text)["input_ids"]), {})
-            for i, text in enumerate(texts[(step - 1) * shape.num_prompts : step * shape.num_prompts])
-        ]
-        clock = [time.perf_counter()]
+    peak = _PeakMemory(policy.device)
+    for step, batch in enumerate(ours.batches, start=1):
+        clock: list[float] = []
+        finish(policy.device, clock)
         rollouts = sample(policy, batch, sampling_settings(recipe), seed=step)
-        _finish(device, clock)
-        assert set(rollouts.lengths_N) == {shape.completion_tokens}
+        finish(policy.device, clock)
+        assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = rewards(rollouts.completions())
         advantages = personalized_advantages(
             rollouts, scores_N, history, estimator_of(recipe), recipe.history, step=step
         )
         policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
-        _finish(device, clock)
+        finish(policy.device, clock)
         phases["rollout"].append(clock[1] - clock[0])
         phases["update"].append(clock[2] - clock[1])
         phases["total"].append(clock[2] - clock[0])
@@ -210,7 +236,7 @@ def _device() -> Any:
     return pick_device()
 
 
-def _finish(device: Any, clock: list[float]) -> None:
+def finish(device: Any, clock: list[float]) -> None:
     """Wait for the device and note the time."""
     if device.type == "cuda":
         import torch

@@ -62,9 +62,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(side: str, shape: str, beta: float, steps: int) -> dict[str, Any]:
+def measure(side: str, shape: str, beta: float, steps: int, without: str | None = None) -> dict[str, Any]:
     """Median seconds of a step (and of its phases, where the side tells them) and peak memory in MB."""
-    settings = {"side": side, "shape": shape, "beta": beta, "steps": steps}
+    settings = {"side": side, "shape": shape, "beta": beta, "steps": steps, "without": without}
     command = [sys.executable, str(SIDES), json.dumps(settings)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +64,16 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over in a new directory; nothing is deleted.")
     ] = False,
+    profile: Annotated[
+        int,
+        typer.Option(
+            "--profile",
+            min=0,
+            metavar="N",
+            help="Write a torch profiler trace of N steps into the run's profile/.",
+            show_default=False,
+        ),
+    ] = 0,
     allow_code: AllowCodeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -81,7 +91,15 @@ def train(
     with locked(run), _stop_on_interrupt() as stop_requested:
         claim(run, loaded, recipe.parent)
         try:
-            _train(run, loaded, recipe.parent, stop_requested, allow_code=allow_code, quiet=quiet)
+            _train(
+                run,
+                loaded,
+                recipe.parent,
+                stop_requested,
+                profile=profile,
+                allow_code=allow_code,
+                quiet=quiet,
+            )
         except (Interrupted, KeyboardInterrupt) as stop:
             command = _train_command(recipe, run, loaded, overrides, allow_code=allow_code)
             message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
@@ -146,6 +164,7 @@ def _train(
     recipe_dir: Path,
     stop_requested: Callable[[], bool],
     *,
+    profile: int,
     allow_code: bool,
     quiet: bool,
 ) -> None:
@@ -158,6 +177,7 @@ def _train(
     from pgrpo_cli.train import train as train_run
 
     from .display import training_display
+    from .profiling import profiled
 
     rewards = build_rewards(recipe.rewards, recipe_dir, allow_code)
     checkpoint, problems = latest_checkpoint(run)
@@ -181,7 +201,12 @@ def _train(
         emit(f"resumed from step {checkpoint.step}")
     if stop_requested():
         raise Interrupted("stopped before a step was made; nothing is lost")
-    with training_display(stderr, steps=recipe.train.steps, done=done, quiet=quiet) as display:
+    with ExitStack() as stack:
+        steps = recipe.train.steps
+        display = stack.enter_context(training_display(stderr, steps=steps, done=done, quiet=quiet))
+        if profile:
+            traced = profiled(display, run.path / "profile", steps=profile, left=steps - done)
+            display = stack.enter_context(traced)
         train_run(
             run, recipe, policy, prompts, rewards,
             checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,

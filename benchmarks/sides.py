@@ -42,6 +42,10 @@ def main() -> None:
         from benchmarks.techniques import TECHNIQUES
 
         TECHNIQUES[settings.without]()
+    if settings.side == "ours":
+        from pgrpo_cli.cli.common import prepare_libraries
+
+        prepare_libraries()
     run = {"ours": run_ours, "trl": run_trl}[settings.side]
     seconds, peak = run(settings)
     phases = seconds if isinstance(seconds, dict) else {"total": seconds}

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from pgrpo_cli import __version__
 
-from .common import emit, quiet_libraries, reported_errors
+from .common import emit, prepare_libraries, reported_errors
 
 COMMAND_MODULES = ("train", "evaluate", "recipes")
 """Modules of this package, in the order in which `--help` lists their commands."""
@@ -23,7 +23,7 @@ class _ReportingGroup(TyperGroup):
     """Every command below it is rid of other libraries' noise, and maps errors to messages and exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
-        quiet_libraries()
+        prepare_libraries()
         with reported_errors():
             return super().invoke(ctx)
 

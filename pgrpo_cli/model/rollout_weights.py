@@ -160,11 +160,20 @@ def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
 
 
 def _seconds(num_rows: int, width: int, height: int, *, dtype: torch.dtype) -> float:
-    """Shortest of some products of [num_rows, width] with [height, width]."""
-    x, weight = torch.ones(num_rows, width, dtype=dtype), torch.ones(height, width, dtype=dtype)
-    spent = []
-    for _ in range(8):
-        start = time.perf_counter()
-        linear(x, weight)
-        spent.append(time.perf_counter() - start)
-    return min(spent)
+    """Processor time of a product of [num_rows, width] with [height, width], by one thread.
+
+    Unlike elapsed time it hardly depends on what else the machine is doing, so that runs choose alike.
+    """
+    rows, weight = torch.ones(num_rows, width, dtype=dtype), torch.ones(height, width, dtype=dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        product = (_laid_out if _lays_out(dtype) else _as_stored)(weight, None)
+        spent = []
+        for _ in range(16):
+            start = time.thread_time()
+            product(rows)
+            spent.append(time.thread_time() - start)
+        return min(spent)
+    finally:
+        torch.set_num_threads(threads)

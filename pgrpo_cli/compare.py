@@ -68,7 +68,9 @@ def entrants_of(
         result = results[label]
         if result is None:
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
-            result = evaluate_run(subject, allow_code=allow_code, others=known, progress=progress)
+            result = evaluate_run(
+                subject, allow_code=allow_code, others=known, progress=progress, on_note=on_note
+            )
             known.append(result)
         entrants.append(Entrant(label, result))
     return entrants

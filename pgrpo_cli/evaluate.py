@@ -8,7 +8,9 @@ from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
+from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.load import load_policy, pick_device
+from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.sampling import SamplingSettings
@@ -35,22 +37,32 @@ def evaluate(
     weights: Mapping[str, float] | None = None,
     base_rows: Sequence[Row] | None = None,
     progress: Progress | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """Sample, score and sum up: adapter off (base) and on (tuned), the same prompts and the same seeds.
 
     `header` says how to sample, and goes on record. `weights`: how often each preference group occurs, for
     the weighted mean. `base_rows`: the base model's rows of an evaluation with the same settings, instead of
-    sampling them again. Raises EvalError without prompts, RewardError where a reward fails.
+    sampling them again. `on_note` takes sentences for the user. Raises EvalError without prompts, RewardError
+    where a reward fails, TrainingError where the device's memory holds no completion.
     """
     if not prompts:
         raise EvalError(
             "there are no held-out prompts", remedy="Give the data source some and prepare again."
         )
+    G = header.sampling["num_completions"]
+    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
+    settings = SamplingSettings(num_generations=G, **drawing)
+    budget = rollout_budget(settings, lambda text: on_note(f"warning: {text}"))
     told = progress or (lambda which, done, total: None)
+
+    def sampled(which: Which) -> list[Row]:
+        return _sampled_rows(policy, which, prompts, rewards, settings, budget, header.seed, told)
+
     if base_rows is None:
         with policy.base():
-            base_rows = _sampled_rows(policy, "base", prompts, rewards, header, told)
-    rows = [*base_rows, *_sampled_rows(policy, "tuned", prompts, rewards, header, told)]
+            base_rows = sampled("base")
+    rows = [*base_rows, *sampled("tuned")]
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     return EvalResult(
         **dict(header),
@@ -66,11 +78,12 @@ def evaluate_run(
     allow_code: bool = False,
     others: Iterable[EvalResult] = (),
     progress: Progress | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """Evaluate the subject and keep the result in its run.
 
     The base model's completions come from the first of `others` that was made with the same settings, if any.
-    `allow_code` permits Python files named in the recipe to run.
+    `allow_code` permits Python files named in the recipe to run; `on_note` takes sentences for the user.
     """
     rewards = build_rewards(subject.recipe.rewards, subject.recipe_dir, allow_code)
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
@@ -91,6 +104,7 @@ def evaluate_run(
         weights=subject.group_sizes,
         base_rows=None if shared is None else [row for row in shared.rows if row.which == "base"],
         progress=progress,
+        on_note=on_note,
     )
     write_result(result, subject.path)
     return result
@@ -112,19 +126,19 @@ def _sampled_rows(
     which: Which,
     prompts: Sequence[PreparedPrompt],
     rewards: RewardSum,
-    header: Header,
+    settings: SamplingSettings,
+    budget: TokenBudget,
+    seed: int,
     progress: Progress,
 ) -> list[Row]:
     """A row a completion, in the order of the prompts."""
-    G = header.sampling["num_completions"]
-    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
-    settings = SamplingSettings(num_generations=G, **drawing)
+    G = settings.num_generations
     rows: list[Row] = []
     # In portions, so that progress is seen; a completion does not depend on what it is sampled with.
     for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
         progress(which, start, len(prompts))
         portion = prompts[start : start + _PROMPTS_AT_ONCE]
-        rollouts = sample(policy, portion, settings, seed=derive_seed(header.seed, "eval"))
+        rollouts = sample(policy, portion, settings, seed=derive_seed(seed, "eval"), budget=budget)
         scores_N = rewards(rollouts.completions())
         rows += [
             Row(

@@ -24,10 +24,11 @@ from pgrpo_cli.algo import (
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.model.update import build_optimizer, policy_update
+from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Score
@@ -57,13 +58,21 @@ class Observer(Protocol):
 
 @dataclass
 class _Clock:
-    """Seconds spent in each phase of a step, told to the observer as they begin."""
+    """The step at hand and the seconds spent in each of its phases, told to the observer as they begin."""
 
     observer: Observer
-    step: int
+    step: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter)
     _phase: str | None = None
+
+    def begin(self, step: int) -> None:
+        """A step begins."""
+        self.step, self.seconds = step, {}
+
+    def warn(self, text: str) -> None:
+        """Tell the observer what happened in this step."""
+        self.observer.on_message(f"warning: step {self.step}: {text}")
 
     def enter(self, phase: str | None) -> None:
         """End the current phase and begin the next one (None: no next one)."""
@@ -107,13 +116,17 @@ def train(
     for warning in rewind(run, done, group_rows(history.stats()), keep=recipe.train.keep_checkpoints):
         observer.on_message(f"warning: {warning}")
 
+    clock = _Clock(observer)
+    batch_budget = rollout_budget(settings, clock.warn)
+    micro_batch_budget = update_budget(recipe.train, clock.warn)
     with HistoryStore(run.history_path) as store, RunLog(run.metrics_path, trackers) as log:
         for step in range(done + 1, recipe.train.steps + 1):
-            clock = _Clock(observer, step)
+            clock.begin(step)
 
             clock.enter("rollout")
             batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
-            rollouts = sample(policy, batch, settings, seed=derive_seed(recipe.seed, "rollout", step))
+            seed = derive_seed(recipe.seed, "rollout", step)
+            rollouts = sample(policy, batch, settings, seed=seed, budget=batch_budget)
 
             clock.enter("reward")
             scores_N = rewards(rollouts.completions())
@@ -123,7 +136,9 @@ def train(
 
             clock.enter("update")
             for _ in range(recipe.train.updates_per_rollout):
-                update = policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
+                update = policy_update(
+                    policy, optimizer, rollouts, advantages, recipe, step=step, budget=micro_batch_budget
+                )
 
             clock.enter("save")
             groups = history.stats()
@@ -131,7 +146,8 @@ def train(
                 scored_rows(step, rollouts, scores_N, advantages), touched_rows(rollouts, groups)
             )
             clock.enter(None)
-            record = step_record(step, recipe, rollouts, scores_N, advantages, update, clock.seconds)
+            budgets = {"rollout": batch_budget.tokens, "update": micro_batch_budget.tokens}
+            record = step_record(step, recipe, rollouts, scores_N, advantages, update, clock.seconds, budgets)
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:

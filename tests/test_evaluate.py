@@ -27,6 +27,7 @@ from pgrpo_cli.state.subject import header_of, subject_of
 from tests.support.policies import make_prompts, randomize_adapter, tiny_policy
 from tests.support.records import prompt
 from tests.support.runs import make_run, recipe_of
+from tests.support.small_device import forward_limit
 
 PROMPTS = [prompt(f"{group}-{i}", group) for i in range(20) for group in ("calm", "loud")]
 RECIPE = recipe_of(
@@ -72,7 +73,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, list[str], Sampli
     """Replaces sampling; records (adapter on, prompt ids, settings, seed) of each call."""
     recorded: list[tuple[bool, list[str], SamplingSettings, int]] = []
 
-    def scripted(policy: Any, prompts: Sequence[PreparedPrompt], settings: Any, *, seed: int) -> Rollouts:
+    def scripted(
+        policy: Any, prompts: Sequence[PreparedPrompt], settings: Any, *, seed: int, budget: Any
+    ) -> Rollouts:
         recorded.append((policy.adapter_on, [p.prompt_id for p in prompts], settings, seed))
         who = "tuned" if policy.adapter_on else "base"
         N = len(prompts) * settings.num_generations
@@ -194,6 +197,17 @@ def test_a_real_model_with_an_adapter_of_zeros_is_no_different(tmp_path: Path) -
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base == tuned and len(set(base)) > 1
     assert result.overall.macro.difference.mean == 0.0
+
+
+def test_an_evaluation_that_runs_out_of_memory_says_so_and_has_the_same_rows(tmp_path: Path) -> None:
+    policy, prompts = tiny_policy(), make_prompts((9, 5, 7))
+    whole = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    notes: list[str] = []
+    with forward_limit(policy, 12):
+        result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path), on_note=notes.append)
+    assert result == whole
+    # 3 · (9 + 2 · 6) = 63 tokens did not fit: 32 of 16384 are left, once for both models.
+    assert notes == ["warning: out of memory; rollout batches now hold at most 32 tokens"]
 
 
 def test_a_real_model_with_an_adapter_answers_differently_and_repeatably(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_completions, read_groups
 from pgrpo_cli.state.run import RunDirectory, claim, locked
 from pgrpo_cli.train import personalized_advantages, reward_history, train
+from tests.support.small_device import forward_limit
 from tests.support.training import TINY, metrics, outcome, write_tiny
 
 Rewards = Callable[[Sequence[Completion]], list[Score]]
@@ -267,6 +269,27 @@ def test_two_updates_a_rollout_go_further_than_one(tmp_path: Path) -> None:
     assert one["reward_mean"] == two["reward_mean"]
     # At the first update the policy is still the one that sampled; at the second it has moved.
     assert abs(one["ratio_mean"] - 1) < 1e-5 < abs(two["ratio_mean"] - 1)
+
+
+def test_running_out_of_memory_is_told_recorded_and_changes_nothing_else(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    go(recipe, tmp_path / "whole", "train.steps=2")
+    with ExitStack() as stack:
+        watcher = go(
+            recipe, tmp_path / "run", "train.steps=2",
+            touch=lambda policy: stack.enter_context(forward_limit(policy, 80)),
+        )  # fmt: skip
+    whole, lines = metrics(tmp_path / "whole"), metrics(tmp_path / "run")
+    assert [line["tokens"]["budgets"] for line in whole] == [{"rollout": 16384, "update": 4096}] * 2
+    budgets = [line["tokens"]["budgets"] for line in lines]
+    assert budgets[0] == budgets[1]
+    found = "warning: step 1: out of memory; {} now hold at most {} tokens"
+    assert watcher.messages[0] == found.format("rollout batches", budgets[0]["rollout"])
+    assert watcher.messages[-1] == found.format("micro-batches", budgets[0]["update"])
+    for line, expected in zip(lines, whole, strict=True):
+        assert line["reward_mean"] == expected["reward_mean"]
+        assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+        assert line["tokens"]["completions"] == expected["tokens"]["completions"]
 
 
 class _Rollouts:

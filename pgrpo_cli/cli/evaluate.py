@@ -67,7 +67,8 @@ def evaluate(
             note(f"{subject.path} holds this evaluation already; --fresh samples again")
     if result is None:
         with _shown_progress(quiet=quiet) as progress:
-            result = evaluate_run(subject, allow_code=allow_code, progress=progress)
+            told = (lambda text: None) if quiet else note
+            result = evaluate_run(subject, allow_code=allow_code, progress=progress, on_note=told)
     page = subject.run.report_path
     atomic_write(page, eval_page(result, _curves(subject.run)))
     if as_json:

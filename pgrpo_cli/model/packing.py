@@ -12,7 +12,7 @@ a row, M completion tokens whose log-probabilities are wanted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +49,16 @@ class Packed:
     completions_N: torch.Tensor
 
 
-def micro_batches(rollouts: Rollouts, token_budget: int) -> Iterator[list[Row]]:
+def micro_batches(
+    rollouts: Rollouts, token_budget: int, completions: Collection[int] | None = None
+) -> Iterator[list[Row]]:
     """Rows grouped so that a group holds at most `token_budget` tokens, padding included; longest first.
 
     A prompt whose completions exceed the budget is split over several rows; a row holds at least one
-    completion.
+    completion. `completions`: those wanted; None: all.
     """
-    rows = sorted(_rows(rollouts, token_budget), key=lambda row: (-row.length, row.completions))
+    wanted = range(len(rollouts.completion_ids_N_T)) if completions is None else set(completions)
+    rows = sorted(_rows(rollouts, token_budget, wanted), key=lambda row: (-row.length, row.completions))
     group: list[Row] = []
     for row in rows:
         longest = group[0].length if group else row.length
@@ -69,22 +72,25 @@ def micro_batches(rollouts: Rollouts, token_budget: int) -> Iterator[list[Row]]:
 
 def whole_rows(rollouts: Rollouts) -> list[Row]:
     """A row a prompt, with all of its completions."""
-    return list(_rows(rollouts, token_budget=sys.maxsize))
+    return list(_rows(rollouts, sys.maxsize, range(len(rollouts.completion_ids_N_T))))
 
 
-def _rows(rollouts: Rollouts, token_budget: int) -> Iterator[Row]:
+def _rows(rollouts: Rollouts, token_budget: int, wanted: Container[int]) -> Iterator[Row]:
     lengths_N = rollouts.lengths_N
     for p, prompt in enumerate(rollouts.prompts):
         kept: list[int] = []
         length = len(prompt.input_ids)
         for n in range(p * rollouts.num_generations, (p + 1) * rollouts.num_generations):
+            if n not in wanted:
+                continue
             extra = lengths_N[n] - 1
             if kept and length + extra > token_budget:
                 yield Row(p, tuple(kept), length)
                 kept, length = [], len(prompt.input_ids)
             kept.append(n)
             length += extra
-        yield Row(p, tuple(kept), length)
+        if kept:
+            yield Row(p, tuple(kept), length)
 
 
 def pack(rows: list[Row], rollouts: Rollouts, *, pad_token_id: int) -> Packed:

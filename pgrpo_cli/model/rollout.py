@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.rewards.base import Completion
 
+from .batching import Batch, cut_batches, rollout_budget
+from .oom import TokenBudget, in_pieces
 from .padded import decode_padded
 from .policy import Policy
 from .rollout_weights import rollout_weights
@@ -55,24 +58,40 @@ class Rollouts:
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, *, seed: int
+    policy: Policy,
+    prompts: Sequence[PreparedPrompt],
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    budget: TokenBudget | None = None,
 ) -> Rollouts:
     """Sample G completions for each prompt. A completion depends on (weights, prompt, seed), not on its
     batch.
+
+    `budget`: cached tokens a batch, lowered where they do not fit; None starts from the settings'. Raises
+    TrainingError where the device's memory does not hold a single completion.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
     pad_token_id = policy.tokenizer.pad_token_id
     ids_N_T = torch.full((len(prompts) * G, T), pad_token_id)
     logprobs_N_T = torch.zeros(ids_N_T.shape)
     decode = _decode if policy.paths.shared_prefix else decode_padded
+
+    def decode_batch(batch: Batch) -> None:
+        uniform_N_T = torch.cat(
+            [uniforms(seed, prompts[i].prompt_id, G, T)[batch.generations] for i in batch.prompts]
+        )
+        rows = torch.tensor([i * G + g for i in batch.prompts for g in batch.generations])
+        drawing = replace(settings, num_generations=len(batch.generations))
+        ids, logprobs = decode(policy, [prompts[i] for i in batch.prompts], drawing, uniform_N_T)
+        ids_N_T[rows, : ids.shape[1]], logprobs_N_T[rows, : ids.shape[1]] = ids, logprobs
+
     was_training = policy.model.training
     policy.model.eval()
     with rollout_weights(policy):
-        for batch in batches_by_tokens(prompts, settings):
-            uniform_N_T = torch.cat([uniforms(seed, prompts[i].prompt_id, G, T) for i in batch])
-            rows = torch.tensor([i * G + g for i in batch for g in range(G)])
-            ids, logprobs = decode(policy, [prompts[i] for i in batch], settings, uniform_N_T)
-            ids_N_T[rows, : ids.shape[1]], logprobs_N_T[rows, : ids.shape[1]] = ids, logprobs
+        cut = partial(cut_batches, prompts, settings)
+        for _ in in_pieces(range(len(ids_N_T)), cut, decode_batch, budget or rollout_budget(settings)):
+            pass
     policy.model.train(was_training)
 
     lengths_N, finished_N = _completed(ids_N_T, policy.stop_token_ids)
@@ -99,23 +118,6 @@ def _completed(ids_N_T: torch.Tensor, stop_token_ids: Sequence[int]) -> tuple[to
     finished_N = stops_N_T.any(dim=1)
     first_N = stops_N_T.int().argmax(dim=1)
     return torch.where(finished_N, first_N + 1, ids_N_T.shape[1]), finished_N
-
-
-def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSettings) -> Iterator[list[int]]:
-    """Indices of prompts to decode together: longest first, at most `tokens_per_batch` cached tokens a
-    batch.
-    """
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
-    batch: list[int] = []
-    for i in order:
-        longest = len(prompts[batch[0] if batch else i].input_ids)
-        tokens = (len(batch) + 1) * (longest + settings.num_generations * settings.max_completion_tokens)
-        if batch and tokens > settings.tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _decode(

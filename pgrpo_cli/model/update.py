@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +17,16 @@ from pgrpo_cli.recipe.training import TrainSection
 from pgrpo_cli.seeding import derive_seed
 
 from .logprobs import packed_logprobs, scatter
-from .packing import Packed, micro_batches, pack
+from .oom import Piece, TokenBudget, in_pieces
+from .packing import Packed, Row, micro_batches, pack
 from .padded import padded_logprobs
 from .policy import Policy
 from .rollout import Rollouts
+
+_REMEDY = (
+    "Set train.gradient_checkpointing to true, lower data.max_prompt_tokens or "
+    "rollout.max_completion_tokens, or use a smaller model; `pgrpo plan` says what fits."
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ def learning_rate(section: TrainSection, step: int) -> float:
     return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def update_budget(train: TrainSection, tell: Callable[[str], None] = lambda text: None) -> TokenBudget:
+    """Tokens that a micro-batch may hold; `tell` hears when memory forces it down."""
+    return TokenBudget(train.tokens_per_micro_batch, "micro-batches", _REMEDY, tell)
+
+
 def policy_update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -75,23 +88,32 @@ def policy_update(
     recipe: Recipe,
     *,
     step: int,
+    budget: TokenBudget | None = None,
 ) -> UpdateResult:
     """Accumulate the loss of the whole batch over micro-batches, clip the gradient, step.
 
-    The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches.
-    Raises TrainingError if the gradient is not finite; the weights are then unchanged.
+    The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches,
+    but for an adapter's dropout, which is drawn anew for each. `budget`: tokens a micro-batch, lowered where
+    they do not fit; None starts from the recipe's. Raises TrainingError if not even one completion fits, or
+    if the gradient is not finite; the weights are then unchanged.
     """
     policy.model.train()
     optimizer.zero_grad(set_to_none=True)
-    loss, tokens, shares = 0.0, 0, []
-    for index, rows in enumerate(micro_batches(rollouts, recipe.train.tokens_per_micro_batch)):
+    loss, tokens = 0.0, 0
+    shares: list[dict[str, torch.Tensor]] = []
+
+    def accumulate(rows: list[Row]) -> tuple[float, int, dict[str, torch.Tensor]]:
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
-        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, index))
+        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
         share = _loss(policy, packed, rollouts, advantages, recipe)
-        share.loss.backward()  # type: ignore[no-untyped-call]
-        loss += share.loss.item()
-        tokens += packed.input_ids_R_L.numel()
-        shares.append(share.metrics)
+        return _add_gradient(share.loss, policy), packed.input_ids_R_L.numel(), share.metrics
+
+    budget = budget or update_budget(recipe.train)
+    completions = range(len(rollouts.completion_ids_N_T))
+    for share, size, metrics in in_pieces(completions, partial(_cut, rollouts), accumulate, budget):
+        loss += share
+        tokens += size
+        shares.append(metrics)
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.trainable.values(), recipe.train.max_grad_norm).item()
     if not math.isfinite(grad_norm):
         raise TrainingError(
@@ -102,6 +124,25 @@ def policy_update(
         group["lr"] = learning_rate(recipe.train, step)
     optimizer.step()
     return UpdateResult(loss, grad_norm, mean_metrics(shares), tokens)
+
+
+def _cut(rollouts: Rollouts, completions: Sequence[int], tokens: int) -> Iterator[Piece[list[Row]]]:
+    """Micro-batches of some of the completions."""
+    for rows in micro_batches(rollouts, tokens, completions):
+        inside = [n for row in rows for n in row.completions]
+        yield Piece(rows, inside, len(rows) * max(row.length for row in rows))
+
+
+def _add_gradient(loss: torch.Tensor, policy: Policy) -> float:
+    """Add the gradient of `loss` to that of the adapter: all of it, or nothing where memory runs out."""
+    parameters = list(policy.trainable.values())
+    # backward() would add the gradients one by one, and leave those behind that it had when it failed.
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    value = loss.item()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return value
 
 
 def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:

@@ -75,8 +75,12 @@ def step_record(
     advantages: Advantages,
     update: UpdateResult,
     seconds: dict[str, float],
+    budgets: dict[str, int],
 ) -> dict[str, Any]:
-    """The step's line of metrics.jsonl; docs/metrics.md has the formulas."""
+    """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
+
+    `seconds`: by phase; `budgets`: tokens that may be computed at a time, by what they are budgets of.
+    """
     rewards = [score.value for score in scores_N if not math.isnan(score.value)]
     by_group: dict[str, list[float]] = {}
     for group, score in zip(rollouts.preference_groups_N, scores_N, strict=True):
@@ -98,6 +102,6 @@ def step_record(
         "truncated_fraction": 1 - rollouts.finished_N.double().mean().item(),
         **update.metrics,
         "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
-        "tokens": {"completions": sum(lengths_N), "update": update.tokens},
+        "tokens": {"completions": sum(lengths_N), "update": update.tokens, "budgets": budgets},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 4)},
     }

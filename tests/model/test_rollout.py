@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pgrpo_cli.model.batching import batches_by_tokens
 from pgrpo_cli.model.packing import pack, whole_rows
 from pgrpo_cli.model.padded import padded_logprobs
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.rollout import batches_by_tokens, decode_step, prefill, sample
+from pgrpo_cli.model.rollout import decode_step, prefill, sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from tests.support.policies import ARCHITECTURES, HYBRID, make_prompts, tiny_policy
 

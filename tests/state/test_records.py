@@ -60,7 +60,7 @@ def test_a_row_a_completion_in_order_of_prompts() -> None:
 def test_the_metrics_of_a_step() -> None:
     recipe = recipe_of(train__learning_rate=0.5, train__schedule="constant")
     seconds = {"rollout": 1.5, "update": 2.25}
-    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATE, seconds)
+    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATE, seconds, {"update": 64})
     # Rewards 1, 2, 6: mean 3, deviations -2, -1, 3, sample variance 14 / 2 = 7.
     assert (record["reward_mean"], record["reward_std"]) == (3.0, pytest.approx(math.sqrt(7)))
     assert record["missing_rewards"] == 1
@@ -76,13 +76,13 @@ def test_the_metrics_of_a_step() -> None:
         0.5,
     )
     assert record["groups"] == {"a": {"n": 2, "mean": 1.5}, "b": {"n": 1, "mean": 6.0}}
-    assert record["tokens"] == {"completions": 7, "update": 40}
+    assert record["tokens"] == {"completions": 7, "update": 40, "budgets": {"update": 64}}
     assert record["seconds"] == {"rollout": 1.5, "update": 2.25, "total": 3.75}
 
 
 def test_a_single_reward_has_no_spread() -> None:
     scores = [SCORES[0], *[Score(NAN, {})] * 3]
-    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATE, {})
+    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATE, {}, {})
     assert (record["reward_mean"], record["reward_std"]) == (1.0, None)
     assert record["groups"] == {"a": {"n": 1, "mean": 1.0}}
 

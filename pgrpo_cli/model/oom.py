@@ -1,0 +1,101 @@
+"""Going on when the device is out of memory: the same work again, in smaller pieces.
+
+Neither a completion nor the gradient of a step depends on how completions are put together, but for rounding:
+running out of memory costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from pgrpo_cli.errors import TrainingError
+
+Content = TypeVar("Content")
+Result = TypeVar("Result")
+
+_SAME_IN_OTHER_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What allocations that go past torch's own allocator say, in a plain RuntimeError."""
+
+
+@dataclass
+class TokenBudget:
+    """The most tokens that are computed at a time, lowered for good when they do not fit.
+
+    `name` is what holds the tokens, in the plural; `remedy` helps where not even one completion fits; `tell`
+    gets a line each time that the budget is lowered.
+    """
+
+    tokens: int
+    name: str
+    remedy: str
+    tell: Callable[[str], None]
+
+    def lower(self, failed: int) -> None:
+        """Halve the budget, and go on until `failed` tokens, which did not fit, are too many."""
+        self.tokens //= 2
+        while self.tokens >= failed:
+            self.tokens //= 2
+        self.tell(f"out of memory; {self.name} now hold at most {self.tokens} tokens")
+
+
+@dataclass(frozen=True)
+class Piece(Generic[Content]):
+    """A part of the work: the completions in it, and the number of tokens it takes."""
+
+    content: Content
+    completions: Sequence[int]
+    tokens: int
+
+
+def in_pieces(
+    completions: Sequence[int],
+    cut: Callable[[Sequence[int], int], Iterable[Piece[Content]]],
+    compute: Callable[[Content], Result],
+    budget: TokenBudget,
+) -> Iterator[Result]:
+    """Compute all completions piece by piece, as `cut(completions, tokens)` cuts them; yields each result.
+
+    A piece that does not fit lowers the budget, and all that is left is cut anew. `compute` must leave
+    nothing behind when it runs out of memory. Raises TrainingError where one completion alone does not fit.
+    """
+    left = list(cut(completions, budget.tokens))
+    while left:
+        piece = left[0]
+        fits = True
+        try:
+            result = compute(piece.content)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if fits:
+            left.pop(0)
+            yield result
+            continue
+        # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
+        _release_memory()
+        if len(piece.completions) == 1:
+            raise TrainingError(
+                f"out of memory: one completion with its prompt, {piece.tokens} tokens, does not fit",
+                remedy=budget.remedy,
+            )
+        budget.lower(piece.tokens)
+        left = list(cut([n for piece in left for n in piece.completions], budget.tokens))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _SAME_IN_OTHER_WORDS)
+    )
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -47,7 +47,7 @@ class Observer(Protocol):
     """Who watches a run: the terminal, or a test."""
 
     def on_phase(self, step: int, phase: str) -> None:
-        """A step enters `rollout`, `reward`, `update` or `save`."""
+        """A step enters `rollout`, `reward`, `training` or `save`."""
 
     def on_step(self, record: dict[str, Any], groups: dict[str, GroupStats]) -> None:
         """A step is done; `record` is its line of metrics.jsonl."""
@@ -78,7 +78,7 @@ class _Clock:
         """End the current phase and begin the next one (None: no next one)."""
         now = time.perf_counter()
         if self._phase:
-            self.seconds[self._phase] = round(now - self._started, 4)
+            self.seconds[self._phase] = now - self._started
         self._phase, self._started = phase, now
         if phase:
             self.observer.on_phase(self.step, phase)
@@ -134,11 +134,13 @@ def train(
                 rollouts, scores_N, history, estimator, recipe.history, step=step
             )
 
-            clock.enter("update")
-            for _ in range(recipe.train.updates_per_rollout):
-                update = policy_update(
+            clock.enter("training")
+            updates = [
+                policy_update(
                     policy, optimizer, rollouts, advantages, recipe, step=step, budget=micro_batch_budget
                 )
+                for _ in range(recipe.train.updates_per_rollout)
+            ]
 
             clock.enter("save")
             groups = history.stats()
@@ -146,8 +148,10 @@ def train(
                 scored_rows(step, rollouts, scores_N, advantages), touched_rows(rollouts, groups)
             )
             clock.enter(None)
-            budgets = {"rollout": batch_budget.tokens, "update": micro_batch_budget.tokens}
-            record = step_record(step, recipe, rollouts, scores_N, advantages, update, clock.seconds, budgets)
+            budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
+            record = step_record(
+                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets
+            )
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:

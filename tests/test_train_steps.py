@@ -153,7 +153,7 @@ def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
 
 def test_a_step_goes_through_its_phases_in_order(tmp_path: Path) -> None:
     watcher = go(write_tiny(tmp_path), tmp_path / "run", "train.steps=2")
-    phases = ["rollout", "reward", "update", "save", "done"]
+    phases = ["rollout", "reward", "training", "save", "done"]
     assert watcher.events == [(step, phase) for step in (1, 2) for phase in phases]
     assert watcher.messages == []
 
@@ -280,12 +280,12 @@ def test_running_out_of_memory_is_told_recorded_and_changes_nothing_else(tmp_pat
             touch=lambda policy: stack.enter_context(forward_limit(policy, 80)),
         )  # fmt: skip
     whole, lines = metrics(tmp_path / "whole"), metrics(tmp_path / "run")
-    assert [line["tokens"]["budgets"] for line in whole] == [{"rollout": 16384, "update": 4096}] * 2
+    assert [line["tokens"]["budgets"] for line in whole] == [{"rollout": 16384, "training": 4096}] * 2
     budgets = [line["tokens"]["budgets"] for line in lines]
     assert budgets[0] == budgets[1]
     found = "warning: step 1: out of memory; {} now hold at most {} tokens"
     assert watcher.messages[0] == found.format("rollout batches", budgets[0]["rollout"])
-    assert watcher.messages[-1] == found.format("micro-batches", budgets[0]["update"])
+    assert watcher.messages[-1] == found.format("micro-batches", budgets[0]["training"])
     for line, expected in zip(lines, whole, strict=True):
         assert line["reward_mean"] == expected["reward_mean"]
         assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)

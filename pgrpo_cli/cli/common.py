@@ -73,8 +73,8 @@ _QUIET_ENV = {
 
 
 _SPINS = "30000"
-"""Turns that a waiting OpenMP thread (GNU's) takes before it sleeps: some 50 µs, enough for the gap between two
-operations. Its default of several milliseconds halves the speed of a machine that does anything else besides."""
+"""Turns that a waiting OpenMP thread (GNU's) takes before it sleeps: some 50 µs, enough for the gap between
+two operations. By default it spins for milliseconds, which halves the speed of a machine with other work."""
 
 
 def emit(text: str) -> None:

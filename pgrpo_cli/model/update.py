@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pgrpo_cli.algo import Advantages, mean_metrics, policy_loss
+from pgrpo_cli.algo import Advantages, LossOutput, mean_metrics, policy_loss
 from pgrpo_cli.errors import RecipeError, TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
@@ -31,12 +32,18 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What an update did. `grad_norm` is the norm before clipping; `tokens` are those of the packed rows."""
+    """What an update did, and what it took."""
 
     loss: float
     grad_norm: float
+    """L2 norm of the gradient before clipping."""
     metrics: dict[str, float]
     tokens: int
+    """Positions of the rows that went through the model, padding included."""
+    padding: int
+    """Those of them that are padding."""
+    reference_seconds: float
+    """Time of the passes without the adapter; 0 where beta is."""
 
 
 def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
@@ -99,21 +106,20 @@ def policy_update(
     """
     policy.model.train()
     optimizer.zero_grad(set_to_none=True)
-    loss, tokens = 0.0, 0
-    shares: list[dict[str, torch.Tensor]] = []
+    shares: list[_Share] = []
 
-    def accumulate(rows: list[Row]) -> tuple[float, int, dict[str, torch.Tensor]]:
+    def accumulate(rows: list[Row]) -> _Share:
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
         torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
-        share = _loss(policy, packed, rollouts, advantages, recipe)
-        return _add_gradient(share.loss, policy), packed.input_ids_R_L.numel(), share.metrics
+        reference_N_T, seconds = _reference_logprobs(policy, packed, recipe)
+        share = _loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
+        lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
+        return _Share(_add_gradient(share.loss, policy), share.metrics, lengths, seconds)
 
     budget = budget or update_budget(recipe.train)
     completions = range(len(rollouts.completion_ids_N_T))
-    for share, size, metrics in in_pieces(completions, partial(_cut, rollouts), accumulate, budget):
-        loss += share
-        tokens += size
-        shares.append(metrics)
+    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget):
+        shares.append(share)
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.trainable.values(), recipe.train.max_grad_norm).item()
     if not math.isfinite(grad_norm):
         raise TrainingError(
@@ -123,7 +129,35 @@ def policy_update(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe.train, step)
     optimizer.step()
-    return UpdateResult(loss, grad_norm, mean_metrics(shares), tokens)
+    tokens = sum(len(share.row_lengths) * max(share.row_lengths) for share in shares)
+    return UpdateResult(
+        loss=sum(share.loss for share in shares),
+        grad_norm=grad_norm,
+        metrics=mean_metrics(share.metrics for share in shares),
+        tokens=tokens,
+        padding=tokens - sum(sum(share.row_lengths) for share in shares),
+        reference_seconds=sum(share.reference_seconds for share in shares),
+    )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A micro-batch's part in an update."""
+
+    loss: float
+    metrics: dict[str, torch.Tensor]
+    row_lengths: list[int]
+    reference_seconds: float
+
+
+def _row_lengths(rows: list[Row], rollouts: Rollouts, *, packed: bool) -> list[int]:
+    """Tokens of each row that the model sees: one a prompt, or one a completion."""
+    if packed:
+        return [row.length for row in rows]
+    lengths_N = rollouts.lengths_N
+    return [
+        len(rollouts.prompts[row.prompt].input_ids) + lengths_N[n] for row in rows for n in row.completions
+    ]
 
 
 def _cut(rollouts: Rollouts, completions: Sequence[int], tokens: int) -> Iterator[Piece[list[Row]]]:
@@ -151,12 +185,32 @@ def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -
     return scatter(path(policy, packed, temperature=temperature), packed)
 
 
-def _loss(policy: Policy, packed: Packed, rollouts: Rollouts, advantages: Advantages, recipe: Recipe) -> Any:
+def _reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
+    """Log-probabilities under the base model and the seconds they took; (None, 0) without a KL penalty."""
+    if recipe.loss.beta == 0:
+        return None, 0.0
+    started = _now(policy.device)
+    with torch.no_grad(), policy.base():
+        logprobs_N_T = completion_logprobs(policy, packed, temperature=recipe.rollout.temperature)
+    return logprobs_N_T, _now(policy.device) - started
+
+
+def _now(device: torch.device) -> float:
+    """Time at which all work given to the device is done, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _loss(
+    policy: Policy,
+    packed: Packed,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    reference_N_T: torch.Tensor | None,
+) -> LossOutput:
     settings, temperature = recipe.loss, recipe.rollout.temperature
-    reference_N_T = None
-    if settings.beta > 0:
-        with torch.no_grad(), policy.base():
-            reference_N_T = completion_logprobs(policy, packed, temperature=temperature)
     logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
     n, T = packed.completions_N, logprobs_N_T.shape[1]
     device = logprobs_N_T.device

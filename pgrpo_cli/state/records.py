@@ -73,14 +73,16 @@ def step_record(
     rollouts: Rollouts,
     scores_N: Sequence[Score],
     advantages: Advantages,
-    update: UpdateResult,
+    updates: Sequence[UpdateResult],
     seconds: dict[str, float],
     budgets: dict[str, int],
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
 
-    `seconds`: by phase; `budgets`: tokens that may be computed at a time, by what they are budgets of.
+    `updates`: those made from the rollouts; the last one's loss goes on record. `seconds`: by phase;
+    `budgets`: tokens that may be computed at a time, by what they are budgets of.
     """
+    update, tokens = updates[-1], sum(u.tokens for u in updates)
     rewards = [score.value for score in scores_N if not math.isnan(score.value)]
     by_group: dict[str, list[float]] = {}
     for group, score in zip(rollouts.preference_groups_N, scores_N, strict=True):
@@ -102,6 +104,26 @@ def step_record(
         "truncated_fraction": 1 - rollouts.finished_N.double().mean().item(),
         **update.metrics,
         "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
-        "tokens": {"completions": sum(lengths_N), "update": update.tokens, "budgets": budgets},
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 4)},
+        "tokens": {"completions": sum(lengths_N), "training": tokens, "budgets": budgets},
+        "padding_fraction": sum(u.padding for u in updates) / tokens,
+        **_times(seconds, sum(u.reference_seconds for u in updates), sum(lengths_N), tokens),
+    }
+
+
+def _times(
+    seconds: Mapping[str, float], reference: float, completion_tokens: int, training_tokens: int
+) -> dict[str, dict[str, float]]:
+    """Seconds by phase, with the reference passes taken out of training, and tokens a second of each."""
+    phases = {**seconds}
+    if reference:
+        phases["reference"], phases["training"] = reference, seconds["training"] - reference
+    tokens = {
+        "rollout": completion_tokens,
+        "reward": completion_tokens,
+        "reference": training_tokens,
+        "training": training_tokens,
+    }
+    return {
+        "seconds": {**{k: round(v, 4) for k, v in phases.items()}, "total": round(sum(seconds.values()), 4)},
+        "tokens_per_second": {k: round(tokens[k] / v, 1) for k, v in phases.items() if k in tokens and v > 0},
     }

@@ -22,8 +22,8 @@ def test_a_trace_holds_the_steps_asked_for(tmp_path, asked, traced):
     (trace,) = (tmp_path / "run/profile").iterdir()
     assert str(trace) in result.stderr
     events = _events(trace)
-    assert {phase: events[phase] for phase in ("rollout", "reward", "update", "save")} == dict.fromkeys(
-        ("rollout", "reward", "update", "save"), traced
+    assert {phase: events[phase] for phase in ("rollout", "reward", "training", "save")} == dict.fromkeys(
+        ("rollout", "reward", "training", "save"), traced
     )
     assert events["aten::mm"] > 0
 

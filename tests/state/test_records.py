@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
@@ -37,7 +38,8 @@ def rollouts() -> Any:
 
 SCORES = [Score(1.0, {"x": 0.5}), Score(2.0, {}), Score(NAN, {}), Score(6.0, {})]
 ADVANTAGES: Any = SimpleNamespace(advantages_N=torch.tensor([-1.0, 1.0, 0.0, 2.0]))
-UPDATE: Any = SimpleNamespace(loss=0.25, grad_norm=1.5, metrics={"kl": 0.125}, tokens=40)
+FIRST = UpdateResult(0.5, 2.5, {"kl": 0.0}, tokens=40, padding=4, reference_seconds=0.5)
+UPDATES = [FIRST, UpdateResult(0.25, 1.5, {"kl": 0.125}, tokens=40, padding=4, reference_seconds=0.25)]
 
 
 def test_a_row_a_completion_in_order_of_prompts() -> None:
@@ -59,8 +61,8 @@ def test_a_row_a_completion_in_order_of_prompts() -> None:
 
 def test_the_metrics_of_a_step() -> None:
     recipe = recipe_of(train__learning_rate=0.5, train__schedule="constant")
-    seconds = {"rollout": 1.5, "update": 2.25}
-    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATE, seconds, {"update": 64})
+    seconds = {"rollout": 1.75, "training": 3.25, "save": 0.5}
+    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATES, seconds, {"training": 64})
     # Rewards 1, 2, 6: mean 3, deviations -2, -1, 3, sample variance 14 / 2 = 7.
     assert (record["reward_mean"], record["reward_std"]) == (3.0, pytest.approx(math.sqrt(7)))
     assert record["missing_rewards"] == 1
@@ -76,13 +78,24 @@ def test_the_metrics_of_a_step() -> None:
         0.5,
     )
     assert record["groups"] == {"a": {"n": 2, "mean": 1.5}, "b": {"n": 1, "mean": 6.0}}
-    assert record["tokens"] == {"completions": 7, "update": 40, "budgets": {"update": 64}}
-    assert record["seconds"] == {"rollout": 1.5, "update": 2.25, "total": 3.75}
+    assert record["tokens"] == {"completions": 7, "training": 80, "budgets": {"training": 64}}
+    # 8 of 80.
+    assert record["padding_fraction"] == 0.1
+    # Of 3.25 s the two updates spent 0.5 + 0.25 on the reference.
+    assert record["seconds"] == {
+        "rollout": 1.75,
+        "training": 2.5,
+        "reference": 0.75,
+        "save": 0.5,
+        "total": 5.5,
+    }
+    # 7 / 1.75, 80 / 2.5, 80 / 0.75.
+    assert record["tokens_per_second"] == {"rollout": 4.0, "training": 32.0, "reference": 106.7}
 
 
 def test_a_single_reward_has_no_spread() -> None:
     scores = [SCORES[0], *[Score(NAN, {})] * 3]
-    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATE, {}, {})
+    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATES, {"training": 1.0}, {})
     assert (record["reward_mean"], record["reward_std"]) == (1.0, None)
     assert record["groups"] == {"a": {"n": 1, "mean": 1.0}}
 

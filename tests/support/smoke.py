@@ -12,6 +12,9 @@ from typing import Any
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 
+TIMES = ("seconds", "tokens_per_second")
+"""Keys of metrics.jsonl that differ between runs of one recipe."""
+
 
 def start(run_dir: Path, *options: str) -> subprocess.Popen[str]:
     """`pgrpo train` on the smoke recipe in a process of its own."""
@@ -44,7 +47,7 @@ def remains(run_dir: Path) -> dict[str, Any]:
             for name in ("completions", "preference_groups")
         }
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    metrics = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
     newest = max((run_dir / "checkpoints").glob("step-??????"))
     checkpoint = {path.name: path.read_bytes() for path in newest.iterdir() if path.is_file()}
     adapter = (run_dir / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -32,6 +32,9 @@ TINY: dict[str, Any] = {
     "train": {"steps": 6, "prompts_per_step": 3, "learning_rate": 0.01, "save_every": 2},
 }
 
+TIMES = ("seconds", "tokens_per_second")
+"""Keys of metrics.jsonl that differ between runs of one recipe."""
+
 
 def write_tiny(folder: Path, **sections: Any) -> Path:
     """The tiny recipe and its rows in `folder`; `sections` replace whole sections. Returns the recipe."""
@@ -72,7 +75,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without their times."""
     lines = (run / "metrics.jsonl").read_bytes().decode().split("\n")
     assert lines.pop() == ""
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
 def outcome(run: Path) -> dict[str, Any]:

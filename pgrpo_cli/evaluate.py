@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
@@ -10,11 +11,13 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import sample
+from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header, Row, Which
-from pgrpo_cli.rewards.build import RewardSum, build_rewards
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
@@ -23,6 +26,8 @@ Progress = Callable[[Which, int, int], None]
 """Called with the model at work, the prompts done, and the number of prompts."""
 
 _PROMPTS_AT_ONCE = 16
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -46,10 +51,11 @@ def evaluate(
             "there are no held-out prompts", remedy="Give the data source some and prepare again."
         )
     told = progress or (lambda which, done, total: None)
-    if base_rows is None:
-        with policy.base():
-            base_rows = _sampled_rows(policy, "base", prompts, rewards, header, told)
-    rows = [*base_rows, *_sampled_rows(policy, "tuned", prompts, rewards, header, told)]
+    with Scorer(rewards) as scorer:
+        if base_rows is None:
+            with policy.base():
+                base_rows = _scored_rows(policy, "base", prompts, scorer, header, told)
+        rows = [*base_rows, *_scored_rows(policy, "tuned", prompts, scorer, header, told)]
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     return EvalResult(
         **dict(header),
@@ -99,29 +105,23 @@ def held_out(prompts: Sequence[PreparedPrompt], most: int | None) -> list[Prepar
     return chosen
 
 
-def _sampled_rows(
+def _scored_rows(
     policy: Policy,
     which: Which,
     prompts: Sequence[PreparedPrompt],
-    rewards: RewardSum,
+    scorer: Scorer,
     header: Header,
     progress: Progress,
 ) -> list[Row]:
     """A row a completion, in the order of the prompts."""
-    G = header.sampling["num_completions"]
-    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
-    settings = SamplingSettings(num_generations=G, **drawing)
     rows: list[Row] = []
-    # In portions, so that progress is seen; a completion does not depend on what it is sampled with.
-    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-        progress(which, start, len(prompts))
-        portion = prompts[start : start + _PROMPTS_AT_ONCE]
-        rollouts = sample(policy, portion, settings, seed=derive_seed(header.seed, "eval"))
-        scores_N = rewards(rollouts.completions())
+    # Asynchronous rewards have until the next portion is sampled before anything waits for them.
+    for rollouts, pending in _one_behind(_portions(policy, which, prompts, scorer, header, progress)):
+        scores_N, G = pending.scores(rollouts.completions()), rollouts.num_generations
         rows += [
             Row(
-                prompt_id=portion[n // G].prompt_id,
-                preference_group=portion[n // G].preference_group,
+                prompt_id=rollouts.prompts[n // G].prompt_id,
+                preference_group=rollouts.prompts[n // G].preference_group,
                 which=which,
                 completion_index=n % G,
                 reward=score.value,
@@ -136,3 +136,32 @@ def _sampled_rows(
         ]
     progress(which, len(prompts), len(prompts))
     return rows
+
+
+def _portions(
+    policy: Policy,
+    which: Which,
+    prompts: Sequence[PreparedPrompt],
+    scorer: Scorer,
+    header: Header,
+    progress: Progress,
+) -> Iterator[tuple[Rollouts, PendingScores]]:
+    """Sampled in portions, so that progress is seen: a completion does not depend on its portion."""
+    G = header.sampling["num_completions"]
+    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
+    settings = SamplingSettings(num_generations=G, **drawing)
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        progress(which, start, len(prompts))
+        pending = scorer.start()
+        seed = derive_seed(header.seed, "eval")
+        portion = prompts[start : start + _PROMPTS_AT_ONCE]
+        yield sample(policy, portion, settings, seed=seed, on_batch=pending.add), pending
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """The same items, each only when the next one has been made, or when there is none."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting

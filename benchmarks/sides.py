@@ -121,12 +121,13 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     from pgrpo_cli.model.rollout import sample
     from pgrpo_cli.model.update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import TextReward
-    from pgrpo_cli.rewards.build import RewardSum, Term
+    from pgrpo_cli.rewards.reward_sum import RewardSum, Term
+    from pgrpo_cli.rewards.scoring import Scorer
     from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history, sampling_settings
 
     ours = our_step(settings)
     policy, recipe = ours.policy, ours.recipe
-    rewards = RewardSum((Term("length", 1.0, None, TextReward(_reward)),))
+    scorer = Scorer(RewardSum((Term("length", 1.0, None, TextReward(_reward)),)))
     history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
     phases: dict[str, list[float]] = {"rollout": [], "update": [], "total": []}
     peak = _PeakMemory(policy.device)
@@ -136,7 +137,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
         rollouts = sample(policy, batch, sampling_settings(recipe), seed=step)
         finish(policy.device, clock)
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
-        scores_N = rewards(rollouts.completions())
+        scores_N = scorer.start().scores(rollouts.completions())
         advantages = personalized_advantages(
             rollouts, scores_N, history, estimator_of(recipe), recipe.history, step=step
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
@@ -12,11 +13,13 @@ from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.load import load_policy, pick_device
 from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import sample
+from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header, Row, Which
-from pgrpo_cli.rewards.build import RewardSum, build_rewards
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
@@ -26,6 +29,8 @@ Progress = Callable[[Which, int, int], None]
 """Called with the model at work, the prompts done, and the number of prompts."""
 
 _PROMPTS_AT_ONCE = 16
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -56,13 +61,14 @@ def evaluate(
     budget = rollout_budget(settings, lambda text: on_note(f"warning: {text}"))
     told = progress or (lambda which, done, total: None)
 
-    def sampled(which: Which) -> list[Row]:
-        return _sampled_rows(policy, which, prompts, rewards, settings, budget, header.seed, told)
+    def scored(which: Which) -> list[Row]:
+        return _scored_rows(policy, which, prompts, scorer, settings, budget, header.seed, told)
 
-    if base_rows is None:
-        with policy.base():
-            base_rows = sampled("base")
-    rows = [*base_rows, *sampled("tuned")]
+    with Scorer(rewards) as scorer:
+        if base_rows is None:
+            with policy.base():
+                base_rows = scored("base")
+        rows = [*base_rows, *scored("tuned")]
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     return EvalResult(
         **dict(header),
@@ -121,29 +127,26 @@ def held_out(prompts: Sequence[PreparedPrompt], most: int | None) -> list[Prepar
     return chosen
 
 
-def _sampled_rows(
+def _scored_rows(
     policy: Policy,
     which: Which,
     prompts: Sequence[PreparedPrompt],
-    rewards: RewardSum,
+    scorer: Scorer,
     settings: SamplingSettings,
     budget: TokenBudget,
     seed: int,
     progress: Progress,
 ) -> list[Row]:
     """A row a completion, in the order of the prompts."""
-    G = settings.num_generations
     rows: list[Row] = []
-    # In portions, so that progress is seen; a completion does not depend on what it is sampled with.
-    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-        progress(which, start, len(prompts))
-        portion = prompts[start : start + _PROMPTS_AT_ONCE]
-        rollouts = sample(policy, portion, settings, seed=derive_seed(seed, "eval"), budget=budget)
-        scores_N = rewards(rollouts.completions())
+    portions = _portions(policy, which, prompts, scorer, settings, budget, seed, progress)
+    # Asynchronous rewards have until the next portion is sampled before anything waits for them.
+    for rollouts, pending in _one_behind(portions):
+        scores_N, G = pending.scores(rollouts.completions()), rollouts.num_generations
         rows += [
             Row(
-                prompt_id=portion[n // G].prompt_id,
-                preference_group=portion[n // G].preference_group,
+                prompt_id=rollouts.prompts[n // G].prompt_id,
+                preference_group=rollouts.prompts[n // G].preference_group,
                 which=which,
                 completion_index=n % G,
                 reward=score.value,
@@ -158,3 +161,32 @@ def _sampled_rows(
         ]
     progress(which, len(prompts), len(prompts))
     return rows
+
+
+def _portions(
+    policy: Policy,
+    which: Which,
+    prompts: Sequence[PreparedPrompt],
+    scorer: Scorer,
+    settings: SamplingSettings,
+    budget: TokenBudget,
+    seed: int,
+    progress: Progress,
+) -> Iterator[tuple[Rollouts, PendingScores]]:
+    """Sampled in portions, so that progress is seen: a completion does not depend on its portion."""
+    seed = derive_seed(seed, "eval")
+    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        progress(which, start, len(prompts))
+        pending = scorer.start()
+        portion = prompts[start : start + _PROMPTS_AT_ONCE]
+        rollouts = sample(policy, portion, settings, seed=seed, budget=budget, on_batch=pending.add)
+        yield rollouts, pending
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """The same items, each only when the next one has been made, or when there is none."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting

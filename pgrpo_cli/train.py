@@ -32,7 +32,8 @@ from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Score
-from pgrpo_cli.rewards.build import RewardSum
+from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter, save_checkpoint
 from pgrpo_cli.state.history_store import HistoryStore
@@ -119,17 +120,22 @@ def train(
     clock = _Clock(observer)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
-    with HistoryStore(run.history_path) as store, RunLog(run.metrics_path, trackers) as log:
+    with (
+        HistoryStore(run.history_path) as store,
+        RunLog(run.metrics_path, trackers) as log,
+        Scorer(rewards) as scorer,
+    ):
         for step in range(done + 1, recipe.train.steps + 1):
             clock.begin(step)
 
             clock.enter("rollout")
             batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
+            pending = scorer.start()
             seed = derive_seed(recipe.seed, "rollout", step)
-            rollouts = sample(policy, batch, settings, seed=seed, budget=batch_budget)
+            rollouts = sample(policy, batch, settings, seed=seed, budget=batch_budget, on_batch=pending.add)
 
             clock.enter("reward")
-            scores_N = rewards(rollouts.completions())
+            scores_N = pending.scores(rollouts.completions())
             advantages = personalized_advantages(
                 rollouts, scores_N, history, estimator, recipe.history, step=step
             )

@@ -15,17 +15,19 @@ from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.evaluate import evaluate, evaluate_run, held_out
-from pgrpo_cli.model.rollout import Rollouts
+from pgrpo_cli.model.rollout import OnBatch, Rollouts
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header
 from pgrpo_cli.rewards.base import Completion, Score
-from pgrpo_cli.rewards.build import RewardSum, build_rewards
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.results import read_result
 from pgrpo_cli.state.subject import header_of, subject_of
 from tests.support.policies import make_prompts, randomize_adapter, tiny_policy
 from tests.support.records import prompt
+from tests.support.rewards import Awaited, Plain, summed, threads_left, until
 from tests.support.runs import make_run, recipe_of
 from tests.support.small_device import forward_limit
 
@@ -74,7 +76,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, list[str], Sampli
     recorded: list[tuple[bool, list[str], SamplingSettings, int]] = []
 
     def scripted(
-        policy: Any, prompts: Sequence[PreparedPrompt], settings: Any, *, seed: int, budget: Any
+        policy: Any,
+        prompts: Sequence[PreparedPrompt],
+        settings: Any,
+        *,
+        seed: int,
+        budget: Any,
+        on_batch: OnBatch,
     ) -> Rollouts:
         recorded.append((policy.adapter_on, [p.prompt_id for p in prompts], settings, seed))
         who = "tuned" if policy.adapter_on else "base"
@@ -103,9 +111,8 @@ def header(tmp_path: Path) -> Header:
 
 
 def scripted(tmp_path: Path, **options: Any) -> EvalResult:
-    rewards: Any = Scripted()
     policy: Any = ScriptedPolicy()
-    return evaluate(policy, PROMPTS, rewards, header(tmp_path), **options)
+    return evaluate(policy, PROMPTS, summed(Scripted()), header(tmp_path), **options)
 
 
 def test_both_models_get_the_same_prompts_settings_and_seed(tmp_path: Path, calls: Any) -> None:
@@ -132,7 +139,7 @@ def test_the_numbers_and_rows_of_an_evaluation(tmp_path: Path, calls: Any) -> No
     row = next(row for row in result.rows if row.which == "tuned" and row.prompt_id == "loud-3")
     assert (row.preference_group, row.completion_index, row.reward) == ("loud", 0, 0.5)
     assert (row.length, row.finished, row.text) == (4, False, "tuned loud-3 0")
-    assert row.parts == {"value": 0.5}
+    assert row.parts == {"r0": 0.5}
     second = result.rows[result.rows.index(row) + 1]
     assert (second.completion_index, second.length, second.finished) == (1, 3, True)
     assert result.prompts["loud-3"] == "text of loud-3"
@@ -157,7 +164,7 @@ def test_progress_is_told_for_both_models(tmp_path: Path, calls: Any) -> None:
 
 def test_no_prompts(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="no held-out prompts"):
-        evaluate(ScriptedPolicy(), [], Scripted(), header(tmp_path))  # type: ignore[arg-type]
+        evaluate(ScriptedPolicy(), [], summed(Scripted()), header(tmp_path))  # type: ignore[arg-type]
 
 
 def test_held_out_prompts_are_limited_by_preference_group() -> None:
@@ -171,7 +178,7 @@ def test_a_run_is_evaluated_and_the_result_kept(
 ) -> None:
     monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
     monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
-    monkeypatch.setattr(module, "build_rewards", lambda *arguments: Scripted())
+    monkeypatch.setattr(module, "build_rewards", lambda *arguments: summed(Scripted()))
     limited = RECIPE.model_copy(update={"eval": RECIPE.eval.model_copy(update={"max_prompts_per_group": 3})})
     subject = subject_of(make_run(tmp_path / "run", limited), limited, tmp_path)
     result = evaluate_run(subject)
@@ -217,3 +224,27 @@ def test_a_real_model_with_an_adapter_answers_differently_and_repeatably(tmp_pat
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base != tuned
     assert evaluate(policy, prompts, tiny_rewards(), header(tmp_path)) == result
+
+
+def test_portions_are_sampled_while_the_rewards_of_the_one_before_are_awaited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PROMPTS_AT_ONCE", 2)
+    policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6, 8])
+    randomize_adapter(policy, scale=3.0)
+    begun: list[int] = []
+
+    def plain(completions: Sequence[Completion]) -> list[Score]:
+        return [Score(len(c.text) / 7, {"value": len(c.text) / 7}) for c in completions]
+
+    async def reward(completions: Sequence[Completion]) -> list[Score]:
+        begun.append(len(begun) + 1)
+        me = begun[-1]
+        # Portions of 2, 2 and 1 prompts for each model; the last portion has none after it.
+        await until(lambda: me in (3, 6) or len(begun) > me)
+        return plain(completions)
+
+    result = evaluate(policy, prompts, summed(Awaited(reward)), header(tmp_path))
+    assert begun == [1, 2, 3, 4, 5, 6]
+    assert result == evaluate(policy, prompts, summed(Plain(plain)), header(tmp_path))
+    assert threads_left() == []

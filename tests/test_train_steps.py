@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum, Term
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_completions, read_groups
 from pgrpo_cli.state.run import RunDirectory, claim, locked
 from pgrpo_cli.train import personalized_advantages, reward_history, train
+from tests.support.rewards import Plain, summed
 from tests.support.small_device import forward_limit
 from tests.support.training import TINY, metrics, outcome, write_tiny
-
-Rewards = Callable[[Sequence[Completion]], list[Score]]
 
 
 class Watcher:
@@ -75,7 +76,7 @@ def go(
     run_path: Path,
     *overrides: str,
     watcher: Watcher | None = None,
-    rewards: Rewards | None = None,
+    rewards: RewardSum | None = None,
     tracker: Tracker | None = None,
     touch: Callable[[Any], None] = lambda policy: None,
 ) -> Watcher:
@@ -91,7 +92,7 @@ def go(
         touch(policy)
         train(
             run, recipe, policy, load_prepared(run.path, "train"),
-            rewards or build_rewards(recipe.rewards, folder, allow_code=False),  # type: ignore[arg-type]
+            rewards or build_rewards(recipe.rewards, folder, allow_code=False),
             checkpoint=checkpoint, observer=watcher, stop_requested=watcher.stop_requested,
             trackers=[tracker] if tracker else [],
         )  # fmt: skip
@@ -186,7 +187,7 @@ def test_missing_rewards_give_no_signal_and_do_not_count(tmp_path: Path) -> None
     def one_in_four_missing(completions: Sequence[Completion]) -> list[Score]:
         return [Score(math.nan if i % 4 == 1 else float(i % 4), {}) for i, _ in enumerate(completions)]
 
-    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1", rewards=one_in_four_missing)
+    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1", rewards=summed(Plain(one_in_four_missing)))
     rows = read_completions(tmp_path / "run" / "history.sqlite")
     assert [row["reward"] for row in rows] == [0.0, None, 2.0, 3.0] * 3
     assert {row["advantage"] for row in rows[1::4]} == {0.0}
@@ -206,7 +207,13 @@ def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
         policies.append(policy)
         before.update({name: p.detach().clone() for name, p in policy.trainable.items()})
 
-    go(write_tiny(tmp_path), tmp_path / "run", "train.steps=1", rewards=all_missing, touch=touch)
+    go(
+        write_tiny(tmp_path),
+        tmp_path / "run",
+        "train.steps=1",
+        rewards=summed(Plain(all_missing)),
+        touch=touch,
+    )
     assert all(torch.equal(before[name], p) for name, p in policies[0].trainable.items())
     (line,) = metrics(tmp_path / "run")
     assert (line["reward_mean"], line["reward_std"], line["missing_rewards"]) == (None, None, 12)
@@ -214,23 +221,24 @@ def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
     assert read_groups(tmp_path / "run" / "history.sqlite") == []
 
 
-def failing_in_step(step: int, rewards: Rewards) -> Rewards:
+def failing_in_step(step: int, term: Term) -> RewardSum:
+    """A sum of the one reward, which fails when it is called for that step."""
     calls = iter(range(1, 100))
 
-    def reward(completions: Sequence[Completion]) -> list[Score]:
+    def reward(completions: Sequence[Completion]) -> Any:
         if next(calls) == step:
             raise RewardError("broken")
-        return rewards(completions)
+        return term.function(completions)
 
-    return reward
+    return RewardSum((replace(term, function=Plain(reward, parts=term.function.parts)),))
 
 
 def test_a_reward_that_fails_loses_no_checkpoint(tmp_path: Path) -> None:
     recipe, tracker = write_tiny(tmp_path), Tracker()
     go(recipe, tmp_path / "whole")
-    real = build_rewards(load_recipe(recipe).rewards, tmp_path, allow_code=False)
+    (term,) = build_rewards(load_recipe(recipe).rewards, tmp_path, allow_code=False).terms
     with pytest.raises(RewardError):
-        go(recipe, tmp_path / "run", rewards=failing_in_step(4, real), tracker=tracker)
+        go(recipe, tmp_path / "run", rewards=failing_in_step(4, term), tracker=tracker)
     assert (tracker.steps, tracker.closed) == ([1, 2, 3], 1)
     go(recipe, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,10 +50,15 @@ class Rollouts:
     def completions(self) -> list[Completion]:
         """What the rewards see, a completion each."""
         prompts_N = [p for p in self.prompts for _ in range(self.num_generations)]
-        return [
-            Completion(p.prompt_id, p.preference_group, p.prompt, text, p.columns)
-            for p, text in zip(prompts_N, self.texts_N, strict=True)
-        ]
+        return [_completion(p, text) for p, text in zip(prompts_N, self.texts_N, strict=True)]
+
+
+def _completion(prompt: PreparedPrompt, text: str) -> Completion:
+    return Completion(prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns)
+
+
+OnBatch = Callable[[Sequence[int], Sequence[Completion]], None]
+"""Called when a batch is decoded, with the places of its completions among all N, and the completions."""
 
 
 @torch.no_grad()
@@ -64,9 +69,10 @@ def sample(
     *,
     seed: int,
     budget: TokenBudget | None = None,
+    on_batch: OnBatch = lambda rows, completions: None,
 ) -> Rollouts:
     """Sample G completions for each prompt. A completion depends on (weights, prompt, seed), not on its
-    batch.
+    batch. `on_batch` sees each batch before the next one is decoded.
 
     `budget`: cached tokens a batch, lowered where they do not fit; None starts from the settings'. Raises
     TrainingError where the device's memory does not hold a single completion.
@@ -75,9 +81,12 @@ def sample(
     pad_token_id = policy.tokenizer.pad_token_id
     ids_N_T = torch.full((len(prompts) * G, T), pad_token_id)
     logprobs_N_T = torch.zeros(ids_N_T.shape)
+    lengths_N = torch.zeros(len(ids_N_T), dtype=torch.long)
+    finished_N = torch.zeros(len(ids_N_T), dtype=torch.bool)
+    texts_N = [""] * len(ids_N_T)
     decode = _decode if policy.paths.shared_prefix else decode_padded
 
-    def decode_batch(batch: Batch) -> None:
+    def decode_batch(batch: Batch) -> torch.Tensor:
         uniform_N_T = torch.cat(
             [uniforms(seed, prompts[i].prompt_id, G, T)[batch.generations] for i in batch.prompts]
         )
@@ -85,22 +94,22 @@ def sample(
         drawing = replace(settings, num_generations=len(batch.generations))
         ids, logprobs = decode(policy, [prompts[i] for i in batch.prompts], drawing, uniform_N_T)
         ids_N_T[rows, : ids.shape[1]], logprobs_N_T[rows, : ids.shape[1]] = ids, logprobs
+        return rows
 
     was_training = policy.model.training
     policy.model.eval()
     with rollout_weights(policy):
         cut = partial(cut_batches, prompts, settings)
-        for _ in in_pieces(range(len(ids_N_T)), cut, decode_batch, budget or rollout_budget(settings)):
-            pass
+        for rows in in_pieces(range(len(ids_N_T)), cut, decode_batch, budget or rollout_budget(settings)):
+            lengths_N[rows], finished_N[rows] = _completed(ids_N_T[rows], policy.stop_token_ids)
+            for n in rows.tolist():
+                ids_T = ids_N_T[n, : lengths_N[n]].tolist()
+                texts_N[n] = policy.tokenizer.decode(ids_T, skip_special_tokens=True)
+            on_batch(rows.tolist(), [_completion(prompts[n // G], texts_N[n]) for n in rows.tolist()])
     policy.model.train(was_training)
 
-    lengths_N, finished_N = _completed(ids_N_T, policy.stop_token_ids)
     mask_N_T = (torch.arange(T) < lengths_N.unsqueeze(1))[:, : int(lengths_N.max())]
     width = mask_N_T.shape[1]
-    texts = [
-        policy.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        for ids, length in zip(ids_N_T.tolist(), lengths_N.tolist(), strict=True)
-    ]
     return Rollouts(
         prompts=tuple(prompts),
         num_generations=G,
@@ -108,7 +117,7 @@ def sample(
         completion_mask_N_T=mask_N_T,
         sampling_logprobs_N_T=logprobs_N_T[:, :width].masked_fill(~mask_N_T, 0.0),
         finished_N=finished_N,
-        texts_N=tuple(texts),
+        texts_N=tuple(texts_N),
     )
 
 

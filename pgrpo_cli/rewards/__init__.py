@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .base import Completion, RewardFunction, Score
-from .build import RewardSum, build_rewards
+from .base import AsyncRewardFunction, Completion, RewardFunction, Score
+from .build import build_rewards
+from .reward_sum import RewardSum
+from .scoring import Scorer
 
-__all__ = ["Completion", "RewardFunction", "RewardSum", "Score", "build_rewards"]
+__all__ = [
+    "AsyncRewardFunction",
+    "Completion",
+    "RewardFunction",
+    "RewardSum",
+    "Score",
+    "Scorer",
+    "build_rewards",
+]

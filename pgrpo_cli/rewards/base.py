@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import iscoroutine, iscoroutinefunction
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class Score:
 
 @runtime_checkable
 class RewardFunction(Protocol):
-    """Scores completions, in order. `parts` are the names it records; `value_range` bounds it, if known."""
+    """Scores completions, in order. `parts` are the names it records; `value_range` bounds it, if known.
+
+    It is called once with all completions of a step, so a score may depend on the others.
+    """
 
     @property
     def parts(self) -> tuple[str, ...]: ...
@@ -41,6 +48,38 @@ class RewardFunction(Protocol):
     def value_range(self) -> tuple[float, float] | None: ...
 
     def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
+
+
+@runtime_checkable
+class AsyncRewardFunction(Protocol):
+    """A reward that is awaited, such as a judge over HTTP: a `RewardFunction` with `async def __call__`.
+
+    It is called with the completions of each batch as soon as the batch is sampled, while the next one is, so
+    several calls are in flight at once: it must score each completion by itself. All calls of a run are made
+    on one event loop, in a thread of its own, and are cancelled when the run stops.
+    """
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+
+    @property
+    def value_range(self) -> tuple[float, float] | None: ...
+
+    async def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
+
+
+def is_asynchronous(function: Callable[..., Any]) -> TypeIs[AsyncRewardFunction]:
+    """Whether calling it makes a coroutine: an `async def` function, or an object with such a `__call__`."""
+    # Of the type: a class is called to make an object, whatever its objects do when they are called.
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+
+
+def refuse_coroutine(returned: Any) -> Any:
+    """`returned` as it is. Raises TypeError for a coroutine that nobody will await."""
+    if iscoroutine(returned):
+        returned.close()
+        raise TypeError("it returned a coroutine and is no `async def` function itself, so it is not awaited")
+    return returned
 
 
 @dataclass(frozen=True)

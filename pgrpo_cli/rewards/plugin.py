@@ -8,12 +8,12 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.rewards import PluginReward
 from pgrpo_cli.registry import nearest
 
-from .base import BuildContext, RewardFunction
+from .base import AsyncRewardFunction, BuildContext, RewardFunction
 
 ENTRY_POINT_GROUP = "pgrpo.rewards"
 
 
-def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction:
+def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction | AsyncRewardFunction:
     """Load the entry point and call it with the options; it returns the reward. Raises RecipeError."""
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if section.plugin not in known:

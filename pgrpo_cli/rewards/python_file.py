@@ -16,11 +16,11 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.rewards import PythonReward
 from pgrpo_cli.registry import nearest
 
-from .base import BuildContext, Completion, Score
+from .base import BuildContext, Completion, Score, is_asynchronous, refuse_coroutine
 
 
 @dataclass(frozen=True)
-class PythonFunction:
+class _Function:
     """TRL's calling convention: `f(prompts, completions, **columns) -> list of numbers`.
 
     Prompts and completions are texts. The columns are those of the data rows, each as a list with an entry a
@@ -37,22 +37,40 @@ class PythonFunction:
     def value_range(self) -> None:
         return None
 
+
+class PythonFunction(_Function):
+    """A plain function, called once with all completions of a step."""
+
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        names = sorted({name for completion in completions for name in completion.columns})
-        columns: dict[str, list[Any]] = {
-            name: [completion.columns.get(name) for completion in completions] for name in names
-        }
-        columns["preference_group"] = [completion.preference_group for completion in completions]
-        columns["prompt_id"] = [completion.prompt_id for completion in completions]
-        columns["prompts"] = [completion.prompt for completion in completions]
-        columns["completions"] = [completion.text for completion in completions]
-        values = self.function(**columns)
-        if values is None or isinstance(values, str | bytes):
-            raise TypeError(f"it returned {values!r} where a list of numbers was due")
-        return [Score(value, {"value": value}) for value in (math.nan if v is None else v for v in values)]
+        return _scores(refuse_coroutine(self.function(**_arguments(completions))))
 
 
-def build_python(section: PythonReward, context: BuildContext) -> PythonFunction:
+class AsyncPythonFunction(_Function):
+    """An `async def` function, called with the completions of each batch; see `AsyncRewardFunction`."""
+
+    async def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        return _scores(await self.function(**_arguments(completions)))
+
+
+def _arguments(completions: Sequence[Completion]) -> dict[str, list[Any]]:
+    names = sorted({name for completion in completions for name in completion.columns})
+    columns: dict[str, list[Any]] = {
+        name: [completion.columns.get(name) for completion in completions] for name in names
+    }
+    columns["preference_group"] = [completion.preference_group for completion in completions]
+    columns["prompt_id"] = [completion.prompt_id for completion in completions]
+    columns["prompts"] = [completion.prompt for completion in completions]
+    columns["completions"] = [completion.text for completion in completions]
+    return columns
+
+
+def _scores(values: Any) -> list[Score]:
+    if values is None or isinstance(values, str | bytes):
+        raise TypeError(f"it returned {values!r} where a list of numbers was due")
+    return [Score(value, {"value": value}) for value in (math.nan if v is None else v for v in values)]
+
+
+def build_python(section: PythonReward, context: BuildContext) -> PythonFunction | AsyncPythonFunction:
     """Load the file and take the function from it. Raises RecipeError unless code is allowed and loads."""
     path = context.recipe_dir / Path(section.file).expanduser()
     if not context.allow_code:
@@ -76,7 +94,7 @@ def build_python(section: PythonReward, context: BuildContext) -> PythonFunction
             f"reward {section.label!r}: {path} has no function {section.function!r}{hint}",
             remedy=f"Set `function` to one of its functions: {', '.join(sorted(names)) or 'it has none'}.",
         )
-    return PythonFunction(function)
+    return AsyncPythonFunction(function) if is_asynchronous(function) else PythonFunction(function)
 
 
 def _load(path: Path, label: str) -> ModuleType:

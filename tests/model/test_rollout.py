@@ -113,3 +113,26 @@ def test_prompts_are_batched_longest_first_within_the_budget():
     # (prompt + 2 * 4) tokens a prompt: 20, 13, 17, 11 for lengths 12, 5, 9, 3.
     settings = SamplingSettings(2, 4, tokens_per_batch=40)
     assert list(batches_by_tokens(PROMPTS, settings)) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("paths", [Paths(), PLAIN], ids=["shared", "plain"])
+def test_each_batch_is_seen_with_its_places_before_the_next_one_is_decoded(paths):
+    policy = replace(tiny_policy("llama", torch.float32), paths=paths)
+    forwards = []
+    policy.model.get_base_model().model.register_forward_hook(lambda *_: forwards.append(1))
+    seen = []
+    settings = SamplingSettings(2, 4, tokens_per_batch=40)
+    rollouts = sample(
+        policy,
+        PROMPTS,
+        settings,
+        seed=5,
+        on_batch=lambda rows, texts: seen.append((len(forwards), rows, texts)),
+    )
+    # Two batches, of prompts 0 and 2 and of prompts 1 and 3; at most one forward pass a token of each.
+    assert [rows for _, rows, _ in seen] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert 0 < seen[0][0] < seen[1][0] == len(forwards) <= 2 * (1 + 4)
+    completions = rollouts.completions()
+    for _, rows, texts in seen:
+        assert texts == [completions[n] for n in rows]
+    assert len({completion.text for completion in completions}) > 1

@@ -1,9 +1,12 @@
+import asyncio
+
 import pytest
 
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.rewards import PluginReward
-from pgrpo_cli.rewards.base import Completion, Score
+from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.build import build_rewards
+from tests.support.rewards import completions, scored
 
 
 class Shouting:
@@ -17,6 +20,12 @@ class Shouting:
         return [Score(float(c.text.isupper()) * self.threshold, {}) for c in completions]
 
 
+class Whispering(Shouting):
+    async def __call__(self, completions):
+        await asyncio.sleep(0)
+        return [Score(float(c.text.islower()), {}) for c in completions]
+
+
 def not_a_reward():
     return object()
 
@@ -28,11 +37,11 @@ def packaging(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
     (tmp_path / "shouting_rewards.py").write_text(
-        "from tests.rewards.test_plugin import Shouting as shouting, not_a_reward\n"
+        "from tests.rewards.test_plugin import Shouting as shouting, Whispering as whispering, not_a_reward\n"
     )
     (info / "entry_points.txt").write_text(
         "[pgrpo.rewards]\nshouting = shouting_rewards:shouting\nodd = shouting_rewards:not_a_reward\n"
-        "gone = shouting_rewards:gone\n"
+        "gone = shouting_rewards:gone\nwhispering = shouting_rewards:whispering\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -43,14 +52,20 @@ def build(tmp_path, **section):
 
 def test_an_entry_point_is_built_with_its_options(packaging, tmp_path):
     rewards = build(tmp_path, plugin="shouting", options={"threshold": 0.25})
-    scores = rewards([Completion("1", "a", "", "LOUD"), Completion("2", "a", "", "quiet")])
+    scores = scored(rewards, completions("LOUD", "quiet"))
     assert [score.value for score in scores] == [0.25, 0.0]
+
+
+def test_a_plugin_may_be_awaited(packaging, tmp_path):
+    rewards = build(tmp_path, plugin="whispering")
+    scores = scored(rewards, completions("LOUD", "quiet"), batch=1)
+    assert [score.value for score in scores] == [0.0, 1.0]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(packaging, tmp_path):
     with pytest.raises(RecipeError, match=r"registers 'shoutin'.*did you mean 'shouting'\?") as caught:
         build(tmp_path, plugin="shoutin")
-    assert "registered now: gone, odd, shouting" in str(caught.value)
+    assert "registered now: gone, odd, shouting, whispering" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.rewards import PythonReward
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
+from tests.support.rewards import scored
 
 ECHO = """
 seen = {}
@@ -14,6 +15,12 @@ def reward(prompts, completions, **columns):
     seen.update(prompts=prompts, completions=completions, columns=columns)
     return [len(text) for text in completions]
 """
+
+
+@pytest.fixture(params=["def", "async def"])
+def define(request):
+    """How the function begins: it is called in the same way when it is awaited."""
+    return request.param
 
 
 def build(tmp_path, source, *, allow_code=True, **section):
@@ -28,9 +35,9 @@ def completions():
     ]
 
 
-def test_it_is_called_as_trl_calls_rewards(tmp_path):
-    rewards = build(tmp_path, ECHO)
-    assert [score.value for score in rewards(completions())] == [3.0, 2.0]
+def test_it_is_called_as_trl_calls_rewards(tmp_path, define):
+    rewards = build(tmp_path, ECHO.replace("def", define))
+    assert [score.value for score in scored(rewards, completions())] == [3.0, 2.0]
     seen = rewards.terms[0].function.function.__globals__["seen"]
     assert seen["prompts"] == ["Question 1", "Question 2"]
     assert seen["completions"] == ["yes", "no"]
@@ -43,11 +50,12 @@ def test_it_is_called_as_trl_calls_rewards(tmp_path):
 
 
 def test_its_one_part_is_recorded_under_its_name(tmp_path):
-    assert build(tmp_path, ECHO, name="length")(completions())[0].parts == {"length": 3.0}
+    assert scored(build(tmp_path, ECHO, name="length"), completions())[0].parts == {"length": 3.0}
 
 
-def test_none_is_nan(tmp_path):
-    scores = build(tmp_path, "def reward(prompts, completions, **columns): return [None, 1]")(completions())
+def test_none_is_nan(tmp_path, define):
+    source = f"{define} reward(prompts, completions, **columns): return [None, 1]"
+    scores = scored(build(tmp_path, source), completions())
     assert math.isnan(scores[0].value)
     assert scores[0].parts == {}
     assert scores[1].value == 1.0
@@ -55,7 +63,7 @@ def test_none_is_nan(tmp_path):
 
 def test_another_function_can_be_named(tmp_path):
     source = "def other(prompts, completions, **columns): return [7 for _ in prompts]"
-    assert build(tmp_path, source, function="other")(completions())[0].value == 7.0
+    assert scored(build(tmp_path, source, function="other"), completions())[0].value == 7.0
 
 
 def test_without_leave_the_file_is_named_and_not_run(tmp_path):
@@ -97,7 +105,7 @@ def test_a_missing_function_is_answered_with_the_nearest(tmp_path):
 def test_an_absolute_path_is_taken_as_it_is(tmp_path):
     (tmp_path / "mine.py").write_text(ECHO)
     sections = [PythonReward(file=str(tmp_path / "mine.py"))]
-    assert build_rewards(sections, tmp_path / "elsewhere", True)(completions())[0].value == 3.0
+    assert scored(build_rewards(sections, tmp_path / "elsewhere", True), completions())[0].value == 3.0
 
 
 def test_two_files_of_one_name_stay_apart(tmp_path):
@@ -107,7 +115,7 @@ def test_two_files_of_one_name_stay_apart(tmp_path):
         (tmp_path / folder / "mine.py").write_text(text)
     sections = [PythonReward(file=f"{folder}/mine.py", name=folder) for folder in "ab"]
     rewards = build_rewards(sections, tmp_path, True)
-    assert rewards(completions())[0].parts == {"a": 1.0, "b": 2.0}
+    assert scored(rewards, completions())[0].parts == {"a": 1.0, "b": 2.0}
     modules = {term.function.function.__module__ for term in rewards.terms}
     assert len(modules) == 2
 
@@ -122,14 +130,36 @@ def test_two_files_of_one_name_stay_apart(tmp_path):
         ("[1.0]", "returned 1 values for 2 completions"),
     ],
 )
-def test_what_is_no_list_of_numbers_is_explained(tmp_path, returned, said):
-    rewards = build(tmp_path, f"def reward(prompts, completions, **columns): return {returned}")
+def test_what_is_no_list_of_numbers_is_explained(tmp_path, define, returned, said):
+    rewards = build(tmp_path, f"{define} reward(prompts, completions, **columns): return {returned}")
     with pytest.raises(RewardError) as caught:
-        rewards(completions())
+        scored(rewards, completions())
     assert said in str(caught.value)
 
 
-def test_a_function_without_room_for_columns_is_explained(tmp_path):
-    rewards = build(tmp_path, "def reward(prompts, completions): return [1, 2]")
+def test_a_function_without_room_for_columns_is_explained(tmp_path, define):
+    rewards = build(tmp_path, f"{define} reward(prompts, completions): return [1, 2]")
     with pytest.raises(RewardError, match="unexpected keyword argument"):
-        rewards(completions())
+        scored(rewards, completions())
+
+
+def test_an_awaited_function_sees_the_columns_of_its_own_batch(tmp_path):
+    source = """
+seen = []
+async def reward(completions, answer, prompt_id, **columns):
+    seen.append((completions, answer, prompt_id))
+    return answer
+"""
+    rewards = build(tmp_path, source)
+    assert [score.value for score in scored(rewards, completions(), batch=1)] == [1.0, 2.0]
+    seen = rewards.terms[0].function.function.__globals__["seen"]
+    assert seen == [(["yes"], [1], ["p1"]), (["no"], [2], ["p2"])]
+
+
+def test_a_function_that_only_hands_on_a_coroutine_is_explained(tmp_path):
+    source = """
+async def judge(completions): return [1.0 for _ in completions]
+def reward(prompts, completions, **columns): return judge(completions)
+"""
+    with pytest.raises(RewardError, match="it returned a coroutine and is no `async def` function itself"):
+        scored(build(tmp_path, source), completions())

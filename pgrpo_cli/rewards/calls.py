@@ -1,0 +1,150 @@
+"""One call of one reward: what it returns is checked, what it raises is explained by the completion."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pgrpo_cli.errors import PgrpoError, RewardError
+
+from .base import AsyncRewardFunction, Completion, RewardFunction, Score, refuse_coroutine
+from .reward_sum import Term
+
+# What a reward may raise that is reported as its failure. An exit is one too: it would end the run without a
+# word, or take the event loop down with it.
+FAILURES = (Exception, SystemExit)
+
+
+class AwaitedRewardRaised(Exception):
+    """An asynchronous reward raised what `__cause__` holds; the completion to blame is still to be found."""
+
+
+def call(term: Term, function: RewardFunction, completions: Sequence[Completion]) -> list[Score]:
+    """The checked scores of a synchronous reward. Raises RewardError if it raises or gives no numbers."""
+    try:
+        scores = list(refuse_coroutine(function(completions)))
+    except PgrpoError:
+        raise
+    except FAILURES as error:
+        raise raised_error(term, error, completions, _first_that_raises(function, completions)) from error
+    return _checked(term, scores, completions)
+
+
+async def call_asynchronous(
+    term: Term, function: AsyncRewardFunction, completions: Sequence[Completion]
+) -> list[Score]:
+    """The same for an asynchronous reward, but what it raises comes at once, as AwaitedRewardRaised."""
+    try:
+        scores = list(await function(completions))
+    except PgrpoError:
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise AwaitedRewardRaised from error
+    except FAILURES as error:
+        raise AwaitedRewardRaised from error
+    return _checked(term, scores, completions)
+
+
+def raised_error(
+    term: Term, error: BaseException, completions: Sequence[Completion], culprit: Completion | None
+) -> RewardError:
+    """What to say about a reward that raised `error`, on the completion `culprit` if that is known."""
+    where = (
+        _where(culprit)
+        if culprit is not None
+        else f"but not when called again with each completion alone; the first of {len(completions)}: "
+        f"{_where(completions[0])}"
+    )
+    return RewardError(
+        f"reward {term.label!r} raised {type(error).__name__}: {error}; {where}",
+        remedy="Correct the reward, or let it return NaN for completions that it cannot score.",
+    )
+
+
+def _first_that_raises(function: RewardFunction, completions: Sequence[Completion]) -> Completion | None:
+    for completion in completions:
+        try:
+            list(refuse_coroutine(function([completion])))
+        except FAILURES:
+            return completion
+    return None
+
+
+async def first_that_raises(
+    function: AsyncRewardFunction, completions: Sequence[Completion]
+) -> Completion | None:
+    """The first completion on which the reward raises when called with it alone; all are tried at once."""
+
+    async def raises(completion: Completion) -> bool:
+        try:
+            list(await function([completion]))
+        except (*FAILURES, asyncio.CancelledError):
+            return True
+        return False
+
+    tasks = [asyncio.create_task(raises(completion)) for completion in completions]
+    try:
+        for task, completion in zip(tasks, completions, strict=True):
+            if await task:
+                return completion
+        return None
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _checked(term: Term, scores: Sequence[Score], completions: Sequence[Completion]) -> list[Score]:
+    if len(scores) != len(completions):
+        raise RewardError(
+            f"reward {term.label!r} returned {len(scores)} values for {len(completions)} completions; "
+            f"{_where(completions[0])}",
+            remedy="Return one number for each completion, in order.",
+        )
+    return [
+        _finite_score(term, score, completion) for score, completion in zip(scores, completions, strict=True)
+    ]
+
+
+def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
+    if not isinstance(score, Score):
+        raise RewardError(
+            f"reward {term.label!r} returned {score!r} where a Score was due; {_where(completion)}",
+            remedy="Return pgrpo_cli.rewards.Score(value, parts) for each completion.",
+        )
+    value = _as_reward(score.value, term.label, completion)
+    parts = {name: _as_reward(part, f"{term.label}.{name}", completion) for name, part in score.parts.items()}
+    unknown = [name for name in parts if name not in term.function.parts]
+    if unknown:
+        raise RewardError(
+            f"reward {term.label!r} recorded part {unknown[0]!r}, which it does not declare",
+            remedy=f"Declare it in `parts` (declared: {', '.join(term.function.parts)}).",
+        )
+    return Score(value, {name: part for name, part in parts.items() if not math.isnan(part)})
+
+
+def _as_reward(value: Any, label: str, completion: Completion) -> float:
+    """`value` as a float, NaN allowed. Raises RewardError for infinities, texts and other non-numbers."""
+    number: float | None = None
+    if not isinstance(value, str | bytes):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            number = None
+    if number is None or math.isinf(number):
+        raise RewardError(
+            f"reward {label!r} returned {value!r} ({type(value).__name__}), which is no finite number; "
+            f"{_where(completion)}",
+            remedy="Return a number, or NaN where a completion cannot be scored.",
+        )
+    return number
+
+
+def _where(completion: Completion) -> str:
+    text = completion.text if len(completion.text) <= 80 else completion.text[:77] + "..."
+    group = completion.preference_group
+    return f"prompt {completion.prompt_id} of preference group {group!r}, completion {text!r}"

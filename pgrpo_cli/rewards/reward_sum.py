@@ -1,0 +1,51 @@
+"""The weighted sum of a recipe's rewards, with every part recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .base import AsyncRewardFunction, Completion, RewardFunction, Score
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: a reward, its weight, the name it records under, the preference groups it serves."""
+
+    label: str
+    weight: float
+    preference_groups: frozenset[str] | None
+    function: RewardFunction | AsyncRewardFunction
+
+    def applies_to(self, completion: Completion) -> bool:
+        return self.preference_groups is None or completion.preference_group in self.preference_groups
+
+    def part_key(self, part: str) -> str:
+        """`label` where there is only one part, else `label.part`."""
+        return self.label if len(self.function.parts) == 1 else f"{self.label}.{part}"
+
+
+@dataclass(frozen=True)
+class RewardSum:
+    """sum of weight · value over the rewards that apply to a completion's preference group.
+
+    A NaN of a reward with nonzero weight makes the total NaN: the completion gives no signal. A part that is
+    NaN, or whose reward does not apply, is left out of `parts`. Weight 0 records parts and adds nothing.
+    """
+
+    terms: tuple[Term, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(term.part_key(part) for term in self.terms for part in term.function.parts)
+
+    def total(self, scores_by_term: Sequence[Mapping[int, Score]], count: int) -> list[Score]:
+        """The sum for `count` completions from each term's scores by the index of the completion."""
+        totals = [0.0] * count
+        parts: list[dict[str, float]] = [{} for _ in range(count)]
+        for term, scores in zip(self.terms, scores_by_term, strict=True):
+            for index, score in scores.items():
+                if term.weight != 0:
+                    totals[index] += term.weight * score.value
+                parts[index].update({term.part_key(part): value for part, value in score.parts.items()})
+        return [Score(total, recorded) for total, recorded in zip(totals, parts, strict=True)]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from .workspace import Workspace
+
 
 @dataclass(frozen=True)
 class Paths:
-    """Whether rollouts share a prompt's prefix and training packs rows; `reason` says why not."""
+    """Whether rollouts share a prompt's prefix, training packs rows, and decode steps may be captured in
+    CUDA graphs; `reason` says why not.
+    """
 
     shared_prefix: bool = True
     packed: bool = True
+    graphs: bool = True
     reason: str | None = None
 
 
@@ -27,6 +32,7 @@ class Policy:
     tokenizer: Any
     device: torch.device
     paths: Paths = Paths()
+    workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
 
     @contextmanager
     def base(self) -> Iterator[None]:

@@ -81,6 +81,7 @@ def policy_update(
     The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches.
     Raises TrainingError if the gradient is not finite; the weights are then unchanged.
     """
+    policy.workspace.make_room(policy.device)
     policy.model.train()
     optimizer.zero_grad(set_to_none=True)
     loss, tokens, shares = 0.0, 0, []

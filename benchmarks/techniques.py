@@ -23,7 +23,7 @@ from benchmarks.shapes import SHAPES
 def _plain_rollout_weights() -> None:
     from pgrpo_cli.model import rollout
 
-    rollout.rollout_weights = lambda policy: nullcontext()  # type: ignore[assignment]
+    rollout.rollout_weights = lambda policy, num_rows: nullcontext()  # type: ignore[assignment]
 
 
 def _weights_as_stored() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from .workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,10 @@ class Paths:
     """Rollouts share a prompt's prefix."""
     packed: bool = True
     """Training packs the completions of a prompt behind it."""
+    graphs: bool = True
+    """Decode steps on a CUDA device are captured in graphs."""
     reason: str | None = None
-    """Why one of the two is off."""
+    """Why one of the three is off."""
     rollout_dtype: torch.dtype | None = None
     """Type in which a CPU samples; None: the compute dtype."""
 
@@ -32,6 +36,7 @@ class Policy:
     tokenizer: Any
     device: torch.device
     paths: Paths = Paths()
+    workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
 
     @contextmanager
     def base(self) -> Iterator[None]:

@@ -23,21 +23,26 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.25, to
 
 
 def probe(policy: Policy) -> Paths:
-    """Compare both paths with the plain ones and watch for a completion that sees its neighbour.
+    """Compare the fast paths with the plain ones and watch for a completion that sees its neighbour.
 
     The comparison has the tolerance of the compute dtype; the leak test is exact in every dtype, because a
-    neighbour
-    that is masked out changes nothing at all.
+    neighbour that is masked out changes nothing at all.
     """
     was_training = policy.model.training
     policy.model.eval()
+    ungraphed = replace(policy, paths=Paths(graphs=False))
+    graphs, graphs_reason = True, None
     try:
         with torch.no_grad():
             packed, packed_reason = _attempt(lambda: _packing_error(policy))
-            shared, shared_reason = _attempt(lambda: _prefix_error(policy))
+            shared, shared_reason = _attempt(lambda: _prefix_error(ungraphed))
+            if shared and policy.device.type == "cuda":
+                graphs, graphs_reason = _attempt(lambda: _graphs_error(policy))
     finally:
         policy.model.train(was_training)
-    return Paths(shared, packed, packed_reason or shared_reason)
+        policy.workspace.release()
+    reason = packed_reason or shared_reason or graphs_reason
+    return Paths(shared, packed, graphs, reason)
 
 
 def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
@@ -76,6 +81,11 @@ def _prefix_error(policy: Policy) -> str | None:
     return _beyond_tolerance(
         "log-probabilities over a shared prefix", float((ours - theirs).abs().max()), policy
     )
+
+
+def _graphs_error(policy: Policy) -> str | None:
+    error = _prefix_error(policy)
+    return policy.workspace.graphs.failure or (error and f"in CUDA graphs, {error}")
 
 
 def _beyond_tolerance(what: str, error: float, policy: Policy) -> str | None:

@@ -5,7 +5,7 @@ once, to lay all weights out as oneDNN's products of few rows read them (two to 
 which rearranges them at every product), and to keep the adapter's part short: added into the weights where
 that loses nothing (float32), else as two thin products without the casts and temporaries of PEFT's forward
 pass. In bfloat16 an adapter is never added into the weights: most of its entries are smaller than their
-rounding and would be lost. On other devices nothing changes.
+rounding and would be lost. On CUDA see `nf4.dequantized`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from .adapted_linear import lora_layers
-from .nf4 import nf4_layers, plain_weight
+from .nf4 import dequantized, nf4_layers, plain_weight
 from .policy import Policy
 
 _MERGED = (torch.float32, torch.float64)
@@ -49,10 +49,11 @@ def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
 
 
 @contextmanager
-def rollout_weights(policy: Policy) -> Iterator[None]:
-    """Within the block, on a CPU, the model's layers use the plain matrices, and the dtype, of rollouts."""
-    if policy.device.type != "cpu":
-        yield
+def rollout_weights(policy: Policy, *, num_rows: int) -> Iterator[None]:
+    """Within the block the model's layers multiply by what is fastest for rollouts of `num_rows` rows."""
+    if policy.device.type == "cuda":
+        with dequantized(policy.model, num_rows=num_rows, kept=policy.workspace.weights):
+            yield
         return
     dtype = policy.paths.rollout_dtype or policy.model.get_base_model().dtype
     replaced = dict(_replacements(policy.model, dtype))

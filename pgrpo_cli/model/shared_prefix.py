@@ -1,12 +1,16 @@
 """Decoding G completions of a prompt over one copy of the prompt's keys and values.
 
-`SharedPrefixCache` stands in for transformers' cache during decoding: the prompt's keys and values are
-stored once a
-prompt [P, H, Tp, D], those of the completions once a completion [N, H, Tc, D]. `shared_prefix_attention` is
-the
-attention function, registered with transformers, that reads both. N = P·G rows, prompt-major; H key-value
-heads,
-each serving R query heads; D features a head.
+`SharedPrefixCache` stands in for transformers' cache during decoding: the prompt's keys and values are stored
+once a prompt [P, H, Tp, D], those of the completions once a row [M, H, Tc, D]. `shared_prefix_attention` is
+the attention function, registered with transformers, that reads both. H key-value heads serve R query heads
+each; D features a head.
+
+The M rows stand in a grid [P, G] of prompts and their completions. As long as no row has left on its own the
+grid is full and needs no index; afterwards `places_M` says where a row stands. Scores are laid out [A, B, H,
+R, T] with A·B = M: [P, G] in a full grid, [M, 1] otherwise.
+
+A step reads and writes the same addresses at every token: how many tokens are stored is on the device, and
+what is not stored yet is masked. So a step can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -17,63 +21,175 @@ from typing import Any
 
 import torch
 
+from .buffers import Buffers
+from .rounding import EXACT, Rounding, Staying
+
 ATTENTION_NAME = "pgrpo_shared_prefix"
 
 
 class SharedPrefixCache:
-    """Keys and values of P prompts and of the N completions that are being decoded from them."""
+    """Keys and values of P prompts and of the M rows, at first P·G, that are being decoded from them.
+
+    `stored_1` counts the completion tokens stored, the same for all rows. `reach` is how many columns of the
+    completions' own keys a step looks at, at least one more than are stored.
+    """
 
     def __init__(
-        self, prefix: Any, prefix_mask_P_T: torch.Tensor, *, num_generations: int, capacity: int
+        self,
+        prefix: Any,
+        prefix_mask_P_T: torch.Tensor,
+        *,
+        num_generations: int,
+        capacity: int,
+        rounding: Rounding = EXACT,
+        buffers: Buffers | None = None,
     ) -> None:
-        """`prefix`: the cache that a prefill filled; `prefix_mask_P_T`: True on prompt tokens, False on
-        padding.
+        """`prefix`: the cache that a prefill filled, which is emptied; `prefix_mask_P_T`: True on prompt
+        tokens, False on padding; `capacity`: completion tokens that there must be room for.
         """
-        self.prefix_keys = [layer.keys for layer in prefix.layers]
-        self.prefix_values = [layer.values for layer in prefix.layers]
-        self.prefix_mask_P_T = prefix_mask_P_T
-        self.prompt_lengths_P = prefix_mask_P_T.sum(dim=1)
-        self.num_generations = num_generations
-        self.length = 0
-        num_rows = prefix_mask_P_T.shape[0] * num_generations
-        self.keys = [_room(keys, num_rows, capacity) for keys in self.prefix_keys]
-        self.values = [_room(values, num_rows, capacity) for values in self.prefix_values]
+        self.num_generations, self.capacity, self.reach = num_generations, capacity, 0
+        self._exact = rounding.exact
+        self._buffers = buffers or Buffers()
+        self.num_prompts, width = prefix_mask_P_T.shape
+        self.prefix_length = rounding.prefix_length(width)
+        self._bias: dict[int | None, torch.Tensor] = {}
+        self.prefix_keys: list[torch.Tensor] = []
+        self.prefix_values: list[torch.Tensor] = []
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        for i, layer in enumerate(prefix.layers):
+            self.prefix_keys.append(self._prefix(f"prefix_keys.{i}", layer.keys))
+            self.prefix_values.append(self._prefix(f"prefix_values.{i}", layer.values))
+            self.keys.append(self._own(f"keys.{i}", layer.keys))
+            self.values.append(self._own(f"values.{i}", layer.values))
+            layer.keys = layer.values = None
+        self.prefix_mask_P_T = self._prefix("prefix_mask", prefix_mask_P_T)
+        self.prompt_lengths_P = self._buffers.store("prompt_lengths", prefix_mask_P_T.sum(dim=1))
+        self.stored_1 = self._buffers.store("stored", self.prompt_lengths_P.new_zeros(1))
+        self._stand(list(range(self.num_prompts * num_generations)))
+
+    def _prefix(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """[P, ..., T, (D)] with its T axis widened to `prefix_length` by zeros."""
+        axis = min(2, tensor.dim() - 1)
+        extra = self.prefix_length - tensor.shape[axis]
+        if extra:
+            padding = [0] * (2 * (tensor.dim() - 1 - axis)) + [0, extra]
+            tensor = torch.nn.functional.pad(tensor, padding)
+        return self._buffers.store(name, tensor)
+
+    def _own(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        shape = (self.num_prompts * self.num_generations, like.shape[1], self.capacity, like.shape[3])
+        room = self._buffers.room(name, shape, like)
+        # Columns that are looked at before they are stored: a weight of 0 does not undo a NaN.
+        return room if self._exact else room.zero_()
+
+    def _stand(self, places_M: list[int]) -> None:
+        """Where the rows stand in the grid, and what follows from it."""
+        G = self.num_generations
+        self.places_M = places_M
+        places = torch.tensor(places_M, device=self.prompt_lengths_P.device)
+        self._grid_M = None if len(places_M) == self.num_prompts * G else places
+        self._lengths_M = self._buffers.store("row_lengths", self.prompt_lengths_P[places // G])
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store one token's keys and values [N, H, 1, D]; return those of all completion tokens so far."""
-        self.keys[layer_idx][:, :, self.length] = keys[:, :, 0]
-        self.values[layer_idx][:, :, self.length] = values[:, :, 0]
-        end = self.length + 1
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+        """Store one token's keys and values [M, H, 1, D]; return those of the step's reach."""
+        own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
+        own_keys.index_copy_(2, self.stored_1, keys)
+        own_values.index_copy_(2, self.stored_1, values)
+        return own_keys[:, :, : self.reach], own_values[:, :, : self.reach]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Completion tokens stored, as transformers asks for it."""
-        return self.length
+        """Completion tokens stored, as transformers asks for it; with rounded shapes, an upper bound."""
+        return self.reach - 1
+
+    def begin(self, reach: int) -> None:
+        """Prepare a step over the first `reach` columns of the completions' own keys."""
+        self.reach = reach
+        self._bias.clear()
 
     def advance(self) -> None:
         """Count the token that every layer has stored."""
-        self.length += 1
+        self.stored_1 += 1
 
-    def positions_N_1(self) -> torch.Tensor:
+    def positions_M_1(self) -> torch.Tensor:
         """Position ids of the next token of every row: prompts differ in length, so rows do."""
-        return (self.prompt_lengths_P + self.length).repeat_interleave(self.num_generations).unsqueeze(1)
+        return (self._lengths_M + self.stored_1).unsqueeze(1)
 
-    def keep_prompts(self, kept_P: torch.Tensor) -> None:
-        """Drop the prompts whose completions are all finished. `kept_P`: boolean, True = goes on."""
-        prompts = kept_P.nonzero().squeeze(1)
-        rows = kept_P.repeat_interleave(self.num_generations).nonzero().squeeze(1)
-        self.prefix_keys = [keys[prompts] for keys in self.prefix_keys]
-        self.prefix_values = [values[prompts] for values in self.prefix_values]
-        self.prefix_mask_P_T = self.prefix_mask_P_T[prompts]
-        self.prompt_lengths_P = self.prompt_lengths_P[prompts]
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+    def keep(self, staying: Staying, stored: int) -> None:
+        """Drop all rows and prompts but those that stay. `stored`: completion tokens stored."""
+        G = self.num_generations
+        index = {p: i for i, p in enumerate(staying.prompts)}
+        full = len(staying.rows) == len(staying.prompts) * G
+        places_M = [self.places_M[row] for row in staying.rows]
+        device = self.prompt_lengths_P.device
+        if staying.prompts != list(range(self.num_prompts)):
+            prompts = torch.tensor(staying.prompts, device=device)
+            self._replace("prefix_keys", self.prefix_keys, prompts)
+            self._replace("prefix_values", self.prefix_values, prompts)
+            self.prefix_mask_P_T = self._buffers.store("prefix_mask", self.prefix_mask_P_T[prompts])
+            self.prompt_lengths_P = self._buffers.store("prompt_lengths", self.prompt_lengths_P[prompts])
+            self.num_prompts = len(staying.prompts)
+        rows = torch.tensor(staying.rows, device=device)
+        columns = stored if self._exact else self.capacity
+        self._replace("keys", self.keys, rows, columns)
+        self._replace("values", self.values, rows, columns)
+        self._stand(list(range(len(places_M))) if full else [index[p // G] * G + p % G for p in places_M])
 
+    def _replace(
+        self, name: str, tensors: list[torch.Tensor], chosen: torch.Tensor, columns: int | None = None
+    ) -> None:
+        """Keep the chosen entries of the first axis, in which the first `columns` tokens matter."""
+        for i, tensor in enumerate(tensors):
+            kept = tensor[:, :, :columns].index_select(0, chosen)
+            room = self._buffers.room(f"{name}.{i}", (len(chosen), *tensor.shape[1:]), tensor)
+            room[:, :, :columns] = kept
+            tensors[i] = room
 
-def _room(like: torch.Tensor, num_rows: int, capacity: int) -> torch.Tensor:
-    return like.new_empty(num_rows, like.shape[1], capacity, like.shape[3])
+    def bias_A_L(self, sliding_window: int | None) -> torch.Tensor:
+        """0 where the newest token sees a key and -inf elsewhere, [A, 1, 1, 1, Tp + reach].
+
+        The same for all layers with one window, so it is made once a step.
+        """
+        if sliding_window not in self._bias:
+            visible = self._visible_P_L(sliding_window)
+            if self._grid_M is not None:
+                visible = visible[self._grid_M // self.num_generations]
+            precise = torch.promote_types(self.keys[0].dtype, torch.float32)
+            bias = torch.zeros(visible.shape, dtype=precise, device=visible.device)
+            bias.masked_fill_(~visible, float("-inf"))
+            self._bias[sliding_window] = bias[:, None, None, None, :]
+        return self._bias[sliding_window]
+
+    def _visible_P_L(self, sliding_window: int | None) -> torch.Tensor:
+        """Which keys the newest token sees: no padding, what is stored, nothing beyond the window."""
+        lengths_P_1 = self.prompt_lengths_P.unsqueeze(1)
+        own = torch.arange(self.reach, device=lengths_P_1.device)
+        stored = (own <= self.stored_1).expand(self.num_prompts, -1)
+        visible = torch.cat([self.prefix_mask_P_T, stored], dim=1)
+        if sliding_window is None:
+            return visible
+        before = torch.arange(self.prefix_length, device=own.device).expand(self.num_prompts, -1)
+        positions = torch.cat([before, lengths_P_1 + own], dim=1)
+        return visible & (lengths_P_1 + self.stored_1 - positions < sliding_window)
+
+    def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
+        """[A, B, H, R, E] to [P, H, G·R, E]: all queries that share a prompt and a head form one matrix."""
+        heads, R, width = rows.shape[2:]
+        if self._grid_M is not None:
+            grid = rows.new_zeros(self.num_prompts * self.num_generations, heads, R, width)
+            rows = grid.index_copy_(0, self._grid_M, rows.flatten(0, 1))
+        rows = rows.reshape(self.num_prompts, self.num_generations, heads, R, width).transpose(1, 2)
+        return rows.reshape(self.num_prompts, heads, -1, width)
+
+    def by_row(self, matrices: torch.Tensor) -> torch.Tensor:
+        """The way back: [P, H, G·R, E] to [A, B, H, R, E]."""
+        num_prompts, heads, _, width = matrices.shape
+        grid = matrices.view(num_prompts, heads, self.num_generations, -1, width).transpose(1, 2)
+        if self._grid_M is None:
+            return grid
+        return grid[self._grid_M // self.num_generations, self._grid_M % self.num_generations].unsqueeze(1)
 
 
 def shared_prefix_attention(
@@ -91,51 +207,33 @@ def shared_prefix_attention(
 ) -> tuple[torch.Tensor, None]:
     """One query token a row against its prompt's keys and its own completion's keys.
 
-    query [N, H·R, 1, D]; key, value [N, H, Tc, D], the completions' own; returns [N, 1, H·R, D]. Arguments as
-    transformers passes them to every attention function, and the cache by keyword.
+    query [M, H·R, 1, D]; key, value [M, H, reach, D], the completions' own; returns [M, 1, H·R, D]. Arguments
+    as transformers passes them to every attention function, and the cache by keyword.
     """
     cache, layer = shared_prefix, module.layer_idx
     prefix_keys, prefix_values = cache.prefix_keys[layer], cache.prefix_values[layer]
-    num_prompts, heads, prefix_length, width = prefix_keys.shape
-    G, R = cache.num_generations, query.shape[1] // heads
+    M, heads, reach, width = key.shape
     scaling = width**-0.5 if scaling is None else scaling
-    precise = torch.promote_types(query.dtype, torch.float32)
+    bias = cache.bias_A_L(sliding_window)
+    query = query.reshape(M, heads, -1, width)
 
-    # [P, H, G·R, D]: all queries that share a prompt and a key-value head form one matrix.
-    query_P = (
-        query.view(num_prompts, G, heads, R, width).transpose(1, 2).reshape(num_prompts, heads, G * R, width)
-    )
-    prefix_scores = query_P @ prefix_keys.transpose(-1, -2)
-    prefix_scores = prefix_scores.view(num_prompts, heads, G, R, prefix_length).transpose(1, 2).to(precise)
-    own_scores = query.view(-1, heads, R, width) @ key.transpose(-1, -2)
-    own_scores = own_scores.view(num_prompts, G, heads, R, -1).to(precise)
-    scores = torch.cat([prefix_scores, own_scores], dim=-1) * scaling
+    in_grid = query.view(len(bias), -1, *query.shape[1:])
+    prefix_scores = cache.by_row(cache.by_prompt(in_grid) @ prefix_keys.transpose(-1, -2))
+    own_scores = (query @ key.transpose(-1, -2)).view(*in_grid.shape[:-1], reach)
+    scores = torch.cat([prefix_scores, own_scores], dim=-1)
     if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    visible = _visible(cache, key.shape[2], sliding_window)
-    scores = scores.masked_fill(~visible[:, None, None, None, :], float("-inf"))
+        scores = softcap * torch.tanh(scores.to(bias.dtype) * scaling / softcap)
+        scores = scores + bias
+    else:
+        # One pass: the sum has the precision of the bias.
+        scores = torch.add(bias, scores, alpha=scaling)
 
     weights = torch.softmax(scores, dim=-1).to(query.dtype)
-    prefix_weights = (
-        weights[..., :prefix_length].transpose(1, 2).reshape(num_prompts, heads, G * R, prefix_length)
-    )
-    prefix_part = (prefix_weights @ prefix_values).view(num_prompts, heads, G, R, width).transpose(1, 2)
-    own_part = weights[..., prefix_length:].reshape(-1, heads, R, key.shape[2]) @ value
-    output = prefix_part.reshape(-1, heads, R, width) + own_part
-    return output.reshape(-1, 1, heads * R, width), None
-
-
-def _visible(cache: SharedPrefixCache, own_length: int, sliding_window: int | None) -> torch.Tensor:
-    """Which keys the newest token sees, [P, Tp + Tc]: no padding, and nothing beyond the sliding window."""
-    own = cache.prefix_mask_P_T.new_ones(len(cache.prefix_mask_P_T), own_length)
-    visible = torch.cat([cache.prefix_mask_P_T, own], dim=1)
-    if sliding_window is None:
-        return visible
-    prefix_positions = torch.arange(cache.prefix_mask_P_T.shape[1], device=visible.device)
-    own_positions = cache.prompt_lengths_P[:, None] + torch.arange(own_length, device=visible.device)
-    positions = torch.cat([prefix_positions.expand(len(visible), -1), own_positions], dim=1)
-    newest = cache.prompt_lengths_P[:, None] + own_length - 1
-    return visible & (newest - positions < sliding_window)
+    prefix_weights = cache.by_prompt(weights[..., : cache.prefix_length])
+    prefix_part = cache.by_row(prefix_weights @ prefix_values)
+    own_part = weights[..., cache.prefix_length :].reshape(M, heads, -1, reach) @ value
+    output = prefix_part + own_part.view(prefix_part.shape)
+    return output.reshape(M, 1, -1, width), None
 
 
 @contextmanager

@@ -104,6 +104,7 @@ def policy_update(
     they do not fit; None starts from the recipe's. Raises TrainingError if not even one completion fits, or
     if the gradient is not finite; the weights are then unchanged.
     """
+    policy.workspace.make_room(policy.device)
     policy.model.train()
     optimizer.zero_grad(set_to_none=True)
     shares: list[_Share] = []

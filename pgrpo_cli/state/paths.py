@@ -21,6 +21,7 @@ def write_paths(run: RunDirectory, paths: Paths, device: torch.device) -> None:
         "device": device.type,
         "shared_prefix": paths.shared_prefix,
         "packed": paths.packed,
+        "graphs": paths.graphs,
         "reason": paths.reason,
         "rollout_dtype": None if dtype is None else str(dtype).removeprefix("torch."),
     }
@@ -38,6 +39,7 @@ def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
         return Paths(
             shared_prefix=bool(record["shared_prefix"]),
             packed=bool(record["packed"]),
+            graphs=bool(record["graphs"]),
             reason=record["reason"],
             rollout_dtype=None if dtype is None else getattr(torch, dtype),
         )

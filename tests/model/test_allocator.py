@@ -6,18 +6,24 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys
+import ctypes, resource, sys
 from pgrpo_cli.model.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-import torch
-faults = []
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+size = 8 << 20
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    buffers = [torch.ones(2 << 20) for _ in range(16)]
-    del buffers
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[-1])
+    buffers = [libc.malloc(size) for _ in range(16)]
+    for buffer in buffers:
+        ctypes.memset(buffer, 1, size)
+    for buffer in buffers:
+        libc.free(buffer)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
 """
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from pgrpo_cli.model.batching import batches_by_tokens
+from pgrpo_cli.model.decode import decode_step, prefill
 from pgrpo_cli.model.packing import pack, whole_rows
 from pgrpo_cli.model.padded import padded_logprobs
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.rollout import decode_step, prefill, sample
+from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.shared_prefix import attending_to_shared_prefix
 from tests.support.policies import ARCHITECTURES, HYBRID, make_prompts, tiny_policy
 
 PROMPTS = make_prompts((12, 5, 9, 3))
@@ -101,7 +103,8 @@ def test_a_shared_prefill_gives_the_logits_of_separate_ones():
     tokens = torch.tensor([7, 9, 11, 13])
     with torch.no_grad():
         logits, cache = prefill(policy, PROMPTS[:2], num_generations=2, capacity=4)
-        after = decode_step(policy, tokens, cache)
+        with attending_to_shared_prefix(policy.config):
+            after = decode_step(policy, tokens, cache, reach=1)
         for n, token in enumerate(tokens.tolist()):
             ids = torch.tensor([[*PROMPTS[n // 2].input_ids, token]])
             expected = policy.model(input_ids=ids).logits[0]

@@ -43,9 +43,9 @@ def test_the_adapter_is_in_the_weights_in_float32(architecture):
     before = _logits(policy)
     with policy.base():
         base = _logits(policy)
-        with rollout_weights(policy):
+        with rollout_weights(policy, num_rows=4):
             torch.testing.assert_close(_logits(policy), base, atol=1e-12, rtol=0)
-    with rollout_weights(policy):
+    with rollout_weights(policy, num_rows=4):
         torch.testing.assert_close(_logits(policy), before, atol=1e-12, rtol=0)
     assert torch.equal(_logits(policy), before)
     assert _error(base, before) > 1e-3
@@ -57,7 +57,7 @@ def test_in_bfloat16_a_small_adapter_is_not_lost_in_the_rounding():
     quantized = _logits(policy)
     with policy.base():
         base = _logits(policy)
-    with rollout_weights(policy):
+    with rollout_weights(policy, num_rows=4):
         plain = _logits(policy)
     # Both round to 8 bits, in another order; without the adapter the logits are as far off as it is large.
     assert _error(plain, quantized) < _error(base, quantized) / 4
@@ -68,7 +68,7 @@ def test_nf4_weights_without_an_adapter_are_dequantized_to_the_bit():
     policy = _policy(compute_dtype="bfloat16", random={"hidden_size": 128, "num_layers": 2})
     with policy.base():
         quantized = _logits(policy)
-        with rollout_weights(policy):
+        with rollout_weights(policy, num_rows=4):
             assert torch.equal(_logits(policy), quantized)
 
 
@@ -76,7 +76,7 @@ def test_a_cpu_may_sample_in_float32_and_leaves_the_model_as_it_was():
     policy = _policy(compute_dtype="bfloat16", random={"hidden_size": 64, "num_layers": 2})
     before = {name: (p.dtype, p.data_ptr()) for name, p in policy.model.named_parameters()}
     faster = replace(policy, paths=Paths(rollout_dtype=torch.float32))
-    with rollout_weights(faster):
+    with rollout_weights(faster, num_rows=4):
         precise = _logits(policy)
     assert precise.dtype == torch.float32
     assert _error(_logits(policy), precise) < 0.02

@@ -14,7 +14,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(
-    "paths", [Paths(), Paths(False, False, "recurrent", torch.float32), Paths(rollout_dtype=torch.bfloat16)]
+    "paths",
+    [Paths(), Paths(False, False, False, "recurrent", torch.float32), Paths(rollout_dtype=torch.bfloat16)],
 )
 def test_what_is_written_is_read(tmp_path, paths):
     write_paths(RunDirectory(tmp_path), paths, CPU)

@@ -11,7 +11,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.rewards.base import Completion
 
 from .decode import decode_on
-from .nf4 import dequantized
+from .lean import rollout_weights
 from .padded import decode_padded
 from .policy import Policy
 from .sampling import SamplingSettings, uniforms
@@ -67,8 +67,7 @@ def sample(
     decode = decode_on(policy) if policy.paths.shared_prefix else decode_padded
     was_training = policy.model.training
     policy.model.eval()
-    kept = policy.workspace.weights if policy.device.type == "cuda" else None
-    with dequantized(policy.model, num_rows=len(prompts) * G, kept=kept):
+    with rollout_weights(policy, num_rows=len(prompts) * G):
         for batch in batches_by_tokens(prompts, settings):
             uniform_N_T = torch.cat([uniforms(seed, prompts[i].prompt_id, G, T) for i in batch])
             rows = torch.tensor([i * G + g for i in batch for g in range(G)])

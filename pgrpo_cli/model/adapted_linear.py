@@ -42,12 +42,6 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
     (name,) = layer.active_adapters
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    if not torch.is_grad_enabled():
-        # What a rollout has put in the base layer's place, and bitsandbytes' product of few rows, serve here.
-        rows = x.flatten(0, -2)
-        y = layer.base_layer(rows)
-        low = rows @ down.t().to(x.dtype)
-        return y.addmm_(low, up.t().to(x.dtype), alpha=layer.scaling[name]).view(*x.shape[:-1], -1)
     return _AdaptedLinear.apply(x, down, up, layer.base_layer, layer.scaling[name])  # type: ignore[no-any-return]
 
 

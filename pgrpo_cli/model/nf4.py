@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from .replaced import forwards_replaced
+
 _ROWS_OF_FUSED_PRODUCT = 4
 """bitsandbytes multiplies up to so many rows by packed weights on any CUDA device."""
 
@@ -91,13 +93,9 @@ def dequantized(model: nn.Module, *, num_rows: int, kept: dict[int, torch.Tensor
     except torch.OutOfMemoryError:
         kept.clear()
         layers = []
-    for i, layer in enumerate(layers):
-        layer.forward = partial(_forward, kept[i], layer.bias)
-    try:
+    forwards = {layer: partial(_forward, kept[i], layer.bias) for i, layer in enumerate(layers)}
+    with forwards_replaced(forwards):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _forward(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@ once, to lay all weights out as oneDNN's products of few rows read them (two to 
 which rearranges them at every product), and to keep the adapter's part short: added into the weights where
 that loses nothing (float32), else as two thin products without the casts and temporaries of PEFT's forward
 pass. In bfloat16 an adapter is never added into the weights: most of its entries are smaller than their
-rounding and would be lost. On CUDA see `nf4.dequantized`.
+rounding and would be lost. On CUDA see `lean` and
+`nf4.dequantized`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch import nn
 from torch.nn.functional import linear
 
 from .adapted_linear import lora_layers
+from .lean import lean_adapter, lean_norms
 from .nf4 import dequantized, nf4_layers, plain_weight
 from .policy import Policy
+from .replaced import forwards_replaced
 
 _MERGED = (torch.float32, torch.float64)
 """Types in which the adapter is added into the weights."""
@@ -52,22 +55,20 @@ def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
 def rollout_weights(policy: Policy, *, num_rows: int) -> Iterator[None]:
     """Within the block the model's layers multiply by what is fastest for rollouts of `num_rows` rows."""
     if policy.device.type == "cuda":
-        with dequantized(policy.model, num_rows=num_rows, kept=policy.workspace.weights):
+        workspace, dtype = policy.workspace, policy.model.get_base_model().dtype
+        with (
+            dequantized(policy.model, num_rows=num_rows, kept=workspace.weights),
+            lean_adapter(policy.model, dtype, workspace.buffers),
+            lean_norms(policy.model, dtype),
+        ):
             yield
         return
     dtype = policy.paths.rollout_dtype or policy.model.get_base_model().dtype
-    replaced = dict(_replacements(policy.model, dtype))
-    before = {layer: vars(layer).get("forward") for layer in replaced}
-    for layer, forward in replaced.items():
-        layer.forward = forward
-    try:
-        with _other_parameters_in(policy.model, dtype):
-            yield
-    finally:
-        for layer, forward in before.items():
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+    with (
+        forwards_replaced(dict(_replacements(policy.model, dtype))),
+        _other_parameters_in(policy.model, dtype),
+    ):
+        yield
 
 
 def _replacements(model: Any, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:

@@ -38,7 +38,7 @@ from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter, save_checkpoint
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
-from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
+from pgrpo_cli.state.records import group_rows, history_rows, scored_rows, step_record
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
@@ -51,7 +51,7 @@ class Observer(Protocol):
         """A step enters `rollout`, `reward`, `training` or `save`."""
 
     def on_step(self, record: dict[str, Any], groups: dict[str, GroupStats]) -> None:
-        """A step is done; `record` is its line of metrics.jsonl."""
+        """A step is done; `record` is its line of metrics.jsonl, `groups` what is known of its groups now."""
 
     def on_message(self, text: str) -> None:
         """Something that the user should know."""
@@ -114,7 +114,7 @@ def train(
         checkpoint.restore_optimizer(optimizer, policy)
     done = checkpoint.step if checkpoint else 0
 
-    for warning in rewind(run, done, group_rows(history.stats()), keep=recipe.train.keep_checkpoints):
+    for warning in rewind(run, done, history_rows(history), keep=recipe.train.keep_checkpoints):
         observer.on_message(f"warning: {warning}")
 
     clock = _Clock(observer)
@@ -149,10 +149,8 @@ def train(
             ]
 
             clock.enter("save")
-            groups = history.stats()
-            store.record_step(
-                scored_rows(step, rollouts, scores_N, advantages), touched_rows(rollouts, groups)
-            )
+            groups = history.stats(rollouts.preference_groups_N)
+            store.record_step(scored_rows(step, rollouts, scores_N, advantages), group_rows(groups))
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             record = step_record(
@@ -167,7 +165,7 @@ def train(
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
-    finish_adapter(run, policy, model_card(recipe, history.stats()))
+    finish_adapter(run, policy, model_card(recipe, history))
 
 
 def personalized_advantages(

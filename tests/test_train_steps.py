@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pgrpo_cli.algo.columns import Table
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.errors import Interrupted, RewardError, TrainingError
 from pgrpo_cli.model.load import load_policy
@@ -157,6 +158,33 @@ def test_a_step_goes_through_its_phases_in_order(tmp_path: Path) -> None:
     phases = ["rollout", "reward", "training", "save", "done"]
     assert watcher.events == [(step, phase) for step in (1, 2) for phase in phases]
     assert watcher.messages == []
+
+
+def test_a_step_reads_its_own_preference_groups_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million preference groups a step must not look at all; a run may, at its start and its end."""
+
+    class Groups(Watcher):
+        def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
+            assert list(groups) == list(record["groups"])
+            latest.update({name: stats.n for name, stats in groups.items()})
+
+    reads: list[str] = []
+    all_rows, keys = Table.all_rows, Table.keys.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Table, "all_rows", lambda self: (reads.append("rows"), all_rows(self))[1])
+    monkeypatch.setattr(Table, "keys", property(lambda self: (reads.append("keys"), keys(self))[1]))
+    recipe, counts = write_tiny(tmp_path), []
+    for steps in (2, 6):
+        reads.clear()
+        latest: dict[str, int] = {}
+        options = (f"train.steps={steps}", "train.prompts_per_step=1", "train.save_every=99")
+        go(recipe, tmp_path / f"run-{steps}", *options, watcher=Groups())
+        counts.append(len(reads))
+        # What the watcher is told, and the store keeps, is the history's count, not the step's.
+        store = tmp_path / f"run-{steps}" / "history.sqlite"
+        assert latest == {group.preference_group: group.n for group in read_groups(store)}
+        assert sum(latest.values()) == 4 * steps
+    assert counts[0] == counts[1] > 0
+    assert len(latest) < steps
 
 
 def test_what_a_step_leaves_behind(tmp_path: Path) -> None:

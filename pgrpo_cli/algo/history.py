@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, Literal
 
@@ -13,19 +13,14 @@ from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.registry import nearest
 
 from .columns import Column, Table
-from .memory import Fading, Memory, Stream, Window
-from .moments import Moments
+from .ids import numbered
+from .memory import Cumulative, Fading, Memory, Stream, Window
 from .types import GroupStats, HistoryLookup, RewardBatch
 
 HistoryKind = Literal["cumulative", "ema", "window"]
 
 _VERSION = 1
-_COUNTERS: dict[str, Column] = {
-    "n": (torch.int64, ()),
-    "prompts": (torch.int32, ()),
-    "first_step": (torch.int32, ()),
-    "last_step": (torch.int32, ()),
-}
+_COUNTERS: dict[str, Column] = dict.fromkeys(("n", "prompts", "first_step", "last_step"), ("whole", ()))
 
 
 class RewardHistory:
@@ -34,7 +29,8 @@ class RewardHistory:
     kind `cumulative`: every reward counts alike (P-GRPO, arXiv 2603.10009); `ema`: a reward counts `decay` to
     the power of the number of later rewards of its preference group; `window`: the latest `window` rewards
     count. Standard deviations are sample ones (n - 1). The order of rewards within a batch matters only to
-    the kinds that forget. Besides its id, a preference group takes 60 bytes, with `window` 20 and 12 a slot.
+    the kinds that forget. A preference group takes 34 to 44 bytes for its numbers (`ema` 48 to 56, `window` 8
+    to 16, and 10 to 12 for each of its rewards), and for its id the id's own and about 10.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class RewardHistory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all numbers kept, ids not counted."""
+        """Bytes of all that is kept: the numbers, the ids, and what finds them."""
         return self._table.nbytes
 
     def update(
@@ -65,19 +61,23 @@ class RewardHistory:
         """Take in the rewards of a step. Consecutive runs of `num_generations` belong to one prompt.
 
         NaN rewards are not counted; a preference group is known from its first counted reward on.
-        ValueError for lengths that do not fit, RewardError for an infinite reward, both without a change.
+        ValueError for lengths that do not fit or a step below 0, RewardError for an infinite reward, both
+        without a change.
         """
+        if step < 0:
+            raise ValueError(f"step {step} is below 0")
         batch = RewardBatch.of(rewards_N, preference_groups_N, num_generations)
         valid_P_G = batch.valid_N.view(-1, num_generations)
         counted_P = valid_P_G.any(1)
         preference_groups = list(compress(batch.preference_groups_P, counted_P.tolist()))
         if not preference_groups:
             return
-        rows_U, sets_P = torch.unique(self._table.ensure_rows(preference_groups), return_inverse=True)
+        distinct, sets_P = numbered(preference_groups)
+        rows_U = self._table.ensure_rows(distinct)
         prompts_M = torch.repeat_interleave(valid_P_G[counted_P].sum(1))
         stream = Stream(batch.rewards_N[batch.valid_N], prompts_M, sets_P, len(rows_U))
         self._memory.add(self._table, rows_U, stream)
-        steps_U = torch.full_like(rows_U, step, dtype=torch.int32)
+        steps_U = torch.full_like(rows_U, step)
         self._count(rows_U, stream.counts_U, stream.prompt_counts_U, steps_U, steps_U)
 
     def merge(self, other: RewardHistory) -> None:
@@ -93,7 +93,7 @@ class RewardHistory:
             return
         rows_U = self._table.ensure_rows(theirs.keys)
         self._memory.append(self._table, rows_U, theirs)
-        self._count(rows_U, theirs["n"], theirs["prompts"], theirs["first_step"], theirs["last_step"])
+        self._count(rows_U, *(theirs.read(counter, theirs.all_rows()) for counter in _COUNTERS))
 
     def count(self, preference_group: str) -> int:
         """Rewards received, those that are forgotten included; 0 for an unknown preference group."""
@@ -109,46 +109,54 @@ class RewardHistory:
 
     def lookup(self, preference_groups_N: Sequence[str]) -> HistoryLookup:
         """Statistics for each element; zeros where a preference group has no rewards."""
-        rows_K, inverse_N = torch.unique(self._table.rows(preference_groups_N), return_inverse=True)
+        distinct, sets_N = numbered(preference_groups_N)
+        rows_K = self._table.rows(distinct)
         known_K = rows_K >= 0
-        count_K, moments = self._read(rows_K[known_K])
+        moments = self._memory.read(self._table, rows_K[known_K])
 
         def spread(values: Tensor) -> Tensor:
             padded_K = torch.zeros(len(rows_K), dtype=values.dtype)
             padded_K[known_K] = values
-            return padded_K[inverse_N]
+            return padded_K[sets_N]
 
         return HistoryLookup(
-            count_N=spread(count_K),
+            count_N=spread(self._table.read("n", rows_K[known_K])),
             mean_N=spread(moments.mean),
             std_N=spread(moments.std),
             within_variance_N=spread(moments.within_variance),
             between_variance_N=spread(moments.between_variance),
         )
 
-    def stats(self) -> dict[str, GroupStats]:
-        """Statistics of every preference group, in order of first appearance."""
-        n, moments = self._read(torch.arange(len(self._table)))
+    def stats(self, preference_groups: Iterable[str] | None = None) -> dict[str, GroupStats]:
+        """Statistics of those of `preference_groups` that have rewards; None: of all, the earliest first."""
+        if preference_groups is None:
+            names, rows_K = self.preference_groups, self._table.all_rows()
+        else:
+            distinct, _ = numbered(preference_groups)
+            rows_K = self._table.rows(distinct)
+            names = list(compress(distinct, (rows_K >= 0).tolist()))
+            rows_K = rows_K[rows_K >= 0]
+        moments = self._memory.read(self._table, rows_K)
         columns = {
-            "n": n,
+            **{counter: self._table.read(counter, rows_K) for counter in _COUNTERS},
             "mean": moments.mean,
             "std": moments.std,
-            "first_step": self._table["first_step"],
-            "last_step": self._table["last_step"],
-            "prompts": self._table["prompts"],
             "within_variance": moments.within_variance,
             "between_variance": moments.between_variance,
             "effective_n": moments.effective_n,
         }
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return {
-            key: GroupStats(**dict(zip(columns, row, strict=True)))
-            for key, row in zip(self._table.keys, rows, strict=True)
-        }
+        values_K = zip(*(column.tolist() for column in columns.values()), strict=True)
+        stats_K = (GroupStats(**dict(zip(columns, values, strict=True))) for values in values_K)
+        return dict(zip(names, stats_K, strict=True))
+
+    def most_seen(self, count: int) -> list[str]:
+        """The `count` preference groups with the most rewards, most first, then the earliest."""
+        n_K = self._table.read("n", self._table.all_rows())
+        return self._table.keys_at(n_K.argsort(descending=True, stable=True)[:count])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as JSON-able values; `load_state_dict` restores it bit for bit, through JSON text too."""
-        return {"version": _VERSION, **self._signature, **self._table.state_dict()}
+        """All of it: the settings as JSON-able values, and tensors under `columns`."""
+        return {"version": _VERSION, **self._signature, "columns": self._table.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the contents. CheckpointError, and no change, if it is damaged or of another kind."""
@@ -160,8 +168,8 @@ class RewardHistory:
                 remedy="Set `history.kind` to what the run was started with, or start over with --fresh.",
             )
         try:
-            self._table.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self._table.load_state_dict(state["columns"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the saved reward history is damaged: {error}") from error
 
     @classmethod
@@ -180,30 +188,30 @@ class RewardHistory:
 
     def _known(self, preference_group: str) -> HistoryLookup:
         if preference_group not in self._table:
-            near = nearest(preference_group, self._table.keys)
+            # A search among a million names takes seconds.
+            near = nearest(preference_group, self.most_seen(1000))
             hint = f"; did you mean {near!r}?" if near else ""
             raise KeyError(f"no rewards of preference group {preference_group!r} yet{hint}")
         return self.lookup([preference_group])
 
-    def _read(self, rows_K: Tensor) -> tuple[Tensor, Moments]:
-        return self._table["n"][rows_K], self._memory.read(self._table, rows_K)
-
     def _count(self, rows_U: Tensor, n_U: Tensor, prompts_U: Tensor, first_U: Tensor, last_U: Tensor) -> None:
-        """Raise the counters of `rows_U`."""
-        table = self._table
-        is_new_U = table["n"][rows_U] == 0
-        first_known_U = table["first_step"][rows_U]
-        table["first_step"][rows_U] = torch.where(is_new_U, first_U, torch.minimum(first_known_U, first_U))
-        table["last_step"][rows_U] = torch.maximum(table["last_step"][rows_U], last_U)
-        table["n"][rows_U] += n_U
-        table["prompts"][rows_U] += prompts_U.int()
+        """Raise the counters of `rows_U`, which come in the order of `_COUNTERS`."""
+        n, prompts, first, last = (self._table.read(counter, rows_U) for counter in _COUNTERS)
+        raised = (
+            n + n_U,
+            prompts + prompts_U,
+            torch.where(n == 0, first_U, torch.minimum(first, first_U)),
+            torch.maximum(last, last_U),
+        )
+        for counter, values in zip(_COUNTERS, raised, strict=True):
+            self._table.write(counter, rows_U, values)
 
 
 def _memory(kind: HistoryKind, decay: float | None, window: int | None) -> Memory:
     """The memory of a kind. ValueError for a missing, unused or impossible setting."""
     given = {name for name, value in (("decay", decay), ("window", window)) if value is not None}
     if kind == "cumulative" and not given:
-        return Fading(1.0)
+        return Cumulative()
     if kind == "ema" and given == {"decay"} and decay is not None and 0 < decay < 1:
         return Fading(decay)
     if kind == "window" and given == {"window"} and window is not None and window >= 2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -27,16 +28,17 @@ class Stream:
     sets_P: Tensor
     num_sets: int
 
-    @property
+    @cached_property
     def sets_M(self) -> Tensor:
+        """The set of each reward."""
         return self.sets_P[self.prompts_M]
 
-    @property
+    @cached_property
     def counts_U(self) -> Tensor:
         """Rewards of each preference group."""
         return torch.bincount(self.sets_M, minlength=self.num_sets)
 
-    @property
+    @cached_property
     def prompt_counts_U(self) -> Tensor:
         """Prompts of each preference group."""
         return torch.bincount(self.sets_P, minlength=self.num_sets)
@@ -62,43 +64,69 @@ class Memory(Protocol):
         """Moments of what is remembered."""
 
 
+class Cumulative:
+    """All rewards alike, in O(1) a preference group: Welford's recurrence.
+
+    With weights of 1 the other sums are whole numbers: the number of rewards twice, that of prompts, and the
+    squared sizes of the prompts.
+    """
+
+    columns: Mapping[str, Column] = {
+        **dict.fromkeys(("mean", "within", "between"), ("real", ())),
+        "prompt_weight_sq": ("whole", ()),
+    }
+
+    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+        self._merge(table, rows_U, stream.moments(torch.ones_like(stream.rewards_M)))
+
+    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+        self._merge(table, rows_U, self.read(other, other.all_rows()))
+
+    def read(self, table: Table, rows_U: Tensor) -> Moments:
+        n_U = table.read("n", rows_U).double()
+        prompts_U = table.read("prompts", rows_U).double()
+        sums = {name: table.read(name, rows_U).double() for name in self.columns}
+        return Moments(weight=n_U, weight_sq=n_U, prompt_weight=prompts_U, **sums)
+
+    def _merge(self, table: Table, rows_U: Tensor, newer: Moments) -> None:
+        merged = merge(self.read(table, rows_U), newer)
+        for name in self.columns:
+            table.write(name, rows_U, getattr(merged, name))
+
+
 class Fading:
     """Sums in O(1) a preference group. A reward's weight is `decay` to the power of the number of later ones.
 
-    With decay 1 nothing fades: Welford's recurrence. The total weight follows from the number of rewards.
+    The total weight follows from the number of rewards.
     """
 
-    _SUMS = ("mean", "within", "between", "prompt_weight", "prompt_weight_sq")
-    columns: Mapping[str, Column] = dict.fromkeys(_SUMS, (torch.float64, ()))
+    columns: Mapping[str, Column] = dict.fromkeys(
+        ("mean", "within", "between", "prompt_weight", "prompt_weight_sq"), ("real", ())
+    )
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
     def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
-        counts_U = stream.counts_U
-        if self.decay == 1:
-            weights_M = torch.ones_like(stream.rewards_M)
-        else:
-            sets_M = stream.sets_M
-            later_M = counts_U[sets_M] - 1 - segment_ranks(sets_M, counts_U)
-            weights_M = self._power(later_M)
-        self._merge(table, rows_U, stream.moments(weights_M), counts_U)
+        counts_U, sets_M = stream.counts_U, stream.sets_M
+        later_M = counts_U[sets_M] - 1 - segment_ranks(sets_M, counts_U)
+        self._merge(table, rows_U, stream.moments(self._power(later_M)), counts_U)
 
     def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
-        newer = self.read(other, torch.arange(len(other)))
-        self._merge(table, rows_U, newer, other["n"])
+        theirs = other.all_rows()
+        self._merge(table, rows_U, self.read(other, theirs), other.read("n", theirs))
 
     def read(self, table: Table, rows_U: Tensor) -> Moments:
-        n_U = table["n"][rows_U].double()
-        sums = {name: table[name][rows_U] for name in self._SUMS}
+        n_U = table.read("n", rows_U).double()
+        sums = {name: table.read(name, rows_U) for name in self.columns}
         return Moments(
             weight=_geometric_sum(self.decay, n_U), weight_sq=_geometric_sum(self.decay**2, n_U), **sums
         )
 
     def _merge(self, table: Table, rows_U: Tensor, newer: Moments, counts_U: Tensor) -> None:
         merged = merge(self.read(table, rows_U), newer, self._power(counts_U))
-        for name in self._SUMS:
-            table[name][rows_U] = getattr(merged, name)
+        for name in self.columns:
+            table.write(name, rows_U, getattr(merged, name))
 
     def _power(self, exponents: Tensor) -> Tensor:
         return torch.pow(torch.tensor(self.decay, dtype=torch.float64), exponents.double())
@@ -113,19 +141,20 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = size
         self.columns: Mapping[str, Column] = {
-            "rewards": (torch.float64, (size,)),
+            "rewards": ("real", (size,)),
             # Which prompt of its preference group, counted from 0, a reward belongs to.
-            "prompt_numbers": (torch.int32, (size,)),
+            "prompt_numbers": ("whole", (size,)),
         }
 
     def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
         numbers_P = segment_ranks(stream.sets_P, stream.prompt_counts_U)
-        self._write(table, rows_U, table["n"][rows_U], stream, numbers_P)
+        self._write(table, rows_U, table.read("n", rows_U), stream, numbers_P)
 
     def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
-        stream, numbers_P = self._stored(other, torch.arange(len(other)))
-        forgotten_U = other["n"] - stream.counts_U
-        self._write(table, rows_U, table["n"][rows_U] + forgotten_U, stream, numbers_P)
+        theirs = other.all_rows()
+        stream, numbers_P = self._stored(other, theirs)
+        forgotten_U = other.read("n", theirs) - stream.counts_U
+        self._write(table, rows_U, table.read("n", rows_U) + forgotten_U, stream, numbers_P)
 
     def read(self, table: Table, rows_U: Tensor) -> Moments:
         at_once = max(1, self._CHUNK_ELEMENTS // self.size)
@@ -141,25 +170,25 @@ class Window:
         sets_M, counts_U = stream.sets_M, stream.counts_U
         ranks_M = segment_ranks(sets_M, counts_U)
         kept_M = ranks_M >= counts_U[sets_M] - self.size
-        rows = rows_U[sets_M][kept_M]
-        slots = (n_U[sets_M] + ranks_M)[kept_M] % self.size
-        numbers_M = (table["prompts"][rows_U][stream.sets_P] + numbers_P)[stream.prompts_M]
-        table["rewards"][rows, slots] = stream.rewards_M[kept_M]
-        table["prompt_numbers"][rows, slots] = numbers_M[kept_M].int()
+        slots_M = (n_U[sets_M] + ranks_M) % self.size
+        places = (rows_U[sets_M] * self.size + slots_M)[kept_M]
+        numbers_M = (table.read("prompts", rows_U)[stream.sets_P] + numbers_P)[stream.prompts_M]
+        table.write("rewards", places, stream.rewards_M[kept_M])
+        table.write("prompt_numbers", places, numbers_M[kept_M])
 
     def _stored(self, table: Table, rows_U: Tensor) -> tuple[Stream, Tensor]:
         """The remembered rewards of `rows_U`, oldest first, and the number of each of their prompts."""
-        n_U = table["n"][rows_U]
+        n_U = table.read("n", rows_U)
         counts_U = n_U.clamp(max=self.size)
         sets_M = torch.repeat_interleave(counts_U)
         ranks_M = torch.arange(len(sets_M)) - (counts_U.cumsum(0) - counts_U)[sets_M]
         slots_M = ((n_U - counts_U)[sets_M] + ranks_M) % self.size
-        rows_M = rows_U[sets_M]
-        prompt_M = torch.stack([sets_M, table["prompt_numbers"][rows_M, slots_M].long()])
+        places_M = rows_U[sets_M] * self.size + slots_M
+        prompt_M = torch.stack([sets_M, table.read("prompt_numbers", places_M)])
         (sets_P, numbers_P), prompts_M = torch.unique_consecutive(prompt_M, dim=1, return_inverse=True)
-        return Stream(table["rewards"][rows_M, slots_M], prompts_M, sets_P, len(rows_U)), numbers_P
+        return Stream(table.read("rewards", places_M), prompts_M, sets_P, len(rows_U)), numbers_P
 
 
 def _geometric_sum(ratio: float, n_U: Tensor) -> Tensor:
     """1 + ratio + ... + ratio^(n-1), exact to rounding for a ratio close to 1."""
-    return n_U if ratio == 1 else torch.expm1(n_U * math.log(ratio)) / (ratio - 1)
+    return torch.expm1(n_U * math.log(ratio)) / (ratio - 1)

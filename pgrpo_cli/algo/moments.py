@@ -164,15 +164,15 @@ def _mean_and_squares(
     deviations_M = values_M - lowest_K[segments_M]
     mean_deviation_K = _divide(segment_sum(weights_M * deviations_M, segments_M, num_segments), weight_K)
     squares_M = weights_M * (deviations_M - mean_deviation_K[segments_M]).square()
-    mean_K = torch.where(weight_K > 0, lowest_K + mean_deviation_K, 0.0)
+    mean_K = (lowest_K + mean_deviation_K).masked_fill_(weight_K <= 0, 0.0)
     return mean_K, segment_sum(squares_M, segments_M, num_segments)
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Quotient, 0 where the denominator is 0."""
-    return torch.where(denominator == 0, 0.0, numerator / denominator)
+    return (numerator / denominator).masked_fill_(denominator == 0, 0.0)
 
 
 def _ratio(numerator: Tensor, freedom: Tensor, weight: Tensor) -> Tensor:
     """A sum of squares over its degrees of freedom, 0 where there are none."""
-    return torch.where(freedom > _NEGLIGIBLE * weight, numerator / freedom, 0.0)
+    return (numerator / freedom).masked_fill_(freedom <= _NEGLIGIBLE * weight, 0.0)

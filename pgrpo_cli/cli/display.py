@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pgrpo_cli.state.history_store import GroupRow
+
+if TYPE_CHECKING:
+    from pgrpo_cli.algo import GroupStats
 
 
 class LineDisplay:
@@ -53,8 +58,23 @@ class QuietDisplay(LineDisplay):
         """Nothing."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A preference group that this process has trained on: its statistics and two means of a step."""
+
+    stats: GroupStats
+    first_mean: float
+    latest_mean: float
+
+
 class LiveDisplay(LineDisplay):
-    """A progress bar with what is being done, and a table of the preference groups."""
+    """A progress bar with what is being done, and a table of the preference groups, as many as fit.
+
+    Those with the most rewards come first, of those that this process has trained on.
+    """
+
+    _KEPT = 1000
+    """Preference groups remembered: more than a terminal shows, few enough to sort at every frame."""
 
     def __init__(self, console: Console, steps: int, done: int) -> None:
         super().__init__(console, steps)
@@ -70,9 +90,7 @@ class LiveDisplay(LineDisplay):
             console=console,
         )
         self._task = self._progress.add_task("train", total=steps, completed=done, phase="", reward="-")
-        self._first_means: dict[str, float] = {}
-        self._groups: Mapping[str, Any] = {}
-        self._latest: dict[str, float] = {}
+        self._seen: dict[str, _Seen] = {}
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def on_phase(self, step: int, phase: str) -> None:
@@ -84,24 +102,33 @@ class LiveDisplay(LineDisplay):
         reward = record["reward_mean"]
         text = "-" if reward is None else f"{reward:.3f}"
         self._progress.update(self._task, completed=record["step"], reward=text)
+        # Another thread draws: it sees the groups before this step or after it.
+        seen = dict(self._seen)
         for name, group in record["groups"].items():
-            self._first_means.setdefault(name, group["mean"])
-            self._latest[name] = group["mean"]
-        self._groups = groups
+            first_mean = seen[name].first_mean if name in seen else group["mean"]
+            seen[name] = _Seen(groups[name], first_mean, group["mean"])
+        self._seen = dict(_most_seen(seen, self._KEPT))
 
     def _render(self) -> Group:
-        rows = sorted(self._groups.items(), key=lambda item: (-item[1].n, item[0]))
-        table = Table("preference group", box=None, pad_edge=False)
+        seen = self._seen
+        # Beside them stand the table's head, the progress bar and the line of the cursor.
+        rows = _most_seen(seen, max(self._console.height - 3, 1))
+        table = Table(box=None, pad_edge=False)
+        which = "preference group" if len(rows) == len(seen) else "preference group (most seen)"
+        table.add_column(which, no_wrap=True)
         for heading in ("prompts", "mean", "spread", "latest", "since start"):
             table.add_column(heading, justify="right")
-        for name, stats in rows:
-            latest = self._latest.get(name)
-            change = None if latest is None else latest - self._first_means[name]
+        for name, group in rows:
+            stats = group.stats
             table.add_row(
                 name, str(stats.prompts), f"{stats.mean:.3f}", f"{stats.std:.3f}",
-                "-" if latest is None else f"{latest:.3f}", "-" if change is None else f"{change:+.3f}",
+                f"{group.latest_mean:.3f}", f"{group.latest_mean - group.first_mean:+.3f}",
             )  # fmt: skip
         return Group(table, self._progress) if rows else Group(self._progress)
+
+
+def _most_seen(groups: Mapping[str, _Seen], count: int) -> list[tuple[str, _Seen]]:
+    return heapq.nsmallest(count, groups.items(), key=lambda item: (-item[1].stats.n, item[0]))
 
 
 @contextmanager

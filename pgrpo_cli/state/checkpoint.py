@@ -2,7 +2,8 @@
 
     checkpoints/step-000040/adapter_model.safetensors, adapter_config.json: as PEFT loads them
                             optimizer.safetensors       optimizer state by parameter name
-                            history.json                the reward history
+                            history.json                the kind of the reward history
+                            history.safetensors         its preference groups and their numbers
                             trainer.json                step, versions
                             checksums.json              SHA-256 of the others
 
@@ -30,6 +31,7 @@ from .files import aside, atomic_write, explained, sync_directory, sync_tree, wr
 from .run import RunDirectory
 
 _ADAPTER_BEING_WRITTEN = ".adapter.tmp"
+_NEEDED = ("history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Checkpoint:
 
     def history_state(self) -> dict[str, Any]:
         """What `RewardHistory.load_state_dict` takes."""
-        return json.loads((self.path / "history.json").read_text())  # type: ignore[no-any-return]
+        settings = json.loads((self.path / "history.json").read_text())
+        return {**settings, "columns": load_file(self.path / "history.safetensors")}
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
         """Load the optimizer's state; parameters are matched by name."""
@@ -111,7 +114,8 @@ def _write(
     save_adapter(policy, folder)
     tensors, scalars = _optimizer_state(optimizer, policy)
     save_file(tensors, folder / "optimizer.safetensors")
-    write_json(folder / "history.json", history_state)
+    write_json(folder / "history.json", {k: v for k, v in history_state.items() if k != "columns"})
+    save_file(history_state["columns"], folder / "history.safetensors")
     write_json(
         folder / "trainer.json",
         {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars},
@@ -181,7 +185,7 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None for one that is whole."""
     try:
         sums = json.loads((path / "checksums.json").read_text())
-        for name, expected in {"trainer.json": None, **sums}.items():
+        for name, expected in {**dict.fromkeys(_NEEDED), **sums}.items():
             if _sha256(path / name) != expected:
                 return f"{name} has changed"
         step = json.loads((path / "trainer.json").read_text())["step"]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pgrpo_cli import __version__
-from pgrpo_cli.algo import GroupStats
+from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.recipe.schema import Recipe
 
+_ROWS = 100
 
-def model_card(recipe: Recipe, groups: Mapping[str, GroupStats]) -> str:
-    """Markdown with the front matter that hubs read: what was trained, how, and on whom."""
+
+def model_card(recipe: Recipe, history: RewardHistory) -> str:
+    """Markdown with the front matter that hubs read: what was trained, how, and on whom.
+
+    Of more than 100 preference groups it lists those with the most rewards.
+    """
+    groups = history.stats(history.most_seen(_ROWS))
     rows = "\n".join(
-        f"| {name} | {s.prompts} | {s.n} | {s.mean:.3f} | {s.std:.3f} |"
-        for name, s in sorted(groups.items(), key=lambda item: -item[1].n)
+        f"| {name} | {s.prompts} | {s.n} | {s.mean:.3f} | {s.std:.3f} |" for name, s in groups.items()
     )
+    others = len(history.preference_groups) - len(groups)
+    which = f" (the {len(groups)} most seen; {others} more are not listed)" if others else ""
     return f"""---
 library_name: peft
 base_model: "{recipe.model.id}"
@@ -29,7 +34,7 @@ estimator `{recipe.advantage.estimator}` for {recipe.train.steps} steps of {reci
 prompts x
 {recipe.rollout.num_generations} completions (P-GRPO: arXiv 2603.10009).
 
-Rewards seen in training, by preference group:
+Rewards seen in training, by preference group{which}:
 
 | preference group | prompts | completions | mean reward | standard deviation |
 | --- | ---: | ---: | ---: | ---: |

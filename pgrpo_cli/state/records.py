@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pgrpo_cli.algo import Advantages, GroupStats
+from pgrpo_cli.algo import Advantages, GroupStats, RewardHistory
 from pgrpo_cli.model.rollout import Rollouts
 from pgrpo_cli.model.update import UpdateResult, learning_rate
 from pgrpo_cli.recipe.schema import Recipe
@@ -15,9 +15,11 @@ from pgrpo_cli.rewards.base import Score
 
 from .history_store import GroupRow, ScoredCompletion, encode_parts
 
+_ROWS_AT_ONCE = 10_000
+
 
 def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
-    """The history's statistics as rows of the store."""
+    """Statistics of preference groups as rows of the store."""
     return [
         GroupRow(
             name,
@@ -34,10 +36,11 @@ def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
     ]
 
 
-def touched_rows(rollouts: Rollouts, groups: Mapping[str, GroupStats]) -> list[GroupRow]:
-    """The rows of the preference groups that a step has seen."""
-    names = {prompt.preference_group for prompt in rollouts.prompts}
-    return group_rows({name: stats for name, stats in groups.items() if name in names})
+def history_rows(history: RewardHistory) -> Iterator[GroupRow]:
+    """All of the history as rows of the store, made as they are asked for: there may be a million."""
+    names = history.preference_groups
+    for start in range(0, len(names), _ROWS_AT_ONCE):
+        yield from group_rows(history.stats(names[start : start + _ROWS_AT_ONCE]))
 
 
 def scored_rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import typing
 
@@ -12,6 +11,7 @@ import torch
 from pgrpo_cli.algo import PRESETS, Estimator, RewardHistory, compute_advantages, resolve_estimator
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.training import AdvantageSection
+from tests.support.history import contents
 
 nan = math.nan
 
@@ -82,9 +82,9 @@ def test_presets_by_hand():
 
 def test_the_history_is_read_and_not_changed():
     history = history_of(REWARDS, GROUPS, 4)
-    before = json.dumps(history.state_dict())
+    before = contents(history)
     compute_advantages([1, 2], ["a", "a"], num_generations=2, history=history, estimator="pgrpo")
-    assert json.dumps(history.state_dict()) == before
+    assert contents(history) == before
 
 
 def test_update_before_makes_the_first_step_a_group_wide_grpo():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.errors import RewardError
+from tests.support.history import contents
 
 nan = math.nan
 
@@ -222,10 +223,10 @@ def test_impossible_settings_are_refused(settings_, message):
 def test_an_infinite_reward_is_refused_and_leaves_the_history_alone():
     history = RewardHistory()
     history.update([1, 2], ["a", "a"], num_generations=2, step=1)
-    before = history.state_dict()
+    before = contents(history)
     with pytest.raises(RewardError, match=r"completion 1 .* 'b', has reward inf"):
         history.update([1, math.inf], ["b", "b"], num_generations=2, step=2)
-    assert history.state_dict() == before
+    assert contents(history) == before
 
 
 @pytest.mark.parametrize(
@@ -242,6 +243,56 @@ def test_rewards_that_do_not_fit_are_refused(rewards, groups, num_generations, m
         RewardHistory().update(rewards, groups, num_generations=num_generations, step=1)
 
 
+def test_a_step_below_0_or_a_group_that_is_no_string_is_refused_without_a_change():
+    history = RewardHistory()
+    with pytest.raises(ValueError, match="step -1 is below 0"):
+        history.update([1.0], ["a"], num_generations=1, step=-1)
+    with pytest.raises(TypeError, match="a preference group is a string, not 3"):
+        history.update([1.0, 2.0], ["a", 3], num_generations=1, step=1)
+    assert history.preference_groups == []
+
+
+def test_stats_of_some_groups_are_those_of_all():
+    for settings_ in KINDS:
+        history = RewardHistory(**settings_)
+        for step in range(1, 6):
+            names = [f"group {step * i % 7}" for i in range(8) for _ in range(2)]
+            history.update([0.1 * i * step for i in range(16)], names, num_generations=2, step=step)
+        every = history.stats()
+        asked = ["group 4", "nobody", "group 2", "group 4"]
+        assert list(history.stats(asked)) == ["group 4", "group 2"]
+        assert history.stats(asked) == {name: every[name] for name in ("group 4", "group 2")}
+        assert history.stats(iter(every)) == every
+        assert history.stats([]) == {}
+
+
+def test_the_most_seen_come_first_and_of_equals_the_earliest():
+    history = RewardHistory()
+    assert history.most_seen(3) == []
+    history.update([1.0] * 6, ["b", "a", "c", "c", "d", "a"], num_generations=1, step=1)
+    assert history.most_seen(3) == ["a", "c", "b"]
+    assert history.most_seen(9) == ["a", "c", "b", "d"]
+
+
+def test_counts_stay_exact_beyond_every_narrow_type():
+    """Of a history that has seen 2^40 rewards of one preference group, made by merging it with itself."""
+    history, other = RewardHistory(), RewardHistory()
+    history.update([1.0, 2.0, 5.0, 5.0, 5.0, 5.0], ["a"] * 4 + ["b"] * 2, num_generations=2, step=70_000)
+    for doublings in range(1, 39):
+        other.load_state_dict(history.state_dict())
+        history.merge(other)
+        found = history.stats(["a", "b"])
+        assert [s.n for s in found.values()] == [4 * 2**doublings, 2 * 2**doublings]
+        assert [s.prompts for s in found.values()] == [2 * 2**doublings, 2**doublings]
+        assert [s.last_step for s in found.values()] == [70_000, 70_000]
+        # Equal prompts: Σ n_p² of each is twice its rewards, so τ² has these degrees of freedom.
+        n = 4 * 2**doublings
+        within, between = 0.5 * n / 4, 4 * (1.75**2) * n / 4
+        noise = within / (n - n / 2)
+        tau_sq = (between - noise * (n / 2 - 1)) / (n - 2 * n / n)
+        assert found["a"].between_variance == pytest.approx(tau_sq, rel=1e-12)
+
+
 def test_the_mean_of_an_unknown_group_is_refused_with_a_near_name():
     history = RewardHistory()
     history.update([1], ["terse"], num_generations=1, step=1)
@@ -250,7 +301,13 @@ def test_the_mean_of_an_unknown_group_is_refused_with_a_near_name():
     assert history.count("terce") == 0
 
 
-def test_a_preference_group_takes_at_most_64_bytes():
+@pytest.mark.parametrize("size", [1000, 1150, 30_000])
+def test_a_preference_group_takes_at_most_64_bytes_with_its_id(size):
+    # Between its growths, of which one comes at 1149 rows, the table of ids is emptiest at the start.
     history = RewardHistory()
-    history.update([0.0] * 1000, [str(i) for i in range(1000)], num_generations=1, step=1)
-    assert history.nbytes / 1000 <= 64
+    names = [f"user-{i:07d}" for i in range(size) for _ in range(4)]
+    for step in (100_000, 100_001):
+        history.update([0.5] * len(names), names, num_generations=4, step=step)
+    assert history.nbytes / size <= 64
+    # 3 sums of 8 bytes, 3 counts of 2, 2 steps of 4, 12 of the id and 4 of its end, 4 in the table at least.
+    assert history.nbytes / size >= 24 + 6 + 8 + 16 + 4

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.errors import CheckpointError
+from tests.support.history import comparable, contents
 
 KINDS = [{"kind": "cumulative"}, {"kind": "ema", "decay": 0.9}, {"kind": "window", "window": 6}]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["kind"])
@@ -29,14 +31,36 @@ def feed(history: RewardHistory, seed: int, steps: range) -> None:
         history.update(rewards, names, num_generations=2, step=step)
 
 
+def written_and_read(state: dict[str, Any]) -> dict[str, Any]:
+    """A state after its time in files."""
+    settings_ = json.dumps({key: value for key, value in state.items() if key != "columns"}, allow_nan=False)
+    return {**json.loads(settings_), "columns": load(save(state["columns"]))}
+
+
+names = st.sampled_from(["", "a", "b", "é", "\ud83d", "👋", "a" * 300]) | st.text("xyz", max_size=2)
+rewards = st.floats(-1e100, 1e100) | st.just(math.nan)
+streams = st.lists(st.lists(st.tuples(names, rewards, rewards), min_size=1, max_size=5), max_size=4)
+
+
 @each_kind
-def test_a_state_survives_json_bit_for_bit(kind):
+@settings(deadline=None, max_examples=60)
+@given(batches=streams, far=st.sampled_from([0, 2**15, 2**31]))
+def test_a_state_comes_back_from_files_bit_for_bit_and_goes_on_alike(kind, batches, far):
     history = RewardHistory(**kind)
-    feed(history, 0, range(1, 9))
-    text = json.dumps(history.state_dict(), allow_nan=False)
-    restored = RewardHistory.from_state_dict(json.loads(text))
-    assert json.dumps(restored.state_dict()) == text
+    for step, batch in enumerate(batches):
+        history.update(
+            [reward for _, first, second in batch for reward in (first, second)],
+            [name for name, _, _ in batch for _ in range(2)],
+            num_generations=2,
+            step=far * (step // 2) + step,
+        )
+    restored = RewardHistory.from_state_dict(written_and_read(history.state_dict()))
+    assert contents(restored) == contents(history)
+    assert restored.preference_groups == history.preference_groups
     assert restored.stats() == history.stats()
+    for each in (restored, history):
+        each.update([1.0, 2.0, 3.0], ["a", "new", "xy"], num_generations=1, step=9 + far)
+    assert contents(restored) == contents(history)
 
 
 @each_kind
@@ -47,19 +71,25 @@ def test_two_steps_and_two_resumed_steps_are_four_steps(kind):
     feed(first, 0, range(1, 3))
     resumed = RewardHistory(**kind)
     feed(resumed, 7, range(1, 3))  # what is loaded replaces this
-    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    resumed.load_state_dict(written_and_read(first.state_dict()))
     feed(resumed, 0, range(3, 5))
-    assert resumed.state_dict() == whole.state_dict()
+    assert contents(resumed) == contents(whole)
 
 
-def test_a_restored_history_shares_nothing_with_the_saved_one():
-    history = RewardHistory()
+@each_kind
+def test_a_restored_history_shares_nothing_with_the_saved_one(kind):
+    history = RewardHistory(**kind)
     feed(history, 0, range(1, 3))
     state = history.state_dict()
-    before = copy.deepcopy(state)
+    before = comparable(state)
     restored = RewardHistory.from_state_dict(state)
     feed(restored, 0, range(3, 5))
-    assert history.state_dict() == before == state
+    assert contents(history) == before == comparable(state)
+    kept = contents(restored)
+    for column in state["columns"].values():
+        column.fill_(77)
+    assert contents(restored) == kept
+    assert contents(history) == before
 
 
 def test_an_empty_history_roundtrips():
@@ -75,26 +105,56 @@ def test_a_state_of_another_kind_is_refused_and_names_both():
         RewardHistory("ema", decay=0.5).load_state_dict(saved)
 
 
-def test_a_damaged_state_is_refused_and_leaves_the_history_alone():
+IDS, LENGTHS = "preference_group_ids", "preference_group_id_lengths"
+DAMAGES = {
+    "a column is missing": lambda s: s["columns"].pop("within"),
+    "a column is short": lambda s: s["columns"].update(n=s["columns"]["n"][:-1]),
+    "a column is a list": lambda s: s["columns"].update(n=s["columns"]["n"].tolist()),
+    "a column has another type": lambda s: s["columns"].update(mean=s["columns"]["mean"].float()),
+    "a count is no whole number": lambda s: s["columns"].update(n=s["columns"]["n"].double()),
+    "a count is negative": lambda s: s["columns"]["n"].neg_(),
+    "a NaN in a column": lambda s: s["columns"]["mean"][0].fill_(math.nan),
+    "an infinity in a column": lambda s: s["columns"]["mean"][0].fill_(-math.inf),
+    # "group 3", "group 2", ...: one byte makes the second id the first.
+    "a group stands twice": lambda s: s["columns"][IDS][13].copy_(s["columns"][IDS][6]),
+    "a group is no text": lambda s: s["columns"][IDS][3].fill_(0xFF),
+    "an id is longer than the text": lambda s: s["columns"][LENGTHS][-1].add_(1),
+    "an id is shorter than nothing": lambda s: s["columns"][LENGTHS][:2].copy_(torch.tensor([15, -1])),
+    "an id is missing": lambda s: s["columns"].update({LENGTHS: s["columns"][LENGTHS][:-1]}),
+    "no ids": lambda s: s["columns"].pop(IDS),
+    "the ids are words": lambda s: s["columns"].update({IDS: ["group 1"]}),
+    "no columns": lambda s: s.pop("columns"),
+    "columns are a list": lambda s: s.update(columns=[1, 2]),
+    "a later version": lambda s: s.update(version=99),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_state_is_refused_and_leaves_the_history_alone(damage):
     history = RewardHistory()
-    feed(history, 0, range(1, 3))
-    good = history.state_dict()
-    damages = {
-        "a column is missing": lambda s: s["columns"].pop("mean"),
-        "a column is short": lambda s: s["columns"]["mean"].pop(),
-        "a NaN in a column": lambda s: s["columns"]["mean"].__setitem__(0, math.nan),
-        "a word in a column": lambda s: s["columns"]["mean"].__setitem__(0, "much"),
-        "a group stands twice": lambda s: s["preference_groups"].__setitem__(0, s["preference_groups"][1]),
-        "a group is no string": lambda s: s["preference_groups"].__setitem__(0, None),
-        "no groups": lambda s: s.pop("preference_groups"),
-        "a later version": lambda s: s.update(version=99),
-    }
-    for name, damage in damages.items():
-        bad = copy.deepcopy(good)
-        damage(bad)
-        with pytest.raises(CheckpointError):
+    feed(history, 0, range(1, 4))
+    good = contents(history)
+    bad = history.state_dict()
+    damage(bad)
+    with pytest.raises(CheckpointError):
+        history.load_state_dict(bad)
+    assert contents(history) == good
+    history.load_state_dict(history.state_dict())
+    assert contents(history) == good
+
+
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind["kind"])
+def test_every_column_of_a_kind_is_looked_at(kind):
+    history = RewardHistory(**kind)
+    feed(history, 0, range(1, 4))
+    for name in history.state_dict()["columns"]:
+        bad = history.state_dict()
+        del bad["columns"][name]
+        with pytest.raises(CheckpointError, match="damaged"):
             history.load_state_dict(bad)
-        assert history.state_dict() == good, name
+
+
+def test_a_state_without_settings_is_damaged():
     with pytest.raises(CheckpointError, match="damaged"):
         RewardHistory.from_state_dict({"version": 1})
 
@@ -131,7 +191,7 @@ def test_a_cumulative_merge_does_not_depend_on_the_order():
     for part in reversed(parts):
         backwards.merge(part)
     assert_close(forwards, backwards)
-    assert parts[1].state_dict() != forwards.state_dict()
+    assert contents(parts[1]) != contents(forwards)
 
 
 def test_merging_far_from_zero_keeps_the_digits():

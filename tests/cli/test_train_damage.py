@@ -51,6 +51,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a flipped byte in the adapter": lambda p: flip_a_byte(p / "adapter_model.safetensors"),
     "a cut optimizer state": lambda p: cut(p / "optimizer.safetensors"),
     "no history": lambda p: (p / "history.json").unlink(),
+    "a flipped byte in the history": lambda p: flip_a_byte(p / "history.safetensors"),
     "no checksums": lambda p: (p / "checksums.json").unlink(),
     "cut checksums": lambda p: cut(p / "checksums.json"),
     "empty checksums": lambda p: (p / "checksums.json").write_text("{}"),

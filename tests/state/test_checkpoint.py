@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
@@ -23,17 +24,19 @@ from pgrpo_cli.state.checkpoint import (
     save_checkpoint,
 )
 from pgrpo_cli.state.run import RunDirectory
+from tests.support.history import comparable, contents
 from tests.support.training import files_in, write_tiny
 
 
 class Setup:
-    """A policy and an optimizer that have made two steps with made gradients."""
+    """A policy, an optimizer and a reward history that have made two steps with made gradients."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.recipe: Recipe = load_recipe(write_tiny(folder))
         self.policy: Policy = load_policy(self.recipe, recipe_dir=folder)
         self.optimizer = build_optimizer(self.policy, self.recipe.train)
+        self.history = RewardHistory("window", window=3)
         self.run = RunDirectory(folder / "run")
         self.run.path.mkdir()
         for seed in (1, 2):
@@ -44,9 +47,11 @@ class Setup:
         for parameter in self.policy.trainable.values():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         self.optimizer.step()
+        self.history.update([0.1, 0.2, seed / 3, 1e-300], ["é"] * 3 + [""], num_generations=1, step=seed)
 
     def save(self, step: int, keep: int = 3) -> Path:
-        return save_checkpoint(self.run, step, self.policy, self.optimizer, {"version": 1}, keep=keep)
+        state = self.history.state_dict()
+        return save_checkpoint(self.run, step, self.policy, self.optimizer, state, keep=keep)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.run.checkpoints.iterdir())
@@ -57,12 +62,14 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
-def test_weights_and_optimizer_come_back_bit_for_bit(setup: Setup) -> None:
+def test_weights_optimizer_and_history_come_back_bit_for_bit(setup: Setup) -> None:
     setup.save(2)
     checkpoint, problems = latest_checkpoint(setup.run)
     assert checkpoint is not None
     assert (checkpoint.step, problems) == (2, [])
-    assert checkpoint.history_state() == {"version": 1}
+    assert comparable(checkpoint.history_state()) == contents(setup.history)
+    history = RewardHistory.from_state_dict(checkpoint.history_state())
+    assert history.stats() == setup.history.stats()
     policy = load_policy(setup.recipe, recipe_dir=setup.folder, adapter=checkpoint.path)
     optimizer = build_optimizer(policy, setup.recipe.train)
     checkpoint.restore_optimizer(optimizer, policy)
@@ -94,6 +101,21 @@ def _step_files(setup: Setup, step: int) -> dict[str, bytes]:
     """The files that hold the step's number or a hash of it."""
     files = files_in(setup.run.checkpoints / f"step-{step:06d}")
     return {name: files[name] for name in ("trainer.json", "checksums.json")}
+
+
+@pytest.mark.parametrize(
+    "name", ["history.json", "history.safetensors", "optimizer.safetensors", "trainer.json"]
+)
+def test_a_checkpoint_that_never_had_one_of_its_files_is_damaged(setup: Setup, name: str) -> None:
+    setup.save(1)
+    folder = setup.save(2)
+    (folder / name).unlink()
+    sums = json.loads((folder / "checksums.json").read_text())
+    del sums[name]
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    checkpoint, problems = latest_checkpoint(setup.run)
+    assert checkpoint is not None
+    assert (checkpoint.step, problems) == (1, [f"checkpoint {folder} is damaged ({name} is missing)"])
 
 
 def test_others_may_read_the_adapter(setup: Setup) -> None:

@@ -14,7 +14,7 @@ from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.model_card import model_card
-from pgrpo_cli.state.records import group_rows, scored_rows, step_record, touched_rows
+from pgrpo_cli.state.records import group_rows, history_rows, scored_rows, step_record
 from tests.support.records import prompt
 from tests.support.runs import recipe_of
 
@@ -107,17 +107,46 @@ def history() -> RewardHistory:
     return history
 
 
-def test_only_preference_groups_of_the_step_are_written(history: RewardHistory) -> None:
-    assert [row.preference_group for row in group_rows(history.stats())] == ["a", "z"]
-    (row,) = touched_rows(rollouts(), history.stats())
+def test_the_preference_groups_of_a_step_are_rows(history: RewardHistory) -> None:
+    (row,) = group_rows(history.stats(rollouts().preference_groups_N))
     assert (row.preference_group, row.n, row.mean, row.std) == ("a", 2, 2.0, pytest.approx(math.sqrt(2)))
     assert (row.first_step, row.last_step, row.prompts) == (4, 4, 1)
 
 
+def test_all_preference_groups_are_rows_a_few_at_a_time(
+    history: RewardHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.update([1.0, 2.0, 3.0], ["c", "b", "a"], num_generations=1, step=5)
+    asked: list[int] = []
+    real = RewardHistory.stats
+
+    def stats(self: RewardHistory, names: list[str]) -> Any:
+        asked.append(len(names))
+        return real(self, names)
+
+    monkeypatch.setattr("pgrpo_cli.state.records._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(RewardHistory, "stats", stats)
+    rows = history_rows(history)
+    assert asked == []
+    assert [row.preference_group for row in rows] == ["a", "z", "c", "b"]
+    assert asked == [3, 1]
+    assert list(history_rows(RewardHistory())) == []
+
+
 def test_the_model_card_has_front_matter_and_a_row_a_preference_group(history: RewardHistory) -> None:
-    card = model_card(recipe_of(advantage__estimator="grpo"), history.stats())
+    card = model_card(recipe_of(advantage__estimator="grpo"), history)
     front = card.split("---\n")[1]
     assert "library_name: peft" in front
     assert 'base_model: "random"' in front
     assert "`grpo`" in card
     assert "| a | 1 | 2 | 2.000 | 1.414 |" in card
+    assert "by preference group:" in card
+
+
+def test_the_model_card_of_many_preference_groups_lists_the_most_seen(history: RewardHistory) -> None:
+    names = [f"user {i}" for i in range(150)]
+    history.update([0.5] * 150, names, num_generations=1, step=5)
+    card = model_card(recipe_of(), history)
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in card.splitlines() if line.startswith("| ")]
+    assert rows == ["preference group", "---", "a", "z", *names[:98]]
+    assert "by preference group (the 100 most seen; 52 more are not listed):" in card

@@ -38,6 +38,8 @@ def add_checkpoint(run: RunDirectory, step: int, content: str) -> Path:
     folder = run.checkpoints / f"step-{step:06d}"
     _write_adapter(folder, content)
     (folder / "trainer.json").write_text(json.dumps({"step": step}))
+    for name in ("history.json", "history.safetensors", "optimizer.safetensors"):
+        (folder / name).touch()
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
     (folder / "checksums.json").write_text(json.dumps(sums))
     return folder

@@ -141,11 +141,15 @@ def judge() -> Iterator[Judge]:
 
 
 ASK = """
-import asyncio, json, urllib.request
+import asyncio, json
+from urllib.request import ProxyHandler, build_opener
+
+# The judge is here: no proxy between.
+opener = build_opener(ProxyHandler({{}}))
 
 def ask(text, group):
     body = json.dumps({{"completion": text, "preference_group": group}}).encode()
-    with urllib.request.urlopen("{url}", data=body, timeout=60) as answer:
+    with opener.open("{url}", data=body, timeout=60) as answer:
         return json.loads(answer.read())
 
 async def reward(completions, preference_group, **columns):
@@ -177,7 +181,7 @@ def test_a_judge_that_has_gone_is_explained_and_can_come_back(
 url = "{judge.url}"
 """
     )
-    gone = gone.replace(f'urlopen("{judge.url}"', 'urlopen(url if len(asked) <= 24 else "http://127.0.0.1:9"')
+    gone = gone.replace(f'open("{judge.url}"', 'open(url if len(asked) <= 24 else "http://127.0.0.1:9"')
     result = pgrpo("train", recipe_of(tmp_path, gone), "--run-dir", run, "--allow-code")
     assert result.exit_code == 1
     assert (

@@ -73,7 +73,7 @@ def test_a_run_from_start_to_end(recipe: Path) -> None:
     assert load_resolved(run / "recipe.yaml") == load_recipe(recipe)
     assert sorted(path.name for path in run.iterdir()) == [
         ".lock", "adapter", "checkpoints", "data", "history.sqlite", "metrics.jsonl", "origin.json",
-        "recipe.yaml",
+        "paths.json", "recipe.yaml",
     ]  # fmt: skip
 
 

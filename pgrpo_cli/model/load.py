@@ -69,8 +69,7 @@ def adapted(
     use_adapted_linears(model)
     policy = Policy(model, tokenizer, device)
     if paths is None:
-        rows = recipe.train.prompts_per_step * recipe.rollout.num_generations
-        paths = replace(probe(policy), rollout_dtype=fastest_dtype(policy, num_rows=rows))
+        paths = replace(probe(policy), rollout_dtype=fastest_dtype(policy))
     return replace(policy, paths=paths)
 
 

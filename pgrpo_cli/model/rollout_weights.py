@@ -11,7 +11,6 @@ rounding and would be lost. On CUDA see `lean` and
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +35,8 @@ _WORTHWHILE = 1.25
 """How much faster float32 must be before it replaces the compute dtype: more than measurements differ."""
 
 
-def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
-    """The faster of the compute dtype and float32 for products with `num_rows` rows of the widest layer.
+def fastest_dtype(policy: Policy) -> torch.dtype:
+    """The faster of the compute dtype and float32 for products of few rows on this machine.
 
     Never less precise than the compute dtype. CPUs without bfloat16 instructions are several times slower in
     it, those with them twice as fast. On other devices it is the compute dtype.
@@ -45,9 +44,7 @@ def fastest_dtype(policy: Policy, *, num_rows: int) -> torch.dtype:
     dtype: torch.dtype = policy.model.get_base_model().dtype
     if policy.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
         return dtype
-    shapes = [(layer.in_features, layer.out_features) for layer in lora_layers(policy.model)]
-    widest: tuple[int, int] = max(shapes, key=math.prod, default=(1024, 1024))
-    seconds = {t: _seconds(num_rows, *widest, dtype=t) for t in (dtype, torch.float32)}
+    seconds = {candidate: _seconds(candidate) for candidate in (dtype, torch.float32)}
     return torch.float32 if seconds[torch.float32] * _WORTHWHILE < seconds[dtype] else dtype
 
 
@@ -161,12 +158,13 @@ def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
             p.data = data
 
 
-def _seconds(num_rows: int, width: int, height: int, *, dtype: torch.dtype) -> float:
-    """Processor time of a product of [num_rows, width] with [height, width], by one thread.
+def _seconds(dtype: torch.dtype) -> float:
+    """Processor time of a product of some rows with a large weight, by one thread.
 
-    Unlike elapsed time it hardly depends on what else the machine is doing, so that runs choose alike.
+    Neither the model's own shapes, which may be too small to tell the types apart, nor elapsed time, which
+    depends on what else the machine is doing: so that runs on one machine choose alike.
     """
-    rows, weight = torch.ones(num_rows, width, dtype=dtype), torch.ones(height, width, dtype=dtype)
+    rows, weight = torch.ones(_ROWS_HINT, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

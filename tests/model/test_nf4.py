@@ -35,26 +35,25 @@ def _gradient(policy, rollouts):
     return torch.cat([p.grad.float().flatten() for p in policy.trainable.values()])
 
 
-def _use_dequantized_weights(policy):
-    """Replace each NF4 layer by a plain one with the same numbers: what the gradients must agree with."""
-    for layer in lora_layers(policy.model):
+def _use(weights, policy):
+    """Replace each NF4 layer by a plain one with these weights: what the gradients must agree with."""
+    for layer, weight in zip(lora_layers(policy.model), weights, strict=True):
         base = layer.base_layer
         plain = torch.nn.Linear(base.in_features, base.out_features, bias=False, dtype=torch.bfloat16)
-        plain.weight = torch.nn.Parameter(dequantize(base), requires_grad=False)
+        plain.weight = torch.nn.Parameter(weight, requires_grad=False)
         layer.base_layer = plain
-        # PEFT's own forward pass and torch's own derivatives.
-        del layer.forward
     assert nf4_layers(policy.model) == []
 
 
 def _gradient_error_after_a_rollout(policy, prompts):
+    weights = [dequantize(layer.base_layer).clone() for layer in lora_layers(policy.model)]
     rollouts = sample(policy, prompts, SamplingSettings(2, 8), seed=0)
-    # A plain generation without gradients in eval mode is what makes bitsandbytes repack the weights.
+    # A plain forward pass without gradients in eval mode is what makes bitsandbytes repack the weights.
     policy.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), policy.base():
         policy.model(input_ids=torch.tensor([prompts[0].input_ids]))
     after_rollout = _gradient(policy, rollouts)
-    _use_dequantized_weights(policy)
+    _use(weights, policy)
     expected = _gradient(policy, rollouts)
     assert expected.norm() > 0
     return float((after_rollout - expected).norm() / expected.norm())

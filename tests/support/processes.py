@@ -10,8 +10,6 @@ import os
 import resource
 import signal
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +25,17 @@ CONTEXT.set_forkserver_preload(
     ]
 )
 FILE_OPERATIONS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree"})
-"""Audit events of Python that tell of a change to come."""
+"""Audit events of Python that tell of a change to come; `open` does unless it is for reading."""
 
 
 @dataclass(frozen=True)
 class KillPoint:
-    """Just before the `number`-th file operation since the run's store was opened, or the `number`-th of kind
-    `event` on a path that contains `name`.
+    """Just before the `number`-th operation of kind `event` (any of FILE_OPERATIONS if empty) on a path that
+    contains `name`.
     """
 
-    event: str = ""
-    name: str = ""
+    event: str
+    name: str
     number: int = 1
 
 
@@ -69,32 +67,11 @@ class Process:
     def stderr(self) -> str:
         return self._err.read_text(encoding="utf-8", errors="replace")
 
-    @property
-    def running(self) -> bool:
-        return self._process.is_alive()
-
-    def send(self, signum: int) -> None:
-        """Send a signal; one that has ended takes none."""
-        if self._process.is_alive():
-            assert self._process.pid is not None
-            os.kill(self._process.pid, signum)
-
     def wait(self, timeout: float = 600) -> int:
         """Wait for the end and return the exit code, -9 for a kill."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s:\n{self.stderr}"
         return self._process.exitcode
-
-    def wait_until(self, condition: Callable[[], object], timeout: float = 600) -> None:
-        """Wait until `condition` holds, or until the process has ended."""
-        deadline = time.monotonic() + timeout
-        while not condition() and self.running:
-            assert time.monotonic() < deadline, f"waited {timeout} s in vain:\n{self.stderr}"
-            time.sleep(0.005)
-
-    def wait_for_step(self, timeout: float = 600) -> None:
-        """Wait for the line of the first step that this process makes, or for its end."""
-        self.wait_until(lambda: "\nstep " in self.stderr, timeout)
 
 
 def _run(words: list[str], out: str, err: str, kill_at: KillPoint | None, largest_file: int | None) -> None:
@@ -112,13 +89,14 @@ def _run(words: list[str], out: str, err: str, kill_at: KillPoint | None, larges
 
 
 def _arm(point: KillPoint) -> None:
-    count, opened = 0, False
+    count = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal count, opened
-        opened = opened or event == "sqlite3.connect"
+        nonlocal count
         counts = event == point.event if point.event else event in FILE_OPERATIONS
-        if opened and counts and point.name in str(arguments[0]):
+        if event == "open" and arguments[1] in ("r", "rb", None):
+            return
+        if counts and point.name in str(arguments[0]):
             count += 1
             if count == point.number:
                 os.kill(os.getpid(), signal.SIGKILL)

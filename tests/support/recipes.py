@@ -20,6 +20,49 @@ MINIMAL: dict[str, Any] = {
 }
 """The least that a recipe says."""
 
+TEN_MISTAKES = """\
+name: ten
+modle: {id: random}
+data:
+  source: {type: jsnl, path: prompts.jsonl}
+rewards:
+  - type: length
+    min: 30
+    max: 10
+  - type: regex
+    pattern: "[a-z"
+  - type: keyword
+    keywords: [no]
+rollout:
+  num_generations: 1
+advantage:
+  estimator: grpo
+  scale: batch
+train:
+  steps: 4
+  steps: 5
+  learning_rate: fast
+  warmup_steps: 50
+"""
+"""A recipe in recipe.yaml with ten different mistakes."""
+
+TEN_PROBLEMS = """\
+recipe.yaml:2: modle: found a mapping; there is no such key; did you mean 'model'?
+recipe.yaml:4: data.source.type: found jsnl; must be one of 'personas' or 'jsonl'; did you mean 'jsonl'?
+recipe.yaml:7: rewards.0.min: found 30; must not be greater than max (10); swap them
+recipe.yaml:10: rewards.1.pattern: found "[a-z"; \
+not a regular expression: unterminated character set at position 0
+recipe.yaml:12: rewards.2.keywords.0: found no; must be text; \
+YAML takes no for a boolean: write 'no' with the quotes
+recipe.yaml:14: rollout.num_generations: found 1; must be 2 or more
+recipe.yaml:17: advantage.scale: found "batch"; allowed with estimator 'custom' only; \
+remove it, or set advantage.estimator to 'custom' (found 'grpo')
+recipe.yaml:20: train.steps: found twice; it is set on line 19 already; remove one
+recipe.yaml:21: train.learning_rate: found fast; must be a number
+recipe.yaml:22: train.warmup_steps: found 50; must not be greater than train.steps (4); set it to 4 or less
+"""
+"""What is said about them, a line each."""
+
 
 def changed(**values: Any) -> dict[str, Any]:
     """The minimal recipe with dotted keys (`train__steps=3` is train.steps) set to other values."""

@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+
 ROWS = {"often": 20, "seldom": 8, "é": 4}
 """Training rows a preference group; one name is not ASCII."""
 
@@ -55,6 +57,18 @@ def pgrpo(*arguments: object) -> Result:
     return result
 
 
+def trained(recipe: Path, run: Path, *options: object) -> Result:
+    """Train `recipe` into `run` in this process, to the end."""
+    result = pgrpo("train", recipe, "--run-dir", run, *options)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def go_on(folder: Path) -> Result:
+    """Go on in this process with the run `run` of the recipe tiny.yaml, both in `folder`."""
+    return pgrpo("train", folder / "tiny.yaml", "--run-dir", folder / "run")
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     """Content of every file below `folder` by relative path."""
     return {
@@ -81,13 +95,13 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def outcome(run: Path) -> dict[str, Any]:
     """All that two runs of one recipe have in common, times aside. No leftovers either."""
     return {
-        "adapter": files_in(run / "adapter"),
-        "checkpoints": files_in(run / "checkpoints"),
-        "data": files_in(run / "data"),
-        "recipe": (run / "recipe.yaml").read_bytes(),
-        "tables": tables(run / "history.sqlite"),
-        "metrics": metrics(run),
         "names": sorted(path.name for path in run.iterdir()),
+        "recipe": (run / "recipe.yaml").read_bytes(),
+        "data": files_in(run / "data"),
+        "metrics": metrics(run),
+        "tables": tables(run / "history.sqlite"),
+        "checkpoints": files_in(run / "checkpoints"),
+        "adapter": files_in(run / "adapter"),
     }
 
 

@@ -1,0 +1,66 @@
+"""`pgrpo groups`: the reward history of a finished run and of one that is running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli.cli.display import LineDisplay
+from pgrpo_cli.state.history_store import read_completions
+from tests.support.training import ROWS, pgrpo, trained, write_tiny
+
+GROUP_KEYS = {"n", "mean", "std", "first_step", "last_step"}
+
+
+def groups_of(run: Path) -> dict[str, dict[str, Any]]:
+    result = pgrpo("groups", run, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def test_groups_of_a_finished_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(write_tiny(tmp_path), run)
+    groups = groups_of(run)
+    assert set(groups) == set(ROWS)
+    assert all(set(row) >= GROUP_KEYS for row in groups.values())
+    # 6 steps of 3 prompts with 4 completions each.
+    assert sum(row["n"] for row in groups.values()) == 72
+    assert all(1 <= row["first_step"] <= row["last_step"] <= 6 for row in groups.values())
+    for name, row in groups.items():
+        completions = read_completions(run / "history.sqlite", preference_group=name)
+        rewards = torch.tensor([completion["reward"] for completion in completions], dtype=torch.float64)
+        assert row["n"] == len(rewards)
+        assert row["mean"] == pytest.approx(rewards.mean().item())
+        assert row["std"] == pytest.approx(rewards.std().item())
+    text = pgrpo("groups", run).stdout
+    table = {words[0]: words for line in text.splitlines() if (words := line.split())}
+    assert set(ROWS) <= set(table)
+    assert "within" in text
+    often = groups["often"]
+    assert table["often"][1:4] == [str(often["prompts"]), f"{often['n']:.0f}", f"{often['mean']:.4f}"]
+
+
+def test_groups_of_a_running_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = tmp_path / "run", []
+    real = LineDisplay.on_step
+
+    def on_step(self: LineDisplay, record: Any, groups: Any) -> None:
+        real(self, record, groups)
+        if record["step"] == 3:
+            seen.append(groups_of(run))
+
+    monkeypatch.setattr(LineDisplay, "on_step", on_step)
+    trained(write_tiny(tmp_path), run)
+    assert sum(row["n"] for row in seen[0].values()) == 36
+    assert max(row["last_step"] for row in seen[0].values()) == 3
+
+
+def test_groups_where_there_is_no_run(tmp_path: Path) -> None:
+    result = pgrpo("groups", tmp_path / "nowhere", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "does not exist" in result.stderr

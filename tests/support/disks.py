@@ -1,0 +1,35 @@
+"""File systems of a few kilobytes, for disks that are really full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def small_disk(path: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of its own at `path`, gone afterwards. Skips the test where it cannot be mounted."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root to mount a file system")
+    path.mkdir()
+    if not _mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)):
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def enlarge(disk: Path, kilobytes: int) -> None:
+    """Give a small disk another size."""
+    assert _mount("-o", f"remount,size={kilobytes}k", str(disk))
+
+
+def _mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0

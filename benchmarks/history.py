@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pgrpo_cli.algo import RewardHistory
-from pgrpo_cli.cli.common import quiet_libraries
+from pgrpo_cli.cli.common import prepare_libraries
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS: dict[str, dict[str, Any]] = {"cumulative": {}, "ema": {"decay": 0.99}, "window": {"window": 16}}
@@ -143,7 +143,7 @@ def steps(history: RewardHistory, groups: int, calls: int = 2000) -> dict[str, f
 
 def files(history: RewardHistory) -> dict[str, float]:
     """A checkpoint and back."""
-    quiet_libraries()
+    prepare_libraries()
     from pgrpo_cli.model.load import load_policy
     from pgrpo_cli.model.update import build_optimizer
     from pgrpo_cli.recipe.load import load_recipe

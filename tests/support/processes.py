@@ -10,6 +10,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,19 @@ class Process:
     @property
     def stderr(self) -> str:
         return self._err.read_text(encoding="utf-8", errors="replace")
+
+    def send(self, signum: int) -> None:
+        """Send a signal; one that has ended takes none."""
+        if self._process.is_alive():
+            assert self._process.pid is not None
+            os.kill(self._process.pid, signum)
+
+    def wait_until(self, condition: Callable[[], object], timeout: float = 600) -> None:
+        """Wait until `condition` holds, or until the process has ended."""
+        deadline = time.monotonic() + timeout
+        while not condition() and self._process.is_alive():
+            assert time.monotonic() < deadline, f"waited {timeout} s in vain:\n{self.stderr}"
+            time.sleep(0.005)
 
     def wait(self, timeout: float = 600) -> int:
         """Wait for the end and return the exit code, -9 for a kill."""

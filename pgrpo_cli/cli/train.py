@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +24,7 @@ from .common import (
     stderr,
     stdout,
 )
+from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
@@ -88,7 +88,7 @@ def train(
         claim(run, loaded, recipe.parent)
         emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
         return
-    with locked(run), _stop_on_interrupt() as stop_requested:
+    with locked(run), stop_on_interrupt() as stop_requested:
         claim(run, loaded, recipe.parent)
         try:
             _train(
@@ -232,22 +232,3 @@ def _train_command(
     if allow_code:
         words.append("--allow-code")
     return shlex.join(words)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the step at hand finish; the second one stops at once."""
-    requested = False
-
-    def on_interrupt(signum: int, frame: object) -> None:
-        nonlocal requested
-        if requested:
-            raise KeyboardInterrupt
-        requested = True
-        note("stopping after this step; press Ctrl-C again to stop at once")
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield lambda: requested
-    finally:
-        signal.signal(signal.SIGINT, before)

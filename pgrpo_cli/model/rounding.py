@@ -62,7 +62,7 @@ class Rounding:
         """
         if self.exact:
             rows = [row for row, going_on in enumerate(going_on_M) if going_on]
-            if len(rows) == len(places_M) or (len(places_M) - len(rows)) * _LEAVING_SHARE < len(places_M):
+            if (len(places_M) - len(rows)) * _LEAVING_SHARE < len(places_M):
                 return None
             return Staying(sorted({places_M[row] // num_generations for row in rows}), rows)
         alive = sorted(

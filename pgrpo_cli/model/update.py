@@ -119,7 +119,8 @@ def policy_update(
 
     budget = budget or update_budget(recipe.train)
     completions = range(len(rollouts.completion_ids_N_T))
-    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget):
+    spare = policy.workspace.release
+    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget, spare):
         shares.append(share)
     grad_norm = torch.nn.utils.clip_grad_norm_(policy.trainable.values(), recipe.train.max_grad_norm).item()
     if not math.isfinite(grad_norm):

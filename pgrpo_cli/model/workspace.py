@@ -43,11 +43,13 @@ class Workspace:
         """Memory held, the graphs' own aside."""
         return self.buffers.bytes() + sum(w.numel() * w.element_size() for w in self.weights.values())
 
-    def release(self) -> None:
-        """Give all memory back."""
+    def release(self) -> bool:
+        """Give all memory back; whether there was any."""
+        held = self.bytes() > 0
         self.graphs.clear()
         self.buffers.clear()
         self.weights.clear()
+        return held
 
     def make_room(self, device: torch.device) -> None:
         """Called before an update: keep what fits beside it, judging by the updates so far."""

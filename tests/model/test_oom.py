@@ -83,6 +83,40 @@ def test_nothing_is_told_while_all_fits() -> None:
     assert (budget.tokens, budget.told) == (40, [])
 
 
+def test_memory_that_can_be_spared_is_given_back_before_the_budget_is_lowered() -> None:
+    room, budget, calls = [3], Budget(80), []  # type: ignore[var-annotated]
+
+    def spare() -> bool:
+        room[0] += 2
+        return True
+
+    def compute(items: list[int]) -> list[int]:
+        return limited(room[0], calls)(items)
+
+    results = list(in_pieces(range(8), slices, compute, budget, spare))
+    # 8 items fit neither at once nor with 2 more; 4 then do. What can be spared is asked for once a piece.
+    assert calls == [[*range(8)], [*range(8)], [0, 1, 2, 3], [4, 5, 6, 7]]
+    assert results == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert budget.tokens == 40 and len(budget.told) == 1
+
+
+def test_what_fits_once_memory_is_spared_costs_no_budget() -> None:
+    held, budget = [True], Budget(40)
+
+    def spare() -> bool:
+        found, held[0] = held[0], False
+        return found
+
+    def compute(items: list[int]) -> list[int]:
+        computed = limited(0 if held[0] else 4)(items)
+        held[0] = True
+        return computed  # type: ignore[no-any-return]
+
+    results = list(in_pieces(range(10), slices, compute, budget, spare))
+    assert results == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert (budget.tokens, budget.told) == (40, [])
+
+
 def test_what_does_not_fit_alone_ends_with_the_remedy() -> None:
     with pytest.raises(TrainingError, match="one completion with its prompt, 10 tokens") as caught:
         list(in_pieces(range(4), slices, limited(0), Budget(40)))
@@ -180,6 +214,29 @@ def test_an_update_that_runs_out_of_memory_has_the_same_gradient(
     assert cut.metrics == pytest.approx(whole.metrics, abs=1e-10)
     assert budget.tokens < recipe.train.tokens_per_micro_batch
     assert told[-1] == f"out of memory; micro-batches now hold at most {budget.tokens} tokens"
+
+
+def test_what_rollouts_keep_is_given_back_before_anything_is_cut() -> None:
+    policy, told = tiny_policy(), list[str]()
+
+    def full(*_: Any) -> None:
+        if policy.workspace.bytes():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    settings = SamplingSettings(2, 4)
+    update, rollout = update_budget(_recipe().train, told.append), rollout_budget(settings, told.append)
+    handle = policy.decoder.layers[-1].register_forward_pre_hook(full)
+    try:
+        for work in (
+            lambda: _update(policy, _recipe(), update),
+            lambda: sample(policy, make_prompts((5, 3)), settings, seed=0, budget=rollout),
+        ):
+            policy.workspace.buffers.room("keys.0", (4,), torch.zeros(0))
+            work()
+            assert policy.workspace.bytes() == 0
+    finally:
+        handle.remove()
+    assert told == []
 
 
 def test_the_failing_pass_is_late_enough_to_leave_gradients_behind() -> None:

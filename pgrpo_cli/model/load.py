@@ -86,17 +86,22 @@ def _saved(base: Any, adapter: Path) -> Any:
 
 
 def _fresh(base: Any, recipe: Recipe, device: torch.device) -> Any:
-    from peft import get_peft_model
-
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(recipe.seed, "adapter"))
-        try:
-            return get_peft_model(base, lora_config(recipe.adapter))
-        except ValueError as error:
-            raise ModelError(
-                f"adapter.target_modules: {str(error).splitlines()[0]}",
-                remedy="Name modules that the model has, or write all-linear.",
-            ) from error
+        return attach_adapter(base, recipe.adapter)
+
+
+def attach_adapter(base: Any, section: AdapterSection, *, on_meta: bool = False) -> Any:
+    """A PEFT model of `base` under a fresh adapter, without contents if `on_meta`. Raises ModelError."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(base, lora_config(section), low_cpu_mem_usage=on_meta)
+    except ValueError as error:
+        raise ModelError(
+            f"adapter.target_modules: {str(error).splitlines()[0]}",
+            remedy="Name modules that the model has, or write all-linear.",
+        ) from error
 
 
 def lora_config(section: AdapterSection) -> Any:

@@ -41,7 +41,9 @@ def keep_differentiable(model: nn.Module) -> None:
 
 
 def dequantize(layer: Any) -> torch.Tensor:
-    """The layer's weight, shape [out, in], in its compute dtype."""
+    """The layer's weight, shape [out, in], in its compute dtype; on the meta device a weight of that size."""
+    if layer.weight.device.type == "meta":
+        return torch.empty(layer.out_features, layer.in_features, dtype=layer.compute_dtype, device="meta")
     from bitsandbytes.functional import dequantize_4bit
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
@@ -50,7 +52,8 @@ def dequantize(layer: Any) -> torch.Tensor:
 
 def plain_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     """The weight [out, in] of a linear layer in `dtype`: itself where it is that already, else a copy."""
-    is_nf4 = getattr(layer.weight, "quant_state", None) is not None
+    # bitsandbytes' parameters have it, on the meta device too.
+    is_nf4 = hasattr(layer.weight, "quant_state")
     return (dequantize(layer) if is_nf4 else layer.weight).to(dtype)
 
 

@@ -37,12 +37,12 @@ def random_tokenizer() -> Any:
     )
 
 
-def random_model(shape: RandomModel) -> Any:
-    """A LlamaForCausalLM with weights that are a function of its shape alone."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def random_config(shape: RandomModel) -> Any:
+    """The configuration of a Llama of that shape."""
+    from transformers import LlamaConfig
 
     tokenizer = random_tokenizer()
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=2 * shape.hidden_size,
@@ -55,6 +55,12 @@ def random_model(shape: RandomModel) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def random_model(shape: RandomModel) -> Any:
+    """A LlamaForCausalLM with weights that are a function of its shape alone."""
+    from transformers import LlamaForCausalLM
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(random_config(shape))

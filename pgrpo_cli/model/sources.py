@@ -14,7 +14,7 @@ import torch
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.model import ModelSection
 
-from .random_model import random_model, random_tokenizer
+from .random_model import random_config, random_model, random_tokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -104,10 +104,16 @@ def context_length(section: ModelSection, recipe_dir: Path) -> int:
     location = locate(section, recipe_dir)
     if location.gguf_file:
         return _gguf_context_length(Path(location.folder) / location.gguf_file)
+    return int(load_config(section, recipe_dir).get_text_config().max_position_embeddings)
+
+
+def load_config(section: ModelSection, recipe_dir: Path) -> Any:
+    """The model's configuration, read without its weights."""
+    if section.id == "random":
+        return random_config(section.random)
     from transformers import AutoConfig
 
-    config = _load(AutoConfig, location, section)
-    return int(config.get_text_config().max_position_embeddings)
+    return _load(AutoConfig, locate(section, recipe_dir), section)
 
 
 def _gguf_context_length(path: Path) -> int:
@@ -129,7 +135,7 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
     location = locate(section, recipe_dir)
     if location.gguf_file:
         return rebuild(_load(AutoModelForCausalLM, location, section, **options), section, device)
-    quantization = _quantization_config(section)
+    quantization = quantization_config(section)
     if quantization is not None:
         options["quantization_config"] = quantization
     return _load(
@@ -148,7 +154,7 @@ def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
         None,
         config=type(config)(**config_dict),
         state_dict=model.state_dict(),
-        quantization_config=_quantization_config(section),
+        quantization_config=quantization_config(section),
         device_map={"": device},
         **_options(section),
     )
@@ -158,7 +164,8 @@ def _options(section: ModelSection) -> dict[str, Any]:
     return {"dtype": DTYPES[section.compute_dtype], "attn_implementation": section.attention}
 
 
-def _quantization_config(section: ModelSection) -> Any:
+def quantization_config(section: ModelSection) -> Any:
+    """How transformers quantizes the model as it loads; None: not at all."""
     if section.quantization.type == "none":
         return None
     from transformers import BitsAndBytesConfig

@@ -112,8 +112,8 @@ def policy_update(
     def accumulate(rows: list[Row]) -> _Share:
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
         torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
-        reference_N_T, seconds = _reference_logprobs(policy, packed, recipe)
-        share = _loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
+        reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
+        share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
         lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
         return _Share(_add_gradient(share.loss, policy), share.metrics, lengths, seconds)
 
@@ -187,7 +187,7 @@ def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -
     return scatter(path(policy, packed, temperature=temperature), packed)
 
 
-def _reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
+def reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
     """Log-probabilities under the base model and the seconds they took; (None, 0) without a KL penalty."""
     if recipe.loss.beta == 0:
         return None, 0.0
@@ -204,7 +204,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _loss(
+def micro_batch_loss(
     policy: Policy,
     packed: Packed,
     rollouts: Rollouts,
@@ -212,6 +212,7 @@ def _loss(
     recipe: Recipe,
     reference_N_T: torch.Tensor | None,
 ) -> LossOutput:
+    """A micro-batch's share of the step's loss, and of its metrics."""
     settings, temperature = recipe.loss, recipe.rollout.temperature
     logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
     n, T = packed.completions_N, logprobs_N_T.shape[1]

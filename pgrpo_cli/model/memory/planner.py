@@ -1,0 +1,115 @@
+"""Plans: a recipe's own code, run on tensors without contents, and the bytes counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from pgrpo_cli.errors import ModelError
+from pgrpo_cli.recipe.schema import Recipe
+
+from ..policy import Paths, Policy
+from ..rollout_weights import fastest_dtype
+from ..sampling import SamplingSettings
+from .loading import loading_bytes
+from .plan import ADAPTER, GRADIENTS, LOADING, OPTIMIZER, STEP, Device, MemoryPlan, Phase
+from .shadow import shadow_policy
+from .weights import adapter_bytes, base_parameters, base_weights, dequantized_bytes, optimizer_bytes
+from .work import Held, largest_batch, largest_micro_batch, rollout_memory, update_memory
+
+Result = TypeVar("Result")
+
+_NOT_ON_META = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What models raise whose code looks into tensors (experts do), or that have no keys to share (recurrent
+layers).
+"""
+
+
+class Planner:
+    """Plans the recipes of one folder, and remembers what they have in common.
+
+    `longest_prompt` in tokens, where it is known; else the recipe's limit counts. `paths`: as measured by the
+    run; None supposes the fast ones.
+    """
+
+    def __init__(
+        self, recipe_dir: Path, *, longest_prompt: int | None = None, paths: Paths | None = None
+    ) -> None:
+        self._recipe_dir, self._longest, self._paths = recipe_dir, longest_prompt, paths
+        self._known: dict[str, Any] = {}
+
+    def plan(self, recipe: Recipe, device: Device) -> MemoryPlan:
+        """Raises ModelError for a model that cannot be found, or whose code needs contents."""
+        shadow = self._once(
+            "policy", lambda: shadow_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
+        )
+        try:
+            return self._plan(shadow, recipe, device)
+        except _NOT_ON_META as error:
+            raise ModelError(
+                f"the memory of {recipe.model.id!r} cannot be planned: {str(error).splitlines()[0]}",
+                remedy="Train a step and watch the GPU; where memory runs out, a run shrinks its batches.",
+            ) from error
+
+    def _plan(self, shadow: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
+        longest = self._longest or recipe.data.max_prompt_tokens
+        micro_batch, several = largest_micro_batch(recipe, longest)
+        policy, rollout = self._rollout(shadow, recipe, device)
+        update = self._once(
+            "update",
+            lambda: update_memory(policy, recipe, micro_batch),
+            recipe.model, recipe.adapter, recipe.loss, micro_batch,
+            recipe.train.gradient_checkpointing, policy.paths.packed,
+        )  # fmt: skip
+        weights, adapter = base_weights(policy), adapter_bytes(policy)
+        state = optimizer_bytes(policy.trainable.values(), recipe.train.optimizer)
+        standing = weights + Counter({ADAPTER: adapter, OPTIMIZER: state})
+        # AdamW's square roots: of all parameters at once on a GPU, of one after the other on a CPU.
+        step = Counter({GRADIENTS: adapter, STEP: adapter if device == "cuda" else 0})
+        passes = update.peak + Counter({GRADIENTS: adapter if several else 0})
+        loading = loading_bytes(policy, recipe.model, self._recipe_dir, device)
+        return MemoryPlan(
+            device=device,
+            parameters=base_parameters(policy),
+            adapter_parameters=sum(p.numel() for p in policy.trainable.values()),
+            batch=largest_batch(recipe, longest),
+            micro_batch=micro_batch,
+            phases=(
+                Phase("load", weights + Counter({LOADING: loading})),
+                # The gradients of the step before are there until the next update begins.
+                Phase("rollout", standing + rollout.peak + Counter({GRADIENTS: adapter})),
+                Phase("update", standing + max(passes, step, key=Counter.total)),
+            ),
+            kept_weights=dequantized_bytes(policy) if device == "cuda" else 0,
+            kept_buffers=rollout.kept,
+        )
+
+    def _rollout(self, shadow: Policy, recipe: Recipe, device: Device) -> tuple[Policy, Held]:
+        """The policy with the paths it takes, and what a rollout holds."""
+        settings = SamplingSettings(**recipe.rollout.model_dump())
+        batch = largest_batch(recipe, self._longest or recipe.data.max_prompt_tokens)
+        paths = self._paths or Paths()
+        policy = replace(shadow, device=torch.device(device), paths=paths)
+        if device == "cpu" and paths.rollout_dtype is None:
+            policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
+
+        rollout = self._once(
+            "rollout",
+            lambda: rollout_memory(policy, settings, batch),
+            recipe.model, recipe.adapter, settings, batch, device, policy.paths,
+        )  # fmt: skip
+        return replace(policy, device=shadow.device), rollout
+
+    def _once(self, what: str, compute: Callable[[], Result], *key: Any) -> Result:
+        """What `compute` returns, computed once for equal keys."""
+        parts = [part.model_dump() if hasattr(part, "model_dump") else repr(part) for part in key]
+        name = json.dumps([what, *parts])
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]  # type: ignore[no-any-return]

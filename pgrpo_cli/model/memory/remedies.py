@@ -1,0 +1,67 @@
+"""What to change in a recipe so that it takes less memory, and how much less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pgrpo_cli.recipe.schema import Recipe
+
+from .plan import Device, MemoryPlan
+from .planner import Planner
+
+_WORTHWHILE = 0.02
+"""Share of the peak that a change must save to be worth naming."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Changes of a recipe as `--set` takes them, and the plan that they make."""
+
+    changes: tuple[str, ...]
+    plan: MemoryPlan
+
+
+def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan) -> list[Remedy]:
+    """Changes that lower the peak of `plan`, each by itself, and at last all of them together.
+
+    None of them changes what is computed but for rounding, quantization and 8-bit optimizer states aside.
+    """
+    found: list[Remedy] = []
+    together, changes = recipe, []
+    for path, value, text in _changes(recipe, plan.device):
+        alone = planner.plan(_changed(recipe, path, value), plan.device)
+        if alone.peak <= (1 - _WORTHWHILE) * plan.peak:
+            change = f"{'.'.join(path)}={text}"
+            found.append(Remedy((change,), alone))
+            changes.append(change)
+            together = _changed(together, path, value)
+    if len(found) > 1:
+        found.append(Remedy(tuple(changes), planner.plan(together, plan.device)))
+    return found
+
+
+def _changes(recipe: Recipe, device: Device) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+    """Path of a key, its value, and the value as it is written."""
+    if recipe.model.quantization.type == "none" and recipe.model.id != "random":
+        yield ("model", "quantization"), {"type": "nf4"}, "{type: nf4}"
+    if recipe.model.compute_dtype == "float32":
+        yield ("model", "compute_dtype"), "bfloat16", "bfloat16"
+    if not recipe.train.gradient_checkpointing:
+        yield ("train", "gradient_checkpointing"), True, "true"
+    quarter = max(1, recipe.train.tokens_per_micro_batch // 4)
+    yield ("train", "tokens_per_micro_batch"), quarter, str(quarter)
+    quarter = max(1, recipe.rollout.tokens_per_batch // 4)
+    yield ("rollout", "tokens_per_batch"), quarter, str(quarter)
+    if device == "cuda" and recipe.train.optimizer.type == "adamw":
+        yield ("train", "optimizer", "type"), "adamw_8bit", "adamw_8bit"
+
+
+def _changed(recipe: Recipe, path: tuple[str, ...], value: Any) -> Recipe:
+    data = recipe.model_dump(mode="json")
+    section = data
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return Recipe.model_validate(data)

@@ -1,0 +1,128 @@
+"""Bytes of what stays in memory from beginning to end: weights by part, adapter, gradients, optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from pgrpo_cli.recipe.training import Optimizer
+
+from ..nf4 import nf4_layers
+from ..policy import Policy
+
+PARTS = ("embeddings", "attention", "MLP", "norms", "output layer", "other weights")
+"""Parts of the base model, in the order of a table."""
+
+_BLOCK, _OUTER_BLOCK = 64, 256
+"""Weights that share a quantization constant; constants that share one, with double quantization."""
+_CODES, _OUTER_CODES = 16, 256
+"""Entries of the tables that a layer keeps of either."""
+_SMALLEST_8BIT = 4096
+"""Tensors with fewer entries keep their optimizer state in 32 bits (bitsandbytes' `min_8bit_size`)."""
+_BLOCK_8BIT = 256
+
+
+def base_weights(policy: Policy) -> Counter[str]:
+    """Bytes of the base model's parameters and buffers by part; what is tied is counted once."""
+    base = policy.model.get_base_model()
+    quantized = {id(layer.weight): nf4_bytes(layer) for layer in nf4_layers(base)}
+    sizes: Counter[str] = Counter()
+    for part, tensor in _base_tensors(base):
+        sizes[part] += quantized.get(id(tensor)) or tensor.numel() * tensor.element_size()
+    return sizes
+
+
+def base_parameters(policy: Policy) -> Counter[str]:
+    """Number of the base model's parameters by part; what is tied is counted once."""
+    base = policy.model.get_base_model()
+    counts: Counter[str] = Counter()
+    for part, tensor in _base_tensors(base):
+        if isinstance(tensor, torch.nn.Parameter):
+            counts[part] += tensor.numel()
+    return counts
+
+
+def nf4_bytes(layer: Any) -> int:
+    """Bytes of a Linear4bit's weight: half a byte a weight, and the constants of its blocks."""
+    numel = layer.in_features * layer.out_features
+    blocks = math.ceil(numel / _BLOCK)
+    tables = 4 * _CODES
+    if not layer.weight.compress_statistics:
+        return math.ceil(numel / 2) + 4 * blocks + tables
+    outer = 4 * math.ceil(blocks / _OUTER_BLOCK) + 4
+    return math.ceil(numel / 2) + blocks + outer + tables + 4 * _OUTER_CODES
+
+
+def dequantized_bytes(policy: Policy) -> int:
+    """Bytes of a copy of all NF4 weights in the compute dtype."""
+    layers = nf4_layers(policy.model.get_base_model())
+    return sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for layer in layers)
+
+
+def adapter_bytes(policy: Policy) -> int:
+    """Bytes of the adapter's weights; its gradients take as many."""
+    return sum(p.numel() * p.element_size() for p in policy.trainable.values())
+
+
+def optimizer_bytes(parameters: Iterable[torch.Tensor], settings: Optimizer) -> int:
+    """Bytes of AdamW's two moments."""
+    if settings.type == "adamw":
+        return sum(2 * p.numel() * p.element_size() for p in parameters)
+    return sum(
+        2 * p.numel() + 2 * 4 * math.ceil(p.numel() / _BLOCK_8BIT)
+        if p.numel() >= _SMALLEST_8BIT
+        else 2 * 4 * p.numel()
+        for p in parameters
+    )
+
+
+def _base_tensors(base: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each parameter and buffer of the base model, once, with its part; the adapter's are left out."""
+    from peft.tuners.lora import LoraLayer
+
+    seen: set[int] = set()
+    adapter = {
+        id(p)
+        for layer in base.modules()
+        if isinstance(layer, LoraLayer)
+        for name in layer.adapter_layer_names
+        for p in _parameters(getattr(layer, name))
+    }
+    for path, module in _with_parts(base, base.get_input_embeddings(), base.get_output_embeddings()):
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and id(tensor) not in seen | adapter:
+                seen.add(id(tensor))
+                yield path, tensor
+
+
+def _parameters(adapters: Any) -> Iterator[torch.nn.Parameter]:
+    if isinstance(adapters, torch.nn.Module):
+        yield from adapters.parameters()
+
+
+def _with_parts(
+    module: Any, embeddings: Any, output: Any, part: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """All modules below with the part that each belongs to: the outermost whose name says so."""
+    if module is embeddings:
+        part = "embeddings"
+    elif module is output:
+        part = "output layer"
+    part = part or _part_of(type(module).__name__.lower())
+    yield part or "other weights", module
+    for child in module.children():
+        yield from _with_parts(child, embeddings, output, part)
+
+
+def _part_of(class_name: str) -> str | None:
+    """Attention, MLP or norms, by what transformers calls their classes."""
+    words = {
+        "attention": ("attention", "attn"),
+        "MLP": ("mlp", "moe", "experts", "feedforward"),
+        "norms": ("norm",),
+    }
+    return next((part for part, known in words.items() if any(w in class_name for w in known)), None)

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data import prepared
+from pgrpo_cli.data.preference_groups import named_by_rows
 from pgrpo_cli.data.prompts import PromptRenderer
-from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, RejectedRow, SourceData
+from pgrpo_cli.data.records import (
+    GroupedData,
+    PreparedPrompt,
+    PromptRecord,
+    RejectedRow,
+    SourceData,
+    SourceRecord,
+)
 from pgrpo_cli.data.sources import SOURCES
+from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.split import split_by_text
 from pgrpo_cli.data.summary import GroupCounts, count_groups, count_reasons, warnings_about
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
@@ -69,7 +78,8 @@ def prepare(
         recipe.model.chat_template_kwargs,
     )
     report_progress("read", 0, 1)
-    source = _with_unique_ids(SOURCES[recipe.data.source.type](recipe.data.source, recipe_dir, recipe.seed))
+    read = SOURCES[recipe.data.source.type](recipe.data.source, ReadContext(recipe_dir, recipe.seed))
+    source = named_by_rows(_with_unique_ids(read))
     prompts, too_long = _render((*source.train, *(source.eval or ())), renderer, report_progress)
     rejected = [*source.rejected, *too_long]
     splits = _split(source, prompts, recipe)
@@ -94,7 +104,7 @@ def _with_unique_ids(source: SourceData) -> SourceData:
     """Equal rows have equal ids; from the second on they are numbered."""
     seen: Counter[str] = Counter()
 
-    def numbered(record: PromptRecord) -> PromptRecord:
+    def numbered(record: SourceRecord) -> SourceRecord:
         seen[record.prompt_id] += 1
         count = seen[record.prompt_id]
         return record if count == 1 else replace(record, prompt_id=f"{record.prompt_id}-{count}")
@@ -119,7 +129,7 @@ def _render(
 
 
 def _split(
-    source: SourceData, prompts: dict[str, PreparedPrompt], recipe: Recipe
+    source: GroupedData, prompts: dict[str, PreparedPrompt], recipe: Recipe
 ) -> dict[str, list[PreparedPrompt]]:
     train: Sequence[PromptRecord] = [record for record in source.train if record.prompt_id in prompts]
     evaluation: Sequence[PromptRecord] = [
@@ -134,7 +144,7 @@ def _split(
 
 
 def _require_prompts(
-    source: SourceData, splits: dict[str, list[PreparedPrompt]], rejected: Sequence[RejectedRow]
+    source: GroupedData, splits: dict[str, list[PreparedPrompt]], rejected: Sequence[RejectedRow]
 ) -> None:
     if not splits["train"]:
         found = f"no rows at all in {', '.join(file.name for file in source.files) or 'the source'}"
@@ -165,7 +175,7 @@ def _shown(row: RejectedRow) -> str:
 def _description(
     recipe: Recipe,
     renderer: PromptRenderer,
-    source: SourceData,
+    source: GroupedData,
     groups: Sequence[GroupCounts],
     rejected: Sequence[RejectedRow],
 ) -> dict[str, Any]:

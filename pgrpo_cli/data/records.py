@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,16 +10,34 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
-class PromptRecord:
+class SourceRecord:
     """A prompt as a source gives it. `columns` are the row's further columns (JSON values) for the rewards.
 
-    `file` and `line` (from 1) say where it stands, for the rows that are rejected later on.
+    `preference_group`: as the row names it, None where it names none. `user_id` and `time` (a number that
+    orders, such as seconds) say who asked when, where the source knows. `file` and `line` (from 1) say where
+    it stands, for the rows that are rejected later on.
     """
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    preference_group: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    user_id: str | None = None
+    time: float | None = None
+    file: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """A prompt of a preference group; the other fields are those of a `SourceRecord`."""
 
     prompt_id: str
     preference_group: str
     messages: tuple[Message, ...]
     columns: dict[str, Any] = field(default_factory=dict)
+    user_id: str | None = None
+    time: float | None = None
     file: str | None = None
     line: int | None = None
 
@@ -62,8 +81,30 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class UserProfile:
+    """What tells a user's taste: weights by feature (such as a genre's mean rating), and texts of theirs."""
+
+    features: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class SourceData:
-    """What a source read. `eval` is None where it brings no split of its own."""
+    """What a source read. `eval` is None where it brings no split of its own.
+
+    `profiles`: what is known of users by `user_id`, from what came before the held-out prompts only.
+    """
+
+    train: tuple[SourceRecord, ...]
+    eval: tuple[SourceRecord, ...] | None
+    rejected: tuple[RejectedRow, ...] = ()
+    files: tuple[SourceFile, ...] = ()
+    profiles: Mapping[str, UserProfile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GroupedData:
+    """What a source read, every prompt in its preference group."""
 
     train: tuple[PromptRecord, ...]
     eval: tuple[PromptRecord, ...] | None
@@ -71,7 +112,7 @@ class SourceData:
     files: tuple[SourceFile, ...] = ()
 
 
-def text_key(record: PromptRecord) -> str:
+def text_key(record: SourceRecord | PromptRecord) -> str:
     """What makes two prompts the same text: their messages but the system's, without case and spacing."""
     parts = [
         f"{message['role']} {message['content']}"

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .records import PreparedPrompt, RejectedRow, SourceData, text_key
+from .records import GroupedData, PreparedPrompt, RejectedRow, text_key
 
 # Under so many prompts a preference group's spread is a guess and every epoch repeats the same few.
 FEW_PROMPTS = 16
@@ -44,7 +44,7 @@ def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def warnings_about(source: SourceData, groups: Sequence[GroupCounts]) -> Iterator[str]:
+def warnings_about(source: GroupedData, groups: Sequence[GroupCounts]) -> Iterator[str]:
     """What a user should know before spending GPU hours on data that are legal."""
     for group in groups:
         if group.train_prompts < FEW_PROMPTS:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .data import PersonasSource
 from .messages import KeyPath, show
 from .model import RandomModel
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
 from .schema import Recipe
+from .sources import PersonasSource
 from .training import HistorySection, WindowHistory
 
 

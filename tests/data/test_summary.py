@@ -1,12 +1,12 @@
 import pytest
 
-from pgrpo_cli.data.records import RejectedRow, SourceData
+from pgrpo_cli.data.records import GroupedData, RejectedRow
 from pgrpo_cli.data.summary import FEW_PROMPTS, count_groups, count_reasons, warnings_about
 from tests.support.records import prompt, record
 
 
 def warnings(train, rejected=(), evaluation=()):
-    source = SourceData(tuple(train), None, tuple(rejected))
+    source = GroupedData(tuple(train), None, tuple(rejected))
     splits = {
         "train": [prompt(str(i), r.preference_group) for i, r in enumerate(train)],
         "eval": [prompt(str(i), r.preference_group) for i, r in enumerate(evaluation)],

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.registry import Registry
 
+from .context import ReadContext
 from .jsonl import read_jsonl
 from .personas import read_personas
 
-# A reader takes (source section, recipe's folder, recipe's seed).
-Reader = Callable[[Any, Path, int], SourceData]
+Reader = Callable[[Any, ReadContext], SourceData]
+"""Takes the section `data.source`."""
 
 READERS: dict[str, Reader] = {
     "personas": read_personas,

@@ -12,26 +12,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData, SourceFile, text_key
+from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, text_key
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.data import JsonlSource
+from pgrpo_cli.recipe.sources import JsonlSource
 from pgrpo_cli.registry import nearest
 
+from .context import ReadContext
 from .rows import RowProblem, group_named_in, parse_line, record_from_row
 
 ROW_EXCERPT = 500
 MAX_COLUMNS_SHOWN = 30
 
 
-def read_jsonl(section: JsonlSource, recipe_dir: Path, seed: int) -> SourceData:
+def read_jsonl(section: JsonlSource, context: ReadContext) -> SourceData:
     """All rows of the files that `path` (and `eval_path`) name, in file and line order.
 
     Raises DataError where no file matches, one cannot be read, or all rows lack a column that is needed.
     """
-    train, rejected, files = _read(section, "path", section.path, recipe_dir)
+    train, rejected, files = _read(section, "path", section.path, context)
     if section.eval_path is None:
         return SourceData(tuple(train), None, tuple(rejected), tuple(files))
-    held_out, rejected_eval, eval_files = _read(section, "eval_path", section.eval_path, recipe_dir)
+    held_out, rejected_eval, eval_files = _read(section, "eval_path", section.eval_path, context)
     eval_texts = {text_key(record) for record in held_out}
     kept = [record for record in train if text_key(record) not in eval_texts]
     leaked = [_leaked(record) for record in train if text_key(record) in eval_texts]
@@ -40,27 +41,29 @@ def read_jsonl(section: JsonlSource, recipe_dir: Path, seed: int) -> SourceData:
 
 
 def _read(
-    section: JsonlSource, field: str, pattern: str, recipe_dir: Path
-) -> tuple[list[PromptRecord], list[RejectedRow], list[SourceFile]]:
-    records: list[PromptRecord] = []
+    section: JsonlSource, field: str, pattern: str, context: ReadContext
+) -> tuple[list[SourceRecord], list[RejectedRow], list[SourceFile]]:
+    records: list[SourceRecord] = []
     rejected: list[RejectedRow] = []
     files: list[SourceFile] = []
     columns: dict[str, None] = {}
-    for path in _matches(field, pattern, recipe_dir):
-        name = _name(path, recipe_dir)
+    for path in _matches(field, pattern, context.recipe_dir):
+        name = _name(path, context.recipe_dir)
         files.append(SourceFile(name, _sha256(path)))
         for number, line in _lines(path):
             row: dict[str, Any] = {}
             try:
                 row = parse_line(line)
                 columns.update(dict.fromkeys(row))
-                records.append(record_from_row(row, section, name, number))
+                records.append(
+                    record_from_row(row, section, name, number, needs_group=context.groups_from_rows)
+                )
             except RowProblem as problem:
                 group = group_named_in(row, section.preference_group_column)
                 text = line[:ROW_EXCERPT].decode("utf-8", errors="backslashreplace")
                 rejected.append(RejectedRow(problem.reason, problem.detail, name, number, group, text))
     if columns:
-        _require_columns(section, field, pattern, list(columns))
+        _require_columns(section, field, pattern, list(columns), needs_group=context.groups_from_rows)
     return records, rejected, files
 
 
@@ -94,11 +97,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _require_columns(section: JsonlSource, field: str, pattern: str, found: list[str]) -> None:
-    needed = (
-        ("preference_group_column", [section.preference_group_column]),
-        ("prompt_column", [section.prompt_column, section.messages_column]),
-    )
+def _require_columns(
+    section: JsonlSource, field: str, pattern: str, found: list[str], *, needs_group: bool
+) -> None:
+    needed = [("prompt_column", [section.prompt_column, section.messages_column])]
+    if needs_group:
+        needed.insert(0, ("preference_group_column", [section.preference_group_column]))
     for setting, names in needed:
         if any(name in found for name in names):
             continue
@@ -112,7 +116,7 @@ def _require_columns(section: JsonlSource, field: str, pattern: str, found: list
         )
 
 
-def _leaked(record: PromptRecord) -> RejectedRow:
+def _leaked(record: SourceRecord) -> RejectedRow:
     text = record.messages[-1]["content"][:ROW_EXCERPT]
     reason = "text is held out for evaluation too"
     return RejectedRow(

@@ -8,13 +8,13 @@ The reward that belongs to them is in `rewards/personas.py`.
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
-from pgrpo_cli.data.records import PromptRecord, SourceData
-from pgrpo_cli.recipe.data import PersonasSource
+from pgrpo_cli.data.records import SourceData, SourceRecord
+from pgrpo_cli.recipe.sources import PersonasSource
 from pgrpo_cli.rewards.personas import PERSONAS, Persona
 from pgrpo_cli.seeding import derive_seed
 
+from .context import ReadContext
 from .persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, REQUESTS, TRAIN_SITUATIONS
 
 SYSTEM_PROMPT = "You recommend music. Answer the way the user likes."
@@ -23,9 +23,9 @@ REACTIONS = ("I like that. One more tip?", "That is how I like it. Another one?"
 THANKS = ("Just right.", "I liked that, too.", "Thanks, that was a good reply.")
 
 
-def read_personas(section: PersonasSource, recipe_dir: Path, seed: int) -> SourceData:
+def read_personas(section: PersonasSource, context: ReadContext) -> SourceData:
     """All prompts of the synthetic task; the same seed gives the same prompts in the same order."""
-    rng = random.Random(derive_seed(seed, "personas"))
+    rng = random.Random(derive_seed(context.seed, "personas"))
     train = [
         _record(persona, "train", number, TRAIN_SITUATIONS, rng)
         for persona, count in zip(PERSONAS.values(), _counts(section.prompts), strict=True)
@@ -53,7 +53,7 @@ def _counts(prompts: int) -> list[int]:
 
 def _record(
     persona: Persona, split: str, number: int, situations: tuple[str, ...], rng: random.Random
-) -> PromptRecord:
+) -> SourceRecord:
     # Cycling through the situations shows each of them to every persona as evenly as its prompts allow.
     situation = situations[number % len(situations)]
     plays = _listing(rng.sample(PLAYS[persona.genre], rng.choice((2, 3))))
@@ -69,8 +69,8 @@ def _record(
         _message("assistant", second),
         _message("user", f"{rng.choice(THANKS)} {situation} {rng.choice(REQUESTS)}"),
     )
-    return PromptRecord(
-        f"{split}-{persona.name}-{number:04d}", persona.name, messages, {"situation": situation}
+    return SourceRecord(
+        f"{split}-{persona.name}-{number:04d}", messages, persona.name, {"situation": situation}
     )
 
 

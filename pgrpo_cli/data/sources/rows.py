@@ -7,8 +7,8 @@ import json
 import math
 from typing import Any
 
-from pgrpo_cli.data.records import Message, PromptRecord
-from pgrpo_cli.recipe.data import JsonlSource
+from pgrpo_cli.data.records import Message, SourceRecord
+from pgrpo_cli.recipe.sources import JsonlSource
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_GROUP_LENGTH = 200
@@ -50,9 +50,12 @@ def group_named_in(row: dict[str, Any], column: str) -> str | None:
         return None
 
 
-def record_from_row(row: dict[str, Any], section: JsonlSource, file: str, line: int) -> PromptRecord:
+def record_from_row(
+    row: dict[str, Any], section: JsonlSource, file: str, line: int, *, needs_group: bool = True
+) -> SourceRecord:
     """The record of a row; its id is a hash of its content, so it survives reordering. Raises RowProblem."""
-    group = _preference_group(row, section.preference_group_column)
+    column = section.preference_group_column
+    group = _preference_group(row, column) if needs_group else group_named_in(row, column)
     messages = _messages(row, section)
     used = {section.prompt_column, section.messages_column, section.preference_group_column}
     columns = {name: value for name, value in row.items() if name not in used}
@@ -61,7 +64,7 @@ def record_from_row(row: dict[str, Any], section: JsonlSource, file: str, line: 
     except (ValueError, RecursionError) as error:
         raise RowProblem("columns cannot be stored", str(error)) from error
     prompt_id = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-    return PromptRecord(prompt_id, group, tuple(messages), columns, file, line)
+    return SourceRecord(prompt_id, tuple(messages), group, columns, file=file, line=line)
 
 
 def _preference_group(row: dict[str, Any], column: str) -> str:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.jsonl import read_jsonl
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.data import JsonlSource
+from pgrpo_cli.recipe.sources import JsonlSource
 
 GOOD = b'{"prompt": "Hi", "preference_group": "a"}'
 
@@ -21,7 +22,7 @@ def row(prompt, group="a", **columns):
 
 def read(folder, *lines, name="rows.jsonl", **section):
     (folder / name).write_bytes(b"\n".join(lines))
-    return read_jsonl(JsonlSource(**({"path": name} | section)), folder, 0)
+    return read_jsonl(JsonlSource(**({"path": name} | section)), ReadContext(folder))
 
 
 def prompts(records):
@@ -66,7 +67,7 @@ def test_only_the_beginning_of_a_long_rejected_row_is_kept(tmp_path):
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 def test_byte_order_marks_and_dos_line_ends_change_nothing(tmp_path, bom, end):
     (tmp_path / "rows.jsonl").write_bytes(bom + end.join([row("one"), row("naïve")]) + end)
-    data = read_jsonl(JsonlSource(path="rows.jsonl"), tmp_path, 0)
+    data = read_jsonl(JsonlSource(path="rows.jsonl"), ReadContext(tmp_path))
     assert prompts(data.train) == ["one", "naïve"]
     assert data.rejected == ()
 
@@ -74,7 +75,7 @@ def test_byte_order_marks_and_dos_line_ends_change_nothing(tmp_path, bom, end):
 def test_gzip_files_are_read_and_hashed_as_they_are(tmp_path):
     content = gzip.compress(row("one") + b"\n" + row("two"))
     (tmp_path / "rows.jsonl.gz").write_bytes(content)
-    data = read_jsonl(JsonlSource(path="rows.jsonl.gz"), tmp_path, 0)
+    data = read_jsonl(JsonlSource(path="rows.jsonl.gz"), ReadContext(tmp_path))
     assert prompts(data.train) == ["one", "two"]
     assert data.files[0].sha256 == hashlib.sha256(content).hexdigest()
 
@@ -85,14 +86,14 @@ def test_gzip_files_are_read_and_hashed_as_they_are(tmp_path):
 def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     (tmp_path / "rows.jsonl.gz").write_bytes(damage(gzip.compress(row("one") * 100)))
     with pytest.raises(DataError, match=r"rows\.jsonl\.gz cannot be read"):
-        read_jsonl(JsonlSource(path="rows.jsonl.gz"), tmp_path, 0)
+        read_jsonl(JsonlSource(path="rows.jsonl.gz"), ReadContext(tmp_path))
 
 
 def test_a_pattern_reads_all_files_sorted_by_name(tmp_path):
     for name in ("sub/c.jsonl", "b.jsonl", "a.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(row(name))
-    data = read_jsonl(JsonlSource(path="**/*.jsonl"), tmp_path, 0)
+    data = read_jsonl(JsonlSource(path="**/*.jsonl"), ReadContext(tmp_path))
     assert prompts(data.train) == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
     assert [file.name for file in data.files] == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
 

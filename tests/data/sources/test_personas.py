@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, TRAIN_SITUATIONS
 from pgrpo_cli.data.sources.personas import read_personas
-from pgrpo_cli.recipe.data import PersonasSource
+from pgrpo_cli.recipe.sources import PersonasSource
 from pgrpo_cli.rewards.genres import CORE_PATTERNS, MOOD_PATTERNS
 from pgrpo_cli.rewards.personas import PERSONAS
 from pgrpo_cli.rewards.styles import STYLES, textness
@@ -23,7 +24,7 @@ STYLE_NAMES = listed_terms(
 
 def read(prompts=640, per_group=8, seed=0):
     source = PersonasSource(prompts=prompts, eval_prompts_per_group=per_group)
-    return read_personas(source, Path(), seed)
+    return read_personas(source, ReadContext(Path(), seed))
 
 
 def text_of(record):

@@ -1,7 +1,7 @@
 from typing import get_args
 
 from pgrpo_cli.data.sources import SOURCES
-from pgrpo_cli.recipe.data import Source
+from pgrpo_cli.recipe.sources import Source
 
 
 def test_every_source_type_of_the_schema_has_a_reader():

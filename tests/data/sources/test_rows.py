@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import PromptRecord
 from pgrpo_cli.data.sources.rows import RowProblem, group_named_in, parse_line, record_from_row
-from pgrpo_cli.recipe.data import JsonlSource
+from pgrpo_cli.recipe.sources import JsonlSource
 
 SECTION = JsonlSource(path="rows.jsonl")
 USER = [{"role": "user", "content": "Hi"}]

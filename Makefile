@@ -58,11 +58,12 @@ test-gpu: $(DEV)  ## Run the tests that need a CUDA device.
 torture: $(DEV)  ## Kill a run at 20 random moments and compare it with one that was left alone.
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -k torture -s
 
-bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); an hour on 2 CPU cores, with nothing else running.
+bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 2 CPU cores, with nothing else running.
 	$(OFFLINE) $(BIN)/python benchmarks/step_time.py --json step_time.json
 	$(OFFLINE) $(BIN)/python benchmarks/techniques.py --json techniques.json
 	$(OFFLINE) $(BIN)/python benchmarks/roofline.py --json roofline.json
 	$(OFFLINE) $(BIN)/python benchmarks/history.py --json history.json
+	$(OFFLINE) $(BIN)/python benchmarks/plan.py --json plan.json
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

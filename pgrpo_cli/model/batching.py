@@ -11,7 +11,8 @@ from .oom import Piece, TokenBudget
 from .sampling import SamplingSettings
 
 _REMEDY = (
-    "Lower data.max_prompt_tokens or rollout.max_completion_tokens, quantize the model, or use a smaller one."
+    "Lower data.max_prompt_tokens or rollout.max_completion_tokens, quantize the model, or use a smaller "
+    "one; `pgrpo plan` says what fits."
 )
 
 

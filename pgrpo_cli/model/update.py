@@ -26,7 +26,7 @@ from .rollout import Rollouts
 
 _REMEDY = (
     "Set train.gradient_checkpointing to true, lower data.max_prompt_tokens or "
-    "rollout.max_completion_tokens, or use a smaller model."
+    "rollout.max_completion_tokens, or use a smaller model; `pgrpo plan` says what fits."
 )
 
 

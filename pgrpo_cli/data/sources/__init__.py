@@ -9,7 +9,7 @@ from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
-from .jsonl import read_jsonl
+from .generic import read_csv, read_datasets, read_jsonl, read_parquet
 from .personas import read_personas
 
 Reader = Callable[[Any, ReadContext], SourceData]
@@ -18,6 +18,9 @@ Reader = Callable[[Any, ReadContext], SourceData]
 READERS: dict[str, Reader] = {
     "personas": read_personas,
     "jsonl": read_jsonl,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "datasets": read_datasets,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

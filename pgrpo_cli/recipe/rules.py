@@ -12,6 +12,7 @@ from typing import Any
 
 from .messages import KeyPath, show
 from .model import RandomModel
+from .presets import RatedSet
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
 from .schema import Recipe
 from .sources import ColumnMapping, PersonasSource
@@ -176,6 +177,14 @@ def one_reference(recipe: Recipe) -> Iterator[Violation]:
         yield Violation(("data", "source", "reference_column"), source.reference_column, rule)
 
 
+def held_out_files_beside_others(recipe: Recipe) -> Iterator[Violation]:
+    """Held-out files of a set go with training files."""
+    source = recipe.data.source
+    if isinstance(source, RatedSet) and source.eval_path is not None and source.path is None:
+        rule = "goes with data.source.path; set that, too, or remove it (eval_split chooses the hub's split)"
+        yield Violation(("data", "source", "eval_path"), source.eval_path, rule)
+
+
 def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
     """`min` and `max` enclose something."""
     if isinstance(reward, LengthReward) and reward.min > reward.max:
@@ -209,6 +218,7 @@ RULES: tuple[RecipeRule, ...] = (
     personas_reward_needs_personas,
     templates_parse,
     one_reference,
+    held_out_files_beside_others,
 )
 REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 

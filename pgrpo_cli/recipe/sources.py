@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
+from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
 
 
 class PersonasSource(Section):
@@ -115,6 +116,14 @@ class DatasetsSource(ColumnMapping):
 
 
 Source = Annotated[
-    PersonasSource | JsonlSource | CsvSource | ParquetSource | DatasetsSource,
+    PersonasSource
+    | JsonlSource
+    | CsvSource
+    | ParquetSource
+    | DatasetsSource
+    | UltraFeedbackSource
+    | HelpSteer2Source
+    | PersonalLLMSource
+    | PrismSource,
     Field(discriminator="type"),
 ]

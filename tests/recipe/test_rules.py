@@ -129,6 +129,13 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(data={"source": {**JSONL, "reference_column": "answer"}}, rewards=[LENGTH]),
     ),
     (
+        "held_out_files_beside_others",
+        "data.source.eval_path",
+        "goes with data.source.path",
+        changed(data={"source": {"type": "ultrafeedback", "eval_path": "a.jsonl"}}, rewards=[LENGTH]),
+        changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
+    ),
+    (
         "length_interval",
         "rewards.0.min",
         "must not be greater than max (10); swap them",

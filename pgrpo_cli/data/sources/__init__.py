@@ -11,6 +11,7 @@ from pgrpo_cli.registry import Registry
 from .context import ReadContext
 from .generic import read_csv, read_datasets, read_jsonl, read_parquet
 from .personas import read_personas
+from .presets import read_helpsteer2, read_personalllm, read_prism, read_ultrafeedback
 
 Reader = Callable[[Any, ReadContext], SourceData]
 """Takes the section `data.source`."""
@@ -21,6 +22,10 @@ READERS: dict[str, Reader] = {
     "csv": read_csv,
     "parquet": read_parquet,
     "datasets": read_datasets,
+    "ultrafeedback": read_ultrafeedback,
+    "helpsteer2": read_helpsteer2,
+    "personalllm": read_personalllm,
+    "prism": read_prism,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

@@ -53,6 +53,11 @@ def dataset_rows(wanted: DatasetName, recipe_dir: Path) -> Iterator[RawRow]:
                 first += batch.num_rows
 
 
+def is_saved(folder: str) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("state.json", "dataset_dict.json"))
+
+
 def with_digest(rows: Iterable[RawRow], name: str, files: list[SourceFile]) -> Iterator[RawRow]:
     """The rows; at their end `files` gets the SHA-256 of what they held, for want of a file."""
     digest = hashlib.sha256()
@@ -66,7 +71,7 @@ def with_digest(rows: Iterable[RawRow], name: str, files: list[SourceFile]) -> I
 def _saved(folder: str, wanted: DatasetName) -> Any:
     import datasets
 
-    if not any(os.path.isfile(os.path.join(folder, name)) for name in ("state.json", "dataset_dict.json")):
+    if not is_saved(folder):
         raise DataError(
             f"data.source.path: {folder} is a folder that save_to_disk did not write",
             remedy="For a folder of files set data.source.type to jsonl, csv or parquet, and path to them.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,25 @@ class RawRow:
         if self.text is not None:
             return self.text[:ROW_EXCERPT].encode("utf-8", errors="backslashreplace").decode()
         return json.dumps(self.values, default=str)[:ROW_EXCERPT]
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The JSON object of one line; NaN and infinities, which are no JSON, become null. Raises RowProblem."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowProblem(
+            "not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        ) from error
+    try:
+        row = json.loads(text, parse_constant=lambda constant: None, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise RowProblem("not JSON", f"{error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise RowProblem("not JSON", str(error)) from error
+    if not isinstance(row, dict):
+        raise RowProblem("not a JSON object", f"found {shown(row)}")
+    return row
 
 
 def record_of(
@@ -122,3 +142,8 @@ def shown(value: Any) -> str:
     """The value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None

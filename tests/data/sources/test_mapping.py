@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import SourceRecord
-from pgrpo_cli.data.sources.jsonl import parse_line
 from pgrpo_cli.data.sources.mapping import RowMapper
-from pgrpo_cli.data.sources.rows import RawRow, RowProblem
+from pgrpo_cli.data.sources.rows import RawRow, RowProblem, parse_line
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import JsonlSource
 

@@ -1,8 +1,8 @@
 """PersonalLLM: `prompt`, `response_1` to `response_8`, and `response_I_MODEL`, the score of a reward model.
 
 The columns are those that users of the set document, such as https://github.com/facebookresearch/LoRe
-("PersonalLLM"); the set is namkoong-lab/PersonalLLM on the hub, its paper arXiv 2409.20296. Scores are taken as
-they are, higher is better; models differ in scale.
+("PersonalLLM"); the set is namkoong-lab/PersonalLLM on the hub, its paper arXiv 2409.20296. Scores are taken
+as they are, higher is better; models differ in scale.
 """
 
 from __future__ import annotations

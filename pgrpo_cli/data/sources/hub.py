@@ -19,8 +19,9 @@ from .arrow_table import BATCH_ROWS, batch_rows, json_columns
 from .rows import RawRow
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Readers of plain tables. Others decode what a stranger made of sound, images or archives.
-PLAIN_READERS = ("arrow", "csv", "json", "parquet", "text")
+# Readers of plain tables (`cache`: of what they read before). Others unpack what a stranger made of
+# archives, sound or images.
+PLAIN_READERS = ("arrow", "cache", "csv", "json", "parquet", "text")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,12 @@ def _saved(folder: str, wanted: DatasetName) -> Any:
 def _of_the_hub(wanted: DatasetName) -> Any:
     import datasets
 
-    if not HUB_ID.fullmatch(wanted.path) or os.path.exists(wanted.path):
+    if os.path.exists(wanted.path):
+        raise DataError(
+            f"{wanted.path!r} is a file or folder of the working directory, which would hide the hub's",
+            remedy="Start pgrpo in another directory; a folder is looked for beside the recipe.",
+        )
+    if not HUB_ID.fullmatch(wanted.path):
         raise DataError(
             f"data.source.path: no folder {wanted.path!r} beside the recipe, and no id of the hub",
             remedy="Name a folder that save_to_disk wrote, or OWNER/NAME of the hub.",

@@ -90,7 +90,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id(tmp_path, path):
 def test_a_folder_of_the_working_directory_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
     (tmp_path / "here" / "data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="no id of the hub"):
+    with pytest.raises(DataError, match="'here/data' is a file or folder of the working directory"):
         read(tmp_path / "here" / "data", "here/data")
 
 

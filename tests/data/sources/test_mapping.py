@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -258,7 +259,7 @@ def test_what_is_no_user(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "time"),
+    ("value", "found"),
     [
         (5, 5.0),
         ("1.5", 1.5),
@@ -269,8 +270,18 @@ def test_what_is_no_user(value):
         ("1970-01-01T00:01:00Z", 60.0),
     ],
 )
-def test_times_are_numbers_or_dates(value, time):
-    assert mapped({"prompt": "Hi", "at": value}, time_column="at").time == time
+def test_times_are_numbers_or_dates(value, found):
+    assert mapped({"prompt": "Hi", "at": value}, time_column="at").time == found
+
+
+def test_dates_without_a_zone_are_utc_wherever_they_are_read(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert mapped({"prompt": "Hi", "at": "1970-01-01 00:01:00"}, time_column="at").time == 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("value", ["soon", "", "nan", "inf", True, [1], 10**400, "9999-13-01"])

@@ -12,9 +12,10 @@ from typing import Any
 
 from .messages import KeyPath, show
 from .model import RandomModel
+from .presets import RatedSet
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
 from .schema import Recipe
-from .sources import PersonasSource
+from .sources import ColumnMapping, PersonasSource
 from .training import HistorySection, WindowHistory
 
 
@@ -151,6 +152,39 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
+def templates_parse(recipe: Recipe) -> Iterator[Violation]:
+    """Templates of rows are Jinja, of the part that a recipe may use."""
+    source = recipe.data.source
+    for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
+        text = source.__dict__.get(key)
+        if text is None:
+            continue
+        # Jinja is loaded by recipes that have templates.
+        from .template_filters import TemplateProblem
+        from .templates import RowTemplate
+
+        try:
+            RowTemplate(text)
+        except TemplateProblem as problem:
+            yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
+
+
+def one_reference(recipe: Recipe) -> Iterator[Violation]:
+    """The reference comes from one place."""
+    source = recipe.data.source
+    if isinstance(source, ColumnMapping) and source.drop_last_assistant and source.reference_column:
+        rule = "the reference is the last message with drop_last_assistant; remove the one or the other"
+        yield Violation(("data", "source", "reference_column"), source.reference_column, rule)
+
+
+def held_out_files_beside_others(recipe: Recipe) -> Iterator[Violation]:
+    """Held-out files of a set go with training files."""
+    source = recipe.data.source
+    if isinstance(source, RatedSet) and source.eval_path is not None and source.path is None:
+        rule = "goes with data.source.path; set that, too, or remove it (eval_split chooses the hub's split)"
+        yield Violation(("data", "source", "eval_path"), source.eval_path, rule)
+
+
 def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
     """`min` and `max` enclose something."""
     if isinstance(reward, LengthReward) and reward.min > reward.max:
@@ -182,6 +216,9 @@ RULES: tuple[RecipeRule, ...] = (
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
+    templates_parse,
+    one_reference,
+    held_out_files_beside_others,
 )
 REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 
@@ -193,6 +230,12 @@ def hints(recipe: Recipe) -> list[str]:
         isinstance(reward, PersonasReward) for reward in recipe.rewards
     ):
         found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
+    source = recipe.data.source
+    if isinstance(source, ColumnMapping) and source.template is not None:
+        fields = type(source).model_fields
+        for key in ("prompt_column", "messages_column", "drop_last_assistant"):
+            if getattr(source, key) != fields[key].default:
+                found.append(f"data.source.{key} has no effect with data.source.template")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:

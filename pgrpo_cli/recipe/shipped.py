@@ -17,8 +17,9 @@ def shipped_folder() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name to file, sorted by name."""
-    return {path.stem: path for path in sorted(shipped_folder().rglob("*.yaml"))}
+    """Name to file, sorted by name, those in folders of their own (examples/) after the others."""
+    paths = sorted(shipped_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.stem: path for path in paths}
 
 
 def shipped_recipe(name: str) -> Path:

@@ -13,6 +13,8 @@ from pgrpo_cli import __version__
 from pgrpo_cli.cli.app import app
 from tests.support.recipes import MINIMAL, changed
 
+ROOT = Path(__file__).parents[2]
+
 
 def pgrpo(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -81,7 +83,10 @@ def test_the_reference_is_markdown() -> None:
 @pytest.mark.parametrize("arguments", [("recipes",), ("recipes", "list")])
 def test_recipes_are_listed_with_their_purpose(arguments: tuple[str, ...]) -> None:
     lines = pgrpo(*arguments).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    names = [line.split()[0] for line in lines]
+    examples = {path.stem for path in (ROOT / "recipes" / "examples").iterdir()}
+    first = [name for name in names if name not in examples]
+    assert names == sorted(first) + sorted(examples)
     assert any(line.startswith("smoke ") and "random two-layer model" in line for line in lines)
 
 

@@ -105,6 +105,37 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(data={"source": JSONL}, rewards=[LENGTH]),
     ),
     (
+        "templates_parse",
+        "data.source.template",
+        "unexpected '}' in line 2 of the template",
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }"}}, rewards=[LENGTH]),
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }}"}}, rewards=[LENGTH]),
+    ),
+    (
+        "templates_parse",
+        "data.source.system_template",
+        "no Include",
+        changed(data={"source": {**JSONL, "system_template": "{% include 'secrets' %}"}}, rewards=[LENGTH]),
+        changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
+    ),
+    (
+        "one_reference",
+        "data.source.reference_column",
+        "remove the one or the other",
+        changed(
+            data={"source": {**JSONL, "reference_column": "answer", "drop_last_assistant": True}},
+            rewards=[LENGTH],
+        ),
+        changed(data={"source": {**JSONL, "reference_column": "answer"}}, rewards=[LENGTH]),
+    ),
+    (
+        "held_out_files_beside_others",
+        "data.source.eval_path",
+        "goes with data.source.path",
+        changed(data={"source": {"type": "ultrafeedback", "eval_path": "a.jsonl"}}, rewards=[LENGTH]),
+        changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
+    ),
+    (
         "length_interval",
         "rewards.0.min",
         "must not be greater than max (10); swap them",
@@ -172,7 +203,7 @@ def test_a_rule_runs_beside_mistakes_that_it_does_not_read(tmp_path: Path) -> No
         changed(train={"steps": "few", "warmup_steps": 4}),
         changed(advantage={"estimator": "costum", "baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "basline": "prompt", "scale": "none"}),
-        changed(data={"source": {"type": "parquet"}}, rewards=[PERSONAS]),
+        changed(data={"source": {"type": "xml"}}, rewards=[PERSONAS]),
         changed(rewards=[{"type": "length", "min": 11, "max": "ten"}]),
         changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": "none"}]),
         changed(model={"id": 3, "revision": "main"}),
@@ -197,6 +228,13 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
             "history.min_count has no effect",
             changed(history={"min_count": 3}),
             changed(history={"min_count": 3, "update": "after"}),
+        ),
+        (
+            "data.source.prompt_column has no effect with data.source.template",
+            changed(
+                data={"source": {**JSONL, "prompt_column": "q", "template": "{{ q }}"}}, rewards=[LENGTH]
+            ),
+            changed(data={"source": {**JSONL, "template": "{{ q }}"}}, rewards=[LENGTH]),
         ),
     ],
 )

@@ -17,6 +17,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.y*ml"))
 
 def test_there_are_recipes_and_all_of_them_ship() -> None:
     assert {path.stem for path in RECIPES} == set(shipped_recipes())
+    assert len(RECIPES) == len(shipped_recipes())
     assert {"quickstart", "smoke", "qwen3-1.7b-personas", "qwen3-8b-personas"} <= set(shipped_recipes())
 
 
@@ -36,6 +37,12 @@ def test_the_header_says_purpose_hardware_time_and_a_command_that_is_valid(path:
     overrides = [after for word, after in pairwise(command.split()) if word == "--set"]
     assert overrides
     assert load_recipe(path, overrides) != load_recipe(path)
+
+
+def test_examples_are_listed_after_the_others() -> None:
+    folders = [path.parent.name for path in shipped_recipes().values()]
+    assert set(folders) == {"recipes", "examples"}
+    assert folders == sorted(folders, reverse=True)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

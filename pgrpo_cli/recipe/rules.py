@@ -7,32 +7,16 @@ AttributeError, and the rule that does so says nothing. No mistake hides another
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from .messages import KeyPath, show
 from .model import RandomModel
-from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
+from .reward_personas import PersonasReward
+from .reward_rules import REWARD_RULES
 from .schema import Recipe
 from .sources import PersonasSource
 from .training import HistorySection, WindowHistory
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken rule at `path`: the value found there, and the rule with its remedy."""
-
-    path: KeyPath
-    found: Any
-    rule: str
-
-    def __str__(self) -> str:
-        return f"found {show(self.found)}; {self.rule}"
-
+from .violation import Violation
 
 RecipeRule = Callable[[Recipe], Iterator[Violation]]
-RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
-"""Takes the path of the reward and the reward."""
 
 
 def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
@@ -151,26 +135,6 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
-def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """`min` and `max` enclose something."""
-    if isinstance(reward, LengthReward) and reward.min > reward.max:
-        yield Violation((*path, "min"), reward.min, f"must not be greater than max ({reward.max}); swap them")
-
-
-def personas_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """One of the parts counts."""
-    if isinstance(reward, PersonasReward) and reward.style_weight == reward.genre_weight == 0:
-        rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
-        yield Violation((*path, "style_weight"), reward.style_weight, rule)
-
-
-def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """A limit is one of counting."""
-    if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
-        rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
-        yield Violation((*path, "limit"), reward.limit, rule)
-
-
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
     window_reaches_min_count,
@@ -183,7 +147,6 @@ RULES: tuple[RecipeRule, ...] = (
     some_reward_counts,
     personas_reward_needs_personas,
 )
-REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 
 
 def hints(recipe: Recipe) -> list[str]:

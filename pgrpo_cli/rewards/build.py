@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.registry import Registry
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction
+from .language import build_readability, build_sentiment
 from .personas import build_personas
 from .plugin import build_plugin
 from .python_file import build_python
@@ -25,6 +26,8 @@ FACTORIES: dict[str, Factory] = {
     "regex": build_regex,
     "length": build_length,
     "keyword": build_keyword,
+    "readability": build_readability,
+    "sentiment": build_sentiment,
     "python": build_python,
     "plugin": build_plugin,
 }

@@ -105,11 +105,25 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(data={"source": JSONL}, rewards=[LENGTH]),
     ),
     (
-        "length_interval",
+        "interval",
         "rewards.0.min",
         "must not be greater than max (10); swap them",
         changed(rewards=[{**LENGTH, "min": 11}]),
         changed(rewards=[{**LENGTH, "min": 10}]),
+    ),
+    (
+        "interval",
+        "rewards.0.min",
+        "set one of them",
+        changed(rewards=[{"type": "readability"}]),
+        changed(rewards=[{"type": "readability", "max": 6}]),
+    ),
+    (
+        "interval",
+        "rewards.0.min",
+        "must not be greater than max (0.1); swap them",
+        changed(rewards=[{"type": "sentiment", "min": 0.2, "max": 0.1}]),
+        changed(rewards=[{"type": "sentiment", "min": 0.1, "max": 0.1}]),
     ),
     (
         "personas_parts",

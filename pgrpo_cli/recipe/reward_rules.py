@@ -1,0 +1,43 @@
+"""Rules between the keys of one reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .messages import KeyPath
+from .reward_base import RewardBase
+from .reward_personas import PersonasReward
+from .reward_text import LengthReward, ReadabilityReward, RegexReward, SentimentReward
+from .violation import Violation
+
+RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
+"""Takes the path of the reward and the reward."""
+
+
+def interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """`min` and `max` enclose something, and are not both left out."""
+    if not isinstance(reward, LengthReward | ReadabilityReward | SentimentReward):
+        return
+    low, high = reward.min, reward.max
+    if low is None and high is None:
+        rule = "min and max are both null, so that every text is worth the full reward; set one of them"
+        yield Violation((*path, "min"), low, rule)
+    elif low is not None and high is not None and low > high:
+        yield Violation((*path, "min"), low, f"must not be greater than max ({high:.12g}); swap them")
+
+
+def personas_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """One of the parts counts."""
+    if isinstance(reward, PersonasReward) and reward.style_weight == reward.genre_weight == 0:
+        rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
+        yield Violation((*path, "style_weight"), reward.style_weight, rule)
+
+
+def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """A limit is one of counting."""
+    if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
+        rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
+        yield Violation((*path, "limit"), reward.limit, rule)
+
+
+REWARD_RULES: tuple[RewardRule, ...] = (interval, personas_parts, regex_limit)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from .messages import KeyPath
 from .reward_base import RewardBase
 from .reward_personas import PersonasReward
+from .reward_recommendation import RecommendationReward
 from .reward_text import LengthReward, ReadabilityReward, RegexReward, SentimentReward
 from .violation import Violation
 
@@ -40,4 +41,16 @@ def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
         yield Violation((*path, "limit"), reward.limit, rule)
 
 
-REWARD_RULES: tuple[RewardRule, ...] = (interval, personas_parts, regex_limit)
+def recommendation_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """One of the parts counts, and it is known where candidates are."""
+    if not isinstance(reward, RecommendationReward):
+        return
+    if reward.hit_weight == reward.rank_weight == reward.candidate_weight == 0:
+        rule = "all weights of its parts are 0, so that every reward is 0; raise one of them"
+        yield Violation((*path, "hit_weight"), reward.hit_weight, rule)
+    if reward.candidate_weight and reward.candidates_column is None:
+        rule = "needs candidates_column, the column with the list of titles; set it, or set this to 0"
+        yield Violation((*path, "candidate_weight"), reward.candidate_weight, rule)
+
+
+REWARD_RULES: tuple[RewardRule, ...] = (interval, personas_parts, regex_limit, recommendation_parts)

@@ -9,6 +9,7 @@ from pydantic import Field
 from .reward_base import RewardBase
 from .reward_code import PluginReward, PythonReward
 from .reward_personas import PersonasReward
+from .reward_recommendation import RecommendationReward
 from .reward_text import KeywordReward, LengthReward, ReadabilityReward, RegexReward, SentimentReward
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PluginReward",
     "PythonReward",
     "ReadabilityReward",
+    "RecommendationReward",
     "RegexReward",
     "Reward",
     "RewardBase",
@@ -31,6 +33,7 @@ Reward = Annotated[
     | KeywordReward
     | ReadabilityReward
     | SentimentReward
+    | RecommendationReward
     | PythonReward
     | PluginReward,
     Field(discriminator="type"),

@@ -15,6 +15,7 @@ from .language import build_readability, build_sentiment
 from .personas import build_personas
 from .plugin import build_plugin
 from .python_file import build_python
+from .recommendation import build_recommendation
 from .reward_sum import RewardSum, Term
 from .simple import build_keyword, build_length, build_regex
 
@@ -28,6 +29,7 @@ FACTORIES: dict[str, Factory] = {
     "keyword": build_keyword,
     "readability": build_readability,
     "sentiment": build_sentiment,
+    "recommendation": build_recommendation,
     "python": build_python,
     "plugin": build_plugin,
 }

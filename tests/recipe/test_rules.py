@@ -133,6 +133,20 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(rewards=[{**PERSONAS, "style_weight": 0}]),
     ),
     (
+        "recommendation_parts",
+        "rewards.0.hit_weight",
+        "all weights of its parts are 0",
+        changed(rewards=[{"type": "recommendation", "hit_weight": 0, "rank_weight": 0}]),
+        changed(rewards=[{"type": "recommendation", "hit_weight": 0}]),
+    ),
+    (
+        "recommendation_parts",
+        "rewards.0.candidate_weight",
+        "needs candidates_column",
+        changed(rewards=[{"type": "recommendation", "candidate_weight": 0.1}]),
+        changed(rewards=[{"type": "recommendation", "candidate_weight": 0.1, "candidates_column": "titles"}]),
+    ),
+    (
         "regex_limit",
         "rewards.0.limit",
         "set count to true, or remove limit",

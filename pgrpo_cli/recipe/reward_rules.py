@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 from .messages import KeyPath
 from .reward_base import RewardBase
+from .reward_model import RewardModelReward
 from .reward_personas import PersonasReward
 from .reward_recommendation import RecommendationReward
+from .reward_similarity import ReferenceReward
 from .reward_text import LengthReward, ReadabilityReward, RegexReward, SentimentReward
 from .violation import Violation
 
@@ -53,4 +55,40 @@ def recommendation_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violatio
         yield Violation((*path, "candidate_weight"), reward.candidate_weight, rule)
 
 
-REWARD_RULES: tuple[RewardRule, ...] = (interval, personas_parts, regex_limit, recommendation_parts)
+def ratings(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """A scale has two ends, and rates something."""
+    if not isinstance(reward, ReferenceReward):
+        return
+    low, high = reward.rating_min, reward.rating_max
+    if low >= high:
+        yield Violation((*path, "rating_min"), low, f"must be less than rating_max ({high:.12g}); swap them")
+    elif reward.rating_column is None and (low, high) != (0, 1):
+        rule = "rating_min and rating_max are those of a column: name it, or leave them out"
+        yield Violation((*path, "rating_column"), None, rule)
+
+
+def raw_outputs(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """Raw outputs are cut on both sides or on none; the other activations are bounded already."""
+    if not isinstance(reward, RewardModelReward):
+        return
+    low, high = reward.min, reward.max
+    if low is None and high is None:
+        return
+    if reward.activation != "raw":
+        rule = f"min and max cut raw outputs, and activation is {reward.activation!r}; remove them"
+        yield Violation((*path, "activation"), reward.activation, rule)
+    elif low is None or high is None:
+        missing, other = ("min", "max") if low is None else ("max", "min")
+        yield Violation((*path, missing), None, f"goes with {other}; set both, or none")
+    elif low >= high:
+        yield Violation((*path, "min"), low, f"must be less than max ({high:.12g}); swap them")
+
+
+REWARD_RULES: tuple[RewardRule, ...] = (
+    interval,
+    personas_parts,
+    regex_limit,
+    recommendation_parts,
+    ratings,
+    raw_outputs,
+)

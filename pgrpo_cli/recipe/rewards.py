@@ -8,11 +8,15 @@ from pydantic import Field
 
 from .reward_base import RewardBase
 from .reward_code import PluginReward, PythonReward
+from .reward_model import RewardModelReward
 from .reward_personas import PersonasReward
 from .reward_recommendation import RecommendationReward
+from .reward_similarity import ChrfReward, EmbeddingReward, RougeReward
 from .reward_text import KeywordReward, LengthReward, ReadabilityReward, RegexReward, SentimentReward
 
 __all__ = [
+    "ChrfReward",
+    "EmbeddingReward",
     "KeywordReward",
     "LengthReward",
     "PersonasReward",
@@ -23,6 +27,8 @@ __all__ = [
     "RegexReward",
     "Reward",
     "RewardBase",
+    "RewardModelReward",
+    "RougeReward",
     "SentimentReward",
 ]
 
@@ -34,6 +40,10 @@ Reward = Annotated[
     | ReadabilityReward
     | SentimentReward
     | RecommendationReward
+    | RougeReward
+    | ChrfReward
+    | EmbeddingReward
+    | RewardModelReward
     | PythonReward
     | PluginReward,
     Field(discriminator="type"),

@@ -147,6 +147,43 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(rewards=[{"type": "recommendation", "candidate_weight": 0.1, "candidates_column": "titles"}]),
     ),
     (
+        "ratings",
+        "rewards.0.rating_min",
+        "must be less than rating_max (1); swap them",
+        changed(rewards=[{"type": "rouge", "rating_column": "stars", "rating_min": 1}]),
+        changed(rewards=[{"type": "rouge", "rating_column": "stars", "rating_min": 1, "rating_max": 5}]),
+    ),
+    (
+        "ratings",
+        "rewards.0.rating_column",
+        "name it, or leave them out",
+        changed(rewards=[{"type": "chrf", "rating_max": 5}]),
+        changed(rewards=[{"type": "chrf", "rating_max": 1}]),
+    ),
+    (
+        "raw_outputs",
+        "rewards.0.activation",
+        "min and max cut raw outputs",
+        changed(
+            rewards=[{"type": "reward_model", "model": "m", "activation": "sigmoid", "min": 0, "max": 1}]
+        ),
+        changed(rewards=[{"type": "reward_model", "model": "m", "min": 0, "max": 1}]),
+    ),
+    (
+        "raw_outputs",
+        "rewards.0.max",
+        "goes with min; set both, or none",
+        changed(rewards=[{"type": "reward_model", "model": "m", "min": 0}]),
+        changed(rewards=[{"type": "reward_model", "model": "m", "min": -5, "max": 5}]),
+    ),
+    (
+        "raw_outputs",
+        "rewards.0.min",
+        "must be less than max (0); swap them",
+        changed(rewards=[{"type": "reward_model", "model": "m", "min": 0, "max": 0}]),
+        changed(rewards=[{"type": "reward_model", "model": "m"}]),
+    ),
+    (
         "regex_limit",
         "rewards.0.limit",
         "set count to true, or remove limit",

@@ -1,6 +1,6 @@
 """Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest with their hashes.
 
-data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, and columns and
+data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
                          messages as JSON
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
 data/manifest.json       what the data were made from, and the SHA-256 of every file above

@@ -14,7 +14,7 @@ class RecommendationReward(RewardBase):
 
     The value is hit_weight · `hit` + rank_weight · `rank` + candidate_weight · `candidate`. `hit` is 1 where
     a target is among the first `k` titles named, `rank` is 1 / its place among them, `candidate` is 1 where
-    any title of the candidates is named: a first step for a model that names none yet.
+    any title of the candidates and targets is named: a first step for a model that names none yet.
 
     Titles are compared without case, accents, punctuation and article: `Matrix, The (1999)` is `the matrix`.
     A year beside a title must be the right one. Where titles overlap, the longest of the candidates and

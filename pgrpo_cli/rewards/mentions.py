@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .text import fold
-from .titles import ARTICLES, YEAR, Title
+from .titles import ARTICLES, YEAR, Title, fold_ampersand, is_common
 
 _OPENING, _CLOSING = "\"'“‘«„*_「『《", "\"'”’»*_」』》"
 _ARTICLE_BEFORE = re.compile(rf"(?<!\w)(?:{ARTICLES})(?:(?<=['’])|\s+)[{_OPENING}]*$", re.IGNORECASE)
 _AFTER = re.compile(
-    rf"(?:,\s*(?:{ARTICLES})(?!\w))?(?P<closing>[{_CLOSING}]*)"
-    rf"(?:\s*[(\[]\s*(?P<bracketed>{YEAR})(?:\s*[-–—]\s*(?:{YEAR})?)?\s*[)\]]|[^\S\n](?P<bare>{YEAR})(?!\w))?",
+    rf"(?:,\s*(?:{ARTICLES})(?!\w))?[.!?…)\]]*(?P<closing>[{_CLOSING}]*)"
+    rf"(?:\s*[(\[]\s*(?P<bracketed>{YEAR})(?:\s*[-–—]\s*(?:{YEAR})?)?\s*[)\]]"
+    rf"|(?<![.!?…)\]])[^\S\n](?P<bare>{YEAR})(?!\w))?",
     re.IGNORECASE,
 )
 _MARKER = r"(?:[-*•–—>#+]+|\(?\d{1,3}[.):])[^\S\n]+"
@@ -96,11 +97,12 @@ def _named(text: str, start: int, end: int, titles: dict[int, Title], ignore_yea
     year = after["bracketed"] or after["bare"]
     outer = article.start() if article else start
     apart = _set_apart(text, outer, start, end, after)
+    if not (apart or _reads_as_title(text, start, end, text[:outer])):
+        return frozenset()
     return frozenset(
         index
         for index, title in titles.items()
-        if (apart or _reads_as_title(title, text, start, end, text[:outer]))
-        and (ignore_year or year is None or title.year in (None, int(year)))
+        if ignore_year or year is None or title.year in (None, int(year))
     )
 
 
@@ -119,12 +121,13 @@ def _set_apart(text: str, outer: int, start: int, end: int, after: re.Match[str]
     return any(ending.match(text, place) for place in (after.end(), end))
 
 
-def _reads_as_title(title: Title, text: str, start: int, end: int, before: str) -> bool:
+def _reads_as_title(text: str, start: int, end: int, before: str) -> bool:
     """Whether the match is a title in running text."""
-    if not title.one_word:
-        return True
     found = text[start:end]
-    if not title.common:
+    words = re.findall(r"\w+", fold_ampersand(found))
+    if len(words) > 1:
+        return True
+    if not is_common(words[0]):
         return not found[0].islower()
     titled = len(found) > 1 and found[0].isupper() and found[1:].islower()
     contracted = text[end : end + 1] in ("'", "’")

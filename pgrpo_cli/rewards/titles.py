@@ -126,15 +126,12 @@ FUNCTION_WORDS = frozenset(
 class Title:
     """A title that can be looked for in folded texts (`mentions.FoldedText`).
 
-    `pattern` matches its core, without article and year. `common`: the core is a number, a letter or a
-    function word, so that it says little by itself; `one_word`: the core is one word.
+    `pattern` matches its core, without article and year, in each of its spellings.
     """
 
     text: str
     pattern: re.Pattern[str]
     year: int | None
-    one_word: bool
-    common: bool
 
 
 @lru_cache(maxsize=100_000)
@@ -155,14 +152,7 @@ def read_title(text: str) -> Title | None:
     if not spelt:
         return None
     patterns = dict.fromkeys(_pattern(tokens) for tokens in sorted(spelt, key=len, reverse=True))
-    shortest = min(spelt, key=len)
-    return Title(
-        text,
-        re.compile("|".join(patterns)),
-        year,
-        one_word=len(shortest) == 1,
-        common=len(shortest) == 1 and _is_common(shortest[0]),
-    )
+    return Title(text, re.compile("|".join(patterns)), year)
 
 
 def foldable(text: str) -> bool:
@@ -214,5 +204,6 @@ def _boundary(char: str, look: str) -> str:
     return "" if joined else rf"{look}\w)"
 
 
-def _is_common(word: str) -> bool:
+def is_common(word: str) -> bool:
+    """Whether a folded word says little by itself: a number, a letter, or a function word."""
     return word.isdecimal() or (len(word) == 1 and word.isascii()) or word in FUNCTION_WORDS

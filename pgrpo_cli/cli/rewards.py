@@ -24,7 +24,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from pgrpo_cli.rewards.trial import RewardTrial, Trial
+    from pgrpo_cli.rewards.trial import PartTrial, RewardTrial, Trial
 
 _LONGEST_TITLE = 200
 
@@ -146,12 +146,17 @@ def _table(text: str, trials: Sequence[Trial]) -> Table:
                 Text(group), Text(reward.label), _number(reward.value), f"{reward.weight:g}",
                 _number(reward.weighted), bounds,
             )  # fmt: skip
-            for part in reward.parts if len(reward.parts) > 1 else ():
+            for part in _parts_of_interest(reward):
                 weight = "-" if part.weight is None else f"{part.weight:g}"
                 table.add_row("", Text(f"  {part.name}"), _number(part.value), weight, _number(part.weighted))
             group = ""
         table.add_row(Text(group), Text("total"), "", "", _number(trial.total), style="bold")
     return table
+
+
+def _parts_of_interest(reward: RewardTrial) -> list[PartTrial]:
+    """All but a part that is the value itself."""
+    return [part for part in reward.parts if part.name != "value"] if len(reward.parts) > 1 else []
 
 
 def _number(value: float | None) -> str:

@@ -139,6 +139,11 @@ def test_the_table_shows_rewards_parts_and_totals(tmp_path: Path) -> None:
     assert ["hit", "1.0000", "0.7", "0.7000"] in lines
     assert ["candidate", "no", "reward", "0", "0.0000"] in lines
     assert ["total", "3.0000"] in lines
+    readable = {"type": "readability", "max": 5}
+    result = pgrpo("rewards", "try", write(tmp_path, readable), "--text", "The cat sat on the mat.")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["grade", "-1.4500", "0", "0.0000"] in lines
+    assert not any(line and line[0] == "value" for line in lines)
 
 
 def test_code_runs_on_demand_only(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest with their hashes.
 
-data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
+data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
+                         messages as JSON
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
 data/manifest.json       what the data were made from, and the SHA-256 of every file above
 """
@@ -22,7 +23,7 @@ from .records import PreparedPrompt, RejectedRow
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 SPLITS = ("train", "eval")
 # Beside data/: the new data while they are written, the old ones while they are replaced.
 NEXT = ".data-next"
@@ -137,12 +138,17 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
 
     table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
     rows = zip(
-        *(table[name] for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns")),
+        *(
+            table[name]
+            for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns", "messages")
+        ),
         strict=True,
     )
     return [
-        PreparedPrompt(prompt_id, group, prompt, tuple(input_ids), json.loads(columns))
-        for prompt_id, group, prompt, input_ids, columns in rows
+        PreparedPrompt(
+            prompt_id, group, prompt, tuple(input_ids), json.loads(columns), tuple(json.loads(messages))
+        )
+        for prompt_id, group, prompt, input_ids, columns, messages in rows
     ]
 
 
@@ -160,6 +166,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
             "prompt": text,
             "input_ids": datasets.List(datasets.Value("int32")),
             "columns": text,
+            "messages": text,
         }
     )
     columns = {
@@ -168,6 +175,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
         "prompt": [prompt.prompt for prompt in prompts],
         "input_ids": [list(prompt.input_ids) for prompt in prompts],
         "columns": [json.dumps(prompt.columns, sort_keys=True) for prompt in prompts],
+        "messages": [json.dumps(prompt.messages, sort_keys=True) for prompt in prompts],
     }
     content = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
     dataset = datasets.Dataset.from_dict(columns, features=features)

@@ -44,13 +44,16 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt as the model sees it: `prompt` as the chat template renders it, `input_ids` its tokens."""
+    """A prompt as the model sees it: `prompt` as the chat template renders `messages`, `input_ids` its
+    tokens.
+    """
 
     prompt_id: str
     preference_group: str
     prompt: str
     input_ids: tuple[int, ...]
     columns: dict[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,17 @@ AttributeError, and the rule that does so says nothing. No mistake hides another
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from .messages import KeyPath, show
 from .model import RandomModel
-from .presets import RatedSet
-from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
+from .reward_personas import PersonasReward
+from .reward_rules import REWARD_RULES
 from .schema import Recipe
+from .source_rules import held_out_files_beside_others, one_reference, templates_parse
 from .sources import ColumnMapping, PersonasSource
 from .training import HistorySection, WindowHistory
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken rule at `path`: the value found there, and the rule with its remedy."""
-
-    path: KeyPath
-    found: Any
-    rule: str
-
-    def __str__(self) -> str:
-        return f"found {show(self.found)}; {self.rule}"
-
+from .violation import Violation
 
 RecipeRule = Callable[[Recipe], Iterator[Violation]]
-RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
-"""Takes the path of the reward and the reward."""
 
 
 def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
@@ -152,59 +136,6 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
-def templates_parse(recipe: Recipe) -> Iterator[Violation]:
-    """Templates of rows are Jinja, of the part that a recipe may use."""
-    source = recipe.data.source
-    for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
-        text = source.__dict__.get(key)
-        if text is None:
-            continue
-        # Jinja is loaded by recipes that have templates.
-        from .template_filters import TemplateProblem
-        from .templates import RowTemplate
-
-        try:
-            RowTemplate(text)
-        except TemplateProblem as problem:
-            yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
-
-
-def one_reference(recipe: Recipe) -> Iterator[Violation]:
-    """The reference comes from one place."""
-    source = recipe.data.source
-    if isinstance(source, ColumnMapping) and source.drop_last_assistant and source.reference_column:
-        rule = "the reference is the last message with drop_last_assistant; remove the one or the other"
-        yield Violation(("data", "source", "reference_column"), source.reference_column, rule)
-
-
-def held_out_files_beside_others(recipe: Recipe) -> Iterator[Violation]:
-    """Held-out files of a set go with training files."""
-    source = recipe.data.source
-    if isinstance(source, RatedSet) and source.eval_path is not None and source.path is None:
-        rule = "goes with data.source.path; set that, too, or remove it (eval_split chooses the hub's split)"
-        yield Violation(("data", "source", "eval_path"), source.eval_path, rule)
-
-
-def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """`min` and `max` enclose something."""
-    if isinstance(reward, LengthReward) and reward.min > reward.max:
-        yield Violation((*path, "min"), reward.min, f"must not be greater than max ({reward.max}); swap them")
-
-
-def personas_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """One of the parts counts."""
-    if isinstance(reward, PersonasReward) and reward.style_weight == reward.genre_weight == 0:
-        rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
-        yield Violation((*path, "style_weight"), reward.style_weight, rule)
-
-
-def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """A limit is one of counting."""
-    if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
-        rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
-        yield Violation((*path, "limit"), reward.limit, rule)
-
-
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
     window_reaches_min_count,
@@ -220,7 +151,6 @@ RULES: tuple[RecipeRule, ...] = (
     one_reference,
     held_out_files_beside_others,
 )
-REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 
 
 def hints(recipe: Recipe) -> list[str]:

@@ -35,6 +35,12 @@ def shipped_recipe(name: str) -> Path:
     )
 
 
+def sample_data(recipe: Path) -> Path | None:
+    """The folder of sample data beside a shipped recipe, which has its name; None where it has none."""
+    folder = recipe.with_suffix("")
+    return folder if folder.is_dir() else None
+
+
 def purpose(path: Path) -> str:
     """The first line of the comment at the top of a recipe."""
     with path.open(encoding="utf-8") as file:

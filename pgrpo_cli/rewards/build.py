@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.registry import Registry
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction
+from .embedding import build_embedding
+from .language import build_readability, build_sentiment
 from .personas import build_personas
 from .plugin import build_plugin
 from .python_file import build_python
+from .recommendation import build_recommendation
+from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term
+from .similarity import build_chrf, build_rouge
 from .simple import build_keyword, build_length, build_regex
 
 Factory = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]
@@ -25,6 +30,13 @@ FACTORIES: dict[str, Factory] = {
     "regex": build_regex,
     "length": build_length,
     "keyword": build_keyword,
+    "readability": build_readability,
+    "sentiment": build_sentiment,
+    "recommendation": build_recommendation,
+    "rouge": build_rouge,
+    "chrf": build_chrf,
+    "embedding": build_embedding,
+    "reward_model": build_reward_model,
     "python": build_python,
     "plugin": build_plugin,
 }

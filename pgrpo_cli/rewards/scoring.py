@@ -81,6 +81,13 @@ class PendingScores:
     def scores(self, completions: Sequence[Completion]) -> list[Score]:
         """Call the synchronous rewards, wait for the asynchronous ones, and sum up, in order.
 
+        Raises what `by_term` raises.
+        """
+        return self._rewards.total(self.by_term(completions), len(completions))
+
+    def by_term(self, completions: Sequence[Completion]) -> list[dict[int, Score]]:
+        """Each reward's own scores, by the index of the completions that it applies to.
+
         Completions that were not added are added as one batch. Raises RewardError if a reward raises or gives
         no number.
         """
@@ -91,7 +98,7 @@ class PendingScores:
         self._raise_failure()
         for done in self._calls:
             found[done.position].update(zip(done.indices, done.future.result(), strict=True))
-        return self._rewards.total(found, len(completions))
+        return found
 
     def _cancel_after_failure(self, future: Future[list[Score]]) -> None:
         """Called on the loop's thread: the run will stop, so nobody waits for the other calls."""

@@ -102,6 +102,18 @@ def test_copying_into_a_folder_keeps_the_name(tmp_path: Path) -> None:
     assert (tmp_path / "smoke.yaml").is_file()
 
 
+def test_sample_data_come_along_and_never_overwrite(tmp_path: Path) -> None:
+    result = pgrpo("recipes", "copy", "thumbs", tmp_path / "mine.yaml")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'mine.yaml'}\n")
+    rows = tmp_path / "thumbs" / "answers.jsonl"
+    assert f"sample data: {tmp_path / 'thumbs'}" in result.stderr
+    rows.write_text("mine")
+    result = pgrpo("recipes", "copy", "thumbs", tmp_path / "again.yaml")
+    assert (result.exit_code, "stays as it is" in result.stderr, rows.read_text()) == (0, True, "mine")
+    pgrpo("recipes", "copy", "smoke", tmp_path)
+    assert not (tmp_path / "smoke").exists()
+
+
 def test_copying_refuses_to_overwrite(recipe: Path) -> None:
     result = pgrpo("recipes", "copy", "smoke", recipe)
     assert result.exit_code == 2

@@ -17,4 +17,6 @@ def record(
 
 def prompt(prompt_id: str, preference_group: str = "a", length: int = 3, **columns: Any) -> PreparedPrompt:
     """A prepared prompt of `length` tokens."""
-    return PreparedPrompt(prompt_id, preference_group, f"text of {prompt_id}", tuple(range(length)), columns)
+    text = f"text of {prompt_id}"
+    messages = ({"role": "user", "content": text},)
+    return PreparedPrompt(prompt_id, preference_group, text, tuple(range(length)), columns, messages)

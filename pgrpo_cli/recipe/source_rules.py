@@ -1,0 +1,43 @@
+"""Rules between keys of `data.source`; see `rules.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .presets import RatedSet
+from .schema import Recipe
+from .sources import ColumnMapping
+from .violation import Violation
+
+
+def templates_parse(recipe: Recipe) -> Iterator[Violation]:
+    """Templates of rows are Jinja, of the part that a recipe may use."""
+    source = recipe.data.source
+    for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
+        text = source.__dict__.get(key)
+        if text is None:
+            continue
+        # Jinja is loaded by recipes that have templates.
+        from .template_filters import TemplateProblem
+        from .templates import RowTemplate
+
+        try:
+            RowTemplate(text)
+        except TemplateProblem as problem:
+            yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
+
+
+def one_reference(recipe: Recipe) -> Iterator[Violation]:
+    """The reference comes from one place."""
+    source = recipe.data.source
+    if isinstance(source, ColumnMapping) and source.drop_last_assistant and source.reference_column:
+        rule = "the reference is the last message with drop_last_assistant; remove the one or the other"
+        yield Violation(("data", "source", "reference_column"), source.reference_column, rule)
+
+
+def held_out_files_beside_others(recipe: Recipe) -> Iterator[Violation]:
+    """Held-out files of a set go with training files."""
+    source = recipe.data.source
+    if isinstance(source, RatedSet) and source.eval_path is not None and source.path is None:
+        rule = "goes with data.source.path; set that, too, or remove it (eval_split chooses the hub's split)"
+        yield Violation(("data", "source", "eval_path"), source.eval_path, rule)

@@ -17,6 +17,8 @@ from .rows import RawRow, RowProblem
 
 BATCH_ROWS = 256
 """Rows of a batch: what is in memory of a table at a time."""
+READ_BYTES = 1 << 20
+"""Bytes of a column that are read at a time."""
 
 
 def parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
@@ -26,7 +28,8 @@ def parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
 
     first = 1
     try:
-        with pq.ParquetFile(path) as file:
+        # Buffered ahead, which is the default, the whole file would end up in memory.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
             columns = json_columns(file.schema_arrow, str(path))
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 yield from batch_rows(batch, name, first)

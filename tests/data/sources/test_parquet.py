@@ -1,5 +1,6 @@
 import datetime
 import decimal
+import random
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.data.sources.arrow_table import BATCH_ROWS, batch_rows, json_value
+from pgrpo_cli.data.sources.arrow_table import BATCH_ROWS, batch_rows, json_value, parquet_rows
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.generic import read_parquet
 from pgrpo_cli.errors import DataError, PgrpoError
@@ -81,6 +82,23 @@ def test_a_value_that_cannot_be_read_costs_its_row_only():
     assert [row.values for row in found] == [{"prompt": "ab"}, {}, {"prompt": "ef"}]
     assert found[1].problem.reason == "value that cannot be read"
     assert [row.line for row in found] == [5, 6, 7]
+
+
+def test_a_file_is_never_whole_in_memory(tmp_path):
+    rng = random.Random(0)
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"prompt": ["".join(rng.choices("abcdefgh", k=4000)) for _ in range(1000)]})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for _ in range(20):
+            writer.write_table(table)
+    before, most = pa.total_allocated_bytes(), 0
+    for row in parquet_rows(path, "rows"):
+        if row.line % BATCH_ROWS == 0:
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert row.line == 20_000
+    # 80 MB of text in row groups of 4 MB; a page and its decoding are held at a time.
+    assert 0 < most < path.stat().st_size / 2
+    assert path.stat().st_size > 24_000_000
 
 
 def test_columns_are_needed_as_in_every_table(tmp_path):

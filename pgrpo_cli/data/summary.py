@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .records import GroupedData, PreparedPrompt, RejectedRow, text_key
+from .assemble import Assembled
+from .records import PreparedPrompt, RejectedRow, text_key
 
 # Under so many prompts a preference group's spread is a guess and every epoch repeats the same few.
 FEW_PROMPTS = 16
@@ -44,7 +45,7 @@ def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def warnings_about(source: GroupedData, groups: Sequence[GroupCounts]) -> Iterator[str]:
+def warnings_about(assembled: Assembled, groups: Sequence[GroupCounts]) -> Iterator[str]:
     """What a user should know before spending GPU hours on data that are legal."""
     for group in groups:
         if group.train_prompts < FEW_PROMPTS:
@@ -54,10 +55,10 @@ def warnings_about(source: GroupedData, groups: Sequence[GroupCounts]) -> Iterat
             )
         if group.eval_prompts == 0:
             yield f"preference group {group.preference_group!r} has no held-out prompt to evaluate it on"
-    lost = {row.preference_group for row in source.rejected if row.preference_group}
+    lost = {row.preference_group for row in assembled.rejected if row.preference_group}
     for name in sorted(lost - {group.preference_group for group in groups}):
         yield f"preference group {name!r} is gone: all its rows were rejected"
-    texts = Counter((record.preference_group, text_key(record)) for record in source.train)
+    texts = Counter((record.preference_group, text_key(record)) for record in assembled.records["train"])
     if copies := sum(count - 1 for count in texts.values()):
         verb = "repeat" if copies > 1 else "repeats"
         yield f"{copies} of the prompts {verb} the text of another of the same preference group; all count"

@@ -1,17 +1,20 @@
 import pytest
 
-from pgrpo_cli.data.records import GroupedData, RejectedRow
+from pgrpo_cli.data.assemble import Assembled
+from pgrpo_cli.data.preference_groups import Fitted
+from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.summary import FEW_PROMPTS, count_groups, count_reasons, warnings_about
 from tests.support.records import prompt, record
 
 
 def warnings(train, rejected=(), evaluation=()):
-    source = GroupedData(tuple(train), None, tuple(rejected))
-    splits = {
-        "train": [prompt(str(i), r.preference_group) for i, r in enumerate(train)],
-        "eval": [prompt(str(i), r.preference_group) for i, r in enumerate(evaluation)],
+    records = {"train": tuple(train), "eval": tuple(evaluation)}
+    prompts = {
+        half: [prompt(str(i), r.preference_group) for i, r in enumerate(members)]
+        for half, members in records.items()
     }
-    return list(warnings_about(source, count_groups(splits)))
+    assembled = Assembled(records, prompts, (), tuple(rejected), Fitted(lambda record: ""))
+    return list(warnings_about(assembled, count_groups(prompts)))
 
 
 def test_groups_are_counted_the_largest_first():

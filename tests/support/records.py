@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrpo_cli.data.records import PreparedPrompt, PromptRecord
+from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, SourceRecord
 
 
 def record(
@@ -13,6 +13,18 @@ def record(
     """A user message of a preference group; the id is the text unless given."""
     messages = ({"role": "user", "content": text},)
     return PromptRecord(prompt_id or text, preference_group, messages, columns)
+
+
+def source_record(
+    text: str,
+    user_id: str | None = None,
+    preference_group: str | None = None,
+    time: float | None = None,
+    **columns: Any,
+) -> SourceRecord:
+    """A user message as a source gives it; the id is the text."""
+    messages = ({"role": "user", "content": text},)
+    return SourceRecord(text, messages, preference_group, columns, user_id, time)
 
 
 def prompt(prompt_id: str, preference_group: str = "a", length: int = 3, **columns: Any) -> PreparedPrompt:

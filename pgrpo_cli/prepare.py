@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data import prepared
+from pgrpo_cli.data.advice import Facts, warnings_about
 from pgrpo_cli.data.assemble import Assembled, assemble
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
 from pgrpo_cli.data.records import SourceData
+from pgrpo_cli.data.references import ReferenceRewards, reference_rewards
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
-from pgrpo_cli.data.summary import GroupCounts, count_groups, count_reasons, warnings_about
+from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons, length_bars
 from pgrpo_cli.data.usable import require_prompts
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
 from pgrpo_cli.recipe.schema import Recipe
@@ -26,15 +28,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason."""
+    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason.
+
+    `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens` is the limit. `clusters`
+    is what the manifest says of them, `references` what rewards give to reference answers.
+    """
 
     data_dir: Path
     unchanged: bool
     groups: tuple[GroupCounts, ...]
+    lengths: tuple[Bar, ...]
+    max_prompt_tokens: int
     rejected: dict[str, int]
     rejected_path: Path
     warnings: tuple[str, ...]
     data_hash: str
+    clusters: Mapping[str, Any] | None = None
+    references: ReferenceRewards | None = None
 
     @property
     def train_prompts(self) -> int:
@@ -87,7 +97,9 @@ def prepare(
         lambda done, total: report_progress("render", done, total),
     )
     assembled = require_prompts(source, assembled, every_group=section.type == "column")
-    groups = count_groups(assembled.prompts)
+    groups = count_groups(assembled.prompts, assembled.records)
+    all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
+    references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)
     description = _description(recipe, renderer, source, assembled, groups)
     report_progress("write", 0, 1)
     unchanged, manifest = _store(run_dir, assembled, description)
@@ -96,10 +108,14 @@ def prepare(
         run_dir / "data",
         unchanged,
         groups,
+        length_bars([len(prompt.input_ids) for prompt in all_prompts]),
+        recipe.data.max_prompt_tokens,
         description["rejected"],
         run_dir / "data" / prepared.REJECTED,
-        (*assembled.fitted.warnings, *warnings_about(assembled, groups)),
+        warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
+        assembled.fitted.findings,
+        references,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, SourceRecord
@@ -30,3 +31,8 @@ def source_record(
 def prompt(prompt_id: str, preference_group: str = "a", length: int = 3, **columns: Any) -> PreparedPrompt:
     """A prepared prompt of `length` tokens."""
     return PreparedPrompt(prompt_id, preference_group, f"text of {prompt_id}", tuple(range(length)), columns)
+
+
+def user_record(text: str, user_id: str | None, preference_group: str = "a") -> PromptRecord:
+    """A user message of a user who is in a preference group."""
+    return replace(record(text, preference_group), user_id=user_id)

@@ -3,6 +3,7 @@
 data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
                          messages as JSON
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
+data/preference_groups.json    the clusters, where users are clustered (preference_groups/centroids.py)
 data/manifest.json       what the data were made from, and the SHA-256 of every file above
 """
 
@@ -23,6 +24,7 @@ from .records import PreparedPrompt, RejectedRow
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
+CLUSTERS = "preference_groups.json"
 MANIFEST_VERSION = 2
 SPLITS = ("train", "eval")
 # Beside data/: the new data while they are written, the old ones while they are replaced.
@@ -35,6 +37,7 @@ def write_prepared(
     splits: Mapping[str, Sequence[PreparedPrompt]],
     rejected: Sequence[RejectedRow],
     description: Mapping[str, Any],
+    clusters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write everything into `run_dir/.data-next`, flushed to disk; data/ is untouched. Returns the manifest.
 
@@ -49,6 +52,9 @@ def write_prepared(
     with open(target / REJECTED, "w", encoding="utf-8", newline="\n") as file:
         for row in rejected:
             file.write(json.dumps(vars(row), sort_keys=True) + "\n")
+    if clusters is not None:
+        text = json.dumps(clusters) + "\n"
+        (target / CLUSTERS).write_text(text, encoding="utf-8", newline="\n")
     hashes = {
         path.relative_to(target).as_posix(): _sha256(path)
         for path in sorted(target.rglob("*"))

@@ -105,16 +105,6 @@ class SourceData:
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class GroupedData:
-    """What a source read, every prompt in its preference group."""
-
-    train: tuple[PromptRecord, ...]
-    eval: tuple[PromptRecord, ...] | None
-    rejected: tuple[RejectedRow, ...] = ()
-    files: tuple[SourceFile, ...] = ()
-
-
 def text_key(record: SourceRecord | PromptRecord) -> str:
     """What makes two prompts the same text: their messages but the system's, without case and spacing."""
     parts = [

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .group_rules import (
+    bins_have_names,
+    embedding_has_a_model,
+    personas_reward_needs_their_names,
+    users_held_out_have_groups,
+)
 from .model import RandomModel
 from .reward_personas import PersonasReward
 from .reward_rules import REWARD_RULES
@@ -150,6 +156,10 @@ RULES: tuple[RecipeRule, ...] = (
     templates_parse,
     one_reference,
     held_out_files_beside_others,
+    bins_have_names,
+    embedding_has_a_model,
+    users_held_out_have_groups,
+    personas_reward_needs_their_names,
 )
 
 
@@ -166,6 +176,9 @@ def hints(recipe: Recipe) -> list[str]:
         for key in ("prompt_column", "messages_column", "drop_last_assistant"):
             if getattr(source, key) != fields[key].default:
                 found.append(f"data.source.{key} has no effect with data.source.template")
+    own_split = isinstance(source, PersonasSource) or getattr(source, "eval_path", None)
+    if own_split and recipe.data.split_by != "text":
+        found.append("data.split_by has no effect: the source brings its own held-out prompts")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:

@@ -13,6 +13,8 @@ from tests.support.recipes import changed, load_data, problems_of
 PERSONAS = {"type": "personas"}
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
 LENGTH = {"type": "length", "max": 10}
+BINS = {"type": "bins", "column": "age", "edges": [18, 30]}
+CLUSTER = {"type": "cluster"}
 
 # Rule, the path and words of its problem, a recipe that breaks it, and one that just does not.
 CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
@@ -134,6 +136,69 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         "goes with data.source.path",
         changed(data={"source": {"type": "ultrafeedback", "eval_path": "a.jsonl"}}, rewards=[LENGTH]),
         changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
+    ),
+    (
+        "bins_have_names",
+        "data.preference_groups.names",
+        "2 edges make 3 intervals",
+        changed(
+            data={"source": JSONL, "preference_groups": {**BINS, "names": ["low", "high"]}}, rewards=[LENGTH]
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {**BINS, "names": ["low", "mid", "high"]}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "embedding_has_a_model",
+        "data.preference_groups.model",
+        "required with features 'embedding'",
+        changed(
+            data={"source": JSONL, "preference_groups": {**CLUSTER, "features": "embedding"}},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={
+                "source": JSONL,
+                "preference_groups": {**CLUSTER, "features": "embedding", "model": "folder"},
+            },
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "embedding_has_a_model",
+        "data.preference_groups.model",
+        "used with features 'embedding' only (found 'tfidf')",
+        changed(
+            data={
+                "source": JSONL,
+                "preference_groups": {**CLUSTER, "features": "tfidf", "model": "folder"},
+            },
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {**CLUSTER, "features": "tfidf"}}, rewards=[LENGTH]
+        ),
+    ),
+    (
+        "users_held_out_have_groups",
+        "data.split_by",
+        "set it to text or time",
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "user"}, "split_by": "user"},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "user"}, "split_by": "time"},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "personas_reward_needs_their_names",
+        "data.preference_groups.type",
+        "needs the personas as preference groups",
+        changed(data__preference_groups={"type": "random", "count": 3}),
+        changed(data__preference_groups={"type": "random", "count": 3}, rewards=[LENGTH]),
     ),
     (
         "interval",

@@ -238,11 +238,6 @@ def hints(recipe: Recipe) -> list[str]:
         isinstance(reward, PersonasReward) for reward in recipe.rewards
     ):
         found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
-    own_split = isinstance(recipe.data.source, PersonasSource) or getattr(
-        recipe.data.source, "eval_path", None
-    )
-    if own_split and recipe.data.split_by != "text":
-        found.append("data.split_by has no effect: the source brings its own held-out prompts")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:

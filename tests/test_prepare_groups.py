@@ -132,6 +132,15 @@ def test_held_out_users_without_a_trained_group_are_left_out(tmp_path, monkeypat
     assert {row["preference_group"] for row in rows} == {"horror-0"}
 
 
+def test_a_source_with_its_own_halves_says_that_split_by_has_no_effect(tmp_path, monkeypatch):
+    give(monkeypatch, tastes(held_out=("horror-0",)))
+    report = prepared(tmp_path / "run", {"type": "random", "count": 1}, split_by="time")
+    assert any("data.split_by 'time' has no effect" in warning for warning in report.warnings)
+    assert report.eval_prompts == PROMPTS
+    report = prepared(tmp_path / "run", {"type": "random", "count": 1})
+    assert not any("split_by" in warning for warning in report.warnings)
+
+
 def test_random_groups_hold_whole_users(run_dir):
     report = prepared(run_dir, {"type": "random", "count": 3})
     assert sum(group.users for group in report.groups) == 30

@@ -124,6 +124,13 @@ def leaked(facts: Facts) -> Iterator[str]:
         yield f"{lost} prompts left training because the same text is held out ({train} are left){remedy}"
 
 
+def split_unused(facts: Facts) -> Iterator[str]:
+    """A way of splitting that has no effect."""
+    split_by = facts.recipe.data.split_by
+    if facts.assembled.own_split and split_by != "text":
+        yield f"data.split_by {split_by!r} has no effect: the source brings its own held-out prompts"
+
+
 def repeated(facts: Facts) -> Iterator[str]:
     """The same text more than once."""
     texts = Counter(
@@ -180,6 +187,7 @@ RULES: tuple[Rule, ...] = (
     gone,
     too_long,
     leaked,
+    split_unused,
     repeated,
     answers_given_away,
     references_without_reward,

@@ -24,7 +24,7 @@ class Assembled:
     """`records` and `prompts` by half (`train`, `eval`), in the same order.
 
     `unsplit` is every record that has a preference group, those without a prompt too. `rejected` holds
-    everything that was left out.
+    everything that was left out. `own_split`: the source brought the halves.
     """
 
     records: dict[str, tuple[PromptRecord, ...]]
@@ -32,6 +32,7 @@ class Assembled:
     unsplit: tuple[PromptRecord, ...]
     rejected: tuple[RejectedRow, ...]
     fitted: Fitted
+    own_split: bool = False
 
 
 def assemble(
@@ -73,6 +74,7 @@ def assemble(
         grouped,
         (*source.rejected, *ungrouped, *too_long, *halves.dropped),
         fitted,
+        source.eval is not None,
     )
 
 

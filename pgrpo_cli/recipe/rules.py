@@ -176,9 +176,6 @@ def hints(recipe: Recipe) -> list[str]:
         for key in ("prompt_column", "messages_column", "drop_last_assistant"):
             if getattr(source, key) != fields[key].default:
                 found.append(f"data.source.{key} has no effect with data.source.template")
-    own_split = isinstance(source, PersonasSource) or getattr(source, "eval_path", None)
-    if own_split and recipe.data.split_by != "text":
-        found.append("data.split_by has no effect: the source brings its own held-out prompts")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:

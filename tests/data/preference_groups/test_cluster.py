@@ -92,7 +92,7 @@ def test_users_of_whom_nothing_is_known_cost_their_rows():
 
 
 def test_words_of_training_prompts_tell_tastes():
-    texts = {"h": "please scare me with ghosts", "r": "please move me with love"}
+    texts = {"h": "any film to scare me, with ghosts", "r": "any film to move me, with love"}
     records = [
         source_record(f"{texts[taste]} {'now' if n % 2 else 'today'}", f"{taste}{n}")
         for taste, users in (("h", 12), ("r", 9))
@@ -103,7 +103,7 @@ def test_words_of_training_prompts_tell_tastes():
     assert len(set(names[:12])) == len(set(names[12:])) == 1
     assert set(names[0].split(", ")) <= {"scare", "ghosts"}
     assert set(names[12].split(", ")) <= {"love"}
-    # Everybody says please, with and me: such words tell nothing.
+    # Everybody says film, and any, to, me and with tell nothing in English.
     assert set(fitted.stored["feature_names"]) == {"scare", "ghosts", "love", "today"}
     new = [source_record("I love love", "new"), source_record("ghosts!", "newer")]
     assert groups(fitted, new) == [names[12], names[0]]

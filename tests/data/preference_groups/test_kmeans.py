@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pgrpo_cli.data.preference_groups.kmeans import centroids_of, distinct, one_thread, search
+from pgrpo_cli.data.preference_groups.kmeans import _shuffled, centroids_of, distinct, one_thread, search
 
 
 def blobs(centres, size, spread=0.3, seed=0):
@@ -34,6 +34,17 @@ def test_chance_looks_for_its_best_number_of_clusters_too():
     alone = [found(points, [count]).shuffled for count in (2, 3, 4)]
     # The best of the three a copy.
     assert found(points, [2, 3, 4]).shuffled == tuple(max(copies) for copies in zip(*alone, strict=True))
+
+
+def test_a_shuffled_copy_keeps_the_values_of_each_feature_and_the_length_of_unit_points():
+    points = blobs([(1, 0, 2), (0, 9, 1)], 10)
+    copy, other = _shuffled(points, 0, 0, False), _shuffled(points, 0, 1, False)
+    assert np.array_equal(np.sort(copy, axis=0), np.sort(points, axis=0))
+    assert not np.array_equal(copy, points)
+    assert not np.array_equal(copy, other)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    assert np.linalg.norm(_shuffled(unit, 0, 0, True), axis=1) == pytest.approx(np.ones(20))
+    assert not _shuffled(np.zeros((3, 2)), 0, 0, True).any()
 
 
 def test_clusters_of_noise_depend_on_the_seed():

@@ -23,7 +23,7 @@ from pgrpo_cli.algo import (
 )
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.errors import Interrupted, RewardError
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
@@ -85,6 +85,29 @@ class _Clock:
             self.observer.on_phase(self.step, phase)
 
 
+@dataclass
+class _Saver:
+    """Writes checkpoints. Where a reward fails, such as a judge that has gone, also one of the step before:
+    up to its rewards a step changes nothing that is saved. `done` and `saved` are steps.
+    """
+
+    save_step: Callable[[int], None]
+    saved: int
+    done: int = 0
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step that is done."""
+        self.save_step(step)
+        self.saved = step
+
+    def __enter__(self) -> _Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RewardError) and self.done > self.saved:
+            self.save(self.done)
+
+
 def train(
     run: RunDirectory,
     recipe: Recipe,
@@ -101,7 +124,7 @@ def train(
 
     `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is finished
     and saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
-    go on.
+    go on; the steps before a reward that failed are saved.
     """
     history = reward_history(recipe.history)
     estimator = estimator_of(recipe)
@@ -117,16 +140,22 @@ def train(
     for warning in rewind(run, done, history_rows(history), keep=recipe.train.keep_checkpoints):
         observer.on_message(f"warning: {warning}")
 
-    clock = _Clock(observer)
+    def save(step: int) -> None:
+        state = history.state_dict()
+        save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
+
+    clock, saver = _Clock(observer), _Saver(save, saved=done)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
         HistoryStore(run.history_path) as store,
         RunLog(run.metrics_path, trackers) as log,
         Scorer(rewards) as scorer,
+        saver,
     ):
         for step in range(done + 1, recipe.train.steps + 1):
             clock.begin(step)
+            saver.done = step - 1
 
             clock.enter("rollout")
             batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
@@ -154,14 +183,13 @@ def train(
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             record = step_record(
-                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets
+                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets, pending.usage()
             )
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
                 # Last: a run goes on from a checkpoint, so all records up to it must be there before it is.
-                state = history.state_dict()
-                save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
+                saver.save(step)
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")

@@ -7,28 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .base import Section
-
-
-class RewardBase(Section):
-    """Fields that every reward has."""
-
-    weight: float = Field(1.0, description="Factor of this reward in the sum.")
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-]+$",
-        description="Name under which its parts are recorded. Null: its type.",
-    )
-    preference_groups: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it.",
-    )
-
-    @property
-    def label(self) -> str:
-        """The name under which parts are recorded."""
-        return self.name or self.type  # type: ignore[attr-defined]
+from .reward_base import RewardBase
+from .reward_judge import JudgeReward
 
 
 class PersonasReward(RewardBase):
@@ -108,6 +88,6 @@ class PluginReward(RewardBase):
 
 
 Reward = Annotated[
-    PersonasReward | RegexReward | LengthReward | KeywordReward | PythonReward | PluginReward,
+    PersonasReward | RegexReward | LengthReward | KeywordReward | PythonReward | PluginReward | JudgeReward,
     Field(discriminator="type"),
 ]

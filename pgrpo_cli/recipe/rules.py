@@ -12,7 +12,9 @@ from typing import Any
 
 from .messages import KeyPath, show
 from .model import RandomModel
-from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
+from .reward_base import RewardBase
+from .reward_judge import JudgeReward
+from .rewards import LengthReward, PersonasReward, RegexReward
 from .schema import Recipe
 from .sources import PersonasSource
 from .training import HistorySection, WindowHistory
@@ -171,6 +173,24 @@ def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
         yield Violation((*path, "limit"), reward.limit, rule)
 
 
+def judge_scale(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """A scale has two ends."""
+    if not isinstance(reward, JudgeReward) or len(reward.scale) < 2:
+        return
+    low, high = reward.scale
+    if low >= high:
+        yield Violation((*path, "scale", 0), low, f"must be below the highest score ({high}); swap them")
+
+
+def judge_rubrics_are_used(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """Instructions that the rubric leaves out never reach the judge."""
+    if not isinstance(reward, JudgeReward) or not reward.preference_group_rubrics:
+        return
+    if not reward.uses_preference_group_rubrics:
+        rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
+        yield Violation((*path, "preference_group_rubrics"), reward.preference_group_rubrics, rule)
+
+
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
     window_reaches_min_count,
@@ -183,7 +203,13 @@ RULES: tuple[RecipeRule, ...] = (
     some_reward_counts,
     personas_reward_needs_personas,
 )
-REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
+REWARD_RULES: tuple[RewardRule, ...] = (
+    length_interval,
+    personas_parts,
+    regex_limit,
+    judge_scale,
+    judge_rubrics_are_used,
+)
 
 
 def hints(recipe: Recipe) -> list[str]:
@@ -195,6 +221,9 @@ def hints(recipe: Recipe) -> list[str]:
         found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, JudgeReward) and reward.api_key_env and reward.base_url.startswith("http://"):
+            found.append(f"rewards.{index}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .base import AsyncRewardFunction, Completion, RewardFunction, Score
+from .base import AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class RewardSum:
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(term.part_key(part) for term in self.terms for part in term.function.parts)
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What the rewards have used since they were built, by label; only those that count it."""
+        functions = {term.label: term.function for term in self.terms}
+        return {name: dict(f.usage()) for name, f in functions.items() if isinstance(f, MeteredReward)}
 
     def total(self, scores_by_term: Sequence[Mapping[int, Score]], count: int) -> list[Score]:
         """The sum for `count` completions from each term's scores by the index of the completion."""

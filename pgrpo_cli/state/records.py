@@ -79,11 +79,13 @@ def step_record(
     updates: Sequence[UpdateResult],
     seconds: dict[str, float],
     budgets: dict[str, int],
+    usage: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
 
     `updates`: those made from the rollouts; the last one's loss goes on record. `seconds`: by phase;
-    `budgets`: tokens that may be computed at a time, by what they are budgets of.
+    `budgets`: tokens that may be computed at a time, by what they are budgets of; `usage`: what rewards used
+    in this step, by label.
     """
     update, tokens = updates[-1], sum(u.tokens for u in updates)
     rewards = [score.value for score in scores_N if not math.isnan(score.value)]
@@ -108,6 +110,7 @@ def step_record(
         **update.metrics,
         "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
         "tokens": {"completions": sum(lengths_N), "training": tokens, "budgets": budgets},
+        **({"usage": usage} if usage else {}),
         "padding_fraction": sum(u.padding for u in updates) / tokens,
         **_times(seconds, sum(u.reference_seconds for u in updates), sum(lengths_N), tokens),
     }

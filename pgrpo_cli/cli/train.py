@@ -118,28 +118,20 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run."""
-    from pgrpo_cli.state.history_store import read_groups
+    from pgrpo_cli.state.history_store import read_groups, read_parts
     from pgrpo_cli.state.run import RunDirectory
 
-    rows = read_groups(RunDirectory(run).history_path)
+    path = RunDirectory(run).history_path
+    rows, parts = read_groups(path), read_parts(path)
     if as_json:
-        fields = (
-            "n",
-            "mean",
-            "std",
-            "first_step",
-            "last_step",
-            "prompts",
-            "within_variance",
-            "between_variance",
-        )
-        emit(
-            json.dumps({row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}, indent=2)
-        )
+        found = {row.preference_group: row.numbers() for row in rows}
+        for group, part_rows in parts.items():
+            found.setdefault(group, {})["parts"] = {row.part: row.numbers() for row in part_rows}
+        emit(json.dumps(found, indent=2))
         return
     from .display import groups_table
 
-    stdout.print(groups_table(rows))
+    stdout.print(groups_table(rows, parts))
 
 
 def default_run_dir(recipe: Recipe) -> Path:

@@ -64,6 +64,14 @@ def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("advantage", key), value, f"allowed with estimator 'custom' only; {remedy}")
 
 
+def renormalized_sums(recipe: Recipe) -> Iterator[Violation]:
+    """Only sums of advantages are normalized again."""
+    section = recipe.advantage
+    if section.renormalize and section.aggregate != "normalize_then_sum":
+        rule = "takes sums of advantages; set advantage.aggregate to 'normalize_then_sum', or remove it"
+        yield Violation(("advantage", "renormalize"), True, rule)
+
+
 def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
     """A window shorter than `min_count` is never used."""
     kind, min_count = recipe.history.kind, recipe.history.min_count
@@ -193,6 +201,7 @@ def judge_rubrics_are_used(path: KeyPath, reward: RewardBase) -> Iterator[Violat
 
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
+    renormalized_sums,
     window_reaches_min_count,
     warm_up_ends,
     random_heads,

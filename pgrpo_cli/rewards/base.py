@@ -28,10 +28,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
-    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal."""
+    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal.
+
+    `terms` of a weighted sum: the value of each summand by its label, NaN included; those that weigh nothing
+    or do not apply are absent.
+    """
 
     value: float
     parts: Mapping[str, float]
+    terms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @runtime_checkable

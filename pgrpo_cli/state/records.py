@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pgrpo_cli.algo import Advantages, GroupStats, RewardHistory
+from pgrpo_cli.algo import Advantages, GroupStats, PartHistory, RewardHistory
 from pgrpo_cli.model.rollout import Rollouts
 from pgrpo_cli.model.update import UpdateResult, learning_rate
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 
-from .history_store import GroupRow, ScoredCompletion, encode_parts
+from .history_store import GroupRow, PartRow, ScoredCompletion, encode_parts
 
 _ROWS_AT_ONCE = 10_000
 
@@ -34,6 +34,21 @@ def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
         )
         for name, s in groups.items()
     ]
+
+
+def part_rows(parts: PartHistory | None, preference_groups: Iterable[str]) -> list[PartRow]:
+    """Statistics of the parts of preference groups as rows of the store; none without such a history."""
+    return [_part_row(*found) for found in parts.stats(preference_groups)] if parts else []
+
+
+def all_part_rows(parts: PartHistory | None) -> Iterator[PartRow]:
+    """Those of all preference groups, made as they are asked for."""
+    yield from (_part_row(*found) for found in parts.all_stats()) if parts else ()
+
+
+def _part_row(group: str, part: str, stats: GroupStats) -> PartRow:
+    (row,) = group_rows({group: stats})
+    return PartRow(**vars(row), part=part)
 
 
 def history_rows(history: RewardHistory) -> Iterator[GroupRow]:

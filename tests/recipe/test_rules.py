@@ -32,6 +32,13 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "batch"}),
     ),
     (
+        "renormalized_sums",
+        "advantage.renormalize",
+        "set advantage.aggregate to 'normalize_then_sum', or remove it",
+        changed(advantage={"renormalize": True}),
+        changed(advantage={"renormalize": True, "aggregate": "normalize_then_sum"}),
+    ),
+    (
         "window_reaches_min_count",
         "history.kind.size",
         "at least history.min_count (16)",

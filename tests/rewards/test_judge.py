@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from pgrpo_cli.rewards.judge import Judge, build_judge
 from pgrpo_cli.rewards.judge_client import backoff, is_this_machine
 from pgrpo_cli.rewards.usage import usage_sentences
 from tests.support.judge import Answer, Asked, Behaviour, JudgeServer, by_length, judge_server
-from tests.support.rewards import PATIENCE, completions, scored, summed, threads_left
+from tests.support.rewards import PATIENCE, completions, scored, summed, threads_left, until
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -425,13 +427,13 @@ def test_answers_without_a_score_count_as_failures(serve: Any) -> None:
 
 def test_no_more_requests_than_allowed_are_in_flight(serve: Any) -> None:
     def wait(asked: Asked) -> Answer:
-        # The first three wait for each other: there are three at once. More would show in the count.
-        return Answer("10", after=lambda: together.wait(PATIENCE) if asked.number < 3 else None)
+        # The first three wait for each other: there are three at once. More would come while each one lasts.
+        return Answer("10", after=lambda: together.wait(PATIENCE) if asked.number < 3 else time.sleep(0.05))
 
     together = threading.Barrier(3)
     server = serve(wait)
     judge = Judge(server.section(concurrency=3), None, None)
-    assert values(judge, [str(i) for i in range(40)], batch=8) == [1.0] * 40
+    assert values(judge, [str(i) for i in range(24)], batch=8) == [1.0] * 24
     assert server.most_in_flight == 3
 
 
@@ -501,6 +503,22 @@ def test_a_run_that_stops_cancels_what_is_asked(serve: Any) -> None:
 
     asyncio.run(stop())
     over.set()
+
+
+def test_requests_that_fail_after_the_run_has_stopped_are_quiet(serve: Any) -> None:
+    judge = Judge(serve(lambda a: Answer(status=500)).section(concurrency=1), None, None)
+    complaints: list[dict[str, Any]] = []
+
+    async def fail() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        with pytest.raises(RewardError):
+            await judge(completions("x", "y", "z"))
+        # This one, and the one that keeps the connections open.
+        await until(lambda: len(asyncio.all_tasks()) == 2)
+        gc.collect()
+
+    asyncio.run(fail())
+    assert complaints == []
 
 
 # What it used

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ def entrants_of(
     runs: Mapping[str, RunDirectory],
     *,
     allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
     on_note: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> list[Entrant]:
@@ -69,7 +70,12 @@ def entrants_of(
         if result is None:
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
             result = evaluate_run(
-                subject, allow_code=allow_code, others=known, progress=progress, on_note=on_note
+                subject,
+                allow_code=allow_code,
+                allowed_hosts=allowed_hosts,
+                others=known,
+                progress=progress,
+                on_note=on_note,
             )
             known.append(result)
         entrants.append(Entrant(label, result))

@@ -17,7 +17,6 @@ from pgrpo_cli.algo.columns import Table
 from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_completions, read_groups
@@ -25,6 +24,7 @@ from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.train import personalized_advantages, reward_history
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
+from tests.support.runs import recipe_of
 from tests.support.small_device import forward_limit
 from tests.support.training import metrics, write_tiny
 
@@ -220,11 +220,11 @@ class _Rollouts:
     ],
 )
 def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[float]) -> None:
-    section = HistorySection(update=update)
-    history = reward_history(section)
+    recipe = recipe_of(history__update=update)
+    history = reward_history(recipe.history)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
     estimator = resolve_estimator("pgrpo", None, None, 0.0)
-    found = personalized_advantages(_Rollouts(), scores, history, estimator, section, step=1)  # type: ignore[arg-type]
+    found = personalized_advantages(_Rollouts(), scores, history, estimator, recipe, step=1)  # type: ignore[arg-type]
     assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
     assert (history.count("p"), history.mean("p")) == (4, 4.0)
 

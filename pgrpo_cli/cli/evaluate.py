@@ -15,6 +15,7 @@ from pgrpo_cli.errors import RunError
 
 from .common import (
     AllowCodeOption,
+    AllowHostOption,
     JsonOption,
     QuietOption,
     RunDirOption,
@@ -49,6 +50,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Sample again, although this evaluation exists already.")
     ] = False,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -68,7 +70,13 @@ def evaluate(
     if result is None:
         with _shown_progress(quiet=quiet) as progress:
             told = (lambda text: None) if quiet else note
-            result = evaluate_run(subject, allow_code=allow_code, progress=progress, on_note=told)
+            result = evaluate_run(
+                subject,
+                allow_code=allow_code,
+                allowed_hosts=allow_host or (),
+                progress=progress,
+                on_note=told,
+            )
     page = subject.run.report_path
     atomic_write(page, eval_page(result, _curves(subject.run)))
     if as_json:
@@ -97,6 +105,7 @@ def compare(
         ),
     ] = None,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -115,7 +124,13 @@ def compare(
     directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
     with _shown_progress(quiet=quiet) as progress:
         told = (lambda text: None) if quiet else note
-        entrants = entrants_of(directories, allow_code=allow_code, on_note=told, progress=progress)
+        entrants = entrants_of(
+            directories,
+            allow_code=allow_code,
+            allowed_hosts=allow_host or (),
+            on_note=told,
+            progress=progress,
+        )
     evaluated = {entrant.label: entrant for entrant in entrants}
     comparison = compare_results([evaluated[label] for label in labels])
     results = {label: entrant.result for label, entrant in evaluated.items()}

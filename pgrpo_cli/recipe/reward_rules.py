@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from .messages import KeyPath
 from .reward_base import RewardBase
+from .reward_judge import JudgeReward
 from .reward_model import RewardModelReward
 from .reward_personas import PersonasReward
 from .reward_recommendation import RecommendationReward
@@ -84,6 +85,24 @@ def raw_outputs(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
         yield Violation((*path, "min"), low, f"must be less than max ({high:.12g}); swap them")
 
 
+def judge_scale(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """A scale has two ends."""
+    if not isinstance(reward, JudgeReward) or len(reward.scale) < 2:
+        return
+    low, high = reward.scale
+    if low >= high:
+        yield Violation((*path, "scale", 0), low, f"must be below the highest score ({high}); swap them")
+
+
+def judge_rubrics_are_used(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
+    """Instructions that the rubric leaves out never reach the judge."""
+    if not isinstance(reward, JudgeReward) or not reward.preference_group_rubrics:
+        return
+    if not reward.uses_preference_group_rubrics:
+        rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
+        yield Violation((*path, "preference_group_rubrics"), reward.preference_group_rubrics, rule)
+
+
 REWARD_RULES: tuple[RewardRule, ...] = (
     interval,
     personas_parts,
@@ -91,4 +110,6 @@ REWARD_RULES: tuple[RewardRule, ...] = (
     recommendation_parts,
     ratings,
     raw_outputs,
+    judge_scale,
+    judge_rubrics_are_used,
 )

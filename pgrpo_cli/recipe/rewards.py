@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .reward_base import RewardBase
 from .reward_code import PluginReward, PythonReward
+from .reward_judge import JudgeReward
 from .reward_model import RewardModelReward
 from .reward_personas import PersonasReward
 from .reward_recommendation import RecommendationReward
@@ -17,6 +18,7 @@ from .reward_text import KeywordReward, LengthReward, ReadabilityReward, RegexRe
 __all__ = [
     "ChrfReward",
     "EmbeddingReward",
+    "JudgeReward",
     "KeywordReward",
     "LengthReward",
     "PersonasReward",
@@ -44,6 +46,7 @@ Reward = Annotated[
     | ChrfReward
     | EmbeddingReward
     | RewardModelReward
+    | JudgeReward
     | PythonReward
     | PluginReward,
     Field(discriminator="type"),

@@ -15,6 +15,7 @@ from .group_rules import (
     users_held_out_have_groups,
 )
 from .model import RandomModel
+from .reward_judge import JudgeReward
 from .reward_personas import PersonasReward
 from .reward_rules import REWARD_RULES
 from .schema import Recipe
@@ -51,6 +52,14 @@ def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
         if estimator != "custom" and value is not None:
             remedy = f"remove it, or set advantage.estimator to 'custom' (found {estimator!r})"
             yield Violation(("advantage", key), value, f"allowed with estimator 'custom' only; {remedy}")
+
+
+def renormalized_sums(recipe: Recipe) -> Iterator[Violation]:
+    """Only sums of advantages are normalized again."""
+    section = recipe.advantage
+    if section.renormalize and section.aggregate != "normalize_then_sum":
+        rule = "takes sums of advantages; set advantage.aggregate to 'normalize_then_sum', or remove it"
+        yield Violation(("advantage", "renormalize"), True, rule)
 
 
 def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
@@ -144,6 +153,7 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
 
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
+    renormalized_sums,
     window_reaches_min_count,
     warm_up_ends,
     random_heads,
@@ -178,6 +188,9 @@ def hints(recipe: Recipe) -> list[str]:
                 found.append(f"data.source.{key} has no effect with data.source.template")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, JudgeReward) and reward.api_key_env and reward.base_url.startswith("http://"):
+            found.append(f"rewards.{index}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
     return found

@@ -30,10 +30,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
-    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal."""
+    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal.
+
+    `terms` of a weighted sum: the value of each summand by its label, NaN included; those that weigh nothing
+    or do not apply are absent.
+    """
 
     value: float
     parts: Mapping[str, float]
+    terms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @runtime_checkable
@@ -78,6 +83,13 @@ class AsyncRewardFunction(Protocol):
     async def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
 
 
+@runtime_checkable
+class MeteredReward(Protocol):
+    """A reward that counts what it uses, such as requests and tokens; the counts only grow."""
+
+    def usage(self) -> Mapping[str, float]: ...
+
+
 def is_asynchronous(function: Callable[..., Any]) -> TypeIs[AsyncRewardFunction]:
     """Whether calling it makes a coroutine: an `async def` function, or an object with such a `__call__`."""
     # Of the type: a class is called to make an object, whatever its objects do when they are called.
@@ -94,10 +106,16 @@ def refuse_coroutine(returned: Any) -> Any:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a reward's factory may depend on besides its own section."""
+    """What a reward's factory may depend on besides its own section.
+
+    `run_dir` is where a reward may keep files, if there is a run; `allowed_hosts` are the machines, besides
+    this one, that it may send prompts and completions to.
+    """
 
     recipe_dir: Path
     allow_code: bool
+    run_dir: Path | None = None
+    allowed_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

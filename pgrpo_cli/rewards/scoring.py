@@ -57,6 +57,7 @@ class PendingScores:
 
     def __init__(self, rewards: RewardSum, loop: EventLoopThread) -> None:
         self._rewards, self._loop = rewards, loop
+        self._used_before = rewards.usage()
         self._added: set[int] = set()
         self._calls: list[_Call] = []
 
@@ -99,6 +100,13 @@ class PendingScores:
         for done in self._calls:
             found[done.position].update(zip(done.indices, done.future.result(), strict=True))
         return found
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What the rewards have used since `start`, by label, then by what was counted."""
+        return {
+            label: {name: count - self._used_before[label].get(name, 0) for name, count in counts.items()}
+            for label, counts in self._rewards.usage().items()
+        }
 
     def _cancel_after_failure(self, future: Future[list[Score]]) -> None:
         """Called on the loop's thread: the run will stop, so nobody waits for the other calls."""

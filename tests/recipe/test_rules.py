@@ -15,6 +15,7 @@ JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
 LENGTH = {"type": "length", "max": 10}
 BINS = {"type": "bins", "column": "age", "edges": [18, 30]}
 CLUSTER = {"type": "cluster"}
+JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
 
 # Rule, the path and words of its problem, a recipe that breaks it, and one that just does not.
 CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
@@ -31,6 +32,13 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         "required with estimator 'custom'; set it",
         changed(advantage={"estimator": "custom", "baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "batch"}),
+    ),
+    (
+        "renormalized_sums",
+        "advantage.renormalize",
+        "set advantage.aggregate to 'normalize_then_sum', or remove it",
+        changed(advantage={"renormalize": True}),
+        changed(advantage={"renormalize": True, "aggregate": "normalize_then_sum"}),
     ),
     (
         "window_reaches_min_count",
@@ -286,6 +294,24 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2}]),
         changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2, "count": True}]),
     ),
+    (
+        "judge_scale",
+        "rewards.0.scale.0",
+        "must be below the highest score (5.0); swap them",
+        changed(rewards=[{**JUDGE, "scale": [5, 5]}]),
+        changed(rewards=[{**JUDGE, "scale": [4.9, 5]}]),
+    ),
+    (
+        "judge_rubrics_are_used",
+        "rewards.0.preference_group_rubrics",
+        "the rubric must use {{ preference_group_rubric }}",
+        changed(
+            rewards=[
+                {**JUDGE, "rubric": "{{ completion }}", "preference_group_rubrics": {"terse": "Be brief."}}
+            ]
+        ),
+        changed(rewards=[{**JUDGE, "preference_group_rubrics": {"terse": "Be brief."}}]),
+    ),
 ]
 
 
@@ -353,6 +379,11 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
             "model.random has no effect",
             changed(model={"id": "org/model", "random": {"num_layers": 3}}),
             changed(model__random={"num_layers": 3}),
+        ),
+        (
+            "rewards.0.base_url begins with http://: the key is sent unencrypted",
+            changed(rewards=[{**JUDGE, "api_key_env": "KEY"}, PERSONAS]),
+            changed(rewards=[JUDGE, PERSONAS]),
         ),
         (
             "history.min_count has no effect",

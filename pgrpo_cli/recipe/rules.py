@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .interactions import MovielensSource
 from .messages import KeyPath, show
 from .model import RandomModel
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
@@ -197,4 +198,8 @@ def hints(recipe: Recipe) -> list[str]:
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
+    films = recipe.data.source
+    if isinstance(films, MovielensSource) and films.holdout == "last":
+        if films.cut != MovielensSource.model_fields["cut"].default:
+            found.append("data.source.cut has no effect with data.source.holdout 'last'")
     return found

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
+from .interactions import MovielensSource
 
 
 class PersonasSource(Section):
@@ -38,4 +39,4 @@ class JsonlSource(Section):
     )
 
 
-Source = Annotated[PersonasSource | JsonlSource, Field(discriminator="type")]
+Source = Annotated[PersonasSource | JsonlSource | MovielensSource, Field(discriminator="type")]

@@ -12,6 +12,7 @@ from tests.support.recipes import changed, load_data, problems_of
 
 PERSONAS = {"type": "personas"}
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+MOVIELENS = {"type": "movielens", "path": "ml"}
 LENGTH = {"type": "length", "max": 10}
 
 # Rule, the path and words of its problem, a recipe that breaks it, and one that just does not.
@@ -197,6 +198,11 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
             "history.min_count has no effect",
             changed(history={"min_count": 3}),
             changed(history={"min_count": 3, "update": "after"}),
+        ),
+        (
+            "data.source.cut has no effect",
+            changed(data={"source": {**MOVIELENS, "cut": 0.8}}, rewards=[LENGTH]),
+            changed(data={"source": {**MOVIELENS, "cut": 0.8, "holdout": "cut"}}, rewards=[LENGTH]),
         ),
     ],
 )

@@ -10,6 +10,7 @@ from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
 from .jsonl import read_jsonl
+from .movielens import read_movielens
 from .personas import read_personas
 
 Reader = Callable[[Any, ReadContext], SourceData]
@@ -18,6 +19,7 @@ Reader = Callable[[Any, ReadContext], SourceData]
 READERS: dict[str, Reader] = {
     "personas": read_personas,
     "jsonl": read_jsonl,
+    "movielens": read_movielens,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

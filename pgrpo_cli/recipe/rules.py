@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .interactions import MovielensSource
+from .interactions import GoodreadsSource, MovielensSource
 from .messages import KeyPath, show
 from .model import RandomModel
 from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
@@ -120,6 +120,14 @@ def revision_of_hub_model(recipe: Recipe) -> Iterator[Violation]:
         yield Violation(("model", "revision"), revision, rule)
 
 
+def review_lengths(recipe: Recipe) -> Iterator[Violation]:
+    """`min_words` and `max_words` enclose something."""
+    source = recipe.data.source
+    if isinstance(source, GoodreadsSource) and source.min_words > source.max_words:
+        rule = f"must not be greater than data.source.max_words ({source.max_words}); lower it or raise that"
+        yield Violation(("data", "source", "min_words"), source.min_words, rule)
+
+
 def labels_differ(recipe: Recipe) -> Iterator[Violation]:
     """The parts of a reward are recorded under its label."""
     first: dict[str, int] = {}
@@ -180,6 +188,7 @@ RULES: tuple[RecipeRule, ...] = (
     random_context,
     package_file,
     revision_of_hub_model,
+    review_lengths,
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
@@ -198,8 +207,7 @@ def hints(recipe: Recipe) -> list[str]:
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
-    films = recipe.data.source
-    if isinstance(films, MovielensSource) and films.holdout == "last":
-        if films.cut != MovielensSource.model_fields["cut"].default:
-            found.append("data.source.cut has no effect with data.source.holdout 'last'")
+    films, cut = recipe.data.source, MovielensSource.model_fields["cut"].default
+    if isinstance(films, MovielensSource) and films.holdout == "last" and films.cut != cut:
+        found.append("data.source.cut has no effect with data.source.holdout 'last'")
     return found

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
-from .interactions import MovielensSource
+from .interactions import GoodreadsSource, MovielensSource
 
 
 class PersonasSource(Section):
@@ -39,4 +39,6 @@ class JsonlSource(Section):
     )
 
 
-Source = Annotated[PersonasSource | JsonlSource | MovielensSource, Field(discriminator="type")]
+Source = Annotated[
+    PersonasSource | JsonlSource | MovielensSource | GoodreadsSource, Field(discriminator="type")
+]

@@ -12,6 +12,7 @@ from tests.support.recipes import changed, load_data, problems_of
 
 PERSONAS = {"type": "personas"}
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+GOODREADS = {"type": "goodreads", "path": "reviews.json.gz"}
 MOVIELENS = {"type": "movielens", "path": "ml"}
 LENGTH = {"type": "length", "max": 10}
 
@@ -30,6 +31,13 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         "required with estimator 'custom'; set it",
         changed(advantage={"estimator": "custom", "baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "batch"}),
+    ),
+    (
+        "review_lengths",
+        "data.source.min_words",
+        "must not be greater than data.source.max_words (20)",
+        changed(data={"source": {**GOODREADS, "min_words": 21, "max_words": 20}}, rewards=[LENGTH]),
+        changed(data={"source": {**GOODREADS, "min_words": 20, "max_words": 20}}, rewards=[LENGTH]),
     ),
     (
         "window_reaches_min_count",

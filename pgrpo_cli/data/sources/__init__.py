@@ -9,6 +9,7 @@ from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
+from .goodreads import read_goodreads
 from .jsonl import read_jsonl
 from .movielens import read_movielens
 from .personas import read_personas
@@ -20,6 +21,7 @@ READERS: dict[str, Reader] = {
     "personas": read_personas,
     "jsonl": read_jsonl,
     "movielens": read_movielens,
+    "goodreads": read_goodreads,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

@@ -50,7 +50,7 @@ class MovielensSource(Section):
     cut: float = Field(
         0.9, gt=0, lt=1, description="Share of all ratings before that moment, with `holdout: cut`."
     )
-    tags: int = Field(50, ge=0, description="Tags in profiles: those that most films have. 0: genres only.")
+    tags: int = Field(20, ge=0, description="Tags in profiles: those that most films have. 0: genres only.")
 
 
 class GoodreadsSource(Section):

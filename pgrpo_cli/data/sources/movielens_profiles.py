@@ -16,7 +16,6 @@ from .movielens_tags import Tags
 
 # So many films at the user's mean rating are added to every genre and tag: few films weigh little.
 SHRINKAGE = 5
-TAG_PREFIX = "tag: "
 LIKED_TITLES = 20
 
 
@@ -36,6 +35,8 @@ class TasteReader:
         self._films = films
         self._tags = tags
         self._least_liked = least_liked
+        # One object for each weight that occurs: hundreds of thousands of profiles hold dozens each.
+        self._weights_seen: dict[float, float] = {}
 
     def __call__(self, split: UserSplit, cut: int | None) -> Taste:
         """Features in stars: (sum over a genre's films of rating - the user's mean) / (films + SHRINKAGE).
@@ -47,12 +48,11 @@ class TasteReader:
         film, half_stars = self._ratings.film_N[rows], self._ratings.half_stars_N[rows].astype(np.int64)
         has_genre, total = self._films.has_genre_FK[film], int(half_stars.sum())
         counts = has_genre.sum(axis=0)
-        genres = _weights(self._films.genre_names, half_stars @ has_genre, counts, total, len(film))
+        genres = self._weights(self._films.genre_names, half_stars @ has_genre, counts, total, len(film))
         tags = self._tag_weights(film, half_stars, self._until(split, cut))
         liked = film[half_stars >= self._least_liked][-LIKED_TITLES:].tolist()
         text = "; ".join(self._films.shown[index] for index in liked)
-        features = {**genres, **{f"{TAG_PREFIX}{name}": weight for name, weight in tags.items()}}
-        return Taste(UserProfile(features, text), tuple(genres))
+        return Taste(UserProfile({**genres, **tags}, text), tuple(genres))
 
     def _until(self, split: UserSplit, cut: int | None) -> int:
         """The moment before which the profile ends."""
@@ -76,17 +76,22 @@ class TasteReader:
         tag, size = self._tags.tag_M[pairs], len(self._tags.names)
         sums = np.bincount(tag, weights=stars, minlength=size).astype(np.int64)
         counts = np.bincount(tag, minlength=size)
-        return _weights(self._tags.names, sums, counts, int(half_stars.sum()), len(film))
+        return self._weights(self._tags.names, sums, counts, int(half_stars.sum()), len(film))
 
-
-def _weights(
-    names: tuple[str, ...], sums: NDArray[np.int64], counts: NDArray[np.int64], total: int, rated: int
-) -> dict[str, float]:
-    """Weights in stars by name, the greatest first. Sums and `total` are in half stars."""
-    found = []
-    for name, of_name, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
-        if count:
-            # Whole numbers as long as possible: the same bits on every machine.
-            above_mean = (of_name * rated - total * count) / (2 * rated)
-            found.append((-round(above_mean / (count + SHRINKAGE), 4), -count, name))
-    return {name: -weight or 0.0 for weight, _, name in sorted(found)}
+    def _weights(
+        self,
+        names: tuple[str, ...],
+        sums: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        total: int,
+        rated: int,
+    ) -> dict[str, float]:
+        """Weights in stars by name, the greatest first. Sums and `total` are in half stars."""
+        found = []
+        for name, of_name, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
+            if count:
+                # Whole numbers as long as possible: the same bits on every machine.
+                above_mean = (of_name * rated - total * count) / (2 * rated)
+                weight = round(above_mean / (count + SHRINKAGE), 4) or 0.0
+                found.append((-weight, -count, name, self._weights_seen.setdefault(weight, weight)))
+        return {name: weight for _, _, name, weight in sorted(found)}

@@ -85,7 +85,8 @@ class PromptWriter:
         return others
 
     def _drawn(self, rng: random.Random, time: int, wanted: int) -> Iterator[int]:
-        by_then = int(np.searchsorted(self._pool.time_M, time))
+        # A number of another type would have all times converted first.
+        by_then = int(np.searchsorted(self._pool.time_M, np.uint32(time)))
         for _ in range(DRAWS * wanted if by_then else 0):
             yield int(self._pool.film_M[rng.randrange(by_then)])
         # The first users of a collection, or a small one: any film serves.

@@ -19,8 +19,8 @@ HEADER = b"userId,movieId,rating,timestamp"
 FIELDS = ("user", "film", "rating", "time")
 UNIT_SEPARATOR = b"\x1f"
 MAX_ID = 2**31 - 1
-# Seconds since 1970: the year 36812. Milliseconds and microseconds are beyond it.
-MAX_TIME = 2**40
+# Seconds since 1970: the year 2106. Milliseconds are beyond it.
+MAX_TIME = 2**32 - 1
 # A file in which so many rows, and most of them, are broken is the wrong file.
 MANY = 10_000
 
@@ -40,7 +40,7 @@ class Ratings:
     starts_U1: NDArray[np.int64]
     film_N: NDArray[np.int32]
     half_stars_N: NDArray[np.int8]
-    time_N: NDArray[np.int64]
+    time_N: NDArray[np.uint32]
     line_N: NDArray[np.int32]
 
 
@@ -164,7 +164,7 @@ def _checked(
         "user": user[good].astype(np.int32),
         "film": index[good].astype(np.int32),
         "half_stars": half_stars[good].astype(np.int8),
-        "time": time[good],
+        "time": time[good].astype(np.uint32),
         "line": (start + np.flatnonzero(good)).astype(np.int32),
     }
 

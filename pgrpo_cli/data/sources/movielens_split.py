@@ -42,7 +42,7 @@ class Pool:
     """M ratings by anyone, in the order of time: where candidates are drawn from."""
 
     film_M: NDArray[np.int32]
-    time_M: NDArray[np.int64]
+    time_M: NDArray[np.uint32]
 
 
 def cut_time(ratings: Ratings, section: MovielensSource) -> int | None:
@@ -95,7 +95,7 @@ def training_pool(ratings: Ratings, splits: list[UserSplit], cut: int | None) ->
 
 def rows_before(ratings: Ratings, start: int, end: int, time: int) -> int:
     """The first of a user's rows start to end that is not before `time`."""
-    return start + int(np.searchsorted(ratings.time_N[start:end], time))
+    return start + int(np.searchsorted(ratings.time_N[start:end], np.uint32(time)))
 
 
 def _split_user(

@@ -20,11 +20,12 @@ HEADER = ["userId", "movieId", "tag", "timestamp"]
 # A tag of fewer films tells little of a taste.
 LEAST_FILMS = 10
 MAX_TAG = 40
+PREFIX = "tag: "
 
 
 @dataclass(frozen=True)
 class Tags:
-    """V tags by number of films, and the M pairs of a film and its tag.
+    """V tags by number of films, named as in profiles, and the M pairs of a film and its tag.
 
     Pair i of film f has starts_F1[f] <= i < starts_F1[f + 1]; `since_M` is when someone first gave the tag.
     """
@@ -61,7 +62,7 @@ def _row(fields: list[str], positions: dict[int, int]) -> tuple[int, str | None,
     """(film, tag or None where it is none to show, time)."""
     position = positions.get(whole_number(fields[1], "film id"))
     time = fields[3].strip()
-    if not (time.isascii() and time.isdigit() and len(time) <= 13 and int(time) < MAX_TIME):
+    if not (time.isascii() and time.isdigit() and len(time) <= 10 and int(time) < MAX_TIME):
         raise RowProblem("time is no number of seconds since 1970", f"found {fields[3][:60]!r}")
     if position is None:
         raise RowProblem("film is not in the collection's table of films", f"found {fields[1][:60]!r}")
@@ -91,4 +92,4 @@ def _most_frequent(
     kept = rank[tag] >= 0
     film, tag, since = film[kept], tag[kept], since[kept]
     starts = np.searchsorted(film, np.arange(num_films + 1))
-    return Tags(tuple(names[code] for code in chosen), starts, rank[tag], since)
+    return Tags(tuple(f"{PREFIX}{names[code]}" for code in chosen), starts, rank[tag], since)

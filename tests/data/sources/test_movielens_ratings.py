@@ -42,7 +42,7 @@ def test_ratings_are_sorted_by_user_time_and_film_and_know_their_lines(tmp_path)
     assert ratings.starts_U1.tolist() == [0, 2, 5]
     assert rejected == ()
     types = (ratings.user_ids_U, ratings.film_N, ratings.half_stars_N, ratings.time_N, ratings.line_N)
-    assert [column.dtype for column in types] == [np.int32, np.int32, np.int8, np.int64, np.int32]
+    assert [column.dtype for column in types] == [np.int32, np.int32, np.int8, np.uint32, np.int32]
 
 
 def test_dat_files_have_no_header_and_two_colons(tmp_path):
@@ -69,8 +69,9 @@ BROKEN = {
     b"1,2,4.2,4": "rating is no half or whole star from 0.5 to 5",
     b"1,2,nan,4": "rating is no half or whole star from 0.5 to 5",
     b"1,2,3,-1": "time is no number of seconds since 1970",
-    b"1,2,3,964982703000": None,
-    b"1,2,3,96498270300000": "time is no number of seconds since 1970",
+    b"1,2,3,4294967294": None,
+    b"1,2,3,4294967295": "time is no number of seconds since 1970",
+    b"1,2,3,964982703000": "time is no number of seconds since 1970",
     b"1,51,3,4": "film is not in the collection's table of films",
 }
 

@@ -14,12 +14,13 @@ from .group_rules import (
     personas_reward_needs_their_names,
     users_held_out_have_groups,
 )
+from .interactions import MovielensSource
 from .model import RandomModel
 from .reward_judge import JudgeReward
 from .reward_personas import PersonasReward
 from .reward_rules import REWARD_RULES
 from .schema import Recipe
-from .source_rules import held_out_files_beside_others, one_reference, templates_parse
+from .source_rules import held_out_files_beside_others, one_reference, review_lengths, templates_parse
 from .sources import ColumnMapping, PersonasSource
 from .training import HistorySection, WindowHistory
 from .violation import Violation
@@ -160,6 +161,7 @@ RULES: tuple[RecipeRule, ...] = (
     random_context,
     package_file,
     revision_of_hub_model,
+    review_lengths,
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
@@ -193,4 +195,7 @@ def hints(recipe: Recipe) -> list[str]:
             found.append(f"rewards.{index}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
+    cut = MovielensSource.model_fields["cut"].default
+    if isinstance(source, MovielensSource) and source.holdout == "last" and source.cut != cut:
+        found.append("data.source.cut has no effect with data.source.holdout 'last'")
     return found

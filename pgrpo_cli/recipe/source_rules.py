@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .interactions import GoodreadsSource
 from .presets import RatedSet
 from .schema import Recipe
 from .sources import ColumnMapping
@@ -41,3 +42,11 @@ def held_out_files_beside_others(recipe: Recipe) -> Iterator[Violation]:
     if isinstance(source, RatedSet) and source.eval_path is not None and source.path is None:
         rule = "goes with data.source.path; set that, too, or remove it (eval_split chooses the hub's split)"
         yield Violation(("data", "source", "eval_path"), source.eval_path, rule)
+
+
+def review_lengths(recipe: Recipe) -> Iterator[Violation]:
+    """`min_words` and `max_words` enclose something."""
+    source = recipe.data.source
+    if isinstance(source, GoodreadsSource) and source.min_words > source.max_words:
+        rule = f"must not be greater than data.source.max_words ({source.max_words}); lower it or raise that"
+        yield Violation(("data", "source", "min_words"), source.min_words, rule)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
+from .interactions import GoodreadsSource, MovielensSource
 from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
 
 
@@ -124,6 +125,8 @@ Source = Annotated[
     | UltraFeedbackSource
     | HelpSteer2Source
     | PersonalLLMSource
-    | PrismSource,
+    | PrismSource
+    | MovielensSource
+    | GoodreadsSource,
     Field(discriminator="type"),
 ]

@@ -12,6 +12,8 @@ from tests.support.recipes import changed, load_data, problems_of
 
 PERSONAS = {"type": "personas"}
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+GOODREADS = {"type": "goodreads", "path": "reviews.json.gz"}
+MOVIELENS = {"type": "movielens", "path": "ml"}
 LENGTH = {"type": "length", "max": 10}
 BINS = {"type": "bins", "column": "age", "edges": [18, 30]}
 CLUSTER = {"type": "cluster"}
@@ -39,6 +41,13 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         "set advantage.aggregate to 'normalize_then_sum', or remove it",
         changed(advantage={"renormalize": True}),
         changed(advantage={"renormalize": True, "aggregate": "normalize_then_sum"}),
+    ),
+    (
+        "review_lengths",
+        "data.source.min_words",
+        "must not be greater than data.source.max_words (20)",
+        changed(data={"source": {**GOODREADS, "min_words": 21, "max_words": 20}}, rewards=[LENGTH]),
+        changed(data={"source": {**GOODREADS, "min_words": 20, "max_words": 20}}, rewards=[LENGTH]),
     ),
     (
         "window_reaches_min_count",
@@ -396,6 +405,11 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
                 data={"source": {**JSONL, "prompt_column": "q", "template": "{{ q }}"}}, rewards=[LENGTH]
             ),
             changed(data={"source": {**JSONL, "template": "{{ q }}"}}, rewards=[LENGTH]),
+        ),
+        (
+            "data.source.cut has no effect",
+            changed(data={"source": {**MOVIELENS, "cut": 0.8}}, rewards=[LENGTH]),
+            changed(data={"source": {**MOVIELENS, "cut": 0.8, "holdout": "cut"}}, rewards=[LENGTH]),
         ),
     ],
 )

@@ -10,6 +10,8 @@ from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
 from .generic import read_csv, read_datasets, read_jsonl, read_parquet
+from .goodreads import read_goodreads
+from .movielens import read_movielens
 from .personas import read_personas
 from .presets import read_helpsteer2, read_personalllm, read_prism, read_ultrafeedback
 
@@ -26,6 +28,8 @@ READERS: dict[str, Reader] = {
     "helpsteer2": read_helpsteer2,
     "personalllm": read_personalllm,
     "prism": read_prism,
+    "movielens": read_movielens,
+    "goodreads": read_goodreads,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

@@ -71,10 +71,13 @@ def evaluate(
                 base_rows = scored("base")
         rows = [*base_rows, *scored("tuned")]
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
+    users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
+    minority_share = header.recipe["eval"]["minority_share"]
     return EvalResult(
         **dict(header),
-        **dict(summarise(rows, bootstrap, weights)),
+        **dict(summarise(rows, bootstrap, weights, users=users, minority_share=minority_share)),
         prompts={prompt.prompt_id: prompt.prompt for prompt in prompts},
+        users=users,
         rows=rows,
     )
 

@@ -118,10 +118,11 @@ def combination_interval(
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
 
 
-def share_interval(share: float, units: int, confidence: float) -> Interval:
+def share_interval(share: float, units: float, confidence: float) -> Interval:
     """Wilson's score interval (1927) of a share observed on independent units; never empty, within [0, 1].
 
-    Of numbers between 0 and 1 other than 0 and 1 it is too wide, never too narrow: their variance is less.
+    `units` need not be whole: a weighted mean is worth as many. Of numbers between 0 and 1 other than 0 and 1
+    the interval is too wide, never too narrow: their variance is less.
     """
     if units == 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -207,7 +208,9 @@ def _resampled_means(stratum: _Clustered, samples: int, generator: torch.Generat
     return torch.cat(means)
 
 
-def _small_sample_factor(strata: Sequence[_Clustered], coefficients_K: Sequence[float], level: float) -> float:
+def _small_sample_factor(
+    strata: Sequence[_Clustered], coefficients_K: Sequence[float], level: float
+) -> float:
     """SE / SE_boot · t / z of a combination of stratum means, each stratum with 2 units or more."""
     counts_K = [stratum.count for stratum in strata]
     variances_K = [c**2 * stratum.variance_of_mean for c, stratum in zip(coefficients_K, strata, strict=True)]

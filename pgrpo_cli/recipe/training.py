@@ -158,6 +158,12 @@ class EvalSection(Section):
     )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
+    minority_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Preference groups with less than this share of the training prompts are the minority.",
+    )
 
 
 class LogSection(Section):

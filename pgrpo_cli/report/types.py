@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-EVAL_VERSION = 1
+EVAL_VERSION = 2
 
 Which = Literal["base", "tuned"]
 Verdict = Literal["ahead", "behind", "no difference", "can't tell"]
@@ -63,10 +63,60 @@ class Row(Data):
     text: str
 
 
+class Detail(Data):
+    """More about a preference group, or about all, each counted once (macro); docs/metrics.md has formulas.
+
+    `units` are what intervals resample. `parts`: the reward's parts by name. `win_rate`: share of pairs of
+    completions to one prompt that the tuned model wins. `improved`: share of prompts with a higher mean.
+    `effect`: the gain in standard deviations of the reward; unknown over groups and without spread.
+    """
+
+    units: int
+    parts: dict[str, Contrast]
+    win_rate: Estimate
+    improved: Estimate
+    effect: Number
+
+
+class Worst(Data):
+    """The preference group that gains least; the interval holds whichever group that is."""
+
+    preference_group: str
+    gain: Estimate
+
+
+class Minority(Data):
+    """Gains of preference groups with less than `share` of the training prompts against the others' gains.
+
+    Each is a mean over preference groups; `gap` is minority minus majority, unknown where one is empty.
+    """
+
+    share: float
+    preference_groups: list[str]
+    minority: Estimate
+    majority: Estimate
+    gap: Estimate
+
+
+class Fairness(Data):
+    """How gains are shared between preference groups; unknown with a single one.
+
+    `range` is the largest minus the smallest gain, `std` the standard deviation of the gains, and
+    `std_beyond_noise` what is left of that without the noise of few prompts, all in reward units.
+    """
+
+    worst: Worst | None
+    range: Number
+    std: Number
+    std_beyond_noise: Number
+    jain: Number
+    minority: Minority
+
+
 class Header(Data):
     """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     run: str
     step: int
     recipe: dict[str, Any]
@@ -84,18 +134,27 @@ class Header(Data):
 
 
 class Summary(Data):
-    """The numbers of an evaluation. `notes` say what a reader must know before believing them."""
+    """The numbers of an evaluation. `notes` say what a reader must know before believing them.
 
+    `unit` is what intervals resample: users where one has several prompts. `weights`: training prompts of
+    each preference group. `details` go by preference group.
+    """
+
+    unit: Literal["prompt", "user"]
     groups: dict[str, Contrast]
     overall: Overall
+    details: dict[str, Detail]
+    macro_detail: Detail
+    fairness: Fairness
     weights: dict[str, float]
     notes: list[str]
 
 
 class EvalResult(Summary, Header):
-    """One evaluation with every completion. `prompts` are the rendered texts by prompt id."""
+    """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked."""
 
     prompts: dict[str, str]
+    users: dict[str, str] = {}
     rows: list[Row]
 
 

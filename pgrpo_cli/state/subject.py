@@ -23,6 +23,8 @@ from .run import RunDirectory
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
+# Keys of `eval` that change what is made of the completions.
+_SUMMARY_KEYS = ("minority_share",)
 # Sections that a run may be evaluated with whatever it was trained with.
 _FREE = ("eval.", "log.")
 
@@ -102,8 +104,12 @@ def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult |
     if not subject.path.exists():
         return None
     kept = read_result(subject.path)
-    settings = () if any_settings else (*_SETTINGS, "bootstrap_samples", "confidence")
-    return kept if _equal(kept, subject.header, ("adapter_hash", *settings)) else None
+    if any_settings:
+        return kept if _equal(kept, subject.header, ("adapter_hash",)) else None
+    ours, theirs = (header.recipe.get("eval", {}) for header in (subject.header, kept))
+    same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
+    settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
+    return kept if same and _equal(kept, subject.header, settings) else None
 
 
 def shares_base(header: Header, other: Header) -> bool:

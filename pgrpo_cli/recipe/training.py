@@ -164,6 +164,11 @@ class EvalSection(Section):
         le=1,
         description="Preference groups with less than this share of the training prompts are the minority.",
     )
+    matrix: Literal["auto", True, False] = Field(
+        "auto",
+        description="Score completions for each preference group by the rewards of others too. `auto`: by "
+        "rewards that depend on it and cost nothing, for at most 32 of them; `true`: by judges and code too.",
+    )
 
 
 class LogSection(Section):

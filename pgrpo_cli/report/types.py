@@ -50,7 +50,10 @@ class Overall(Data):
 
 
 class Row(Data):
-    """One scored completion. `length` is in tokens; `finished` is false where it was cut at the limit."""
+    """One scored completion. `length` is in tokens; `finished` is false where it was cut at the limit.
+
+    `kl`: estimated KL(tuned || base) a token over it, in nats; unknown for the base model's.
+    """
 
     prompt_id: str
     preference_group: str
@@ -58,6 +61,7 @@ class Row(Data):
     completion_index: int
     reward: Number
     parts: dict[str, Number]
+    kl: Number = math.nan
     length: int
     finished: bool
     text: str
@@ -113,6 +117,45 @@ class Fairness(Data):
     minority: Minority
 
 
+class Fluency(Data):
+    """How a model writes. `perplexity` is that of a neutral text, a token; `length` is in tokens.
+
+    `distinct_1`, `distinct_2`: different words and pairs of words over all of them, in all completions.
+    """
+
+    perplexity: Number
+    distinct_1: Number
+    distinct_2: Number
+    length: Number
+    truncated: Number
+
+
+class Kept(Data):
+    """What is left of the base model. `kl` is KL(tuned || base) a token in nats, by preference group too."""
+
+    base: Fluency
+    tuned: Fluency
+    kl: Estimate
+    groups: dict[str, Estimate]
+
+
+class Matrix(Data):
+    """Completions made for each preference group (rows) by the reward of each (columns).
+
+    `rewards`: labels of the rewards in it, those that depend on the preference group. `base` and `tuned` are
+    mean rewards over prompts; `centers` and `scales` are mean and standard deviation of each column over all
+    completions of both models. `margin`, in those deviations, is the diagonal less the rest of its row.
+    """
+
+    preference_groups: list[str]
+    rewards: list[str]
+    base: list[list[Number]]
+    tuned: list[list[Number]]
+    centers: list[Number]
+    scales: list[Number]
+    margin: Contrast
+
+
 class Header(Data):
     """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
@@ -153,6 +196,8 @@ class Summary(Data):
 class EvalResult(Summary, Header):
     """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked."""
 
+    kept: Kept
+    matrix: Matrix | None
     prompts: dict[str, str]
     users: dict[str, str] = {}
     rows: list[Row]

@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
 # Keys of `eval` that change what is made of the completions.
-_SUMMARY_KEYS = ("minority_share",)
+_SUMMARY_KEYS = ("minority_share", "matrix")
 # Sections that a run may be evaluated with whatever it was trained with.
 _FREE = ("eval.", "log.")
 

@@ -11,7 +11,7 @@ from pgrpo_cli.report.diagnosis import Finding
 from .files import write_json
 from .run import RunDirectory
 
-Key = tuple[str, str | None]
+Key = tuple[str, str | None, str | None]
 
 
 def read_said(run: RunDirectory) -> list[dict[str, Any]]:
@@ -39,4 +39,4 @@ def record_said(
 
 
 def _key(entry: dict[str, Any]) -> Key:
-    return entry["rule"], entry["preference_group"]
+    return entry["rule"], entry["preference_group"], entry["part"]

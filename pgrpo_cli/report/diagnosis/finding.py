@@ -21,7 +21,7 @@ _MOST_NAMES = 5
 @dataclass(frozen=True)
 class Finding:
     """What is wrong, in which preference group (None: in the run), and what to change; `numbers` are behind
-    it.
+    it. `part` names the parts of the reward that it is about, if any.
     """
 
     rule: str
@@ -30,11 +30,12 @@ class Finding:
     says: str
     remedy: str
     numbers: Mapping[str, float]
+    part: str | None = None
 
     @property
-    def key(self) -> tuple[str, str | None]:
+    def key(self) -> tuple[str, str | None, str | None]:
         """What is said once a run."""
-        return self.rule, self.preference_group
+        return self.rule, self.preference_group, self.part
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values."""

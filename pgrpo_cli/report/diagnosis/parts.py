@@ -73,6 +73,7 @@ def find_constant_parts(view: RunView) -> Iterator[Finding]:
             "it.",
             remedy,
             {"value": value, "completions": len(values)},
+            part,
         )
 
 
@@ -108,6 +109,7 @@ def _fight(view: RunView, a: str, b: str, r: float, n: int, places: tuple[int, i
         "in the sum, and little of either is learnt.",
         remedy,
         {"correlation": r, "completions": n},
+        f"{a}, {b}",
     )
 
 

@@ -14,13 +14,17 @@ from .view import RECENT_STEPS, Floats, RunView, Whole
 
 LEAST_STEPS = 40
 """Steps after the warm-up before a reward that does not move is called stuck."""
-SMALL_EFFECT = 0.2
-"""In standard deviations of the reward: Cohen's small effect. Less than it in a whole run is nothing."""
+LITTLE = 0.3
+"""In standard deviations of the reward: a smaller change over a whole run is next to nothing. Of 50 steps
+with 36 completions it is about three standard errors: enough to tell many runs that stand still from those
+that rise; of the others nothing is said."""
 KL_LARGE = 1.0
 """Nats a token: the tuned model then gives its own tokens e times the base model's probability on average. A
 healthy run stays far below."""
 KL_NOTHING = 1e-3
 """Nats a token: a model that has learnt a style stands at hundredths or tenths."""
+TIGHT_BETA = 0.1
+"""loss.beta from which the penalty itself may be what holds the model."""
 CLIPPED_STEPS = 20
 """Steps in a row whose gradients are clipped."""
 _ENOUGH_OF_RANGE = 0.9
@@ -92,7 +96,7 @@ def find_stuck(view: RunView) -> Iterator[Finding]:
     found = trend(view)
     if found is None or _nothing_differs(view) or _earns_most(view):
         return
-    kl, little = _kl(view), SMALL_EFFECT * found.spread
+    kl, little = _kl(view), LITTLE * found.spread
     flat = -little < found.lowest and found.highest < little
     idle = kl is not None and kl < KL_NOTHING and found.lowest <= 0 <= found.highest
     if flat or idle:
@@ -100,47 +104,55 @@ def find_stuck(view: RunView) -> Iterator[Finding]:
 
 
 def _stuck(view: RunView, found: Trend, kl: float | None) -> Finding:
-    rate = view.recipe.train.learning_rate
-    faster = f"train.learning_rate={shown(3 * rate)}"
-    says = (
-        f"After {view.step} steps the mean reward has changed by {shown(found.rise)} "
-        f"(± {shown(_TWO_ERRORS * found.error)}), beside a spread of {shown(found.spread)}: no progress to "
-        "be seen. "
-    )
-    if kl is None:
-        says += (
-            f"Most often the learning rate ({rate:g}) is too low; without a KL that cannot be told for sure."
-        )
-        remedy = f"Set {faster}; with loss.beta=0.001 metrics.jsonl tells how far the model has moved."
-    elif kl < KL_NOTHING:
-        says += (
-            f"And the model has hardly moved from the base model (KL {shown(kl)} nats a token): the learning "
-            f"rate ({rate:g}) is too low."
-        )
-        remedy = f"Set {faster}" + (
-            f", or loss.beta={view.recipe.loss.beta / 10:g}." if _tight(view) else "."
-        )
-    else:
-        says += (
-            f"The model has moved (KL {shown(kl)} nats a token), but not to where the reward is: it may be "
-            "too noisy, or too hard, for what is sampled."
-        )
-        remedy = (
-            f"Set train.prompts_per_step={2 * view.recipe.train.prompts_per_step} or "
-            f"rollout.num_generations={2 * view.recipe.rollout.num_generations} for less noise, or give the "
-            "reward a slope. advantage.estimator=pgrpo_centered helps where prompts differ much in "
-            "difficulty."
-        )
-    numbers = {"rise": found.rise, "error": found.error, "spread": found.spread, "learning_rate": rate}
+    why, remedy = _why_stuck(view, kl)
+    numbers = {
+        "rise": found.rise,
+        "error": found.error,
+        "spread": found.spread,
+        "learning_rate": view.recipe.train.learning_rate,
+        **({} if kl is None else {"kl": kl}),
+    }
     return Finding(
-        "reward-stuck", None, "warning", says, remedy, numbers | ({} if kl is None else {"kl": kl})
+        "reward-stuck",
+        None,
+        "warning",
+        f"After {view.step} steps the mean reward has changed by {shown(found.rise)} (± "
+        f"{shown(_TWO_ERRORS * found.error)}), beside a spread of {shown(found.spread)}: no progress to "
+        f"speak of. {why}",
+        remedy,
+        numbers,
+    )
+
+
+def _why_stuck(view: RunView, kl: float | None) -> tuple[str, str]:
+    """The likely reason and the remedy, by how far the model has moved."""
+    recipe = view.recipe
+    rate, beta = recipe.train.learning_rate, recipe.loss.beta
+    faster = f"train.learning_rate={shown(3 * rate)}"
+    if kl is None:
+        return (
+            f"Most often the learning rate ({rate:g}) is too low; without a KL that cannot be told for sure.",
+            f"Set {faster}; with loss.beta=0.001 metrics.jsonl tells how far the model has moved.",
+        )
+    if kl < KL_NOTHING:
+        return (
+            f"And the model has hardly moved from the base model (KL {shown(kl)} nats a token): the learning "
+            f"rate ({rate:g}) is too low.",
+            f"Set {faster}" + (f", or loss.beta={beta / 10:g}." if beta >= TIGHT_BETA else "."),
+        )
+    return (
+        f"The model has moved (KL {shown(kl)} nats a token), but not to where the reward is: it may be too "
+        "noisy, or too hard, for what is sampled.",
+        f"Set train.prompts_per_step={2 * recipe.train.prompts_per_step} or "
+        f"rollout.num_generations={2 * recipe.rollout.num_generations} for less noise, or give the reward a "
+        "slope. advantage.estimator=pgrpo_centered helps where prompts differ much in difficulty.",
     )
 
 
 def find_falls(view: RunView) -> Iterator[Finding]:
     """The reward goes down, and that is no accident."""
     found = trend(view)
-    if found is None or found.rise > -SMALL_EFFECT * found.spread or found.highest >= 0:
+    if found is None or found.rise > -LITTLE * found.spread or found.highest >= 0:
         return
     rate = view.recipe.train.learning_rate
     yield Finding(
@@ -153,10 +165,6 @@ def find_falls(view: RunView) -> Iterator[Finding]:
         "model; read some late completions.",
         {"rise": found.rise, "error": found.error, "spread": found.spread, "learning_rate": rate},
     )
-
-
-def _tight(view: RunView) -> bool:
-    return view.recipe.loss.beta > 0.1
 
 
 def _nothing_differs(view: RunView) -> bool:

@@ -28,6 +28,7 @@ RECENT_STEPS = 10
 """Steps that count as the present where it is compared with the past."""
 MIN_STEPS = 10
 """No rule speaks before: the first steps are noise, and a run that short is a trial."""
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,13 @@ class Metrics:
             for name, found in line.get("groups", {}).items()
         ]
         numbers = {name: index for index, name in enumerate(dict.fromkeys(row[1] for row in rows))}
+        means = _floats([row[3] for row in rows])
+        known = ~np.isnan(means)
         return StepMeans(
-            _floats([row[0] for row in rows]),
-            np.array([numbers[row[1]] for row in rows], np.int64),
-            _floats([row[2] for row in rows]),
-            _floats([row[3] for row in rows]),
+            _floats([row[0] for row in rows])[known],
+            np.array([numbers[row[1]] for row in rows], np.int64)[known],
+            _floats([row[2] for row in rows])[known],
+            means[known],
         )
 
 
@@ -259,8 +262,8 @@ def units(preference_group_X: Whole, names: Sequence[str], usable_X: Flags, leas
 
 
 def _floats(values: Sequence[Any]) -> Floats:
-    """Numbers; NaN for what is none."""
+    """Numbers; NaN for what is none, and for what is so large that its square is none."""
     return np.array(
-        [float(v) if isinstance(v, int | float) and math.isfinite(v) else math.nan for v in values],
+        [float(v) if isinstance(v, int | float) and abs(v) < _LARGEST else math.nan for v in values],
         np.float64,
     )

@@ -199,3 +199,9 @@ def test_a_short_run_is_a_trial_in_which_everything_is_rare(tmp_path: Path) -> N
     trial = Made(training_prompts=counts, recipe={"train__steps": 16})
     assert diagnose(view_of(make(tmp_path / "run", trial, steps=16))).findings == ()
     assert STEPS * 6 * 3 / 303 < 5
+
+
+def test_the_documentation_has_a_row_for_every_rule() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{rule.name}`" for rule in RULES]

@@ -143,7 +143,16 @@ def test_two_constant_parts_are_two_things_to_say() -> None:
 
 def test_a_part_of_weight_zero_is_recorded_only() -> None:
     rewards = [{**KEYWORD, "name": "p"}, {**KEYWORD, "name": "q", "weight": 0.0}]
-    assert diagnose(view({"a": [0.0, 1.0, 1.0]}, parts={"q": 0.0}, rewards=rewards)).findings == ()
+    assert only(view({"a": [0.0, 1.0, 1.0]}, parts={"p": 0.0, "q": 0.0}, rewards=rewards)).part == "p"
+
+
+def test_one_gradient_in_twenty_that_is_not_clipped_is_enough() -> None:
+    def findings(last: float) -> tuple[Finding, ...]:
+        lines = [{"step": step, "grad_norm": 3.0} for step in range(1, 31)]
+        return diagnose(view({"a": [0.0, 1.0]}, lines=[*lines, {"step": 31, "grad_norm": last}])).findings
+
+    assert findings(1.0) == ()
+    assert [finding.rule for finding in findings(1.1)] == ["gradients-clipped"]
 
 
 def test_the_gravest_comes_first() -> None:

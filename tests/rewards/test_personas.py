@@ -73,22 +73,7 @@ def test_an_unknown_persona_is_named_with_the_nearest():
 def test_a_preference_group_by_lot_leaves_each_prompt_its_persona():
     function = build_personas(PersonasReward(), CONTEXT)
     text, columns = "Try Kind of Blue by Miles Davis.", {"persona": "terse-jazz"}
-    by_name, by_lot = (
-        function(
-            [Completion("p1", group, "prompt", "Try Kind of Blue by Miles Davis.", {"persona": "terse-jazz"})]
-        )[0]
-        for group in ("terse-jazz", "group-2")
-    )
+    groups = ("terse-jazz", "group-2", "capitals-metal")
+    by_name, by_lot, other = function([Completion("p1", group, "prompt", text, columns) for group in groups])
     assert by_name == by_lot
-    other = function(
-        [
-            Completion(
-                "p1",
-                "capitals-metal",
-                "prompt",
-                "Try Kind of Blue by Miles Davis.",
-                {"persona": "terse-jazz"},
-            )
-        ]
-    )[0]
     assert other != by_name

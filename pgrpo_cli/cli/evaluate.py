@@ -29,6 +29,7 @@ from .common import (
 if TYPE_CHECKING:
     from pgrpo_cli.evaluate import Progress
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.report.diagnosis import Diagnosis
     from pgrpo_cli.report.types import Comparison, CurvePoint, EvalResult
     from pgrpo_cli.state.run import RunDirectory
 
@@ -78,7 +79,7 @@ def evaluate(
                 on_note=told,
             )
     page = subject.run.report_path
-    atomic_write(page, eval_page(result, _curves(subject.run)))
+    atomic_write(page, eval_page(result, _curves(subject.run), _diagnosis(subject.run)))
     if as_json:
         emit(_result_json(result, path=subject.path, report=page))
     else:
@@ -186,6 +187,14 @@ def _curves(run: RunDirectory) -> list[CurvePoint]:
     from pgrpo_cli.state.history_store import read_curves
 
     return read_curves(run.history_path) if run.history_path.is_file() else []
+
+
+def _diagnosis(run: RunDirectory) -> Diagnosis | None:
+    """What is found in the run's training; None where its record is missing."""
+    from pgrpo_cli.report.diagnosis import diagnose
+    from pgrpo_cli.state.run_view import view_of
+
+    return diagnose(view_of(run)) if run.history_path.is_file() else None
 
 
 def _result_json(result: EvalResult, **paths: Path) -> str:

@@ -173,6 +173,7 @@ def _train(
     from pgrpo_cli.state.runlog import open_trackers
     from pgrpo_cli.train import train as train_run
 
+    from .diagnosis import diagnosed
     from .display import training_display
     from .profiling import profiled
 
@@ -209,7 +210,8 @@ def _train(
             display = stack.enter_context(traced)
         train_run(
             run, recipe, policy, prompts, rewards,
-            checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,
+            checkpoint=checkpoint, observer=diagnosed(display, run, recipe),
+            stop_requested=stop_requested, trackers=trackers,
         )  # fmt: skip
 
 

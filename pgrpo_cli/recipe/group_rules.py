@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .preference_groups import BinsGroups, ClusterGroups, UserGroups
-from .reward_personas import PersonasReward
 from .schema import Recipe
-from .sources import PersonasSource
 from .violation import Violation
 
 
@@ -40,12 +38,3 @@ def users_held_out_have_groups(recipe: Recipe) -> Iterator[Violation]:
             "set it to text or time"
         )
         yield Violation(("data", "split_by"), "user", rule)
-
-
-def personas_reward_needs_their_names(recipe: Recipe) -> Iterator[Violation]:
-    """The personas reward knows whose taste to score by the preference group's name."""
-    kind = recipe.data.preference_groups.type
-    named_otherwise = isinstance(recipe.data.source, PersonasSource) and kind != "column"
-    if named_otherwise and any(isinstance(reward, PersonasReward) for reward in recipe.rewards):
-        rule = "the personas reward needs the personas as preference groups; set it to 'column', or remove it"
-        yield Violation(("data", "preference_groups", "type"), kind, rule)

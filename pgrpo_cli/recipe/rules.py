@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from .group_rules import (
     bins_have_names,
     embedding_has_a_model,
-    personas_reward_needs_their_names,
     users_held_out_have_groups,
 )
 from .interactions import MovielensSource
@@ -171,7 +170,6 @@ RULES: tuple[RecipeRule, ...] = (
     bins_have_names,
     embedding_has_a_model,
     users_held_out_have_groups,
-    personas_reward_needs_their_names,
 )
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
+from .diagnosis.finding import Diagnosis
 from .sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
@@ -33,11 +34,14 @@ class Panel:
     svg: Markup
 
 
-def eval_page(result: EvalResult, points: Points) -> str:
-    """The page about one evaluation; `points` is the run's training reward by step and preference group."""
+def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = None) -> str:
+    """The page about one evaluation; `points` is the run's training reward by step and preference group,
+    `diagnosis` what is found in its training.
+    """
     return _render(
         "eval.html",
         result=result,
+        diagnosis=diagnosis,
         headline=eval_sentence(result),
         method=method_sentence(result),
         chance=chance_sentence(result.confidence, len(result.groups)),

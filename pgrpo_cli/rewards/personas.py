@@ -83,7 +83,9 @@ def build_personas(section: PersonasReward, context: BuildContext) -> PersonasFu
 
 
 def _persona(completion: Completion) -> Persona:
-    name = completion.preference_group
+    """The preference group's, or where preference groups are others (by lot, by clustering) the prompt's."""
+    group = completion.preference_group
+    name = group if group in PERSONAS else completion.columns.get("persona", group)
     if name in PERSONAS:
         return PERSONAS[name]
     near = nearest(name, PERSONAS)

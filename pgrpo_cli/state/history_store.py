@@ -207,6 +207,22 @@ def read_completions(path: Path, *, preference_group: str | None = None) -> list
     ]
 
 
+def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[GroupRow]]:
+    """The completions of the latest `steps` steps in order of training, and the statistics of their
+    preference groups. Earlier completions are not read. Works while a run writes.
+    """
+    latest = "FROM completions WHERE step > (SELECT max(step) FROM completions) - ?"
+    columns = ", ".join(ScoredCompletion.__dataclass_fields__)
+    completions = _query(path, f"SELECT {columns} {latest} ORDER BY step, prompt, generation", (steps,))
+    groups = _query(
+        path,
+        "SELECT * FROM preference_groups WHERE preference_group IN "
+        f"(SELECT preference_group {latest}) ORDER BY preference_group",
+        (steps,),
+    )
+    return [ScoredCompletion(*row) for row in completions], [GroupRow(*row) for row in groups]
+
+
 def encode_parts(parts: Mapping[str, float]) -> str:
     """Reward parts as JSON text; NaN becomes null."""
     return json.dumps({k: None if v != v else v for k, v in parts.items()}, sort_keys=True)

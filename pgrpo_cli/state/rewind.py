@@ -36,7 +36,7 @@ def rewind(
 def _remove_leftovers(run: RunDirectory) -> None:
     """Delete what killed processes had begun to write."""
     with explained(str(run.path)):
-        for name in ("recipe.yaml", "origin.json", "paths.json", "metrics.jsonl"):
+        for name in ("recipe.yaml", "origin.json", "paths.json", "metrics.jsonl", "findings.json"):
             for leftover in run.path.glob(f".{name}.*.tmp"):
                 leftover.unlink()
 

@@ -211,13 +211,6 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         ),
     ),
     (
-        "personas_reward_needs_their_names",
-        "data.preference_groups.type",
-        "needs the personas as preference groups",
-        changed(data__preference_groups={"type": "random", "count": 3}),
-        changed(data__preference_groups={"type": "random", "count": 3}, rewards=[LENGTH]),
-    ),
-    (
         "interval",
         "rewards.0.min",
         "must not be greater than max (10); swap them",

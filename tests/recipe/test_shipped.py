@@ -18,7 +18,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.y*ml"))
 def test_there_are_recipes_and_all_of_them_ship() -> None:
     assert {path.stem for path in RECIPES} == set(shipped_recipes())
     assert len(RECIPES) == len(shipped_recipes())
-    assert {"quickstart", "smoke", "qwen3-1.7b-personas", "qwen3-8b-personas"} <= set(shipped_recipes())
+    assert {"quickstart", "smoke", "personas-7", "qwen3-8b-personas"} <= set(shipped_recipes())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.compare import Entrant, compare
+from pgrpo_cli.report.diagnosis.finding import Diagnosis, Finding
 from pgrpo_cli.report.page import MOST_PANELS, comparison_page, eval_page
 from pgrpo_cli.report.types import CurvePoint, EvalResult
 from tests.support.results import result_of, rows_of, spread
@@ -123,6 +124,18 @@ def test_notes_are_shown() -> None:
     one_prompt = {"calm": {"a": [0.2, 0.4]}}
     result = result_of(one_prompt, one_prompt)
     assert "a single held-out prompt gives no interval" in Page(eval_page(result, [])).text
+
+
+def test_findings_of_training_are_shown_with_what_was_checked() -> None:
+    found = Finding("no-spread", EVIL, "problem", f"All rewards of {EVIL!r} are 0.", "Change this.", {})
+    diagnosis = Diagnosis((found,), ("Do they vary?",), {"Does it move?": "the KL is not recorded"})
+    page = Page(eval_page(made(), POINTS, diagnosis))
+    assert f"Problem: no-spread. All rewards of {EVIL!r} are 0. What to do: Change this." in page.text
+    assert "Do they vary?" in page.text and "Does it move? Not checked: the KL is not recorded." in page.text
+    assert page.all("script") == [] and page.all("img") == []
+    healthy = Page(eval_page(made(), POINTS, Diagnosis((), ("Do they vary?",), {})))
+    assert "Training, examined Nothing found. What was checked Do they vary?" in healthy.text
+    assert "Training, examined" not in Page(eval_page(made(), POINTS)).text
 
 
 def test_a_run_without_history_says_so() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.rewards.judge import Judge
+
+from .rewards import completions, scored, summed
 
 
 @dataclass(frozen=True)
@@ -136,3 +140,23 @@ def judge_server(behaviour: Behaviour) -> Iterator[JudgeServer]:
 def by_length(asked: Asked) -> str:
     """A score from 1 to 10 that depends on nothing but the text."""
     return json.dumps({"score": 1 + len(asked.text) % 10})
+
+
+def values(judge: Judge, texts: Sequence[str], **options: Any) -> list[float]:
+    """What a judge gives to completions."""
+    return [score.value for score in scored(summed(judge), completions(*texts), **options)]
+
+
+def judged(server: JudgeServer, *texts: str, **section: Any) -> list[float]:
+    """The same of a judge with that section."""
+    return values(Judge(server.section(**section), None, None), texts)
+
+
+def echo(asked: Asked) -> str:
+    """Scores as the answer says, which stands between the tags of the default rubric."""
+    return asked.text.split("<answer>\n")[1].split("\n</answer>")[0]
+
+
+def missing(found: Sequence[float]) -> list[bool]:
+    """Which are NaN."""
+    return [math.isnan(value) for value in found]

@@ -97,8 +97,11 @@ def evaluate(
 
 def _matrix(
     rewards: RewardSum, prompts: Sequence[PreparedPrompt], rows: Sequence[Row], estimator: Estimator
-) -> Matrix:
-    """Every completion by the reward of every preference group."""
+) -> Matrix | None:
+    """Every completion by the reward of every preference group; None where all give the same to each.
+
+    So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
+    """
     asked = {prompt.prompt_id: prompt for prompt in prompts}
 
     def completion(row: Row) -> Completion:
@@ -109,6 +112,8 @@ def _matrix(
 
     groups = sorted({prompt.preference_group for prompt in prompts})
     scores = cross_scores(rewards, [completion(row) for row in rows], groups)
+    if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
+        return None
     return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)
 
 

@@ -204,10 +204,12 @@ def _result_json(result: EvalResult, **paths: Path) -> str:
 
 
 def _show_result(result: EvalResult) -> None:
+    from pgrpo_cli.report.more_tables import overview_table
     from pgrpo_cli.report.sentences import eval_sentence
     from pgrpo_cli.report.tables import eval_table, to_rich
 
     stdout.print(to_rich(eval_table(result), stdout.width))
+    stdout.print(to_rich(overview_table(result), stdout.width))
     for line in (eval_sentence(result), *result.notes):
         stdout.print(Text(line), soft_wrap=True)
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 import torch
 
 from .logprobs import head_logprobs
-from .oom import Piece, TokenBudget, in_pieces
+from .oom import Piece, TokenBudget, in_pieces, is_out_of_memory
 from .packing import Row as PackedRow
 from .packing import micro_batches, pack
 from .policy import Policy
@@ -61,7 +61,8 @@ def completion_kl(
 def perplexity(policy: Policy, text: str) -> float:
     """exp of the mean negative log-likelihood a token of `text`, in windows of at most 512 tokens.
 
-    The first token of each window has no context and is not counted.
+    The first token of each window has no context and is not counted. NaN where memory holds no window, or
+    where the text has a single token.
     """
     was_training = policy.model.training
     policy.model.eval()
@@ -70,12 +71,21 @@ def perplexity(policy: Policy, text: str) -> float:
     losses: list[float] = []
     for start in range(0, len(ids), window):
         ids_1_L = torch.tensor([ids[start : start + window]], device=policy.device)
-        if ids_1_L.shape[1] < 2:
-            continue
-        hidden_1_L_D = policy.decoder(input_ids=ids_1_L, use_cache=False).last_hidden_state
-        losses += (-head_logprobs(policy, hidden_1_L_D[0, :-1], ids_1_L[0, 1:], temperature=1.0)).tolist()
+        try:
+            losses += (-_logprobs(policy, ids_1_L)).tolist() if ids_1_L.shape[1] > 1 else []
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            losses = []
+            break
     policy.model.train(was_training)
     return math.exp(math.fsum(losses) / len(losses)) if losses else math.nan
+
+
+def _logprobs(policy: Policy, ids_1_L: torch.Tensor) -> torch.Tensor:
+    """Of every token but the first, [L - 1]."""
+    hidden_1_L_D = policy.decoder(input_ids=ids_1_L, use_cache=False).last_hidden_state
+    return head_logprobs(policy, hidden_1_L_D[0, :-1], ids_1_L[0, 1:], temperature=1.0)
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,9 @@ from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
 from .diagnosis.finding import Diagnosis
+from .heat_map import heat_map
+from .matrix import standardised
+from .more_tables import details_table, overview_table, parts_table
 from .sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
@@ -21,6 +24,9 @@ from .tables import MACRO, TONES, comparison_table, eval_table, number
 from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
 
 MOST_PANELS = 24
+_MODELS: tuple[Which, Which] = ("base", "tuned")
+# Steps; so short that a smoothed curve is the raw one.
+_UNSMOOTHED = 1e-3
 SAMPLES_PER_GROUP = 2
 
 Points = Sequence[CurvePoint]
@@ -34,7 +40,9 @@ class Panel:
     svg: Markup
 
 
-def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = None) -> str:
+def eval_page(
+    result: EvalResult, points: Points, diagnosis: Diagnosis | None = None, held_out: Points = ()
+) -> str:
     """The page about one evaluation; `points` is the run's training reward by step and preference group,
     `diagnosis` what is found in its training.
     """
@@ -47,6 +55,11 @@ def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = 
         chance=chance_sentence(result.confidence, len(result.groups)),
         table=eval_table(result),
         forest=_eval_forest(result),
+        overview=overview_table(result),
+        details=details_table(result),
+        parts_of_reward=parts_table(result),
+        heat_maps=_heat_maps(result),
+        held_out=_curves({result.run: held_out}, half_life=_UNSMOOTHED)["panels"],
         labels=[],
         **_curves({result.run: points}),
         samples=_samples(result, [("base", result, "base"), ("tuned", result, "tuned")]),
@@ -126,9 +139,18 @@ def _forest_row(label: str, difference: Estimate, *, summary: bool = False) -> F
     return ForestRow(label, difference.mean, difference.ci_low, difference.ci_high, TONES[says], summary)
 
 
-def _curves(points: Mapping[str, Points]) -> dict[str, Any]:
+def _heat_maps(result: EvalResult) -> list[Panel]:
+    """Base and tuned: completions for each preference group by the reward of each, by column."""
+    matrix = result.matrix
+    if matrix is None:
+        return []
+    names = matrix.preference_groups
+    return [Panel(which, heat_map(f"{which} model", names, standardised(matrix, which))) for which in _MODELS]
+
+
+def _curves(points: Mapping[str, Points], half_life: float | None = None) -> dict[str, Any]:
     """The panels: the macro mean, then preference groups from the most to the least sampled."""
-    half_life = max(half_life_of(found) for found in points.values())
+    half_life = half_life or max(half_life_of(found) for found in points.values())
     curves = {label: group_curves(found, half_life) for label, found in points.items()}
     counts: dict[str, int] = {}
     for found in points.values():

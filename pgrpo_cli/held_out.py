@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.model.divergence import completion_kl
 from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import Row, Which
 from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.state.curve import append_record, curve_record, rewind_curve
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.subject import sampling_of
 
 Progress = Callable[[Which, int, int], None]
 """Called with the model at work, the prompts done, and the number of prompts."""
@@ -39,6 +45,47 @@ def eval_sampling(sampling: Mapping[str, Any]) -> SamplingSettings:
     """How an evaluation samples: the `sampling` of its header."""
     drawing = {key: value for key, value in sampling.items() if key != "num_completions"}
     return SamplingSettings(num_generations=sampling["num_completions"], **drawing)
+
+
+@dataclass(frozen=True)
+class HeldOutCurve:
+    """Evaluates a model in training every so many steps, as `pgrpo eval` would evaluate that checkpoint.
+
+    `prompts`: those that `eval` takes. Nothing that training draws depends on it: completions come from
+    uniform numbers of their own, a function of seed and prompt, so every step answers with the same ones.
+    """
+
+    run: RunDirectory
+    recipe: Recipe
+    prompts: Sequence[PreparedPrompt]
+
+    def due(self, step: int) -> bool:
+        """Whether there is something to evaluate after `step`; 0 is before the first."""
+        every = self.recipe.eval.every
+        return (
+            every is not None
+            and bool(self.prompts)
+            and (step % every == 0 or step == self.recipe.train.steps)
+        )
+
+    def rewind(self, step: int) -> bool:
+        """Put the curve back to `step`; returns whether the line of that step is there."""
+        return step in rewind_curve(self.run, step)
+
+    def record(self, step: int, policy: Policy, scorer: Scorer, budget: TokenBudget) -> None:
+        """Sample, score and write the line of a step. Raises what `scored_rows` raises, CheckpointError."""
+        settings = eval_sampling(sampling_of(self.recipe))
+        rows = scored_rows(policy, "tuned", self.prompts, scorer, settings, budget, self.recipe.seed)
+        append_record(self.run, curve_record(step, rows))
+
+
+def held_out_curve(run: RunDirectory, recipe: Recipe) -> HeldOutCurve | None:
+    """The curve of a run whose recipe asks for one. Raises DataError where the data are missing."""
+    if recipe.eval.every is None:
+        return None
+    return HeldOutCurve(
+        run, recipe, held_out(load_prepared(run.path, "eval"), recipe.eval.max_prompts_per_group)
+    )
 
 
 def scored_rows(

@@ -151,6 +151,12 @@ class TrainSection(Section):
 class EvalSection(Section):
     """Evaluation on held-out prompts."""
 
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between evaluations of the model in training, which also come before the first "
+        "step and after the last. Null: none.",
+    )
     num_completions: int = Field(4, ge=1, description="Completions a held-out prompt, of each model.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
     max_prompts_per_group: int | None = Field(

@@ -87,7 +87,8 @@ def _wins(result: EvalResult) -> list[tuple[Cell, ...]]:
 
 
 def _shares(result: EvalResult) -> list[tuple[Cell, ...]]:
-    found, rows = result.fairness, []
+    found = result.fairness
+    rows: list[tuple[Cell, ...]] = []
     if found.worst is not None:
         rows.append((Cell("worst gain"), _gain(found.worst.gain), Cell(found.worst.preference_group)))
     if not math.isnan(found.range):
@@ -115,7 +116,7 @@ def _matrix(result: EvalResult) -> list[tuple[Cell, ...]]:
 def _kept(result: EvalResult) -> list[tuple[Cell, ...]]:
     kept = result.kept
     base, tuned = kept.base, kept.tuned
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (Cell("KL to the base"), Cell(number(kept.kl.mean), interval(kept.kl)), Cell("nats a token")),
         (Cell("perplexity"), _change(base.perplexity, tuned.perplexity), Cell("of a neutral text")),
         (Cell("length"), _change(base.length, tuned.length), Cell("tokens a completion")),

@@ -84,19 +84,24 @@ def header_of(
         # Precision changes how exactly the same model is computed, not which model it is.
         model=recipe.model.model_dump(mode="json", exclude={"quantization", "compute_dtype", "attention"}),
         rewards=[_described(section, recipe_dir) for section in recipe.rewards],
-        sampling={
-            "num_completions": recipe.eval.num_completions,
-            "max_completion_tokens": recipe.rollout.max_completion_tokens,
-            "temperature": recipe.eval.temperature,
-            "top_p": recipe.rollout.top_p,
-            "top_k": recipe.rollout.top_k,
-        },
+        sampling=sampling_of(recipe),
         max_prompts_per_group=recipe.eval.max_prompts_per_group,
         seed=recipe.seed,
         bootstrap_samples=recipe.eval.bootstrap_samples,
         confidence=recipe.eval.confidence,
         versions=_versions(),
     )
+
+
+def sampling_of(recipe: Recipe) -> dict[str, Any]:
+    """How an evaluation samples."""
+    return {
+        "num_completions": recipe.eval.num_completions,
+        "max_completion_tokens": recipe.rollout.max_completion_tokens,
+        "temperature": recipe.eval.temperature,
+        "top_p": recipe.rollout.top_p,
+        "top_k": recipe.rollout.top_k,
+    }
 
 
 def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult | None:

@@ -105,8 +105,8 @@ def test_names_and_completions_are_text(kind: str) -> None:
 def test_every_plot_has_a_text_alternative(kind: str) -> None:
     page = Page(PAGES[kind]())
     plots = page.all("svg")
-    # One forest plot and three panels: the macro mean and two preference groups.
-    assert len(plots) == 4
+    # One forest plot and three panels: the macro mean and two preference groups. An evaluation has two maps.
+    assert len(plots) == 4 + 2 * (kind == "eval")
     for plot in plots:
         assert plot["role"] == "img" and len(str(plot["aria-label"])) > 20
 

@@ -63,6 +63,7 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); an hour on 2 
 	$(OFFLINE) $(BIN)/python benchmarks/techniques.py --json techniques.json
 	$(OFFLINE) $(BIN)/python benchmarks/roofline.py --json roofline.json
 	$(OFFLINE) $(BIN)/python benchmarks/history.py --json history.json
+	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

@@ -40,7 +40,10 @@ class MovielensSource(Section):
     prompts_per_user: int = Field(4, ge=1, description="Most training prompts of a user, drawn at random.")
     eval_prompts_per_user: int = Field(1, ge=1, description="Most held-out prompts of a user.")
     max_users: int | None = Field(
-        None, ge=1, description="Users drawn at random. Null: all who have a target."
+        None,
+        ge=1,
+        description="Users drawn at random. Null: all who have a target, which of 25M and 32M are more "
+        "prompts than `prepare` can keep in memory.",
     )
     holdout: Literal["last", "cut"] = Field(
         "last",

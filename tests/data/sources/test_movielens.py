@@ -73,6 +73,13 @@ def test_candidates_come_as_often_as_they_were_rated(tmp_path):
     assert max(chosen[f"Film {film}, The (1990)"] for film in range(2, 22)) <= 10
 
 
+def test_the_target_is_at_any_place_among_the_candidates(tmp_path):
+    data = read(collection(tmp_path / "ml", RATINGS), candidates=4, prompts_per_user=99)
+    places = Counter(record.columns["candidates"].index(record.columns["target"]) for record in data.train)
+    assert places.keys() == {0, 1, 2, 3}
+    assert max(places.values()) < 0.5 * len(data.train)
+
+
 def test_a_collection_with_few_films_gives_fewer_candidates(tmp_path):
     ratings = [(1, film, 5.0, film) for film in (1, 2, 3, 4)] + [(2, 9, 1.0, 1), (2, 3, 1.0, 9)]
     (record,) = read(collection(tmp_path / "ml", ratings), candidates=10).train

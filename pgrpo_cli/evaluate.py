@@ -15,7 +15,7 @@ from pgrpo_cli.model.load import load_policy, pick_device
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.kept import kept_of
-from pgrpo_cli.report.matrix import matrix_of
+from pgrpo_cli.report.matrix import few_enough, matrix_of
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header, Matrix, Row, Which
 from pgrpo_cli.rewards.base import Completion
@@ -27,6 +27,9 @@ from pgrpo_cli.rewards.usage import usage_sentences
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
+
+# Scores of a matrix that nobody asked for: half a minute of the personas' reward on long answers.
+_MOST_SCORES = 5000
 
 __all__ = ["Progress", "evaluate", "evaluate_run"]
 
@@ -83,12 +86,16 @@ def evaluate(
     users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     estimator = Estimator(bootstrap, users)
-    minority_share = header.recipe["eval"]["minority_share"]
+    minority_share, limited = (
+        header.recipe["eval"]["minority_share"],
+        header.recipe["eval"]["matrix"] == "auto",
+    )
+    matrix = None if by_group is None else _matrix(by_group, prompts, rows, estimator, limited=limited)
     return EvalResult(
         **dict(header),
-        **dict(summarise(rows, bootstrap, weights, users=users, minority_share=minority_share)),
+        **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),
         kept=kept_of(rows, perplexities, estimator),
-        matrix=None if by_group is None else _matrix(by_group, prompts, rows, estimator),
+        matrix=matrix,
         prompts={prompt.prompt_id: prompt.prompt for prompt in prompts},
         users=users,
         rows=rows,
@@ -96,9 +103,14 @@ def evaluate(
 
 
 def _matrix(
-    rewards: RewardSum, prompts: Sequence[PreparedPrompt], rows: Sequence[Row], estimator: Estimator
+    rewards: RewardSum,
+    prompts: Sequence[PreparedPrompt],
+    rows: Sequence[Row],
+    estimator: Estimator,
+    *,
+    limited: bool,
 ) -> Matrix | None:
-    """Every completion by the reward of every preference group; None where all give the same to each.
+    """Completions by the reward of every preference group; None where all give the same to each.
 
     So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
     """
@@ -111,6 +123,8 @@ def _matrix(
         )
 
     groups = sorted({prompt.preference_group for prompt in prompts})
+    if limited:
+        rows = few_enough(rows, len(groups), _MOST_SCORES)
     scores = cross_scores(rewards, [completion(row) for row in rows], groups)
     if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
         return None

@@ -50,6 +50,22 @@ def matrix_of(
     )
 
 
+def few_enough(rows: Sequence[Row], groups: int, most: int) -> list[Row]:
+    """All rows if `groups` scores of each are at most `most`; else the first completion to the first prompts.
+
+    Then equally many prompts of each preference group are taken, two at least.
+    """
+    if len(rows) * groups <= most:
+        return list(rows)
+    prompts = max(2, most // (len(_MODELS) * groups**2))
+    taken: dict[str, dict[str, None]] = {}
+    for row in rows:
+        found = taken.setdefault(row.preference_group, {})
+        if len(found) < prompts:
+            found[row.prompt_id] = None
+    return [row for row in rows if row.completion_index == 0 and row.prompt_id in taken[row.preference_group]]
+
+
 def standardised(matrix: Matrix, which: Which) -> list[list[float]]:
     """The cells in standard deviations of their column, from its mean."""
     cells = matrix.base if which == "base" else matrix.tuned

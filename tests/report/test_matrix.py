@@ -8,7 +8,7 @@ import pytest
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.report.estimates import Estimator
-from pgrpo_cli.report.matrix import matrix_of, standardised
+from pgrpo_cli.report.matrix import few_enough, matrix_of, standardised
 from pgrpo_cli.report.types import Matrix
 from tests.support.results import rows_of
 
@@ -75,3 +75,23 @@ def test_missing_scores_are_left_out() -> None:
     assert matrix.tuned[0][0] == 2.5
     gone = made([math.nan] * 16)
     assert math.isnan(gone.tuned[0][0]) and math.isnan(gone.margin.tuned.mean)
+
+
+def test_of_many_rows_the_first_prompts_of_each_group_are_taken() -> None:
+    shape = {g: {f"{g}{i}": [0.0, 0.0, 0.0] for i in range(n)} for g, n in {"a": 10, "b": 3}.items()}
+    rows = rows_of("base", shape) + rows_of("tuned", shape)
+    assert few_enough(rows, 2, 2 * len(rows)) == rows
+    # 32 scores: 32 / (2 models · 2² groups) = 4 prompts a group, of which b has 3.
+    found = few_enough(rows, 2, 32)
+    assert {row.completion_index for row in found} == {0}
+    assert [row.prompt_id for row in found if row.which == "base"] == [
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+        "b0",
+        "b1",
+        "b2",
+    ]
+    assert len(found) == 14
+    assert len(few_enough(rows, 2, 1)) == 2 * 2 * 2

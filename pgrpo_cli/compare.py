@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.algo.intervals import Bootstrap
-from pgrpo_cli.errors import EvalError, RunError
+from pgrpo_cli.errors import IncomparableError, RunError
 from pgrpo_cli.evaluate import Progress, evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
 from pgrpo_cli.report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
@@ -48,7 +48,7 @@ def entrants_of(
 
     New ones take the settings of the first kept one, so that they can be compared, and share its base rows.
     Whether the runs can be compared at all is found out before any is evaluated. `on_note` takes
-    sentences for the user. Raises EvalError, and what `subject_of` and `evaluate_run` raise.
+    sentences for the user. Raises IncomparableError, and what `subject_of` and `evaluate_run` raise.
     """
     subjects = {label: subject_of(run, run.recipe(), run.recipe_dir) for label, run in runs.items()}
     results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
@@ -86,7 +86,7 @@ def compare(entrants: Sequence[Entrant]) -> Comparison:
     """Every later run against the first, by preference group and over them (macro), paired by prompt.
 
     Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs and
-    EvalError for runs that cannot be compared, naming the fields that differ.
+    IncomparableError for runs that cannot be compared, naming the fields that differ.
     """
     refuse_fewer_than_two(len(entrants))
     reference, *others = entrants
@@ -122,7 +122,7 @@ def refuse_fewer_than_two(count: int) -> None:
 
 
 def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header) -> None:
-    """Raise EvalError, naming each field that differs, unless both evaluations can be compared."""
+    """Raise IncomparableError, naming each field that differs, unless both evaluations can be compared."""
     problems, remedies = [], []
     for field, remedy in COMPARABLE.items():
         a, b = flat_keys(getattr(ours, field), field), flat_keys(getattr(theirs, field), field)
@@ -130,7 +130,7 @@ def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header
         problems += [f"  {key}: {b.get(key)!r}, there {a.get(key)!r}" for key in keys]
         remedies += [remedy] if keys else []
     if problems:
-        raise EvalError(
+        raise IncomparableError(
             f"{other} cannot be compared with {reference}:\n" + "\n".join(problems),
             remedy="\n".join(remedies),
         )

@@ -1,14 +1,15 @@
 """The difference of two methods, each trained with one seed or several, on the same held-out prompts.
 
-One value a seed and prompt: d = mean + effect of the seed + effect of the prompt + rest. The variance of the
-mean over S seeds and P prompts is seeds' variance / S + prompts' variance / P + rest / (S P), estimated by the
-mean squares of that two-way layout (Searle, Casella & McCulloch 1992, chapter 4): what seeds scatter by holds
-the rest already, so the rest is taken out of what prompts scatter by.
+One value a seed and prompt: d = mean + effect of the seed + effect of the prompt + rest. The variance of
+the mean over S seeds and P prompts is seeds' variance / S + prompts' variance / P + rest / (S P), estimated
+by the mean squares of that two-way layout (Searle, Casella & McCulloch 1992, chapter 4): what seeds scatter
+by holds the rest already, so the rest is taken out of what prompts scatter by.
 
 Resampling 2 to 5 seeds with replacement gives intervals that are far too short: with 3 seeds a nominal 95 %
-percentile interval held the truth 84 % of the time in a simulation. So the bootstrap here has two levels of unlike kind.
-Prompts are resampled, as in `intervals.py`. Seeds, too few to have a shape, contribute a draw of Student's t
-times their standard error. With one seed each only prompts are resampled, and `stratified_interval` is used.
+percentile interval held the truth 84 % of the time in a simulation. So the bootstrap here has two levels of
+unlike kind. Prompts are resampled, as in `intervals.py`. Seeds, too few to have a shape, contribute a draw
+of Student's t times their standard error. With one seed each only prompts are resampled, and
+`stratified_interval` is used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Part:
-    """A share of the variance of a mean, its degrees of freedom, and the number of units that it comes from."""
+    """A share of the variance of a mean, its degrees of freedom, and the number of units it comes from."""
 
     variance: float
     df: float
@@ -63,7 +64,8 @@ class Difference:
 def difference_of(strata: Sequence[tuple[Tensor, Tensor]], *, paired_seeds: bool) -> Difference:
     """Values minus reference. `strata`: ([S, P], [T, P]) a preference group, the same P prompts in both.
 
-    `paired_seeds`: row s of both was trained with the same seed, S = T. Raises ValueError where shapes differ.
+    `paired_seeds`: row s of both was trained with the same seed, S = T. Raises ValueError where
+    shapes differ.
     """
     for values, reference in strata:
         if values.shape[1] != reference.shape[1] or (paired_seeds and values.shape != reference.shape):
@@ -84,7 +86,7 @@ def difference_of(strata: Sequence[tuple[Tensor, Tensor]], *, paired_seeds: bool
         variances.append(variance)
     mean = math.fsum(share * float((v.mean(dim=0) - r.mean(dim=0)).mean()) for v, r in strata)
     spread = math.sqrt(math.fsum(variances) * share)
-    effect = mean / spread if spread > 0 else math.nan
+    effect = mean / spread if spread > _ROUNDING else math.nan
     return Difference(mean, parts, tuple(prompts), tuple(deviations), effect)
 
 
@@ -107,9 +109,10 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
 
 
 def p_value(difference: Difference) -> float:
-    """Two-sided. With one seed each: Student's t of the standard error, over prompts; with one preference group
-    that is the paired t-test. With several seeds: the share of the two-level distribution of `seeds_interval`
-    that lies as far out as the mean, prompts' part taken as normal. NaN where the spread is unknown.
+    """Two-sided. With one seed each: Student's t of the standard error, over prompts; with one preference
+    group that is the paired t-test. With several seeds: the share of the two-level distribution of
+    `seeds_interval` that lies as far out as the mean, prompts' part taken as normal. NaN where the spread is
+    unknown.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
@@ -130,7 +133,7 @@ def p_value(difference: Difference) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted by Holm's step-down procedure (1979), in the order given; NaN stays and is not counted."""
+    """P-values adjusted by Holm's step-down procedure (1979), in the order given; NaN stays, uncounted."""
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     adjusted, largest = [math.nan] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -17,7 +17,7 @@ _NORMAL_FROM_DF = 1e4
 
 
 def two_sided_p(t: float, df: float) -> float:
-    """The probability of a value at least as far from 0 as `t`, for `df` >= 1 degrees of freedom (or many)."""
+    """The probability of a value at least as far from 0 as `t`, for `df` >= 1 degrees of freedom."""
     if df > _NORMAL_FROM_DF:
         return math.erfc(abs(t) / math.sqrt(2))
     angle = math.atan(abs(t) / math.sqrt(df))

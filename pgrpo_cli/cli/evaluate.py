@@ -104,6 +104,16 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            metavar="KEY",
+            help="Recipe key that tells methods apart; runs alike in it are seeds of one. Repeatable. "
+            "Default: whatever differs besides seed, if seeds share it.",
+            show_default=False,
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
@@ -132,7 +142,7 @@ def compare(
             progress=progress,
         )
     evaluated = {entrant.label: entrant for entrant in entrants}
-    comparison = compare_results([evaluated[label] for label in labels])
+    comparison = compare_results([evaluated[label] for label in labels], by or ())
     results = {label: entrant.result for label, entrant in evaluated.items()}
     curves = {label: _curves(run) for label, run in directories.items()}
     page = html or runs[-1] / "compare.html"
@@ -142,7 +152,7 @@ def compare(
         paths = {label: str(run.path) for label, run in directories.items()}
         emit(json.dumps({**found, "paths": paths, "html": str(page)}, indent=2))
     else:
-        _show_comparison(comparison, results)
+        _show_comparison(comparison)
     if not quiet:
         note(f"Page: {page}")
         note("Next: open it in a browser.")
@@ -203,14 +213,15 @@ def _show_result(result: EvalResult) -> None:
         stdout.print(Text(line), soft_wrap=True)
 
 
-def _show_comparison(comparison: Comparison, results: dict[str, EvalResult]) -> None:
-    from pgrpo_cli.report.sentences import comparison_sentence
+def _show_comparison(comparison: Comparison) -> None:
+    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence
     from pgrpo_cli.report.tables import comparison_table, to_rich
 
     runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     for run in runs:
-        stdout.print(to_rich(comparison_table(comparison, run, results), stdout.width))
-    for line in (*(comparison_sentence(comparison, run) for run in runs), *comparison.notes):
+        stdout.print(to_rich(comparison_table(comparison, run), stdout.width))
+    sentences = [comparison_sentence(comparison, run) for run in runs]
+    for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
         stdout.print(Text(line), soft_wrap=True)
 
 

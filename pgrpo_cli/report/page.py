@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
-from .sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
+from .sentences import chance_sentence, comparison_sentence, eval_sentence, grouping_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
@@ -56,7 +56,7 @@ def comparison_page(
 ) -> str:
     """The page about a comparison; `results` and `points` (see `eval_page`) go by the comparison's labels."""
     labels = list(dict.fromkeys(run.run for run in comparison.runs))
-    reference = results[comparison.reference]
+    reference = results[comparison.runs[0].run]
     others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     answers: list[tuple[str, EvalResult, Which]] = [("base", reference, "base")]
     answers += [(label, results[label], "tuned") for label in labels]
@@ -64,12 +64,11 @@ def comparison_page(
         "compare.html",
         comparison=comparison,
         headlines=[comparison_sentence(comparison, run) for run in others],
-        method=method_sentence(reference),
-        chance=chance_sentence(comparison.confidence, len(reference.groups)),
+        method=f"{method_sentence(reference)} {grouping_sentence(comparison)}",
         against=[
             {
                 "run": run,
-                "table": comparison_table(comparison, run, results),
+                "table": comparison_table(comparison, run),
                 "forest": _comparison_forest(comparison, run),
             }
             for run in others

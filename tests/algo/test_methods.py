@@ -1,4 +1,4 @@
-"""Differences of methods over seeds and prompts: by hand, against SciPy, and how often intervals hold the truth."""
+"""Differences of methods over seeds and prompts: by hand, against SciPy, in simulations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 def test_what_the_variance_is_made_of_by_hand() -> None:
     # Two seeds, two prompts, differences [[1, 3], [2, 6]]: seeds' means 2 and 4, prompts' means 1.5 and 4.5.
-    # Seeds: variance 2, over 2 seeds 1. Rest: every entry is 0.5 off the sum of effects, mean square 1 with one
-    # degree of freedom, so 1 / 2 prompts / 2 seeds = 0.25. Prompts: variance 4.5 / 2 = 2.25, less 0.25: 2.
+    # Seeds: variance 2, over 2 seeds 1. Rest: every entry is 0.5 off the sum of effects, mean square 1 with
+    # one degree of freedom, so 1 / 2 prompts / 2 seeds = 0.25. Prompts: variance 4.5 / 2, less 0.25: 2.
     values = torch.tensor([[1.0, 3.0], [2.0, 6.0]], dtype=torch.float64)
     found = difference_of([(values, torch.zeros_like(values))], paired_seeds=True)
     assert found.mean == 3
@@ -81,7 +81,7 @@ def test_with_many_prompts_and_alike_seeds_it_is_the_interval_over_prompts() -> 
 
 
 def simulated(number: int, seeds: int, others: int, spread: float) -> list[tuple[Tensor, Tensor]]:
-    """Two preference groups of 60 prompts without any difference in truth: effects of seed and prompt, and noise."""
+    """Two preference groups of 60 prompts, no difference in truth: effects of seed and prompt, and noise."""
     ours, theirs = spread * drawn(number, seeds, 1), spread * drawn(number + 10_000, others, 1)
     strata = []
     for group in (1, 2):
@@ -99,8 +99,8 @@ def simulated(number: int, seeds: int, others: int, spread: float) -> list[tuple
 def test_intervals_hold_the_truth_as_often_as_they_say(
     seeds: int, others: int, spread: float, paired: bool
 ) -> None:
-    # 300 draws: a nominal 90 % scatters by 1.7 points. They may err to the careful side: two sets of seeds with
-    # degrees of freedom of their own do (the Behrens-Fisher problem), and a rest estimated from few.
+    # 300 draws: a nominal 90 % scatters by 1.7 points. They may err to the careful side: two sets of seeds
+    # with degrees of freedom of their own do (the Behrens-Fisher problem), and a rest estimated from few.
     runs, held, found = 300, 0, 0
     for number in range(runs):
         difference = difference_of(simulated(number, seeds, others, spread), paired_seeds=paired)

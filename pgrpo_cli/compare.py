@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.errors import IncomparableError, RunError
-from pgrpo_cli.evaluate import Progress, evaluate_run
+from pgrpo_cli.evaluate import Progress as Shown
+from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
 from pgrpo_cli.report.comparison import Side, pairs_of
 from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, varying_keys
+from pgrpo_cli.report.learning import Progress, learning_of
 from pgrpo_cli.report.summary import prompt_values
 from pgrpo_cli.report.types import ComparedRun, Comparison, EvalResult, Header, Method
 from pgrpo_cli.state.run import RunDirectory
@@ -40,7 +42,7 @@ def entrants_of(
     allow_code: bool = False,
     allowed_hosts: Collection[str] = (),
     on_note: Callable[[str], None] = lambda text: None,
-    progress: Progress | None = None,
+    progress: Shown | None = None,
 ) -> list[Entrant]:
     """The evaluation of each run's newest adapter by the run's label: the one it keeps, else a new one.
 
@@ -80,12 +82,18 @@ def entrants_of(
     return entrants
 
 
-def compare(entrants: Sequence[Entrant], by: Sequence[str] = ()) -> Comparison:
+def compare(
+    entrants: Sequence[Entrant],
+    by: Sequence[str] = (),
+    progress: Mapping[str, Progress] | None = None,
+    threshold: float | None = None,
+) -> Comparison:
     """Every later method against the first, by preference group and over them (macro), paired by prompt.
 
-    A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). Intervals are
-    made with the first run's bootstrap settings. Raises RunError for fewer than two runs or methods, and
-    IncomparableError for runs that cannot be compared, naming the fields that differ.
+    A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). `progress`:
+    what runs recorded while they trained, by label; `threshold`: the mean reward whose reaching is timed.
+    Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs or
+    methods, and IncomparableError for runs that cannot be compared, naming the fields that differ.
     """
     refuse_fewer_than_two(len(entrants))
     first, *others = entrants
@@ -112,6 +120,9 @@ def compare(entrants: Sequence[Entrant], by: Sequence[str] = ()) -> Comparison:
             )
             for entrant in entrants
         ],
+        learning=learning_of(
+            methods, progress or {}, threshold=threshold, confidence=first.result.confidence
+        ),
         pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap)],
         notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
     )

@@ -132,6 +132,28 @@ class Method(Data):
     seeds: list[int]
 
 
+CurveSource = Literal["held-out", "training"]
+
+
+class Learning(Data):
+    """How fast a method learns in one preference group (None: the macro mean), over its seeds.
+
+    `source`: whose rewards the curve is of. `area`: mean height of the curve over the steps that all runs
+    have; `area_difference`: that, minus the reference's. `steps` and `seconds` until the curve is at
+    `threshold`, which `reached` of the seeds attain; unknown unless all do.
+    """
+
+    method: str
+    preference_group: str | None
+    source: CurveSource
+    area: Estimate
+    area_difference: Estimate
+    threshold: Number
+    reached: int
+    steps: Estimate
+    seconds: Estimate
+
+
 class ComparedRun(Data):
     """One run of a comparison. `differs`: recipe keys whose values differ between the runs, with its own."""
 
@@ -154,6 +176,7 @@ class Comparison(Data):
     methods: list[Method]
     runs: list[ComparedRun]
     pairs: list[Pair]
+    learning: list[Learning]
     notes: list[str]
 
 

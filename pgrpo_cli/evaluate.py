@@ -86,10 +86,8 @@ def evaluate(
     users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     estimator = Estimator(bootstrap, users)
-    minority_share, limited = (
-        header.recipe["eval"]["minority_share"],
-        header.recipe["eval"]["matrix"] == "auto",
-    )
+    section = header.recipe["eval"]
+    limited = section["matrix"] == "auto"
     matrix = None if by_group is None else _matrix(by_group, prompts, rows, estimator, limited=limited)
     return EvalResult(
         **dict(header),

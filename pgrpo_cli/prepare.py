@@ -81,19 +81,19 @@ def prepare(
         recipe.model.chat_template_kwargs,
     )
     report_progress("read", 0, 1)
-    section = recipe.data.preference_groups
+    section, seed = recipe.data.preference_groups, data_seed(recipe)
     source = SOURCES[recipe.data.source.type](
-        recipe.data.source, ReadContext(recipe_dir, recipe.seed, groups_from_rows=section.type == "column")
+        recipe.data.source, ReadContext(recipe_dir, seed, groups_from_rows=section.type == "column")
     )
     assigner = ASSIGNERS[section.type](
-        section, AssignContext(recipe_dir, recipe.seed, recipe.data.source.type, source.profiles)
+        section, AssignContext(recipe_dir, seed, recipe.data.source.type, source.profiles)
     )
     assembled = assemble(
         source,
         assigner,
         renderer,
         recipe.data,
-        recipe.seed,
+        seed,
         lambda done, total: report_progress("render", done, total),
     )
     assembled = require_prompts(source, assembled, every_group=section.type == "column")
@@ -119,6 +119,11 @@ def prepare(
     )
 
 
+def data_seed(recipe: Recipe) -> int:
+    """The seed of everything about the data."""
+    return recipe.seed if recipe.data.seed is None else recipe.data.seed
+
+
 def _description(
     recipe: Recipe,
     renderer: PromptRenderer,
@@ -128,7 +133,7 @@ def _description(
 ) -> dict[str, Any]:
     """What the manifest says besides the hashes of the files."""
     return {
-        "seed": recipe.seed,
+        "seed": data_seed(recipe),
         "model": {
             "id": recipe.model.id,
             "chat_template_sha256": renderer.template_sha256,

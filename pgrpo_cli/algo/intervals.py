@@ -197,6 +197,16 @@ class _Clustered:
         return float(residuals_U.square().sum() / total.square() * self.count / (self.count - 1))
 
 
+def resampled_means(values_P: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """`samples` means of len(values_P) draws with replacement."""
+    return _resampled_means(_Clustered.of(values_P, None), samples, generator)
+
+
+def small_sample_factor(strata: Sequence[Tensor], shares_K: Sequence[float], level: float) -> float:
+    """SE / SE_boot · t / z of a weighted mean of stratum means, each stratum with 2 values or more."""
+    return _small_sample_factor([_Clustered.of(values_P, None) for values_P in strata], shares_K, level)
+
+
 def _resampled_means(stratum: _Clustered, samples: int, generator: torch.Generator) -> Tensor:
     """`samples` means of as many units drawn with replacement, in blocks that bound the memory."""
     block = max(1, _MAX_DRAWS_AT_ONCE // stratum.count)

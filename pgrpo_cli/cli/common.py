@@ -1,7 +1,7 @@
 """What the commands share: parameter types, two consoles, and the one place where errors become exit codes.
 
 Exit codes: 0 done, 1 failed (a reward or judge that failed too: the steps before it are saved), 2 the recipe
-or the input is wrong, 130 interrupted and saved.
+or the input is wrong, 3 runs cannot be compared, 130 interrupted and saved.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from .common import (
     AllowCodeOption,
+    AllowHostOption,
     JsonOption,
     RecipeArgument,
     RunDirOption,
@@ -96,23 +97,35 @@ def try_on_texts(
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score texts with a recipe's rewards: each value and part, weighted and not; no policy is loaded.
 
     Without --text and --file it takes reference answers of the run's prepared data, else standard input.
+    A judge's scores are kept in the run directory, if there is one, and asked for once.
     """
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.rewards.trial import try_rewards
 
     from .reward_texts import Texts, completions_to_try, parse_columns
-    from .train import default_run_dir
+    from .train import default_run_dir, note_usage
 
     loaded = load_recipe(recipe, overrides or ())
     options = Texts(texts or (), file, groups or (), parse_columns(columns or ()), prompt)
-    completions = completions_to_try(options, loaded, run_dir or default_run_dir(loaded))
-    trials = try_rewards(build_rewards(loaded.rewards, recipe.parent, allow_code), completions)
+    run = run_dir or default_run_dir(loaded)
+    completions = completions_to_try(options, loaded, run)
+    rewards = build_rewards(
+        loaded.rewards,
+        recipe.parent,
+        allow_code,
+        # To try a reward begins no run.
+        run_dir=run if run.is_dir() else None,
+        allowed_hosts=allow_host or (),
+    )
+    trials = try_rewards(rewards, completions)
+    note_usage(rewards, quiet=False)
     if as_json:
         emit(json.dumps([_as_json(trial) for trial in trials], indent=2))
         return

@@ -203,7 +203,7 @@ def _train(
     if stop_requested():
         raise Interrupted("stopped before a step was made; nothing is lost")
     with ExitStack() as stack:
-        stack.callback(_note_usage, rewards, quiet)
+        stack.callback(note_usage, rewards, quiet)
         steps = recipe.train.steps
         display = stack.enter_context(training_display(stderr, steps=steps, done=done, quiet=quiet))
         if profile:
@@ -217,7 +217,7 @@ def _train(
         )  # fmt: skip
 
 
-def _note_usage(rewards: RewardSum, quiet: bool) -> None:
+def note_usage(rewards: RewardSum, quiet: bool) -> None:
     """Say what rewards such as a judge have used, also of a run that stops."""
     from pgrpo_cli.rewards.usage import usage_sentences
 

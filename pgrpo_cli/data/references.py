@@ -20,8 +20,9 @@ from pgrpo_cli.rewards.scoring import Scorer
 from .records import PreparedPrompt
 
 COLUMN = "reference"
-CHEAP = ("personas", "regex", "length", "keyword")
-"""Types of rewards that need neither a model nor a service nor anybody's code."""
+CHEAP = ("personas", "regex", "length", "keyword", "readability", "recommendation")
+"""Types of rewards that need neither a model nor a service, nor anybody's code, nor an extra."""
+# Not rouge, chrf and embedding: the likeness of a reference answer to itself is 1 and tells nothing.
 MAX_SCORED = 200
 """Reference answers of a preference group that are scored: the first ones."""
 

@@ -35,3 +35,9 @@ class DataSection(Section):
         ge=8,
         description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="Seed of everything about the data: the split, drawn and clustered preference groups, "
+        "made-up prompts. Null: the recipe's. Set, it lets runs of several seeds share data.",
+    )

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from .base import Section
-from .messages import did_you_mean
 from .reward_base import RewardBase
 
 RUBRIC_VARIABLES = (
@@ -60,7 +59,8 @@ class JudgeReward(RewardBase):
     )
     rubric: str = Field(
         DEFAULT_RUBRIC,
-        description="What the judge reads: a Jinja template over " + ", ".join(RUBRIC_VARIABLES) + ".",
+        description="What the judge reads: a Jinja template over " + ", ".join(RUBRIC_VARIABLES) + ". "
+        "What it may do stands under Templates in docs/data.md.",
     )
     preference_group_rubrics: dict[str, str] = Field(
         {},
@@ -115,20 +115,6 @@ class JudgeReward(RewardBase):
             raise ValueError("holds more than scheme, host, port and path; a key belongs into api_key_env")
         return value.rstrip("/")
 
-    @field_validator("rubric")
-    @classmethod
-    def _is_template(cls, value: str) -> str:
-        from .sandbox import variables_of
-
-        used = variables_of(value)
-        unknown = sorted(used.difference(RUBRIC_VARIABLES))
-        if unknown:
-            hint = did_you_mean(unknown[0], RUBRIC_VARIABLES)
-            raise ValueError(f"uses {unknown[0]!r}; known are {', '.join(RUBRIC_VARIABLES)}{hint}")
-        if "completion" not in used:
-            raise ValueError("does not use 'completion', so that every answer would be judged alike")
-        return value
-
     @field_validator("extra_body")
     @classmethod
     def _leaves_the_rest(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -141,13 +127,6 @@ class JudgeReward(RewardBase):
         except (ValueError, TypeError) as error:
             raise ValueError(f"cannot be sent as JSON: {error}") from error
         return value
-
-    @property
-    def uses_preference_group_rubrics(self) -> bool:
-        """Whether the rubric has a place for the instructions of a preference group."""
-        from .sandbox import variables_of
-
-        return "preference_group_rubric" in variables_of(self.rubric)
 
     @property
     def host(self) -> str:

@@ -12,6 +12,7 @@ from .reward_personas import PersonasReward
 from .reward_recommendation import RecommendationReward
 from .reward_similarity import ReferenceReward
 from .reward_text import LengthReward, ReadabilityReward, RegexReward, SentimentReward
+from .template_rules import rubric_parses
 from .violation import Violation
 
 RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
@@ -94,15 +95,6 @@ def judge_scale(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
         yield Violation((*path, "scale", 0), low, f"must be below the highest score ({high}); swap them")
 
 
-def judge_rubrics_are_used(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """Instructions that the rubric leaves out never reach the judge."""
-    if not isinstance(reward, JudgeReward) or not reward.preference_group_rubrics:
-        return
-    if not reward.uses_preference_group_rubrics:
-        rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
-        yield Violation((*path, "preference_group_rubrics"), reward.preference_group_rubrics, rule)
-
-
 REWARD_RULES: tuple[RewardRule, ...] = (
     interval,
     personas_parts,
@@ -111,5 +103,5 @@ REWARD_RULES: tuple[RewardRule, ...] = (
     ratings,
     raw_outputs,
     judge_scale,
-    judge_rubrics_are_used,
+    rubric_parses,
 )

@@ -19,8 +19,9 @@ from .reward_judge import JudgeReward
 from .reward_personas import PersonasReward
 from .reward_rules import REWARD_RULES
 from .schema import Recipe
-from .source_rules import held_out_files_beside_others, one_reference, review_lengths, templates_parse
+from .source_rules import held_out_files_beside_others, one_reference, review_lengths
 from .sources import ColumnMapping, PersonasSource
+from .template_rules import expression_parses, templates_parse
 from .training import HistorySection, WindowHistory
 from .violation import Violation
 
@@ -165,6 +166,7 @@ RULES: tuple[RecipeRule, ...] = (
     some_reward_counts,
     personas_reward_needs_personas,
     templates_parse,
+    expression_parses,
     one_reference,
     held_out_files_beside_others,
     bins_have_names,

@@ -11,23 +11,6 @@ from .sources import ColumnMapping
 from .violation import Violation
 
 
-def templates_parse(recipe: Recipe) -> Iterator[Violation]:
-    """Templates of rows are Jinja, of the part that a recipe may use."""
-    source = recipe.data.source
-    for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
-        text = source.__dict__.get(key)
-        if text is None:
-            continue
-        # Jinja is loaded by recipes that have templates.
-        from .template_filters import TemplateProblem
-        from .templates import RowTemplate
-
-        try:
-            RowTemplate(text)
-        except TemplateProblem as problem:
-            yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
-
-
 def one_reference(recipe: Recipe) -> Iterator[Violation]:
     """The reference comes from one place."""
     source = recipe.data.source

@@ -17,11 +17,6 @@ class PersonasSource(Section):
     type: Literal["personas"] = "personas"
     prompts: int = Field(640, ge=7, description="Number of training prompts, over all personas.")
     eval_prompts_per_group: int = Field(8, ge=1, description="Held-out prompts of each persona.")
-    seed: int | None = Field(
-        None,
-        ge=0,
-        description="Seed of the prompts. Null: the recipe's. Set, it lets several seeds share data.",
-    )
 
 
 class ColumnMapping(Section):

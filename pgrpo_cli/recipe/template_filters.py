@@ -1,4 +1,4 @@
-"""What a recipe's template may call, each with bounds on its work and on the text that it makes."""
+"""What a recipe's Jinja may call, each with bounds on its work and on the text that it makes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_PRECISION = 20
 
 
 class TemplateProblem(Exception):
-    """Why a template is none of ours, or cannot render a row; the message is the whole reason."""
+    """Why Jinja is none of ours, or fails on its variables; the message is the whole reason."""
 
 
 class Budget:
-    """Counts loop passes and filter calls of one rendering; the size of what a filter gets counts too."""
+    """Counts loop passes and calls of one run; the size of what a filter or method gets counts too."""
 
     def __init__(self) -> None:
         self.left = MAX_ITEMS
@@ -34,7 +34,12 @@ class Budget:
         """Raises TemplateProblem where nothing is left."""
         self.left -= items
         if self.left < 0:
-            raise TemplateProblem(f"more than {MAX_ITEMS:,} loop passes and filter calls")
+            raise TemplateProblem(f"more than {MAX_ITEMS:,} loop passes and calls")
+
+    def charge(self, *values: Any) -> None:
+        """Pays for a call that works on these values. Raises TemplateProblem."""
+        sizes = (len(value) for value in values if isinstance(value, str | list | dict))
+        self.spend(1 + sum(sizes) // CHARACTERS_PER_ITEM)
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
         """The items, each of them paid for."""
@@ -47,8 +52,7 @@ class Budget:
 
         @functools.wraps(function)
         def charging(*args: Any, **kwargs: Any) -> Any:
-            sizes = (len(arg) for arg in args if isinstance(arg, str | list | dict))
-            self.spend(1 + sum(sizes) // CHARACTERS_PER_ITEM)
+            self.charge(*args)
             return function(*args, **kwargs)
 
         return charging

@@ -18,13 +18,14 @@ from typing import Any
 
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.template_filters import TemplateProblem
 
 from .base import BuildContext, Completion, Score
 from .judge_answer import Unusable, instruction, parse_score, reminder
 from .judge_cache import JudgeCache
 from .judge_client import JudgeClient, Reply, RequestFailed, is_this_machine
 from .judge_failures import Failures
-from .judge_rubric import Rubric, RubricFailed
+from .judge_rubric import Rubric
 
 CACHE_FILE = "judge.sqlite"
 _SHOWN = 2000
@@ -131,12 +132,13 @@ class _Session:
         section = self._section
         try:
             text = self._rubric(completion)
-        except RubricFailed as failure:
+        except TemplateProblem as problem:
             raise RewardError(
                 f"judge {section.label!r}: the rubric cannot be written for prompt {completion.prompt_id} of "
-                f"preference group {completion.preference_group!r}: {failure}",
-                remedy="Correct `rubric`; `{% if reference is defined %}` asks what a row has.",
-            ) from failure
+                f"preference group {completion.preference_group!r}: {problem}",
+                remedy="Correct `rubric`; `{% if reference is defined %}` asks what a row has, and "
+                "`{{ columns.note or '' }}` writes nothing for a null.",
+            ) from problem
         # Data may hold half a surrogate pair, which UTF-8 has no bytes for.
         text = text.encode("utf-8", "replace").decode()
         messages = [

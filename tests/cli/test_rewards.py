@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.rewards.build import REWARDS
+from tests.support.judge import Answer, echo, judge_server
 from tests.support.training import TINY
 
 LENGTH = {"type": "length", "max": 2, "slack": 4, "weight": 2}
@@ -153,6 +154,45 @@ def test_code_runs_on_demand_only(tmp_path: Path) -> None:
     assert (result.exit_code, "--allow-code" in result.stderr) == (2, True)
     (found,) = tried(recipe, "--text", "x", "--allow-code")
     assert (found["value"], found["rewards"][0]["range"]) == (7.0, None)
+
+
+def test_a_judge_is_asked_and_its_scores_are_kept_in_a_run_directory(tmp_path: Path) -> None:
+    with judge_server(echo) as server:
+        judge = {"type": "judge", "base_url": server.url, "model": "small", "backoff_s": 0.001, "retries": 0}
+        recipe = write(tmp_path, {**judge, "weight": 2})
+        (first,) = tried(recipe, "--text", '{"score": 4}')
+        # (4 - 1) / (10 - 1)
+        assert (first["rewards"][0]["value"], first["value"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "run").mkdir()
+        assert [tried(recipe, "--text", '{"score": 4}') for _ in range(3)] == [[first]] * 3
+        assert len(server.asked) == 2
+        assert (tmp_path / "run" / "judge.sqlite").is_file()
+        result = pgrpo("rewards", "try", recipe, "--text", '{"score": 4}', "--run-dir", tmp_path / "run")
+        assert "judge: calls 0, cached 1, failed 0" in result.stderr
+
+
+def test_a_judge_that_is_not_there_is_a_message(tmp_path: Path) -> None:
+    with judge_server(lambda asked: Answer(status=503, raw=b"out of memory")) as server:
+        judge = {"type": "judge", "base_url": server.url, "model": "small", "backoff_s": 0.001, "retries": 0}
+        result = pgrpo("rewards", "try", write(tmp_path, judge), "--text", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "out of memory" in result.stderr
+
+
+def test_a_judge_elsewhere_needs_leave_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with judge_server(echo) as server:
+        # A proxy of the environment stands for the other machine.
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+        judge = {"type": "judge", "base_url": "http://judge.example.org/v1", "model": "small"}
+        recipe = write(tmp_path, judge)
+        text = ("--text", '{"score": 10}')
+        result = pgrpo("rewards", "try", recipe, *text)
+        assert (result.exit_code, server.asked) == (2, [])
+        assert "add --allow-host judge.example.org" in result.stderr
+        (found,) = tried(recipe, *text, "--allow-host", "judge.example.org")
+        assert found["value"] == 1.0
+        assert [asked.path for asked in server.asked] == ["http://judge.example.org/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(

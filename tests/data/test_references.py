@@ -37,6 +37,27 @@ def test_rewards_are_summed_by_weight():
     assert rewards([prompt("1", reference="one two")], *sections).by_group["a"] == (1.0, None)
 
 
+def test_readability_and_recommendations_are_scored():
+    sections = [
+        {"type": "readability", "max": -1},
+        {"type": "recommendation", "hit_weight": 1, "rank_weight": 0, "weight": 2},
+    ]
+    row = {"reference": "See Heat now.", "target": "Heat"}
+    found = rewards([prompt("1", **row), prompt("2", "b", **{**row, "target": "Ronin"})], *sections)
+    # Grade 0.39 * 3 + 11.8 - 15.59 = -2.62. A hit in one group, none in the other.
+    assert found.by_group == {"a": (3.0, None), "b": (1.0, None)}
+    assert (found.scored, found.left_out) == (("readability", "recommendation"), ())
+
+
+@pytest.mark.parametrize(
+    "section", [{"type": "rouge"}, {"type": "chrf"}, {"type": "embedding", "model": "m"}]
+)
+def test_the_likeness_of_a_reference_to_itself_is_left_out(section):
+    found = rewards([prompt("1", reference="one two three")], WORDS, section)
+    assert found.by_group["a"] == (0.75, None)
+    assert (found.scored, found.left_out) == (("length",), (section["type"],))
+
+
 def test_nothing_is_scored_without_references_or_without_a_cheap_reward(tmp_path):
     assert rewards([prompt("1")], WORDS) is None
     assert rewards([prompt("1", reference="x")], PLUGIN) is None

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.recipe.reward_judge import DEFAULT_RUBRIC, JudgeReward
-from pgrpo_cli.recipe.sandbox import variables_of
+from pgrpo_cli.recipe.templates import Template
 from tests.support.recipes import changed, load_data, problems_of
 
 JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
 
 
 def test_the_default_rubric_has_a_place_for_every_instruction() -> None:
-    found = variables_of(DEFAULT_RUBRIC)
-    assert found == {"prompt", "completion", "preference_group", "preference_group_rubric"}
+    assert Template(DEFAULT_RUBRIC).variables == {
+        "prompt",
+        "completion",
+        "preference_group",
+        "preference_group_rubric",
+    }
 
 
 def test_a_judge_has_a_host(tmp_path: Path) -> None:
@@ -37,9 +41,15 @@ def test_a_judge_has_a_host(tmp_path: Path) -> None:
         ("base_url", "https://me:secret@host/v1", "a key belongs into api_key_env"),
         ("base_url", "https://host/v1?key=secret", "a key belongs into api_key_env"),
         ("api_key_env", "sk-a-key-itself", ""),
-        ("rubric", "{{ completion", "no Jinja template: line 1: unexpected end of template"),
-        ("rubric", "Fine.\n{{ completion | shout }}", "no Jinja template: line 2: No filter named 'shout'"),
-        ("rubric", "{{ completion | center(9999) }}", "No filter named 'center'"),
+        (
+            "rubric",
+            "{{ completion",
+            "unexpected end of template, expected 'end of print statement' in line 1",
+        ),
+        ("rubric", "Fine.\n{{ completion | shout }}", "no filter 'shout', only abs, "),
+        ("rubric", "Fine.\n{{ completion | shout }}", " in line 2 of the template"),
+        ("rubric", "{{ completion | center(9999) }}", "no filter 'center'"),
+        ("rubric", "{% for a in range(9) %}{% include a %}{% endfor %}{{ completion }}", "no Include"),
         ("rubric", "{{ completions }}", "uses 'completions'; known are prompt, completion, "),
         ("rubric", "{{ completions }}", "did you mean 'completion'?"),
         ("rubric", "{{ prompt }}", "every answer would be judged alike"),

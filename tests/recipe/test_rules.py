@@ -138,6 +138,19 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
     ),
     (
+        "expression_parses",
+        "data.preference_groups.expression",
+        "not an expression that can be used: unexpected ')' in line 2 of the expression",
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "a ~\n)"}},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "(a ~\nb)"}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
         "one_reference",
         "data.source.reference_column",
         "remove the one or the other",
@@ -304,7 +317,32 @@ CASES: list[tuple[str, str, str, dict[str, Any], dict[str, Any]]] = [
         changed(rewards=[{**JUDGE, "scale": [4.9, 5]}]),
     ),
     (
-        "judge_rubrics_are_used",
+        "rubric_parses",
+        "rewards.0.rubric",
+        "not a template that can be used: unexpected '}' in line 2 of the template",
+        changed(rewards=[{**JUDGE, "rubric": "Fine?\n{{ completion }"}]),
+        changed(
+            rewards=[
+                {**JUDGE, "rubric": "{% if reference is defined %}{{ reference }}{% endif %}{{ completion }}"}
+            ]
+        ),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.rubric",
+        "uses 'row'; known are prompt, ",
+        changed(rewards=[{**JUDGE, "rubric": "{{ row }}{{ completion }}"}]),
+        changed(rewards=[{**JUDGE, "rubric": "{{ range(3)|join }}{{ completion }}"}]),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.rubric",
+        "every answer would be judged alike; add {{ completion }}",
+        changed(rewards=[{**JUDGE, "rubric": "{% set completion = 1 %}{{ completion }}"}]),
+        changed(rewards=[{**JUDGE, "rubric": "{% set text = completion %}{{ text }}"}]),
+    ),
+    (
+        "rubric_parses",
         "rewards.0.preference_group_rubrics",
         "the rubric must use {{ preference_group_rubric }}",
         changed(

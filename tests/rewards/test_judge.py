@@ -38,7 +38,7 @@ def test_the_score_is_recorded_as_a_part(serve: Any) -> None:
 
 RUBRIC = (
     "{{ prompt }}|{{ completion }}|{{ preference_group }}|{{ preference_group_rubric }}|"
-    "{{ columns.user }}|{% if reference is defined %}{{ reference }}{% else %}none{% endif %}"
+    "{{ columns.user|tojson }}|{% if reference is defined %}{{ reference }}{% else %}none{% endif %}"
 )
 
 
@@ -80,14 +80,28 @@ def test_what_is_asked_is_what_the_recipe_says(serve: Any) -> None:
 
 def test_a_rubric_that_cannot_be_written_names_the_prompt(serve: Any) -> None:
     server = serve(by_length)
-    with pytest.raises(RewardError, match=r"prompt 0 of preference group 'a': UndefinedError: 'reference'"):
+    with pytest.raises(RewardError, match=r"prompt 0 of preference group 'a': 'reference' is undefined"):
         judged(server, "x", rubric="{{ reference }} {{ completion }}")
     assert server.asked == []
 
 
+def test_a_rubric_that_writes_a_null_is_told_how_to_avoid_it(serve: Any) -> None:
+    section = serve(by_length).section(rubric="{{ columns.note }}{{ completion }}")
+    row = Completion("0", "a", "Ask?", "Answer.", {"note": None})
+    with pytest.raises(RewardError, match="writes a null") as caught:
+        scored(summed(Judge(section, None, None)), [row])
+    assert "{{ columns.note or '' }}" in str(caught.value.remedy)
+
+
+def test_loops_of_a_rubric_are_bounded(serve: Any) -> None:
+    rubric = "{% for a in completion %}{% for b in completion %}{% endfor %}{% endfor %}"
+    with pytest.raises(RewardError, match="more than 10,000 loop passes and calls"):
+        judged(serve(by_length), "x" * 1000, rubric=rubric)
+
+
 def test_a_rubric_without_bounds_is_stopped(serve: Any) -> None:
     rubric = "{% for a in completion %}{% for b in completion %}{{ completion }}{% endfor %}{% endfor %}"
-    with pytest.raises(RewardError, match="longer than 1000000 characters"):
+    with pytest.raises(RewardError, match="more than 1,000,000 characters"):
         judged(serve(by_length), "x" * 1000, rubric=rubric)
 
 

@@ -153,10 +153,10 @@ def _compiled(key: str, source: str | None) -> Any:
         return None
     # Jinja is loaded by those who use it.
     from pgrpo_cli.recipe.template_filters import TemplateProblem
-    from pgrpo_cli.recipe.templates import RowTemplate
+    from pgrpo_cli.recipe.templates import Template
 
     try:
-        return RowTemplate(source)
+        return Template(source)
     except TemplateProblem as problem:
         raise RecipeError(f"data.source.{key}: {problem}", remedy="Correct the template.") from problem
 
@@ -165,6 +165,6 @@ def _rendered(template: Any, values: dict[str, Any], key: str) -> str:
     from pgrpo_cli.recipe.template_filters import TemplateProblem
 
     try:
-        return str(template.render(values)).strip()
+        return str(template.render({**values, "row": values})).strip()
     except TemplateProblem as problem:
         raise RowProblem(f"data.source.{key} cannot render it", str(problem)) from problem

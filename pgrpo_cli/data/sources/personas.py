@@ -25,8 +25,7 @@ THANKS = ("Just right.", "I liked that, too.", "Thanks, that was a good reply.")
 
 def read_personas(section: PersonasSource, context: ReadContext) -> SourceData:
     """All prompts of the synthetic task; the same seed gives the same prompts in the same order."""
-    seed = context.seed if section.seed is None else section.seed
-    rng = random.Random(derive_seed(seed, "personas"))
+    rng = random.Random(derive_seed(context.seed, "personas"))
     train = [
         _record(persona, "train", number, TRAIN_SITUATIONS, rng)
         for persona, count in zip(PERSONAS.values(), _counts(section.prompts), strict=True)

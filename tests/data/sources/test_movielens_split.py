@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import DataError
@@ -62,6 +62,7 @@ def frequent_tags(monkeypatch):
     monkeypatch.setattr("pgrpo_cli.data.sources.movielens_tags.LEAST_FILMS", 1)
 
 
+@settings(max_examples=50)
 @given(RATINGS, st.sampled_from(["last", "cut"]), st.integers(1, 3), st.integers(0, 3))
 def test_prompts_show_only_what_the_user_rated_before(tmp_path_factory, ratings, holdout, held_out, seed):
     data = prepared(
@@ -112,8 +113,8 @@ def test_training_does_not_depend_on_what_is_held_out(
     tmp_path_factory, ratings, tags, holdout, random, held_out
 ):
     """Other films and stars from a user's first held-out moment on, or from the cut on: the same training."""
-    settings = {"holdout": holdout, "cut": 0.7, "eval_prompts_per_user": held_out, "min_ratings": 3}
-    before = prepared(tmp_path_factory.mktemp("ml"), ratings, tags, **settings)
+    section = {"holdout": holdout, "cut": 0.7, "eval_prompts_per_user": held_out, "min_ratings": 3}
+    before = prepared(tmp_path_factory.mktemp("ml"), ratings, tags, **section)
     assume(before is not None)
     limits = dict.fromkeys({str(user) for user, *_ in ratings}, float("inf")) | held_out_from(before)
     if holdout == "cut":
@@ -132,7 +133,7 @@ def test_training_does_not_depend_on_what_is_held_out(
     if holdout == "last":
         # Which tags are frequent is told by all of them; what they say of a user only by the earlier ones.
         later_tags = tags
-    after = prepared(tmp_path_factory.mktemp("ml"), changed, later_tags, **settings)
+    after = prepared(tmp_path_factory.mktemp("ml"), changed, later_tags, **section)
     assert after.train == tuple(
         replace(record, file=ours.file, line=ours.line)
         for record, ours in zip(before.train, after.train, strict=True)
@@ -143,6 +144,7 @@ def test_training_does_not_depend_on_what_is_held_out(
     }
 
 
+@settings(max_examples=50)
 @given(RATINGS, st.sampled_from(["last", "cut"]), st.integers(1, 3), st.integers(1, 3))
 def test_no_user_has_more_prompts_than_asked_for(tmp_path_factory, ratings, holdout, train, held_out):
     data = prepared(
@@ -166,6 +168,7 @@ def test_no_user_has_more_prompts_than_asked_for(tmp_path_factory, ratings, hold
     }
 
 
+@settings(max_examples=50)
 @given(RATINGS, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_only_the_lines(tmp_path_factory, ratings, random):
     first = prepared(tmp_path_factory.mktemp("ml"), ratings)
@@ -199,8 +202,8 @@ def test_each_users_last_targets_are_held_out(tmp_path):
 
 def test_a_cut_holds_out_what_comes_first_after_it(tmp_path):
     # 14 ratings on days 1 to 5, two each on 6 to 8, 9 to 11; 7/14 of them precede the 8th, of day 7.
-    settings = {"holdout": "cut", "cut": 0.5, "prompts_per_user": 99, "groups_from_rows": False}
-    data = prepared(tmp_path / "ml", DAYS, **settings)
+    section = {"holdout": "cut", "cut": 0.5, "prompts_per_user": 99, "groups_from_rows": False}
+    data = prepared(tmp_path / "ml", DAYS, **section)
     assert (times(data.train, "1"), times(data.eval, "1")) == ([3, 4, 5, 6], [7])
     # User 2 has one rating before the cut and no target there; after it the first with two before is day 8's.
     assert (times(data.train, "2"), times(data.eval, "2")) == ([], [8])
@@ -208,8 +211,8 @@ def test_a_cut_holds_out_what_comes_first_after_it(tmp_path):
 
 def test_a_user_who_is_new_after_a_cut_is_known_by_what_precedes_the_target(tmp_path):
     # 14 ratings, of which the cut at 5/14 = day 6 has five before it, all user 1's.
-    settings = {"holdout": "cut", "cut": 5 / 14, "prompts_per_user": 99, "groups_from_rows": False}
-    data = prepared(tmp_path / "ml", DAYS, **settings)
+    section = {"holdout": "cut", "cut": 5 / 14, "prompts_per_user": 99, "groups_from_rows": False}
+    data = prepared(tmp_path / "ml", DAYS, **section)
     assert times(data.eval, "2") == [8]
     assert data.profiles["2"].text == "The Film 6 (1990); The Film 7 (1990)"
     assert data.profiles["1"].text == "; ".join(f"The Film {day} (1990)" for day in range(1, 6))
@@ -218,8 +221,8 @@ def test_a_user_who_is_new_after_a_cut_is_known_by_what_precedes_the_target(tmp_
 def test_users_are_drawn_by_the_seed_and_stay_when_more_are_drawn(tmp_path):
     ratings = [(user, film, 5.0, film) for user in range(1, 41) for film in range(1, 7)]
 
-    def users(**settings):
-        return {record.user_id for record in prepared(tmp_path / "ml", ratings, **settings).train}
+    def users(**section):
+        return {record.user_id for record in prepared(tmp_path / "ml", ratings, **section).train}
 
     five = users(max_users=5)
     assert len(five) == 5

@@ -63,14 +63,6 @@ def test_the_same_seed_gives_the_same_prompts_and_another_one_others():
     }
 
 
-def test_a_seed_of_its_own_takes_the_place_of_the_recipes():
-    fixed = PersonasSource(prompts=40, seed=3)
-    plain = PersonasSource(prompts=40)
-    read_with = [read_personas(fixed, ReadContext(Path(), seed)) for seed in (3, 4)]
-    assert read_with[0] == read_with[1] == read_personas(plain, ReadContext(Path(), 3))
-    assert read_with[0] != read_personas(plain, ReadContext(Path(), 4))
-
-
 def test_ids_are_unique_and_most_texts_differ():
     data = read()
     records = (*data.train, *data.eval)

@@ -62,7 +62,7 @@ def _cell(value: float, row: int, column: int, title: str) -> Markup:
     ).format(
         tone, " own" if row == column else "", x + 1, y + 1, _CELL - 2, _CELL - 2, 0.6 * strength, title, text
     )
-    return square + _text(x + _CELL / 2, y + _CELL / 2 + 4, text.replace("-0.0", "0.0"), "tick")
+    return square + _text(x + _CELL / 2, y + _CELL / 2 + 4, text.replace("-0.0", "0.0"), "value")
 
 
 def _row_label(label: str, y: float) -> Markup:
@@ -70,7 +70,7 @@ def _row_label(label: str, y: float) -> Markup:
     if len(label) > _LABEL_CHARACTERS:
         text = Markup("{}…<title>{}</title>").format(label[: _LABEL_CHARACTERS - 1], label)
     line = Markup('<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}</text>')
-    return line.format(_LABEL - 6, y - 4, text)
+    return line.format(_LABEL - 6, y, text)
 
 
 def _text(x: float, y: float, text: str, css: str) -> Markup:

@@ -64,6 +64,7 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/roofline.py --json roofline.json
 	$(OFFLINE) $(BIN)/python benchmarks/history.py --json history.json
 	$(OFFLINE) $(BIN)/python benchmarks/plan.py --json plan.json
+	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from pgrpo_cli.errors import Interrupted
 
 from .common import (
     AllowCodeOption,
+    AllowHostOption,
     JsonOption,
     QuietOption,
     RecipeArgument,
@@ -28,6 +29,7 @@ from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.rewards.reward_sum import RewardSum
     from pgrpo_cli.state.run import RunDirectory
 
 
@@ -75,6 +77,7 @@ def train(
         ),
     ] = 0,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train the adapter, or go on with a run that was interrupted."""
@@ -98,10 +101,11 @@ def train(
                 stop_requested,
                 profile=profile,
                 allow_code=allow_code,
+                allowed_hosts=allow_host or (),
                 quiet=quiet,
             )
         except (Interrupted, KeyboardInterrupt) as stop:
-            command = _train_command(recipe, run, loaded, overrides, allow_code=allow_code)
+            command = _train_command(recipe, run, loaded, overrides, allow_code, allow_host or ())
             message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
             raise Interrupted(message, remedy=f"Go on with: {command}") from stop
     emit(f"finished: the adapter is in {run.adapter}")
@@ -114,28 +118,20 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run."""
-    from pgrpo_cli.state.history_store import read_groups
+    from pgrpo_cli.state.history_store import read_groups, read_parts
     from pgrpo_cli.state.run import RunDirectory
 
-    rows = read_groups(RunDirectory(run).history_path)
+    path = RunDirectory(run).history_path
+    rows, parts = read_groups(path), read_parts(path)
     if as_json:
-        fields = (
-            "n",
-            "mean",
-            "std",
-            "first_step",
-            "last_step",
-            "prompts",
-            "within_variance",
-            "between_variance",
-        )
-        emit(
-            json.dumps({row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}, indent=2)
-        )
+        found = {row.preference_group: row.numbers() for row in rows}
+        for group, part_rows in parts.items():
+            found.setdefault(group, {})["parts"] = {row.part: row.numbers() for row in part_rows}
+        emit(json.dumps(found, indent=2))
         return
     from .display import groups_table
 
-    stdout.print(groups_table(rows))
+    stdout.print(groups_table(rows, parts))
 
 
 def default_run_dir(recipe: Recipe) -> Path:
@@ -166,6 +162,7 @@ def _train(
     *,
     profile: int,
     allow_code: bool,
+    allowed_hosts: Collection[str],
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
@@ -180,7 +177,9 @@ def _train(
     from .display import training_display
     from .profiling import profiled
 
-    rewards = build_rewards(recipe.rewards, recipe_dir, allow_code)
+    rewards = build_rewards(
+        recipe.rewards, recipe_dir, allow_code, run_dir=run.path, allowed_hosts=allowed_hosts
+    )
     checkpoint, problems = latest_checkpoint(run)
     for problem in problems:
         note(f"warning: {problem}; falling back to the one before")
@@ -203,6 +202,7 @@ def _train(
     if stop_requested():
         raise Interrupted("stopped before a step was made; nothing is lost")
     with ExitStack() as stack:
+        stack.callback(note_usage, rewards, quiet)
         steps = recipe.train.steps
         display = stack.enter_context(training_display(stderr, steps=steps, done=done, quiet=quiet))
         if profile:
@@ -215,13 +215,21 @@ def _train(
         )  # fmt: skip
 
 
+def note_usage(rewards: RewardSum, quiet: bool) -> None:
+    """Say what rewards such as a judge have used, also of a run that stops."""
+    from pgrpo_cli.rewards.usage import usage_sentences
+
+    for sentence in [] if quiet else usage_sentences(rewards.usage()):
+        note(sentence)
+
+
 def _train_command(
     recipe: Path,
     run: RunDirectory,
     loaded: Recipe,
     overrides: list[str] | None,
-    *,
     allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
 ) -> str:
     """The command that trains this run, or goes on with it."""
     import shlex
@@ -233,4 +241,6 @@ def _train_command(
         words += ["--set", override]
     if allow_code:
         words.append("--allow-code")
+    for host in allowed_hosts:
+        words += ["--allow-host", host]
     return shlex.join(words)

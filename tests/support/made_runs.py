@@ -105,9 +105,7 @@ def make(
         for step in range(1, steps + 1):
             progress = (step - 1) / (STEPS - 1)
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
-            advantages = personalized_advantages(
-                rollouts, scores_N, history, estimator, recipe.history, step=step
-            )
+            advantages = personalized_advantages(rollouts, scores_N, history, estimator, recipe, step=step)
             groups = history.stats(rollouts.preference_groups_N)
             store.record_step(scored_rows(step, rollouts, scores_N, advantages), group_rows(groups))
             kl = made.kl(progress)

@@ -13,9 +13,12 @@ from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
 from .diagnosis.finding import Diagnosis
+from .heat_map import heat_map
 from .learning import Progress
 from .learning_table import learning_sentence, learning_table
+from .matrix import standardised
 from .method_panels import MOST_PANELS, Panel, method_panels
+from .more_tables import details_table, overview_table, parts_table
 from .sentences import chance_sentence, comparison_sentence, eval_sentence, grouping_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
@@ -24,14 +27,19 @@ from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
 
 __all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
 
+_MODELS: tuple[Which, Which] = ("base", "tuned")
+# Steps; so short that a smoothed curve is the raw one.
+_UNSMOOTHED = 1e-3
 SAMPLES_PER_GROUP = 2
 
 Points = Sequence[CurvePoint]
 
 
-def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = None) -> str:
+def eval_page(
+    result: EvalResult, points: Points, diagnosis: Diagnosis | None = None, held_out: Points = ()
+) -> str:
     """The page about one evaluation; `points` is the run's training reward by step and preference group,
-    `diagnosis` what is found in its training.
+    `diagnosis` what is found in its training, `held_out` its held-out reward in training, in the same form.
     """
     return _render(
         "eval.html",
@@ -42,6 +50,11 @@ def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = 
         chance=chance_sentence(result.confidence, len(result.groups)),
         table=eval_table(result),
         forest=_eval_forest(result),
+        overview=overview_table(result),
+        details=details_table(result),
+        parts_of_reward=parts_table(result),
+        heat_maps=_heat_maps(result),
+        held_out=_curves({result.run: held_out}, half_life=_UNSMOOTHED)["panels"],
         labels=[],
         **_curves({result.run: points}),
         samples=_samples(result, [("base", result, "base"), ("tuned", result, "tuned")]),
@@ -124,9 +137,18 @@ def _forest_row(label: str, difference: Estimate, *, summary: bool = False) -> F
     return ForestRow(label, difference.mean, difference.ci_low, difference.ci_high, TONES[says], summary)
 
 
-def _curves(points: Mapping[str, Points]) -> dict[str, Any]:
+def _heat_maps(result: EvalResult) -> list[Panel]:
+    """Base and tuned: completions for each preference group by the reward of each, by column."""
+    matrix = result.matrix
+    if matrix is None:
+        return []
+    names = matrix.preference_groups
+    return [Panel(which, heat_map(f"{which} model", names, standardised(matrix, which))) for which in _MODELS]
+
+
+def _curves(points: Mapping[str, Points], half_life: float | None = None) -> dict[str, Any]:
     """The panels: the macro mean, then preference groups from the most to the least sampled."""
-    half_life = max(half_life_of(found) for found in points.values())
+    half_life = half_life or max(half_life_of(found) for found in points.values())
     curves = {label: group_curves(found, half_life) for label, found in points.items()}
     counts: dict[str, int] = {}
     for found in points.values():

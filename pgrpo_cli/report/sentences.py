@@ -56,8 +56,8 @@ def method_sentence(result: EvalResult) -> str:
     return (
         f"{len(result.prompts)} held-out prompts, {sampling['num_completions']} completions of each model "
         f"for each, at temperature {sampling['temperature']:g}. In brackets: {result.confidence * 100:g} % "
-        f"bootstrap intervals over prompts ({result.bootstrap_samples} resamples, seed {result.seed}); "
-        "differences are paired by prompt."
+        f"bootstrap intervals over {result.unit}s ({result.bootstrap_samples} resamples, "
+        f"seed {result.seed}); differences are paired by prompt."
     )
 
 

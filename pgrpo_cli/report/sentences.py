@@ -34,6 +34,8 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
         "no difference": f"{run} is no different from {comparison.reference}",
         "can't tell": f"{run} and {comparison.reference} can't be told apart",
     }[macro.verdict]
+    settles = macro.explanation.removeprefix("can't tell ")
+    change += f"; {settles}" if macro.verdict == "can't tell" else ""
     return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_by_outcome(outcomes)}"
 
 

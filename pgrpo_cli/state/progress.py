@@ -15,7 +15,7 @@ from .runlog import read_metrics
 
 
 def read_progress(run: RunDirectory) -> Progress:
-    """Empty where a file is missing; nothing is read after a damaged line. Raises what `read_curves` raises."""
+    """Empty where a file is missing; nothing after a damaged line. Raises what `read_curves` raises."""
     metrics = read_metrics(run.metrics_path) if run.metrics_path.is_file() else []
     seconds = {record["step"]: _seconds(record) for record in metrics}
     return Progress(

@@ -88,6 +88,8 @@ def comparison_page(
             for run in others
         ],
         labels=list(shown),
+        heat_maps=_compared_maps(reference, shown),
+        rewards=", ".join(reference.matrix.rewards) if reference.matrix else "",
         **method_panels(comparison.methods, {label: progress[label] for label in labels}),
         how_fast=learning_table(comparison),
         how_fast_says=learning_sentence(comparison),
@@ -144,6 +146,26 @@ def _heat_maps(result: EvalResult) -> list[Panel]:
         return []
     names = matrix.preference_groups
     return [Panel(which, heat_map(f"{which} model", names, standardised(matrix, which))) for which in _MODELS]
+
+
+def _compared_maps(reference: EvalResult, shown: Mapping[str, EvalResult]) -> list[Panel]:
+    """The base model's map, then each method's tuned one, by its first run; nothing unless all have one.
+
+    All are standardised by the reference's columns, so that colours can be compared.
+    """
+    matrices = {label: result.matrix for label, result in shown.items()}
+    base = reference.matrix
+    if base is None or any(
+        m is None or m.preference_groups != base.preference_groups for m in matrices.values()
+    ):
+        return []
+    columns = {"centers": base.centers, "scales": base.scales}
+    panels = [Panel("base", heat_map("base model", base.preference_groups, standardised(base, "base")))]
+    for label, matrix in matrices.items():
+        assert matrix is not None
+        cells = standardised(matrix.model_copy(update=columns), "tuned")
+        panels.append(Panel(label, heat_map(f"{label}, tuned", base.preference_groups, cells)))
+    return panels
 
 
 def _curves(points: Mapping[str, Points], half_life: float | None = None) -> dict[str, Any]:

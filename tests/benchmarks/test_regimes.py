@@ -1,0 +1,68 @@
+"""The study of regimes: its statistics by hand, and the whole of it in small."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import regimes
+from benchmarks.regimes import holm, renew, sign_flip_p
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.01 · 3, 0.02 · 2, 0.04 · 1; the last may not fall below 0.04.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    # 0.6 · 2 is cut at 1, and 0.7 may not fall below it.
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+
+
+def test_sign_flips_by_hand() -> None:
+    # 1, 2, 3: of 8 signs two give a sum as large as 6. Of 1, 2, -3 (sum 0) all do.
+    assert sign_flip_p(torch.tensor([1.0, 2.0, 3.0]).double()) == pytest.approx(2 / 8, abs=0.005)
+    assert sign_flip_p(torch.tensor([1.0, 2.0, -3.0]).double()) == 1.0
+    assert sign_flip_p(torch.tensor([1.0] * 30).double()) == pytest.approx(1e-5, rel=1e-3)
+    assert sign_flip_p(torch.zeros(5).double()) == 1.0
+
+
+def test_tables_are_renewed_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- regimes -->\nold\n<!-- /regimes -->\nafter\n")
+    renew(page, "| new |")
+    assert page.read_text() == "before\n<!-- regimes -->\n| new |\n<!-- /regimes -->\nafter\n"
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match="has no <!-- regimes -->"):
+        renew(page, "| new |")
+    assert page.read_text() == "no markers"
+
+
+def test_the_study_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "regimes.json"
+    chosen = ["baseline", "history after"]
+    monkeypatch.setattr(sys, "argv", ["regimes.py", "--quick", "--json", str(results), "--regimes", *chosen])
+    regimes.main()
+    found = json.loads(results.read_text())
+    assert list(found["regimes"]) == chosen
+    for regime in found["regimes"].values():
+        assert set(regime["estimators"]) == {*regimes.ESTIMATORS, regimes.RANDOM}
+        for scores in regime["estimators"].values():
+            assert scores["learning_rate"] in regimes.LEARNING_RATES
+            assert scores["tuning"][regimes.LEARNING_RATES.index(scores["learning_rate"])] == max(
+                scores["tuning"]
+            )
+            assert {len(values) for values in scores["measures"].values()} == {3}
+            assert all(0 < value < 1 for value in scores["measures"]["area"])
+        area = {name: scores["measures"]["area"] for name, scores in regime["estimators"].items()}
+        pairs = zip(area["pgrpo"], area["grpo"], strict=True)
+        mean = sum(ours - theirs for ours, theirs in pairs) / 3
+        assert regime["contrasts"]["pgrpo - grpo"]["interval"]["mean"] == pytest.approx(mean)
+    # The order of update changes P-GRPO and nothing that knows no history.
+    baseline, after = (found["regimes"][name]["estimators"] for name in chosen)
+    assert baseline["grpo"]["measures"] == after["grpo"]["measures"]
+    assert baseline["pgrpo"]["measures"] != after["pgrpo"]["measures"]
+    assert "| history after |" in capsys.readouterr().out

@@ -46,19 +46,21 @@ REGIMES: dict[str, World] = {
     "balanced": replace(BASELINE, shares_K=(0.25,) * 4),
     "majority 85 %": replace(BASELINE, shares_K=(0.85, 0.05, 0.05, 0.05)),
     "prompt ranges differ": replace(BASELINE, range_spread=1.0),
-    "2 completions": replace(BASELINE, prompts=32, num_generations=2),
-    "32 completions": replace(BASELINE, prompts=2, num_generations=32),
+    "easy task": replace(BASELINE, features=4, tokens=3, vocabulary=8),
+    "16 prompts x 2": replace(BASELINE, prompts=16, num_generations=2),
+    "2 prompts x 16": replace(BASELINE, prompts=2, num_generations=16),
+    "8 prompts x 8": replace(BASELINE, num_generations=8),
     "history after": replace(BASELINE, history=HistorySettings(update="after")),
     "history ema": replace(BASELINE, history=HistorySettings("ema", decay=0.995)),
     "history window": replace(BASELINE, history=HistorySettings("window", window=512)),
 }
-"""The baseline has reward scales 1 to 4, difficulty 0.5, noise 0.5, a majority of 40 %, 8 prompts with 8
-completions and a cumulative history, updated before. Forgetting histories are those of the recipe's defaults.
+"""The baseline: reward scales 1 to 4, difficulty 0.5, noise 1, a majority of 40 %, 8 prompts with 4
+completions, a cumulative history, updated before. Forgetting histories are those of the recipe's defaults.
 """
 
 ESTIMATORS = ("grpo", "pgrpo", "pgrpo_shrinkage", "pgrpo_centered", "dr_grpo", "rloo")
 RANDOM = "pgrpo, random groups"
-LEARNING_RATES = (0.02, 0.04, 0.08, 0.16, 0.32)
+LEARNING_RATES = (0.08, 0.14, 0.24, 0.4, 0.68, 1.15)
 STEPS = 100
 TUNING_SEED = 1_000_000
 COMPONENTS = ("weight", "weight_spread", "spread_ratio")
@@ -165,6 +167,7 @@ def components(trained: Trained, world: World) -> dict[str, float]:
     and seeds; `weight_spread`, its largest minus its smallest in a run; `spread_ratio`, the largest s over
     the smallest.
 
+
     """
     G = world.num_generations
     weights = [[stats.shrinkage_weight(G) for stats in run] for run in trained.stats_S]
@@ -195,6 +198,7 @@ def compared(found: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, C
 def sign_flip_p(differences_S: Tensor) -> float:
     """Two-sided p value of mean 0: the share of random signs that give as large a mean, the true ones
     counted.
+
 
     """
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""A policy of a few hundred parameters that learns many tastes by the project's own history, advantages and
+"""A policy of a few thousand parameters that learns many tastes by the project's own history, advantages and
 loss.
 
 A world has K preference groups. A prompt has F features, a completion T tokens of V kinds, and the reward of
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pgrpo_cli.algo import Advantages, Estimator, GroupStats, RewardHistory, compute_advantages, policy_loss
 
-FEATURES, TOKENS, VOCABULARY, HELD_OUT = 4, 3, 8, 24
+HELD_OUT = 24
 AGREEMENT = 0.25
 """Share of a taste's variance that all preference groups have in common."""
 OWN_WEIGHT = 0.5
@@ -59,11 +59,14 @@ class World:
     scale_ratio: float = 4.0
     """Largest reward scale over the smallest; geometric between them, in an order by chance."""
     difficulty_K: tuple[float, ...] = (0.5, 0.5, 0.5, 0.5)
-    noise: float = 0.5
+    noise: float = 1.0
     range_spread: float = 0.0
     """Standard deviation of the logarithm of a prompt's range, whose mean square is 1."""
     prompts: int = 8
-    num_generations: int = 8
+    num_generations: int = 4
+    features: int = 8
+    tokens: int = 4
+    vocabulary: int = 16
     history: HistorySettings = field(default_factory=HistorySettings)
 
 
@@ -105,22 +108,23 @@ class Draws:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-        K, B, P = len(world.shares_K), steps, world.prompts
-        common, own = normal(FEATURES, TOKENS, VOCABULARY), normal(K, FEATURES, TOKENS, VOCABULARY)
+        K, B, P, F = len(world.shares_K), steps, world.prompts, world.features
+        shape = (F, world.tokens, world.vocabulary)
+        common, own = normal(*shape), normal(K, *shape)
         shares_K = torch.tensor(world.shares_K, dtype=torch.float64)
         order_K = torch.randperm(K, generator=generator)
         stream = (B, P)
         return cls(
             tastes_S_K_F_T_V=math.sqrt(AGREEMENT) * common + math.sqrt(1 - AGREEMENT) * own,
             scales_S_K=world.scale_ratio ** (order_K / max(K - 1, 1)).double(),
-            held_out_S_K_E_F=_features(normal(K, HELD_OUT, FEATURES - 1)),
+            held_out_S_K_E_F=_features(normal(K, HELD_OUT, F - 1)),
             ranges_S_K_E=_ranges(normal(K, HELD_OUT), world.range_spread),
             groups_S_B_P=_choices(uniform(*stream), shares_K),
-            features_S_B_P_F=_features(normal(*stream, FEATURES - 1)),
+            features_S_B_P_F=_features(normal(*stream, F - 1)),
             ranges_S_B_P=_ranges(normal(*stream), world.range_spread),
             offsets_S_B_P=normal(*stream),
             random_groups_S_B_P=_choices(uniform(*stream), shares_K),
-            uniforms_S_B_P_G_T=uniform(*stream, world.num_generations, TOKENS),
+            uniforms_S_B_P_G_T=uniform(*stream, world.num_generations, world.tokens),
             noise_S_B_P_G=normal(*stream, world.num_generations),
         )
 
@@ -133,6 +137,7 @@ class Trained:
     """Expected held-out reward at C moments, evenly spaced from before the first step to after the last: 0 is
     the uniform policy's, 1 the best there is.
     
+    
     """
     stats_S: list[list[GroupStats]]
     """The reward history at the end; those of preference groups that had a prompt."""
@@ -142,21 +147,32 @@ class Policy:
     """S policies. `learning_rates_S` are Adam's: it moves a parameter by about 1 whatever the size of its
     gradient, so a factor on the parameter is the step of the weight.
 
+
     """
 
-    def __init__(self, learning_rates_S: Tensor, num_groups: int) -> None:
-        shape = (len(learning_rates_S), num_groups + 1, FEATURES, TOKENS, VOCABULARY)
-        self.parameters = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-        weights_K = torch.tensor([OWN_WEIGHT] * num_groups + [1.0], dtype=torch.float64)
+    def __init__(self, world: World, learning_rates_S: Tensor) -> None:
+        K, shape = len(world.shares_K), (world.features, world.tokens, world.vocabulary)
+        self.parameters = torch.zeros(
+            (len(learning_rates_S), K + 1, *shape), dtype=torch.float64, requires_grad=True
+        )
+        weights_K = torch.tensor([OWN_WEIGHT] * K + [1.0], dtype=torch.float64)
         self._rates = learning_rates_S.double()[:, None] * weights_K
         self._optimizer = torch.optim.Adam([self.parameters], lr=1.0)
 
     def logprobs(self, features_S_P_F: Tensor, groups_S_P: Tensor) -> Tensor:
         """Of every token in every position, [S, P, T, V]."""
+        replicas = torch.arange(len(groups_S_P))[:, None]
+        weights = self._weights()[replicas, groups_S_P]
+        return torch.einsum("spf,spftv->sptv", features_S_P_F, weights).log_softmax(-1)
+
+    def logprobs_of_all(self, features_S_K_E_F: Tensor) -> Tensor:
+        """The same for E prompts of each preference group, [S, K, E, T, V]."""
+        return torch.einsum("skef,skftv->sketv", features_S_K_E_F, self._weights()).log_softmax(-1)
+
+    def _weights(self) -> Tensor:
+        """Of each preference group, the shared ones added, [S, K, F, T, V]."""
         weights = self.parameters * self._rates[..., None, None, None]
-        replicas = torch.arange(len(weights))[:, None]
-        of_prompts = weights[replicas, groups_S_P] + weights[:, -1:]
-        return torch.einsum("spf,spftv->sptv", features_S_P_F, of_prompts).log_softmax(-1)
+        return weights[:, :-1] + weights[:, -1:]
 
     def step(self, loss: Tensor) -> None:
         """One update of every replica; `loss` is the sum of theirs."""
@@ -177,12 +193,13 @@ def train(
     """Train a replica for each of `draws` through all its steps. `random_groups`: rewards enter the histories
     of preference groups drawn by chance, the paper's ablation.
 
+
     """
     S, B, _, _ = draws.noise_S_B_P_G.shape
     K = len(world.shares_K)
     settings = world.history
     history = RewardHistory(settings.kind, decay=settings.decay, window=settings.window)
-    policy = Policy(learning_rates_S, K)
+    policy = Policy(world, learning_rates_S)
     utilities = held_out_utilities(draws)
     curves = [progress(policy, draws, utilities)]
     labels = draws.random_groups_S_B_P if random_groups else draws.groups_S_B_P
@@ -205,7 +222,7 @@ def rewards(world: World, draws: Draws, step: int, tokens_S_P_G_T: Tensor) -> Te
     groups = draws.groups_S_B_P[:, step]
     tastes = draws.tastes_S_K_F_T_V[replicas, groups]
     utilities = torch.einsum("spf,spftv->sptv", draws.features_S_B_P_F[:, step], tastes)
-    chosen = utilities.gather(-1, tokens_S_P_G_T.transpose(2, 3)).sum(2) / math.sqrt(TOKENS)
+    chosen = utilities.gather(-1, tokens_S_P_G_T.transpose(2, 3)).sum(2) / math.sqrt(world.tokens)
     difficulty_K = torch.tensor(world.difficulty_K, dtype=torch.float64)
     offsets = difficulty_K[groups] * draws.offsets_S_B_P[:, step]
     clean = draws.ranges_S_B_P[:, step, :, None] * chosen + offsets[..., None]
@@ -224,16 +241,14 @@ def drawn(logprobs_S_P_T_V: Tensor, uniforms_S_P_G_T: Tensor) -> Tensor:
 def held_out_utilities(draws: Draws) -> Tensor:
     """What each token is worth in each position, for the held-out prompts, [S, K, E, T, V]."""
     worth = torch.einsum("skef,skftv->sketv", draws.held_out_S_K_E_F, draws.tastes_S_K_F_T_V)
-    return worth * draws.ranges_S_K_E[..., None, None] / math.sqrt(TOKENS)
+    return worth * draws.ranges_S_K_E[..., None, None] / math.sqrt(worth.shape[-2])
 
 
 @torch.no_grad()
 def progress(policy: Policy, draws: Draws, utilities_S_K_E_T_V: Tensor) -> Tensor:
     """Exact expected utility on held-out prompts, from 0 (uniform policy) to 1 (best), [S, K]."""
-    S, K, E, _ = draws.held_out_S_K_E_F.shape
-    groups_S_P = torch.arange(K).repeat_interleave(E).expand(S, -1)
-    logprobs = policy.logprobs(draws.held_out_S_K_E_F.reshape(S, K * E, -1), groups_S_P)
-    expected = (logprobs.exp().reshape(utilities_S_K_E_T_V.shape) * utilities_S_K_E_T_V).sum((2, 3, 4))
+    probabilities = policy.logprobs_of_all(draws.held_out_S_K_E_F).exp()
+    expected = (probabilities * utilities_S_K_E_T_V).sum((2, 3, 4))
     uniform = utilities_S_K_E_T_V.mean(-1).sum((2, 3))
     best = utilities_S_K_E_T_V.amax(-1).sum((2, 3))
     return (expected - uniform) / (best - uniform)
@@ -266,19 +281,20 @@ def _advantages(
 def _loss(logprobs_S_P_T_V: Tensor, tokens_S_P_G_T: Tensor, advantages: Advantages) -> Tensor:
     """The sum over replicas of each one's loss."""
     chosen = logprobs_S_P_T_V.gather(-1, tokens_S_P_G_T.transpose(2, 3)).transpose(2, 3)
-    logprobs_N_T = chosen.reshape(-1, TOKENS)
+    logprobs_N_T = chosen.flatten(0, 2)
+    T = logprobs_N_T.shape[-1]
     num_completions = len(logprobs_N_T) // len(tokens_S_P_G_T)
     return policy_loss(
         logprobs_N_T, logprobs_N_T.detach(), advantages.advantages_N,
         torch.ones_like(logprobs_N_T, dtype=torch.bool), clip_low=0.2, clip_high=0.2, beta=0.0,
-        aggregation="sequence_mean", num_completions=num_completions, num_tokens=num_completions * TOKENS,
-        max_completion_tokens=TOKENS,
+        aggregation="sequence_mean", num_completions=num_completions, num_tokens=num_completions * T,
+        max_completion_tokens=T,
     ).loss  # fmt: skip
 
 
 def _features(normal: Tensor) -> Tensor:
     """A constant and normal ones, of squared length 1 in the mean."""
-    return torch.cat([torch.ones_like(normal[..., :1]), normal], -1) / math.sqrt(FEATURES)
+    return torch.cat([torch.ones_like(normal[..., :1]), normal], -1) / math.sqrt(normal.shape[-1] + 1)
 
 
 def _ranges(normal: Tensor, spread: float) -> Tensor:

@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from benchmarks.small_policy import (
-    FEATURES,
     OWN_WEIGHT,
-    TOKENS,
-    VOCABULARY,
     Draws,
     HistorySettings,
     Policy,
@@ -25,16 +22,17 @@ from benchmarks.small_policy import (
 )
 from pgrpo_cli.algo import policy_loss, resolve_estimator
 
-QUIET = World(scale_ratio=1.0, difficulty_K=(0.0,) * 4, noise=0.0)
+TOKENS, VOCABULARY = 3, 8
+SMALL = World(features=4, tokens=TOKENS, vocabulary=VOCABULARY)
+QUIET = replace(SMALL, scale_ratio=1.0, difficulty_K=(0.0,) * 4, noise=0.0)
 ALL_COMPLETIONS = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=TOKENS)))
 
 
-def some_policy(replicas: int = 1, seed: int = 0) -> Policy:
-    """Far from uniform."""
-    policy = Policy(torch.ones(replicas), 4)
-    generator = torch.Generator().manual_seed(seed)
+def some_policy(world: World) -> Policy:
+    """One far from uniform."""
+    policy = Policy(world, torch.ones(1))
     with torch.no_grad():
-        policy.parameters.normal_(generator=generator)
+        policy.parameters.normal_(generator=torch.Generator().manual_seed(1))
     return policy
 
 
@@ -64,9 +62,7 @@ def test_progress_is_the_expected_reward_over_all_completions() -> None:
     world = replace(QUIET, shares_K=(1.0,), difficulty_K=(0.0,), prompts=24, range_spread=0.7)
     draws = Draws.of(world, [5], steps=1)
     draws = replace(draws, features_S_B_P_F=draws.held_out_S_K_E_F, ranges_S_B_P=draws.ranges_S_K_E)
-    policy = Policy(torch.ones(1), 1)
-    with torch.no_grad():
-        policy.parameters.normal_(generator=torch.Generator().manual_seed(1))
+    policy = some_policy(world)
     worth = all_rewards(world, draws, 0)
     expected = (probabilities(policy, draws, 0) * worth).sum(1).mean()
     uniform, best = worth.mean(), worth.amax(1).mean()
@@ -76,7 +72,7 @@ def test_progress_is_the_expected_reward_over_all_completions() -> None:
 
 def test_progress_runs_from_the_uniform_policy_to_the_best() -> None:
     draws = Draws.of(QUIET, [3], steps=1)
-    policy = Policy(torch.ones(1), 4)
+    policy = Policy(QUIET, torch.ones(1))
     utilities = held_out_utilities(draws)
     assert progress(policy, draws, utilities).abs().max() < 1e-12
     with torch.no_grad():
@@ -88,7 +84,7 @@ def test_progress_runs_from_the_uniform_policy_to_the_best() -> None:
 def test_the_loss_over_all_completions_has_the_gradient_of_the_expected_reward() -> None:
     """`policy_loss` with each completion's advantage times its probability, against finite differences."""
     draws = Draws.of(QUIET, [7], steps=1)
-    policy, worth = some_policy(), all_rewards(QUIET, draws, 0)
+    policy, worth = some_policy(QUIET), all_rewards(QUIET, draws, 0)
 
     def expected_reward() -> torch.Tensor:
         return (probabilities(policy, draws, 0) * worth).sum(1).mean()
@@ -120,8 +116,8 @@ def test_the_loss_over_all_completions_has_the_gradient_of_the_expected_reward()
 def test_a_step_moves_the_own_weights_by_half_of_what_it_moves_the_shared_ones() -> None:
     # Adam's first step is 1 a parameter, whatever the gradient: a logit moves by rate · (1 + OWN_WEIGHT).
     draws = Draws.of(QUIET, [0], steps=1)
-    policy = Policy(torch.tensor([0.1]), 4)
-    features = torch.zeros(1, 1, FEATURES, dtype=torch.float64)
+    policy = Policy(QUIET, torch.tensor([0.1]))
+    features = torch.zeros(1, 1, QUIET.features, dtype=torch.float64)
     features[..., 0] = 1.0
     group = draws.groups_S_B_P[:, 0, :1]
     policy.step(-policy.logprobs(features, group)[0, 0, :, 0].sum())
@@ -131,7 +127,9 @@ def test_a_step_moves_the_own_weights_by_half_of_what_it_moves_the_shared_ones()
 
 
 def test_rewards_are_made_as_described() -> None:
-    world = World(shares_K=(0.0, 1.0), scale_ratio=9.0, difficulty_K=(0.0, 2.0), noise=3.0, prompts=1)
+    world = replace(
+        SMALL, shares_K=(0.0, 1.0), scale_ratio=9.0, difficulty_K=(0.0, 2.0), noise=3.0, prompts=1
+    )
     draws = Draws.of(world, [11], steps=1)
     tokens = torch.tensor([[[[1, 2, 3]] * world.num_generations]])
     x, taste = draws.features_S_B_P_F[0, 0, 0], draws.tastes_S_K_F_T_V[0, 1]
@@ -156,18 +154,18 @@ def test_units_are_those_of_the_untrained_policy() -> None:
 
 @pytest.mark.parametrize("preset", ["pgrpo", "grpo", "pgrpo_shrinkage"])
 def test_a_replica_depends_on_nothing_beside_it(preset: str) -> None:
-    world = replace(World(), history=HistorySettings(update="after"))
+    world = replace(SMALL, history=HistorySettings(update="after"))
     estimator = resolve_estimator(preset)
     together = train(world, Draws.of(world, [4, 9], 6), estimator, torch.tensor([0.1, 0.3]), evaluate_every=3)
     alone = train(world, Draws.of(world, [9], 6), estimator, torch.tensor([0.3]), evaluate_every=3)
     assert together.curves_S_C_K.shape == (2, 3, 4)
     torch.testing.assert_close(together.curves_S_C_K[1], alone.curves_S_C_K[0], rtol=1e-6, atol=1e-9)
     assert [stats.n for stats in together.stats_S[1]] == [stats.n for stats in alone.stats_S[0]]
-    assert sum(stats.n for stats in alone.stats_S[0]) == 6 * 8 * 8
+    assert sum(stats.n for stats in alone.stats_S[0]) == 6 * 8 * 4
 
 
 def test_repeated_draws_come_one_after_the_other() -> None:
-    draws = Draws.of(World(), [0, 1], 1)
+    draws = Draws.of(SMALL, [0, 1], 1)
     twice = draws.repeated(2)
     for f in fields(Draws):
         values = getattr(twice, f.name)
@@ -177,8 +175,7 @@ def test_repeated_draws_come_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("preset", ["pgrpo", "grpo", "pgrpo_centered"])
 def test_it_learns(preset: str) -> None:
-    world = World()
-    trained = train(world, Draws.of(world, range(4), 40), resolve_estimator(preset), torch.full((4,), 0.16))
+    trained = train(SMALL, Draws.of(SMALL, range(4), 40), resolve_estimator(preset), torch.full((4,), 0.16))
     macro = trained.curves_S_C_K.mean((0, 2))
     assert macro[0].abs() < 1e-9
     assert macro[-1] > 0.4

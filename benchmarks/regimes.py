@@ -58,14 +58,20 @@ REGIMES: dict[str, World] = {
 completions, a cumulative history, updated before. Forgetting histories are those of the recipe's defaults.
 """
 
-ESTIMATORS = ("grpo", "pgrpo", "pgrpo_shrinkage", "pgrpo_centered", "dr_grpo", "rloo")
+ESTIMATORS = ("grpo", "pgrpo", "pgrpo_adaptive", "pgrpo_shrinkage", "pgrpo_centered", "dr_grpo", "rloo")
 RANDOM = "pgrpo, random groups"
 LEARNING_RATES = (0.08, 0.14, 0.24, 0.4, 0.68, 1.15)
 STEPS = 100
 TUNING_SEED = 1_000_000
 COMPONENTS = ("weight", "weight_spread", "spread_ratio")
 MEASURES = ("area", "final", "worst", "majority", "minority")
-CONTRASTS = (("pgrpo", "grpo"), ("pgrpo_shrinkage", "grpo"), ("pgrpo_shrinkage", "pgrpo"))
+CONTRASTS = (
+    ("pgrpo", "grpo"),
+    ("pgrpo_adaptive", "grpo"),
+    ("pgrpo_adaptive", "pgrpo"),
+    ("pgrpo_shrinkage", "grpo"),
+    ("pgrpo_shrinkage", "pgrpo"),
+)
 FLIPS = 100_000
 
 
@@ -104,9 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), metavar="REGIME")
     parser.add_argument("--seeds", type=int, default=40, help="evaluation seeds (default 40)")
-    parser.add_argument(
-        "--tuning-seeds", type=int, default=12, help="seeds that choose the rate (default 12)"
-    )
+    parser.add_argument("--tuning-seeds", type=int, default=8, help="seeds that choose the rate (default 8)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of a run (default {STEPS})")
     parser.add_argument("--quick", action="store_true", help="3 seeds, 2 for tuning, 10 steps: does it run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
@@ -231,7 +235,7 @@ def tables(found: Mapping[str, Mapping[str, Scores]], contrasts: Mapping[str, Ma
         for regime in found
     ]
     parts += [markdown(["regime", *(f"`{a}` − `{b}`" for a, b in CONTRASTS)], rows), ""]
-    parts += ["At the end, `grpo` / `pgrpo` / `pgrpo_shrinkage`:", ""]
+    parts += ["At the end, `grpo` / `pgrpo` / `pgrpo_adaptive`:", ""]
     rows = [
         [regime, *(" / ".join(f"{mean(scores[n], m):.3f}" for n in ESTIMATORS[:3]) for m in MEASURES[1:])]
         for regime, scores in found.items()

@@ -113,11 +113,15 @@ def groups(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, also of a running run.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the reward history of every preference group of a run."""
+    """Show the reward history of every preference group of a run, and which estimator suits them."""
+    from pgrpo_cli.report.advice import estimator_advice, suiting
     from pgrpo_cli.state.history_store import read_groups
     from pgrpo_cli.state.run import RunDirectory
 
-    rows = read_groups(RunDirectory(run).history_path)
+    directory = RunDirectory(run)
+    rows = read_groups(directory.history_path)
+    num_generations = directory.recipe().rollout.num_generations
+    advice = estimator_advice(((row.preference_group, row) for row in rows), num_generations)
     if as_json:
         fields = (
             "n",
@@ -129,13 +133,16 @@ def groups(
             "within_variance",
             "between_variance",
         )
-        emit(
-            json.dumps({row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}, indent=2)
-        )
+        found = {row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}
+        for name, numbers in found.items():
+            weight = advice.weights.get(name)
+            numbers |= {"weight": weight, "advice": None if weight is None else suiting(weight)}
+        emit(json.dumps(found, indent=2))
         return
     from .display import groups_table
 
     stdout.print(groups_table(rows))
+    emit(advice.sentence)
 
 
 def default_run_dir(recipe: Recipe) -> Path:

@@ -1,0 +1,101 @@
+"""Which estimator suits a run, from the variance components of its reward history.
+
+The weight of a preference group is w = τ²/(τ² + s²/G), between 0 (its prompts are alike) and 1 (they differ
+in difficulty, or the policy has left its old rewards behind). The bounds come from the study of
+docs/reproduction.md, in which the mean weight at the end of a run tells how P-GRPO fared against GRPO.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+ENOUGH_PROMPTS = 10
+"""Below it τ² is mostly chance: with 10 prompts its standard error is half of it or more."""
+ALIKE, DIFFERENT = 0.7, 0.8
+"""P-GRPO was never behind GRPO at a mean weight up to the first, and always from the second on."""
+UNLIKE_SPREADS = 4.0
+"""Ratio of spreads from which estimators that divide by nothing follow the preference groups with the
+largest.
+"""
+
+
+class Components(Protocol):
+    """What is read of a preference group's history. Unknown variances are None."""
+
+    @property
+    def prompts(self) -> int: ...
+    @property
+    def within_variance(self) -> float | None: ...
+    @property
+    def between_variance(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to set `advantage.estimator` to, and why."""
+
+    estimator: str | None
+    """None: too early to tell."""
+    sentence: str
+    weights: Mapping[str, float]
+    """w of the preference groups with enough prompts."""
+
+
+def estimator_advice(groups: Iterable[tuple[str, Components]], num_generations: int) -> Advice:
+    """The advice for a run with `num_generations` completions a prompt, from all its preference groups."""
+    weights, spreads = {}, {}
+    for name, group in groups:
+        within, between = group.within_variance, group.between_variance
+        if group.prompts < ENOUGH_PROMPTS or within is None or between is None or within <= 0:
+            continue
+        weights[name] = between / (between + within / num_generations)
+        spreads[name] = math.sqrt(within)
+    if not weights:
+        return Advice(None, _TOO_EARLY, weights)
+    weight = statistics.fmean(weights.values())
+    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)}", weights)
+
+
+def suiting(weight: float) -> str:
+    """The estimator for preference groups of this weight."""
+    return "pgrpo" if weight <= ALIKE else "pgrpo_adaptive"
+
+
+_TOO_EARLY = (
+    f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} prompts or more with "
+    "rewards that differ."
+)
+
+
+def _on_prompts(weight: float) -> str:
+    measured = f"w = {weight:.2f}, the mean of τ²/(τ² + s²/G) over preference groups"
+    if weight <= ALIKE:
+        return (
+            f"Prompts of a preference group are alike ({measured}): pgrpo and pgrpo_adaptive suit, their "
+            "baselines are steadier than grpo's."
+        )
+    if weight < DIFFERENT:
+        return (
+            f"Prompts of a preference group differ somewhat ({measured}): pgrpo_adaptive suits; pgrpo does "
+            "no better than grpo."
+        )
+    return (
+        f"Prompts of a preference group differ much, or the policy has moved far ({measured}): "
+        "pgrpo_adaptive suits, or grpo; pgrpo learns later than both."
+    )
+
+
+def _on_spreads(spreads: Mapping[str, float]) -> str:
+    """A sentence where rewards of some preference groups vary much more than those of others."""
+    largest, smallest = (pick(spreads, key=spreads.__getitem__) for pick in (max, min))
+    ratio = spreads[largest] / spreads[smallest]
+    if ratio < UNLIKE_SPREADS:
+        return ""
+    return (
+        f" Rewards of {largest} vary {ratio:.3g} times as much as those of {smallest}: dr_grpo and rloo, "
+        f"which divide by no spread, would follow {largest}."
+    )

@@ -167,17 +167,15 @@ def measured(trained: Trained) -> dict[str, list[float]]:
 
 
 def components(trained: Trained, world: World) -> dict[str, float]:
-    """Medians of what the reward history tells at the end: `weight`, τ²/(τ² + s²/G) over preference groups
-    and seeds; `weight_spread`, its largest minus its smallest in a run; `spread_ratio`, the largest s over
-    the smallest.
-
-
+    """Medians over seeds of what the reward history tells at the end. `weight`: the mean of τ²/(τ² + s²/G)
+    over preference groups, which `pgrpo groups` shows; `weight_spread`: the largest minus the smallest of them;
+    `spread_ratio`: the largest s over the smallest.
     """
     G = world.num_generations
     weights = [[stats.shrinkage_weight(G) for stats in run] for run in trained.stats_S]
     spreads = [[stats.within_variance**0.5 for stats in run] for run in trained.stats_S]
     return {
-        "weight": statistics.median(weight for run in weights for weight in run),
+        "weight": statistics.median(statistics.fmean(run) for run in weights),
         "weight_spread": statistics.median(max(run) - min(run) for run in weights),
         "spread_ratio": statistics.median(max(run) / max(min(run), 1e-12) for run in spreads),
     }

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmarks import regimes
-from benchmarks.regimes import holm, renew, sign_flip_p
+from benchmarks.regimes import components, holm, measured, renew, sign_flip_p
+from benchmarks.small_policy import Trained, World
+from pgrpo_cli.algo import RewardHistory
 
 
 def test_holm_by_hand() -> None:
@@ -26,6 +28,26 @@ def test_sign_flips_by_hand() -> None:
     assert sign_flip_p(torch.tensor([1.0, 2.0, -3.0]).double()) == 1.0
     assert sign_flip_p(torch.tensor([1.0] * 30).double()) == pytest.approx(1e-5, rel=1e-3)
     assert sign_flip_p(torch.zeros(5).double()) == 1.0
+
+
+def test_measures_by_hand() -> None:
+    # One replica, three moments, the majority and two others.
+    curves = torch.tensor([[[0.0, 0.0, 0.0], [0.3, 0.0, 0.3], [0.9, 0.3, 0.6]]])
+    found = {name: values[0] for name, values in measured(Trained(curves, [])).items()}
+    assert found == pytest.approx(
+        {"area": 2.4 / 9, "final": 0.6, "worst": 0.3, "majority": 0.9, "minority": 0.45}
+    )
+
+
+def test_components_by_hand() -> None:
+    """a: two prompts 0 2 | 4 6; b: 0 20 | 0 20, alike."""
+    history = RewardHistory()
+    history.update([0, 2, 4, 6, 0, 20, 0, 20], ["a"] * 4 + ["b"] * 4, num_generations=2, step=1)
+    # a: s² = 4 / 2, between = 4 · 2² = 16, τ² = (16 - 2) / (4 - 8 / 4) = 7, w = 7 / (7 + 2 / 2) = 7/8.
+    # b: s² = 400 / 2, no τ².
+    trained = Trained(torch.zeros(1, 1, 2), [list(history.stats().values())])
+    found = components(trained, World(num_generations=2))
+    assert found == pytest.approx({"weight": 7 / 16, "weight_spread": 7 / 8, "spread_ratio": 10.0})
 
 
 def test_tables_are_renewed_between_the_markers(tmp_path: Path) -> None:

@@ -141,6 +141,14 @@ def test_rewards_are_made_as_described() -> None:
     assert draws.ranges_S_B_P.eq(1).all()
 
 
+def test_ranges_differ_as_told_with_mean_square_1() -> None:
+    # Logarithms of standard deviation 0.5; the mean square of exp(z / 2 - 1 / 4) is 1.
+    world = replace(SMALL, prompts=20_000, num_generations=1, range_spread=0.5)
+    ranges = Draws.of(world, [0], steps=1).ranges_S_B_P
+    assert ranges.log().std().item() == pytest.approx(0.5, abs=0.01)
+    assert ranges.square().mean().item() == pytest.approx(1.0, abs=0.05)
+
+
 def test_units_are_those_of_the_untrained_policy() -> None:
     """Over many prompts the standard deviation inside a prompt is about 1; the offsets' is the difficulty."""
     world = replace(QUIET, prompts=400, difficulty_K=(2.0,) * 4)

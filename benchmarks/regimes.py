@@ -71,6 +71,7 @@ CONTRASTS = (
     ("pgrpo_adaptive", "pgrpo"),
     ("pgrpo_shrinkage", "grpo"),
     ("pgrpo_shrinkage", "pgrpo"),
+    ("pgrpo", RANDOM),
 )
 FLIPS = 100_000
 
@@ -110,7 +111,9 @@ def main() -> None:
     )
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), metavar="REGIME")
     parser.add_argument("--seeds", type=int, default=40, help="evaluation seeds (default 40)")
-    parser.add_argument("--tuning-seeds", type=int, default=8, help="seeds that choose the rate (default 8)")
+    parser.add_argument(
+        "--tuning-seeds", type=int, default=16, help="seeds that choose the rate (default 16)"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of a run (default {STEPS})")
     parser.add_argument("--quick", action="store_true", help="3 seeds, 2 for tuning, 10 steps: does it run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
@@ -168,8 +171,8 @@ def measured(trained: Trained) -> dict[str, list[float]]:
 
 def components(trained: Trained, world: World) -> dict[str, float]:
     """Medians over seeds of what the reward history tells at the end. `weight`: the mean of τ²/(τ² + s²/G)
-    over preference groups, which `pgrpo groups` shows; `weight_spread`: the largest minus the smallest of them;
-    `spread_ratio`: the largest s over the smallest.
+    over preference groups, which `pgrpo groups` shows; `weight_spread`: the largest minus the smallest of
+    them; `spread_ratio`: the largest s over the smallest.
     """
     G = world.num_generations
     weights = [[stats.shrinkage_weight(G) for stats in run] for run in trained.stats_S]
@@ -200,6 +203,7 @@ def compared(found: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, C
 def sign_flip_p(differences_S: Tensor) -> float:
     """Two-sided p value of mean 0: the share of random signs that give as large a mean, the true ones
     counted.
+
 
 
     """

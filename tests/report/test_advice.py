@@ -100,11 +100,15 @@ def test_enough_prompts_are_enough() -> None:
 
 
 def test_unlike_spreads_are_named() -> None:
-    groups = [("small", with_weight(0.1)), ("large", with_weight(0.1, spread=5.0)), ("mid", with_weight(0.1))]
+    groups = [
+        ("small", with_weight(0.1)),
+        ("large", with_weight(0.1, spread=12.0)),
+        ("mid", with_weight(0.1)),
+    ]
     sentence = estimator_advice(groups, 4).sentence
     assert sentence.endswith(
-        "Rewards of large vary 5 times as much as those of small: dr_grpo and rloo, which divide by no "
+        "Rewards of large vary 12 times as much as those of small: dr_grpo and rloo, which divide by no "
         "spread, would follow large."
     )
-    alike = [("small", with_weight(0.1)), ("large", with_weight(0.1, spread=3.9))]
+    alike = [("small", with_weight(0.1)), ("large", with_weight(0.1, spread=9.9))]
     assert "dr_grpo" not in estimator_advice(alike, 4).sentence

@@ -64,6 +64,7 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/roofline.py --json roofline.json
 	$(OFFLINE) $(BIN)/python benchmarks/history.py --json history.json
 	$(OFFLINE) $(BIN)/python benchmarks/plan.py --json plan.json
+	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 
 reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md; 10 minutes on a CPU core.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md

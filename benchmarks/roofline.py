@@ -108,9 +108,7 @@ def training(ours: OurStep, repeat: int) -> dict[str, float]:
     rollouts = sample(policy, ours.batches[0], sampling_settings(recipe), seed=0)
     scores_N = [Score(n % 7 / 7, {}) for n in range(ours.shape.num_completions)]
     history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
-    advantages = personalized_advantages(
-        rollouts, scores_N, history, estimator_of(recipe), recipe.history, step=1
-    )
+    advantages = personalized_advantages(rollouts, scores_N, history, estimator_of(recipe), recipe, step=1)
     tokens = 0
 
     def update() -> None:

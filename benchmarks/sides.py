@@ -139,7 +139,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = scorer.start().scores(rollouts.completions())
         advantages = personalized_advantages(
-            rollouts, scores_N, history, estimator_of(recipe), recipe.history, step=step
+            rollouts, scores_N, history, estimator_of(recipe), recipe, step=step
         )
         policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
         finish(policy.device, clock)

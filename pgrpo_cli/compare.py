@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pgrpo_cli.algo.intervals import Bootstrap
-from pgrpo_cli.errors import EvalError, RunError
-from pgrpo_cli.evaluate import Progress, evaluate_run
+from pgrpo_cli.errors import IncomparableError, RunError
+from pgrpo_cli.evaluate import Progress as Shown
+from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
-from pgrpo_cli.report.summary import PromptValues, paired_difference, prompt_values, shared_prompts, verdict
-from pgrpo_cli.report.types import ComparedRun, Comparison, EvalResult, Header, Pair
+from pgrpo_cli.report.comparison import Side, pairs_of
+from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, varying_keys
+from pgrpo_cli.report.learning import Progress, learning_of
+from pgrpo_cli.report.summary import prompt_values
+from pgrpo_cli.report.types import ComparedRun, Comparison, EvalResult, Header, Method
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import kept_result, subject_of
 
@@ -23,9 +26,6 @@ COMPARABLE = {
     "sampling": "Evaluate both with the same settings: `pgrpo eval RUN --set eval.KEY=VALUE`.",
     "max_prompts_per_group": "Evaluate both with `pgrpo eval RUN --set eval.max_prompts_per_group=N`.",
 }
-
-# Recipe keys that change nothing about what a run learns.
-_IMMATERIAL = ("name", "log.", "eval.")
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ def entrants_of(
     runs: Mapping[str, RunDirectory],
     *,
     allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
     on_note: Callable[[str], None] = lambda text: None,
-    progress: Progress | None = None,
+    progress: Shown | None = None,
 ) -> list[Entrant]:
     """The evaluation of each run's newest adapter by the run's label: the one it keeps, else a new one.
 
     New ones take the settings of the first kept one, so that they can be compared, and share its base rows.
     Whether the runs can be compared at all is found out before any is evaluated. `on_note` takes
-    sentences for the user. Raises EvalError, and what `subject_of` and `evaluate_run` raise.
+    sentences for the user. Raises IncomparableError, and what `subject_of` and `evaluate_run` raise.
     """
     subjects = {label: subject_of(run, run.recipe(), run.recipe_dir) for label, run in runs.items()}
     results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
@@ -69,30 +70,47 @@ def entrants_of(
         if result is None:
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
             result = evaluate_run(
-                subject, allow_code=allow_code, others=known, progress=progress, on_note=on_note
+                subject,
+                allow_code=allow_code,
+                allowed_hosts=allowed_hosts,
+                others=known,
+                progress=progress,
+                on_note=on_note,
             )
             known.append(result)
         entrants.append(Entrant(label, result))
     return entrants
 
 
-def compare(entrants: Sequence[Entrant]) -> Comparison:
-    """Every later run against the first, by preference group and over them (macro), paired by prompt.
+def compare(
+    entrants: Sequence[Entrant],
+    by: Sequence[str] = (),
+    progress: Mapping[str, Progress] | None = None,
+    threshold: float | None = None,
+) -> Comparison:
+    """Every later method against the first, by preference group and over them (macro), paired by prompt.
 
-    Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs and
-    EvalError for runs that cannot be compared, naming the fields that differ.
+    A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). `progress`:
+    what runs recorded while they trained, by label; `threshold`: the mean reward whose reaching is timed.
+    Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs or
+    methods, and IncomparableError for runs that cannot be compared, naming the fields that differ.
     """
     refuse_fewer_than_two(len(entrants))
-    reference, *others = entrants
+    first, *others = entrants
     for other in others:
-        refuse_incomparable(reference.label, reference.result, other.label, other.result)
-    bootstrap = Bootstrap(
-        reference.result.bootstrap_samples, reference.result.confidence, reference.result.seed
-    )
-    varying = _varying_keys([entrant.result.recipe for entrant in entrants])
+        refuse_incomparable(first.label, first.result, other.label, other.result)
+    bootstrap = Bootstrap(first.result.bootstrap_samples, first.result.confidence, first.result.seed)
+    recipes = [entrant.result.recipe for entrant in entrants]
+    methods, keys = methods_of([entrant.label for entrant in entrants], recipes, by)
+    remaining = list(entrants)
+    sides = [_side(method, [_taken(remaining, run) for run in method.runs]) for method in methods]
+    varying = varying_keys(recipes)
+    recipe_of = {entrant.label: entrant.result.recipe for entrant in entrants}
     return Comparison(
-        reference=reference.label,
-        confidence=reference.result.confidence,
+        reference=sides[0].label,
+        confidence=first.result.confidence,
+        by=keys,
+        methods=methods,
         runs=[
             ComparedRun(
                 run=entrant.label,
@@ -102,9 +120,17 @@ def compare(entrants: Sequence[Entrant]) -> Comparison:
             )
             for entrant in entrants
         ],
-        pairs=[pair for other in others for pair in _pairs(reference, other, bootstrap)],
-        notes=_notes(reference, others),
+        learning=learning_of(
+            methods, progress or {}, threshold=threshold, confidence=first.result.confidence
+        ),
+        pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap)],
+        notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
     )
+
+
+def _taken(remaining: list[Entrant], label: str) -> Entrant:
+    """The first entrant of that label, taken out: a run that is compared with itself comes twice."""
+    return remaining.pop(next(i for i, entrant in enumerate(remaining) if entrant.label == label))
 
 
 def refuse_fewer_than_two(count: int) -> None:
@@ -116,7 +142,7 @@ def refuse_fewer_than_two(count: int) -> None:
 
 
 def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header) -> None:
-    """Raise EvalError, naming each field that differs, unless both evaluations can be compared."""
+    """Raise IncomparableError, naming each field that differs, unless both evaluations can be compared."""
     problems, remedies = [], []
     for field, remedy in COMPARABLE.items():
         a, b = flat_keys(getattr(ours, field), field), flat_keys(getattr(theirs, field), field)
@@ -124,58 +150,15 @@ def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header
         problems += [f"  {key}: {b.get(key)!r}, there {a.get(key)!r}" for key in keys]
         remedies += [remedy] if keys else []
     if problems:
-        raise EvalError(
+        raise IncomparableError(
             f"{other} cannot be compared with {reference}:\n" + "\n".join(problems),
             remedy="\n".join(remedies),
         )
 
 
-def flat_keys(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested mappings and lists by dotted key: {"a": {"b": [1]}} becomes {"a.b.0": 1}."""
-    items: Any = (
-        enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
-    )
-    if items is None or not value:
-        return {prefix: value}
-    start = f"{prefix}." if prefix else ""
-    return {leaf: found for key, entry in items for leaf, found in flat_keys(entry, f"{start}{key}").items()}
-
-
-def _varying_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    flat = [flat_keys(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for recipe in flat for key in recipe)
-    return [
-        key
-        for key in keys
-        if not key.startswith(_IMMATERIAL) and any(recipe.get(key) != flat[0].get(key) for recipe in flat[1:])
-    ]
-
-
-def _pairs(reference: Entrant, other: Entrant, bootstrap: Bootstrap) -> list[Pair]:
-    values, theirs = shared_prompts(_tuned(other), _tuned(reference))
-    selections: list[tuple[str | None, list[str]]] = [(group, [group]) for group in values]
-    selections.append((None, list(values)))
-    pairs = []
-    for name, groups in selections:
-        chosen = {g: values[g] for g in groups}
-        difference = paired_difference(chosen, theirs, dict.fromkeys(groups, 1.0), bootstrap)
-        pairs.append(
-            Pair(
-                run=other.label,
-                reference=reference.label,
-                preference_group=name,
-                difference=difference.mean,
-                ci_low=difference.ci_low,
-                ci_high=difference.ci_high,
-                n=difference.n,
-                verdict=verdict(difference),
-            )
-        )
-    return pairs
-
-
-def _tuned(entrant: Entrant) -> PromptValues:
-    return prompt_values(entrant.result.rows, "tuned")
+def _side(method: Method, members: Sequence[Entrant]) -> Side:
+    values = tuple(prompt_values(entrant.result.rows, "tuned") for entrant in members)
+    return Side(method.label, tuple(method.seeds), values)
 
 
 def _notes(reference: Entrant, others: Sequence[Entrant]) -> list[str]:

@@ -62,6 +62,12 @@ class EvalError(PgrpoError, RuntimeError):
     """An evaluation or comparison cannot be made."""
 
 
+class IncomparableError(EvalError):
+    """Two evaluations differ in what they measured, so that a difference of their rewards says nothing."""
+
+    exit_code = 3
+
+
 class Interrupted(PgrpoError):
     """The user stopped a run; everything up to the last finished step is saved."""
 

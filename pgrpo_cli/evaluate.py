@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pgrpo_cli.algo.intervals import Bootstrap
@@ -20,6 +20,7 @@ from pgrpo_cli.report.types import EvalResult, Header, Row, Which
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import PendingScores, Scorer
+from pgrpo_cli.rewards.usage import usage_sentences
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
@@ -82,6 +83,7 @@ def evaluate_run(
     subject: Subject,
     *,
     allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
     others: Iterable[EvalResult] = (),
     progress: Progress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
@@ -89,9 +91,16 @@ def evaluate_run(
     """Evaluate the subject and keep the result in its run.
 
     The base model's completions come from the first of `others` that was made with the same settings, if any.
-    `allow_code` permits Python files named in the recipe to run; `on_note` takes sentences for the user.
+    `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that rewards may
+    send completions to; `on_note` takes sentences for the user.
     """
-    rewards = build_rewards(subject.recipe.rewards, subject.recipe_dir, allow_code)
+    rewards = build_rewards(
+        subject.recipe.rewards,
+        subject.recipe_dir,
+        allow_code,
+        run_dir=subject.run.path,
+        allowed_hosts=allowed_hosts,
+    )
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
     device = pick_device()
     policy = load_policy(
@@ -113,6 +122,8 @@ def evaluate_run(
         on_note=on_note,
     )
     write_result(result, subject.path)
+    for sentence in usage_sentences(rewards.usage()):
+        on_note(sentence)
     return result
 
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data import prepared
-from pgrpo_cli.data.preference_groups import named_by_rows
+from pgrpo_cli.data.advice import Facts, warnings_about
+from pgrpo_cli.data.assemble import Assembled, assemble
+from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
-from pgrpo_cli.data.records import (
-    GroupedData,
-    PreparedPrompt,
-    PromptRecord,
-    RejectedRow,
-    SourceData,
-    SourceRecord,
-)
+from pgrpo_cli.data.records import SourceData
+from pgrpo_cli.data.references import ReferenceRewards, reference_rewards
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
-from pgrpo_cli.data.split import split_by_text
-from pgrpo_cli.data.summary import GroupCounts, count_groups, count_reasons, warnings_about
+from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons, length_bars
+from pgrpo_cli.data.usable import require_prompts
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
 from pgrpo_cli.recipe.schema import Recipe
 
@@ -33,15 +28,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason."""
+    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason.
+
+    `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens` is the limit. `clusters`
+    is what the manifest says of them, `references` what rewards give to reference answers.
+    """
 
     data_dir: Path
     unchanged: bool
     groups: tuple[GroupCounts, ...]
+    lengths: tuple[Bar, ...]
+    max_prompt_tokens: int
     rejected: dict[str, int]
     rejected_path: Path
     warnings: tuple[str, ...]
     data_hash: str
+    clusters: Mapping[str, Any] | None = None
+    references: ReferenceRewards | None = None
 
     @property
     def train_prompts(self) -> int:
@@ -78,110 +81,59 @@ def prepare(
         recipe.model.chat_template_kwargs,
     )
     report_progress("read", 0, 1)
-    read = SOURCES[recipe.data.source.type](recipe.data.source, ReadContext(recipe_dir, recipe.seed))
-    source = named_by_rows(_with_unique_ids(read))
-    prompts, too_long = _render((*source.train, *(source.eval or ())), renderer, report_progress)
-    rejected = [*source.rejected, *too_long]
-    splits = _split(source, prompts, recipe)
-    _require_prompts(source, splits, rejected)
-    groups = count_groups(splits)
-    description = _description(recipe, renderer, source, groups, rejected)
+    section, seed = recipe.data.preference_groups, data_seed(recipe)
+    source = SOURCES[recipe.data.source.type](
+        recipe.data.source, ReadContext(recipe_dir, seed, groups_from_rows=section.type == "column")
+    )
+    assigner = ASSIGNERS[section.type](
+        section, AssignContext(recipe_dir, seed, recipe.data.source.type, source.profiles)
+    )
+    assembled = assemble(
+        source,
+        assigner,
+        renderer,
+        recipe.data,
+        seed,
+        lambda done, total: report_progress("render", done, total),
+    )
+    assembled = require_prompts(source, assembled, every_group=section.type == "column")
+    groups = count_groups(assembled.prompts, assembled.records)
+    all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
+    references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)
+    description = _description(recipe, renderer, source, assembled, groups)
     report_progress("write", 0, 1)
-    unchanged, manifest = _store(run_dir, splits, rejected, description)
+    unchanged, manifest = _store(run_dir, assembled, description)
     report_progress("write", 1, 1)
     return PrepareReport(
         run_dir / "data",
         unchanged,
         groups,
+        length_bars([len(prompt.input_ids) for prompt in all_prompts]),
+        recipe.data.max_prompt_tokens,
         description["rejected"],
         run_dir / "data" / prepared.REJECTED,
-        tuple(warnings_about(source, groups)),
+        warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
+        assembled.fitted.findings,
+        references,
     )
 
 
-def _with_unique_ids(source: SourceData) -> SourceData:
-    """Equal rows have equal ids; from the second on they are numbered."""
-    seen: Counter[str] = Counter()
-
-    def numbered(record: SourceRecord) -> SourceRecord:
-        seen[record.prompt_id] += 1
-        count = seen[record.prompt_id]
-        return record if count == 1 else replace(record, prompt_id=f"{record.prompt_id}-{count}")
-
-    held_out = None if source.eval is None else tuple(map(numbered, source.eval))
-    return replace(source, train=tuple(map(numbered, source.train)), eval=held_out)
-
-
-def _render(
-    records: Sequence[PromptRecord], renderer: PromptRenderer, progress: Progress
-) -> tuple[dict[str, PreparedPrompt], list[RejectedRow]]:
-    prompts: dict[str, PreparedPrompt] = {}
-    rejected = []
-    for done, record in enumerate(records, start=1):
-        result = renderer(record)
-        if isinstance(result, RejectedRow):
-            rejected.append(result)
-        else:
-            prompts[result.prompt_id] = result
-        progress("render", done, len(records))
-    return prompts, rejected
-
-
-def _split(
-    source: GroupedData, prompts: dict[str, PreparedPrompt], recipe: Recipe
-) -> dict[str, list[PreparedPrompt]]:
-    train: Sequence[PromptRecord] = [record for record in source.train if record.prompt_id in prompts]
-    evaluation: Sequence[PromptRecord] = [
-        record for record in source.eval or () if record.prompt_id in prompts
-    ]
-    if source.eval is None:
-        train, evaluation = split_by_text(train, recipe.data.eval_fraction, recipe.seed)
-    return {
-        "train": [prompts[record.prompt_id] for record in train],
-        "eval": [prompts[record.prompt_id] for record in evaluation],
-    }
-
-
-def _require_prompts(
-    source: GroupedData, splits: dict[str, list[PreparedPrompt]], rejected: Sequence[RejectedRow]
-) -> None:
-    if not splits["train"]:
-        found = f"no rows at all in {', '.join(file.name for file in source.files) or 'the source'}"
-        if rejected:
-            counts = "; ".join(f"{count} x {reason}" for reason, count in count_reasons(rejected).items())
-            found = f"{len(rejected)} rows rejected ({counts}); the first: {_shown(rejected[0])}"
-        raise DataError(
-            f"no prompt is left to train on: {found}",
-            remedy="Correct the rows or the column names and limits under `data`.",
-        )
-    training = {prompt.preference_group for prompt in splits["train"]}
-    for record in (*source.train, *(source.eval or ())):
-        group = record.preference_group
-        if group in training:
-            continue
-        lost = [row for row in rejected if row.preference_group == group]
-        why = f"; {len(lost)} of its rows were rejected, the first: {_shown(lost[0])}" if lost else ""
-        raise DataError(
-            f"preference group {group!r} has no training prompt{why}",
-            remedy="Give it training prompts, raise the limit that rejects them, or remove its rows.",
-        )
-
-
-def _shown(row: RejectedRow) -> str:
-    return f"{row.where}: {row.reason} ({row.detail})"
+def data_seed(recipe: Recipe) -> int:
+    """The seed of everything about the data."""
+    return recipe.seed if recipe.data.seed is None else recipe.data.seed
 
 
 def _description(
     recipe: Recipe,
     renderer: PromptRenderer,
-    source: GroupedData,
+    source: SourceData,
+    assembled: Assembled,
     groups: Sequence[GroupCounts],
-    rejected: Sequence[RejectedRow],
 ) -> dict[str, Any]:
     """What the manifest says besides the hashes of the files."""
     return {
-        "seed": recipe.seed,
+        "seed": data_seed(recipe),
         "model": {
             "id": recipe.model.id,
             "chat_template_sha256": renderer.template_sha256,
@@ -195,20 +147,22 @@ def _description(
             group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts}
             for group in groups
         },
-        "rejected": count_reasons(rejected),
+        "rejected": count_reasons(assembled.rejected),
+        **({"clusters": dict(findings)} if (findings := assembled.fitted.findings) else {}),
     }
 
 
 def _store(
     run_dir: Path,
-    splits: dict[str, list[PreparedPrompt]],
-    rejected: Sequence[RejectedRow],
+    assembled: Assembled,
     description: dict[str, Any],
 ) -> tuple[bool, dict[str, Any]]:
     """(whether data/ was the same already, the manifest)."""
     try:
         existing = _existing_manifest(run_dir)
-        manifest = prepared.write_prepared(run_dir, splits, rejected, description)
+        manifest = prepared.write_prepared(
+            run_dir, assembled.prompts, assembled.rejected, description, assembled.fitted.stored
+        )
         if existing is not None and existing["data_hash"] != manifest["data_hash"]:
             _refuse_if_trained_on(run_dir, existing, manifest)
         if existing == manifest and _intact(run_dir, manifest):

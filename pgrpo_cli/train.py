@@ -17,8 +17,10 @@ from pgrpo_cli.algo import (
     Advantages,
     Estimator,
     GroupStats,
+    PartHistory,
     RewardHistory,
     compute_advantages,
+    compute_part_advantages,
     resolve_estimator,
 )
 from pgrpo_cli.data.batches import batch_at
@@ -35,13 +37,21 @@ from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
-from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter, save_checkpoint
+from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
-from pgrpo_cli.state.records import group_rows, history_rows, scored_rows, step_record
+from pgrpo_cli.state.records import (
+    all_part_rows,
+    group_rows,
+    history_rows,
+    part_rows,
+    scored_rows,
+    step_record,
+)
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
+from pgrpo_cli.state.saver import Saver
 
 
 class Observer(Protocol):
@@ -101,9 +111,9 @@ def train(
 
     `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is finished
     and saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
-    go on.
+    go on; the steps before a reward that failed are saved.
     """
-    history = reward_history(recipe.history)
+    history, parts = reward_history(recipe.history), part_history(recipe, rewards)
     estimator = estimator_of(recipe)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe)
@@ -111,22 +121,28 @@ def train(
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
         history.load_state_dict(checkpoint.history_state())
+        if parts is not None:
+            parts.load_state_dict(checkpoint.part_history_state())
         checkpoint.restore_optimizer(optimizer, policy)
     done = checkpoint.step if checkpoint else 0
 
-    for warning in rewind(run, done, history_rows(history), keep=recipe.train.keep_checkpoints):
+    rows, keep = (history_rows(history), all_part_rows(parts)), recipe.train.keep_checkpoints
+    for warning in rewind(run, done, *rows, keep=keep):
         observer.on_message(f"warning: {warning}")
 
     clock = _Clock(observer)
+    saver = Saver(run, policy, optimizer, history, parts, keep=keep, saved=done)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
         HistoryStore(run.history_path) as store,
         RunLog(run.metrics_path, trackers) as log,
         Scorer(rewards) as scorer,
+        saver,
     ):
         for step in range(done + 1, recipe.train.steps + 1):
             clock.begin(step)
+            saver.done = step - 1
 
             clock.enter("rollout")
             batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
@@ -137,7 +153,7 @@ def train(
             clock.enter("reward")
             scores_N = pending.scores(rollouts.completions())
             advantages = personalized_advantages(
-                rollouts, scores_N, history, estimator, recipe.history, step=step
+                rollouts, scores_N, history, estimator, recipe, step=step, parts=parts
             )
 
             clock.enter("training")
@@ -150,18 +166,21 @@ def train(
 
             clock.enter("save")
             groups = history.stats(rollouts.preference_groups_N)
-            store.record_step(scored_rows(step, rollouts, scores_N, advantages), group_rows(groups))
+            store.record_step(
+                scored_rows(step, rollouts, scores_N, advantages),
+                group_rows(groups),
+                part_rows(parts, rollouts.preference_groups_N),
+            )
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             record = step_record(
-                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets
+                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets, pending.usage()
             )
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
                 # Last: a run goes on from a checkpoint, so all records up to it must be there before it is.
-                state = history.state_dict()
-                save_checkpoint(run, step, policy, optimizer, state, keep=recipe.train.keep_checkpoints)
+                saver.save(step)
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
@@ -173,27 +192,36 @@ def personalized_advantages(
     scores_N: Sequence[Score],
     history: RewardHistory,
     estimator: Estimator,
-    section: HistorySection,
+    recipe: Recipe,
     *,
     step: int,
+    parts: PartHistory | None = None,
 ) -> Advantages:
-    """Enter the rewards into the history of their preference groups, and normalise them against it."""
+    """Enter the rewards into the history of their preference groups, and normalise them against it.
+
+    With `parts` it is the parts of each reward that are normalised, each against its own history.
+    """
     rewards_N = [score.value for score in scores_N]
+    parts_N = [score.terms for score in scores_N]
     groups_N, G = rollouts.preference_groups_N, rollouts.num_generations
-    if section.update == "before":
+
+    def enter() -> None:
         history.update(rewards_N, groups_N, num_generations=G, step=step)
-        return compute_advantages(
-            rewards_N, groups_N, num_generations=G, history=history, estimator=estimator
-        )
-    advantages = compute_advantages(
-        rewards_N,
-        groups_N,
-        num_generations=G,
-        history=history,
-        estimator=estimator,
-        min_count=section.min_count,
-    )
-    history.update(rewards_N, groups_N, num_generations=G, step=step)
+        if parts is not None:
+            parts.update(parts_N, groups_N, num_generations=G, step=step)
+
+    def normalised(min_count: int) -> Advantages:
+        common: dict[str, Any] = {"num_generations": G, "estimator": estimator, "min_count": min_count}
+        if parts is None:
+            return compute_advantages(rewards_N, groups_N, history=history, **common)
+        again = recipe.advantage.renormalize
+        return compute_part_advantages(parts_N, groups_N, history=parts, renormalize=again, **common)
+
+    if recipe.history.update == "before":
+        enter()
+        return normalised(0)
+    advantages = normalised(recipe.history.min_count)
+    enter()
     return advantages
 
 
@@ -201,6 +229,13 @@ def reward_history(section: HistorySection) -> RewardHistory:
     """An empty history of the recipe's kind."""
     kind = section.kind
     return RewardHistory(kind.type, decay=getattr(kind, "decay", None), window=getattr(kind, "size", None))
+
+
+def part_history(recipe: Recipe, rewards: RewardSum) -> PartHistory | None:
+    """Empty histories of the parts of the rewards, where the recipe normalises each by itself."""
+    if recipe.advantage.aggregate == "sum_then_normalize":
+        return None
+    return PartHistory(rewards.weights, reward_history(recipe.history))
 
 
 def sampling_settings(recipe: Recipe) -> SamplingSettings:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
-from pgrpo_cli.errors import EvalError, RunError
+from pgrpo_cli.errors import IncomparableError, RunError
 from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
@@ -58,6 +58,20 @@ def test_a_run_is_no_different_from_itself() -> None:
     assert comparison.runs[0].differs == {}
 
 
+def test_a_run_is_no_different_from_its_resumed_twin() -> None:
+    # Another directory and other versions, but bit for bit the same adapter and completions.
+    twin = entrant("twin", versions={"pgrpo-cli": "0.2.0"}, recipe_hash="f" * 64)
+    comparison = compare([entrant("one"), twin])
+    assert {pair.verdict for pair in comparison.pairs} == {"no difference"}
+    assert {(pair.difference, pair.ci_low, pair.ci_high) for pair in comparison.pairs} == {(0, 0, 0)}
+
+
+def test_runs_that_cannot_be_compared_have_an_exit_code_of_their_own() -> None:
+    with pytest.raises(IncomparableError) as caught:
+        compare([entrant("one"), entrant("two", data_hash="e" * 64)])
+    assert caught.value.exit_code == 3
+
+
 def test_prompts_of_only_one_run_are_left_out_and_groups_count_once() -> None:
     # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: no better. Macro (0.2 + 0) / 2.
     better = spread({"calm": 0.5, "loud": 0.5})
@@ -90,14 +104,14 @@ def test_what_the_recipes_do_differently_is_listed() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(EvalError) as caught:
+    with pytest.raises(IncomparableError) as caught:
         compare([entrant("one"), entrant("same"), entrant("two", **changes)])
     assert caught.value.message == f"two cannot be compared with one:\n  {message}"
     assert caught.value.remedy
 
 
 def test_every_differing_field_is_named_at_once() -> None:
-    with pytest.raises(EvalError) as caught:
+    with pytest.raises(IncomparableError) as caught:
         compare(
             [entrant("one"), entrant("two", data_hash="e" * 64, model={"id": "random", "revision": "v2"})]
         )
@@ -179,7 +193,7 @@ def test_the_second_new_evaluation_may_borrow_from_the_first(tmp_path: Path, eva
 
 def test_runs_that_cannot_be_compared_are_not_evaluated_first(tmp_path: Path, evaluated: Any) -> None:
     runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(rewards=[{"type": "length", "max": 3}]))
-    with pytest.raises(EvalError, match=r"two cannot be compared with one:\n  rewards\.0"):
+    with pytest.raises(IncomparableError, match=r"two cannot be compared with one:\n  rewards\.0"):
         entrants_of(runs)
     assert evaluated == []
 

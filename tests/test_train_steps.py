@@ -17,14 +17,14 @@ from pgrpo_cli.algo.columns import Table
 from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_completions, read_groups
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.train import personalized_advantages, reward_history
+from pgrpo_cli.train import part_history, personalized_advantages, reward_history
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
+from tests.support.runs import recipe_of
 from tests.support.small_device import forward_limit
 from tests.support.training import metrics, write_tiny
 
@@ -220,13 +220,40 @@ class _Rollouts:
     ],
 )
 def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[float]) -> None:
-    section = HistorySection(update=update)
-    history = reward_history(section)
+    recipe = recipe_of(history__update=update)
+    history = reward_history(recipe.history)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
     estimator = resolve_estimator("pgrpo", None, None, 0.0)
-    found = personalized_advantages(_Rollouts(), scores, history, estimator, section, step=1)  # type: ignore[arg-type]
+    found = personalized_advantages(_Rollouts(), scores, history, estimator, recipe, step=1)  # type: ignore[arg-type]
     assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
     assert (history.count("p"), history.mean("p")) == (4, 4.0)
+
+
+@pytest.mark.parametrize("aggregate", ["sum_then_normalize", "normalize_then_sum"])
+def test_a_history_is_used_from_its_least_count_on(aggregate: str) -> None:
+    recipe = recipe_of(history={"update": "after", "min_count": 6}, advantage={"aggregate": aggregate})
+    history = reward_history(recipe.history)
+    parts = part_history(recipe, summed(Plain(all_missing)))
+    found = []
+    for step in (1, 2, 3):
+        scores = [Score(value, {}, {"r0": value}) for value in (1.0, 3.0, 5.0, 7.0)]
+        estimator = resolve_estimator("pgrpo", None, None, 0.0)
+        made = personalized_advantages(
+            _Rollouts(),
+            scores,
+            history,
+            estimator,
+            recipe,
+            step=step,
+            parts=parts,  # type: ignore[arg-type]
+        )
+        found.append(made.advantages_N.tolist())
+    # 0 and 4 rewards: each prompt's own mean (2, 6) and standard deviation (sqrt 2).
+    own = [-1 / math.sqrt(2), 1 / math.sqrt(2)] * 2
+    # Then 8 rewards, mean 4, squares 2 (9 + 1 + 1 + 9) = 40, variance 40 / 7.
+    past = [x / math.sqrt(40 / 7) for x in (-3, -1, 1, 3)]
+    for advantages, expected in zip(found, [own, own, past], strict=True):
+        assert advantages == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_kind_of_history_is_made(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Tensors and numbers in, tensors and numbers out; needs torch only. The formulas 
 from .advantages import PRESETS, Estimator, compute_advantages, resolve_estimator
 from .history import RewardHistory
 from .losses import mean_metrics, policy_loss
+from .parts import PartHistory, compute_part_advantages
 from .types import Advantages, GroupStats, HistoryLookup, LossOutput
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "GroupStats",
     "HistoryLookup",
     "LossOutput",
+    "PartHistory",
     "RewardHistory",
     "compute_advantages",
+    "compute_part_advantages",
     "mean_metrics",
     "policy_loss",
     "resolve_estimator",

@@ -84,10 +84,10 @@ def stratified_interval(
     generator = torch.Generator().manual_seed(bootstrap.seed)
     means_B = torch.zeros(bootstrap.samples, dtype=torch.float64)
     for share, values_P in zip(shares_K, values, strict=True):
-        means_B += share * _resampled_means(values_P, bootstrap.samples, generator)
+        means_B += share * resampled_means(values_P, bootstrap.samples, generator)
     tail = (1 - bootstrap.confidence) / 2
     low, high = torch.quantile(means_B, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    stretch = _small_sample_factor(values, shares_K, 1 - tail) if bootstrap.small_sample else 1.0
+    stretch = small_sample_factor(values, shares_K, 1 - tail) if bootstrap.small_sample else 1.0
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
 
 
@@ -118,7 +118,7 @@ def _float64(values_P: Sequence[float] | Tensor) -> Tensor:
     return torch.as_tensor(values_P, dtype=torch.float64, device="cpu").flatten()
 
 
-def _resampled_means(values_P: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+def resampled_means(values_P: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """`samples` means of len(values_P) draws with replacement, in blocks that bound the memory."""
     count = len(values_P)
     block = max(1, _MAX_DRAWS_AT_ONCE // count)
@@ -129,7 +129,7 @@ def _resampled_means(values_P: Tensor, samples: int, generator: torch.Generator)
     return torch.cat(means)
 
 
-def _small_sample_factor(strata: Sequence[Tensor], shares_K: Sequence[float], level: float) -> float:
+def small_sample_factor(strata: Sequence[Tensor], shares_K: Sequence[float], level: float) -> float:
     """SE / SE_boot · t / z of a weighted mean of stratum means, each stratum with 2 values or more."""
     counts_K = [len(values_P) for values_P in strata]
     variances_K = [

@@ -15,7 +15,7 @@ from pgrpo_cli import __version__
 
 from .common import emit, prepare_libraries, reported_errors
 
-COMMAND_MODULES = ("train", "evaluate", "plan", "recipes")
+COMMAND_MODULES = ("train", "evaluate", "sweep", "doctor", "plan", "recipes", "rewards")
 """Modules of this package, in the order in which `--help` lists their commands."""
 
 

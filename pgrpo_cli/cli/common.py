@@ -1,6 +1,7 @@
 """What the commands share: parameter types, two consoles, and the one place where errors become exit codes.
 
-Exit codes: 0 done, 1 failed, 2 the recipe or the input is wrong, 130 interrupted and saved.
+Exit codes: 0 done, 1 failed (a reward or judge that failed too: the steps before it are saved), 2 the recipe
+or the input is wrong, 3 runs cannot be compared, 130 interrupted and saved.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ RunDirOption = Annotated[
 ]
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python files and plug-ins that the recipe names.")
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="HOST",
+        help="Let a judge that the recipe names send prompts and completions to HOST. Repeatable.",
+        show_default=False,
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pgrpo_cli.state.history_store import GroupRow
+from pgrpo_cli.state.history_store import GroupRow, PartRow
 
 if TYPE_CHECKING:
     from pgrpo_cli.algo import GroupStats
@@ -144,18 +144,32 @@ def training_display(console: Console, *, steps: int, done: int, quiet: bool) ->
         yield LineDisplay(console, steps)
 
 
-def groups_table(rows: list[GroupRow]) -> Table:
-    """The reward history as a table of 80 columns; `first` and `last` are steps. Long names are folded."""
+def groups_table(rows: list[GroupRow], parts: Mapping[str, list[PartRow]] | None = None) -> Table:
+    """The reward history as a table of 80 columns; `first` and `last` are steps. Long names are folded.
+
+    `parts` by preference group stand indented below theirs; one of which no whole reward is known comes last.
+    """
+    parts = parts or {}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("preference group", overflow="fold")
     for heading in ("prompts", "rewards", "mean", "spread", "within", "between", "first", "last"):
         table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row.preference_group, str(row.prompts), f"{row.n:.0f}", f"{row.mean:.4f}", _number(row.std),
-            _root(row.within_variance), _root(row.between_variance), str(row.first_step), str(row.last_step),
-        )  # fmt: skip
+    whole = {row.preference_group: row for row in rows}
+    for group in dict.fromkeys([*whole, *parts]):
+        if group in whole:
+            table.add_row(group, *_cells(whole[group]))
+        else:
+            table.add_row(group)
+        for part in parts.get(group, ()):
+            table.add_row(f"  {part.part}", *_cells(part))
     return table
+
+
+def _cells(row: GroupRow) -> tuple[str, ...]:
+    return (
+        str(row.prompts), f"{row.n:.0f}", f"{row.mean:.4f}", _number(row.std),
+        _root(row.within_variance), _root(row.between_variance), str(row.first_step), str(row.last_step),
+    )  # fmt: skip
 
 
 def _number(value: float | None) -> str:

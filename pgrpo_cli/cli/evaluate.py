@@ -15,6 +15,7 @@ from pgrpo_cli.errors import RunError
 
 from .common import (
     AllowCodeOption,
+    AllowHostOption,
     JsonOption,
     QuietOption,
     RunDirOption,
@@ -28,6 +29,7 @@ from .common import (
 if TYPE_CHECKING:
     from pgrpo_cli.evaluate import Progress
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.report.diagnosis import Diagnosis
     from pgrpo_cli.report.types import Comparison, CurvePoint, EvalResult
     from pgrpo_cli.state.run import RunDirectory
 
@@ -49,6 +51,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Sample again, although this evaluation exists already.")
     ] = False,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -68,9 +71,15 @@ def evaluate(
     if result is None:
         with _shown_progress(quiet=quiet) as progress:
             told = (lambda text: None) if quiet else note
-            result = evaluate_run(subject, allow_code=allow_code, progress=progress, on_note=told)
+            result = evaluate_run(
+                subject,
+                allow_code=allow_code,
+                allowed_hosts=allow_host or (),
+                progress=progress,
+                on_note=told,
+            )
     page = subject.run.report_path
-    atomic_write(page, eval_page(result, _curves(subject.run)))
+    atomic_write(page, eval_page(result, _curves(subject.run), _diagnosis(subject.run)))
     if as_json:
         emit(_result_json(result, path=subject.path, report=page))
     else:
@@ -96,7 +105,27 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            metavar="KEY",
+            help="Recipe key that tells methods apart; runs alike in it are seeds of one. Repeatable. "
+            "Default: whatever differs besides seed, if seeds share it.",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="REWARD",
+            help="Time how long learning curves take to reach it. Default: the methods' lowest last value.",
+            show_default=False,
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -105,6 +134,7 @@ def compare(
     from pgrpo_cli.compare import entrants_of, refuse_fewer_than_two
     from pgrpo_cli.report.page import comparison_page
     from pgrpo_cli.state.files import atomic_write
+    from pgrpo_cli.state.progress import read_progress
     from pgrpo_cli.state.run import RunDirectory
 
     # What would be refused in the end is refused before minutes of sampling.
@@ -115,19 +145,25 @@ def compare(
     directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
     with _shown_progress(quiet=quiet) as progress:
         told = (lambda text: None) if quiet else note
-        entrants = entrants_of(directories, allow_code=allow_code, on_note=told, progress=progress)
+        entrants = entrants_of(
+            directories,
+            allow_code=allow_code,
+            allowed_hosts=allow_host or (),
+            on_note=told,
+            progress=progress,
+        )
     evaluated = {entrant.label: entrant for entrant in entrants}
-    comparison = compare_results([evaluated[label] for label in labels])
+    progress_of = {label: read_progress(run) for label, run in directories.items()}
+    comparison = compare_results([evaluated[label] for label in labels], by or (), progress_of, threshold)
     results = {label: entrant.result for label, entrant in evaluated.items()}
-    curves = {label: _curves(run) for label, run in directories.items()}
     page = html or runs[-1] / "compare.html"
-    atomic_write(page, comparison_page(comparison, results, curves))
+    atomic_write(page, comparison_page(comparison, results, progress_of))
     if as_json:
         found = json.loads(comparison.model_dump_json())
         paths = {label: str(run.path) for label, run in directories.items()}
         emit(json.dumps({**found, "paths": paths, "html": str(page)}, indent=2))
     else:
-        _show_comparison(comparison, results)
+        _show_comparison(comparison)
     if not quiet:
         note(f"Page: {page}")
         note("Next: open it in a browser.")
@@ -173,6 +209,14 @@ def _curves(run: RunDirectory) -> list[CurvePoint]:
     return read_curves(run.history_path) if run.history_path.is_file() else []
 
 
+def _diagnosis(run: RunDirectory) -> Diagnosis | None:
+    """What is found in the run's training; None where its record is missing."""
+    from pgrpo_cli.report.diagnosis import diagnose
+    from pgrpo_cli.state.run_view import view_of
+
+    return diagnose(view_of(run)) if run.history_path.is_file() else None
+
+
 def _result_json(result: EvalResult, **paths: Path) -> str:
     """The numbers without the completions, which the result file has, and where the files are."""
     found = json.loads(result.model_dump_json(exclude={"rows", "prompts"}))
@@ -188,14 +232,20 @@ def _show_result(result: EvalResult) -> None:
         stdout.print(Text(line), soft_wrap=True)
 
 
-def _show_comparison(comparison: Comparison, results: dict[str, EvalResult]) -> None:
-    from pgrpo_cli.report.sentences import comparison_sentence
+def _show_comparison(comparison: Comparison) -> None:
+    from pgrpo_cli.report.learning_table import learning_sentence, learning_table
+    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence
     from pgrpo_cli.report.tables import comparison_table, to_rich
 
     runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     for run in runs:
-        stdout.print(to_rich(comparison_table(comparison, run, results), stdout.width))
-    for line in (*(comparison_sentence(comparison, run) for run in runs), *comparison.notes):
+        stdout.print(to_rich(comparison_table(comparison, run), stdout.width))
+    sentences = [comparison_sentence(comparison, run) for run in runs]
+    how_fast = learning_table(comparison, macro_only=True)
+    if how_fast is not None:
+        stdout.print(to_rich(how_fast, stdout.width))
+        sentences.append(learning_sentence(comparison))
+    for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
         stdout.print(Text(line), soft_wrap=True)
 
 

@@ -76,8 +76,8 @@ def copy_recipe(
         typer.Argument(help="File or folder to copy to. Default: NAME.yaml here.", show_default=False),
     ] = None,
 ) -> None:
-    """Copy a recipe that comes with pgrpo, to change it."""
-    from pgrpo_cli.recipe.shipped import shipped_recipe
+    """Copy a recipe that comes with pgrpo, and its sample data if it has some, to change them."""
+    from pgrpo_cli.recipe.shipped import sample_data, shipped_recipe
 
     source = shipped_recipe(name)
     target = destination or Path(source.name)
@@ -95,4 +95,16 @@ def copy_recipe(
             f"{target}: there is no such folder", remedy=f"Make {target.parent} first."
         ) from error
     emit(f"{target}")
+    if (data := sample_data(source)) is not None:
+        _copy_data(data, target.parent / data.name)
     note(f"Next: pgrpo train {target}")
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    """Beside the recipe, where its relative paths look for them; what is there already stays."""
+    try:
+        shutil.copytree(source, target)
+    except FileExistsError:
+        note(f"{target} exists already and stays as it is; the recipe reads from it")
+    else:
+        note(f"sample data: {target}")

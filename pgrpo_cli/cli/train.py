@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from pgrpo_cli.errors import Interrupted
 
 from .common import (
     AllowCodeOption,
+    AllowHostOption,
     JsonOption,
     QuietOption,
     RecipeArgument,
@@ -28,6 +29,7 @@ from .interrupts import stop_on_interrupt
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.rewards.reward_sum import RewardSum
     from pgrpo_cli.state.run import RunDirectory
 
 
@@ -75,6 +77,7 @@ def train(
         ),
     ] = 0,
     allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train the adapter, or go on with a run that was interrupted."""
@@ -98,10 +101,11 @@ def train(
                 stop_requested,
                 profile=profile,
                 allow_code=allow_code,
+                allowed_hosts=allow_host or (),
                 quiet=quiet,
             )
         except (Interrupted, KeyboardInterrupt) as stop:
-            command = _train_command(recipe, run, loaded, overrides, allow_code=allow_code)
+            command = _train_command(recipe, run, loaded, overrides, allow_code, allow_host or ())
             message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
             raise Interrupted(message, remedy=f"Go on with: {command}") from stop
     emit(f"finished: the adapter is in {run.adapter}")
@@ -114,35 +118,31 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
-    from pgrpo_cli.report.advice import estimator_advice, suiting
-    from pgrpo_cli.state.history_store import read_groups
+    from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import RunDirectory
 
     directory = RunDirectory(run)
-    rows = read_groups(directory.history_path)
+    rows, parts = read_groups(directory.history_path), read_parts(directory.history_path)
     num_generations = directory.recipe().rollout.num_generations
-    advice = estimator_advice(((row.preference_group, row) for row in rows), num_generations)
     if as_json:
-        fields = (
-            "n",
-            "mean",
-            "std",
-            "first_step",
-            "last_step",
-            "prompts",
-            "within_variance",
-            "between_variance",
-        )
-        found = {row.preference_group: {f: getattr(row, f) for f in fields} for row in rows}
-        for name, numbers in found.items():
-            weight = advice.weights.get(name)
-            numbers |= {"weight": weight, "advice": None if weight is None else suiting(weight)}
+
+        def numbers(row: GroupRow) -> dict[str, Any]:
+            weight = weight_of(row, num_generations)
+            return row.numbers() | {"weight": weight, "advice": suiting(weight)}
+
+        found = {row.preference_group: numbers(row) for row in rows}
+        for group, part_rows in parts.items():
+            found.setdefault(group, {})["parts"] = {row.part: numbers(row) for row in part_rows}
         emit(json.dumps(found, indent=2))
         return
     from .display import groups_table
 
-    stdout.print(groups_table(rows))
-    emit(advice.sentence)
+    stdout.print(groups_table(rows, parts))
+    # A run that keeps a history for each part makes its advantages from those.
+    of_parts = {f"{row.part}/{group}": row for group, of_group in parts.items() for row in of_group}
+    of_groups = {row.preference_group: row for row in rows}
+    emit(estimator_advice(of_parts or of_groups, num_generations).sentence)
 
 
 def default_run_dir(recipe: Recipe) -> Path:
@@ -173,6 +173,7 @@ def _train(
     *,
     profile: int,
     allow_code: bool,
+    allowed_hosts: Collection[str],
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
@@ -183,10 +184,13 @@ def _train(
     from pgrpo_cli.state.runlog import open_trackers
     from pgrpo_cli.train import train as train_run
 
+    from .diagnosis import diagnosed
     from .display import training_display
     from .profiling import profiled
 
-    rewards = build_rewards(recipe.rewards, recipe_dir, allow_code)
+    rewards = build_rewards(
+        recipe.rewards, recipe_dir, allow_code, run_dir=run.path, allowed_hosts=allowed_hosts
+    )
     checkpoint, problems = latest_checkpoint(run)
     for problem in problems:
         note(f"warning: {problem}; falling back to the one before")
@@ -209,6 +213,7 @@ def _train(
     if stop_requested():
         raise Interrupted("stopped before a step was made; nothing is lost")
     with ExitStack() as stack:
+        stack.callback(note_usage, rewards, quiet)
         steps = recipe.train.steps
         display = stack.enter_context(training_display(stderr, steps=steps, done=done, quiet=quiet))
         if profile:
@@ -216,8 +221,17 @@ def _train(
             display = stack.enter_context(traced)
         train_run(
             run, recipe, policy, prompts, rewards,
-            checkpoint=checkpoint, observer=display, stop_requested=stop_requested, trackers=trackers,
+            checkpoint=checkpoint, observer=diagnosed(display, run, recipe),
+            stop_requested=stop_requested, trackers=trackers,
         )  # fmt: skip
+
+
+def note_usage(rewards: RewardSum, quiet: bool) -> None:
+    """Say what rewards such as a judge have used, also of a run that stops."""
+    from pgrpo_cli.rewards.usage import usage_sentences
+
+    for sentence in [] if quiet else usage_sentences(rewards.usage()):
+        note(sentence)
 
 
 def _train_command(
@@ -225,8 +239,8 @@ def _train_command(
     run: RunDirectory,
     loaded: Recipe,
     overrides: list[str] | None,
-    *,
     allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
 ) -> str:
     """The command that trains this run, or goes on with it."""
     import shlex
@@ -238,4 +252,6 @@ def _train_command(
         words += ["--set", override]
     if allow_code:
         words.append("--allow-code")
+    for host in allowed_hosts:
+        words += ["--allow-host", host]
     return shlex.join(words)

@@ -1,7 +1,9 @@
 """Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest with their hashes.
 
-data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids, columns (JSON)
+data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
+                         messages as JSON
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
+data/preference_groups.json    the clusters, where users are clustered (preference_groups/centroids.py)
 data/manifest.json       what the data were made from, and the SHA-256 of every file above
 """
 
@@ -22,7 +24,8 @@ from .records import PreparedPrompt, RejectedRow
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
-MANIFEST_VERSION = 1
+CLUSTERS = "preference_groups.json"
+MANIFEST_VERSION = 2
 SPLITS = ("train", "eval")
 # Beside data/: the new data while they are written, the old ones while they are replaced.
 NEXT = ".data-next"
@@ -34,6 +37,7 @@ def write_prepared(
     splits: Mapping[str, Sequence[PreparedPrompt]],
     rejected: Sequence[RejectedRow],
     description: Mapping[str, Any],
+    clusters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write everything into `run_dir/.data-next`, flushed to disk; data/ is untouched. Returns the manifest.
 
@@ -48,6 +52,9 @@ def write_prepared(
     with open(target / REJECTED, "w", encoding="utf-8", newline="\n") as file:
         for row in rejected:
             file.write(json.dumps(vars(row), sort_keys=True) + "\n")
+    if clusters is not None:
+        text = json.dumps(clusters) + "\n"
+        (target / CLUSTERS).write_text(text, encoding="utf-8", newline="\n")
     hashes = {
         path.relative_to(target).as_posix(): _sha256(path)
         for path in sorted(target.rglob("*"))
@@ -137,12 +144,17 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
 
     table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
     rows = zip(
-        *(table[name] for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns")),
+        *(
+            table[name]
+            for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns", "messages")
+        ),
         strict=True,
     )
     return [
-        PreparedPrompt(prompt_id, group, prompt, tuple(input_ids), json.loads(columns))
-        for prompt_id, group, prompt, input_ids, columns in rows
+        PreparedPrompt(
+            prompt_id, group, prompt, tuple(input_ids), json.loads(columns), tuple(json.loads(messages))
+        )
+        for prompt_id, group, prompt, input_ids, columns, messages in rows
     ]
 
 
@@ -160,6 +172,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
             "prompt": text,
             "input_ids": datasets.List(datasets.Value("int32")),
             "columns": text,
+            "messages": text,
         }
     )
     columns = {
@@ -168,6 +181,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
         "prompt": [prompt.prompt for prompt in prompts],
         "input_ids": [list(prompt.input_ids) for prompt in prompts],
         "columns": [json.dumps(prompt.columns, sort_keys=True) for prompt in prompts],
+        "messages": [json.dumps(prompt.messages, sort_keys=True) for prompt in prompts],
     }
     content = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
     dataset = datasets.Dataset.from_dict(columns, features=features)

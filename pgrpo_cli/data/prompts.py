@@ -63,7 +63,9 @@ class PromptRenderer:
                 f"{length} tokens + {self.max_completion_tokens} for the completion, the context is {context}"
             )
             return _rejected(record, "longer than the model's context", detail)
-        return PreparedPrompt(record.prompt_id, record.preference_group, prompt, input_ids, record.columns)
+        return PreparedPrompt(
+            record.prompt_id, record.preference_group, prompt, input_ids, record.columns, tuple(messages)
+        )
 
     def _context(self) -> int | None:
         own = getattr(self.tokenizer, "model_max_length", None)

@@ -44,13 +44,16 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt as the model sees it: `prompt` as the chat template renders it, `input_ids` its tokens."""
+    """A prompt as the model sees it: `prompt` as the chat template renders `messages`, `input_ids` its
+    tokens.
+    """
 
     prompt_id: str
     preference_group: str
     prompt: str
     input_ids: tuple[int, ...]
     columns: dict[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,6 @@ class SourceData:
     rejected: tuple[RejectedRow, ...] = ()
     files: tuple[SourceFile, ...] = ()
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GroupedData:
-    """What a source read, every prompt in its preference group."""
-
-    train: tuple[PromptRecord, ...]
-    eval: tuple[PromptRecord, ...] | None
-    rejected: tuple[RejectedRow, ...] = ()
-    files: tuple[SourceFile, ...] = ()
 
 
 def text_key(record: SourceRecord | PromptRecord) -> str:

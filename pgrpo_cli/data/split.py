@@ -2,42 +2,137 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.seeding import derive_seed
 
-from .records import PromptRecord, text_key
+from .records import PromptRecord, RejectedRow, text_key
+from .split_halves import Halves, leaked
 
 
-def split_by_text(
-    records: Sequence[PromptRecord], eval_fraction: float, seed: int
-) -> tuple[list[PromptRecord], list[PromptRecord]]:
-    """(train, eval), each in the order given; together they are `records`.
+@dataclass(frozen=True)
+class Split:
+    """Each half in the order given. `dropped`: training prompts whose text was held out with another one."""
 
-    Texts are held out in the order of a seeded hash, for each preference group `eval_fraction` of its texts
-    and at least one. A text goes to one half for all preference groups that share it, and stays in training
-    where one of them would have none left there: a group's held-out share may fall short, or exceed.
+    train: tuple[PromptRecord, ...]
+    eval: tuple[PromptRecord, ...]
+    dropped: tuple[RejectedRow, ...] = ()
+
+
+def split(records: Sequence[PromptRecord], split_by: str, eval_fraction: float, seed: int) -> Split:
+    """Hold out about `eval_fraction` of every preference group, in the order of a seeded hash.
+
+    `text`: of its texts, at least one; a text goes to one half for all preference groups that share it.
+    `user`: of its users, at least one, with all their prompts. `time`: of its prompts, at least one, the
+    latest of their users. With `user` and `time` a text that is held out leaves training wherever it stands.
+    No preference group loses its last training prompt: its held-out share may fall short, or exceed.
+    Raises DataError where a record lacks the user or the time that it goes by.
     """
-    texts = [text_key(record) for record in records]
+    halves = Halves(records)
+    if split_by == "time":
+        _require(records, "the user and the time", "user_column and data.source.time_column", _has_time)
+        _hold_out_latest(halves, eval_fraction, seed)
+    elif split_by == "user":
+        _require(records, "the user", "user_column", lambda record: record.user_id is not None)
+        _hold_out_units(halves, [str(record.user_id) for record in records], eval_fraction, seed)
+    else:
+        _hold_out_units(halves, halves.texts, eval_fraction, seed)
+    return Split(*halves.result())
+
+
+def keep_apart(train: Sequence[PromptRecord], held_out: Sequence[PromptRecord]) -> Split:
+    """The halves that a source brings, without the training prompts whose text is held out."""
+    texts = {text_key(record) for record in held_out}
+    kept = tuple(record for record in train if text_key(record) not in texts)
+    return Split(
+        kept, tuple(held_out), tuple(leaked(record) for record in train if text_key(record) in texts)
+    )
+
+
+def _hold_out_units(halves: Halves, units: Sequence[str], fraction: float, seed: int) -> None:
+    """Hold out whole units (texts, users); `units` names that of each record."""
+    members: dict[str, list[int]] = defaultdict(list)
+    units_of: dict[str, set[str]] = defaultdict(set)
     groups_of: dict[str, set[str]] = defaultdict(set)
-    texts_of: dict[str, set[str]] = defaultdict(set)
-    for record, text in zip(records, texts, strict=True):
-        groups_of[text].add(record.preference_group)
-        texts_of[record.preference_group].add(text)
-    rank = {text: (derive_seed(seed, "split", text), text) for text in groups_of}
-    left_in_training = {group: len(members) for group, members in texts_of.items()}
+    for index, (record, unit) in enumerate(zip(halves.records, units, strict=True)):
+        members[unit].append(index)
+        units_of[record.preference_group].add(unit)
+        groups_of[unit].add(record.preference_group)
+    rank = {unit: (derive_seed(seed, "split", unit), unit) for unit in members}
     held_out: set[str] = set()
-    for group in sorted(texts_of, key=lambda group: (len(texts_of[group]), group)):
-        members = texts_of[group]
-        quota = max(1, round(eval_fraction * len(members)))
-        for text in sorted(members, key=rank.__getitem__):
-            if len(members) - left_in_training[group] >= quota:
+    held_of: Counter[str] = Counter()
+    # Small groups choose first: they have the least to choose from.
+    for group in sorted(units_of, key=lambda group: (len(units_of[group]), group)):
+        quota = max(1, round(fraction * len(units_of[group])))
+        for unit in sorted(units_of[group], key=rank.__getitem__):
+            if held_of[group] >= quota:
                 break
-            if text not in held_out and all(left_in_training[other] > 1 for other in groups_of[text]):
-                held_out.add(text)
-                for other in groups_of[text]:
-                    left_in_training[other] -= 1
-    train = [record for record, text in zip(records, texts, strict=True) if text not in held_out]
-    evaluation = [record for record, text in zip(records, texts, strict=True) if text in held_out]
-    return train, evaluation
+            if unit not in held_out and halves.hold_out(members[unit]):
+                held_out.add(unit)
+                held_of.update(groups_of[unit])
+
+
+def _hold_out_latest(halves: Halves, fraction: float, seed: int) -> None:
+    """Hold out the latest prompts of users, so many that each preference group gives its share.
+
+    The share is made up over the users of a group, in the order of a seeded hash: with 5 prompts each and a
+    tenth to hold out, every other user gives one. A user counts for the group of most of their prompts.
+    """
+    of_user: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(halves.records):
+        of_user[str(record.user_id)].append(index)
+    users_of: dict[str, list[str]] = defaultdict(list)
+    for user, indices in of_user.items():
+        counts = Counter(halves.records[index].preference_group for index in indices)
+        users_of[min(counts, key=lambda group: (-counts[group], group))].append(user)
+    for group in sorted(users_of):
+        total = sum(len(of_user[user]) for user in users_of[group])
+        share = max(1, round(fraction * total)) / total
+        due = given = 0.0
+        for user in sorted(users_of[group], key=lambda user: (derive_seed(seed, "split", user), user)):
+            due += share * len(of_user[user])
+            for tail in _tails(halves.records, of_user[user], math.floor(due + 0.5 + 1e-9) - given):
+                if halves.hold_out(tail):
+                    given += len(tail)
+                    break
+
+
+def _tails(records: Sequence[PromptRecord], indices: Sequence[int], wanted: float) -> Iterator[list[int]]:
+    """The latest records of a user, about `wanted`, then fewer. Records of the same time stay together.
+
+    The user's first time is never among them.
+    """
+    by_time: dict[float, list[int]] = defaultdict(list)
+    for index in indices:
+        by_time[records[index].time or 0.0].append(index)
+    tails: list[list[int]] = []
+    tail: list[int] = []
+    for time in sorted(by_time, reverse=True)[:-1]:
+        longer = [*by_time[time], *tail]
+        if abs(len(longer) - wanted) > abs(len(tail) - wanted):
+            break
+        tail = longer
+        tails.append(tail)
+    yield from reversed(tails)
+
+
+def _has_time(record: PromptRecord) -> bool:
+    return record.user_id is not None and record.time is not None and math.isfinite(record.time)
+
+
+def _require(
+    records: Sequence[PromptRecord], what: str, settings: str, has: Callable[[PromptRecord], bool]
+) -> None:
+    lacking = [record for record in records if not has(record)]
+    if lacking:
+        first = lacking[0]
+        where = f"{first.file}:{first.line}" if first.line is not None else first.prompt_id
+        raise DataError(
+            f"data.split_by needs {what} of every prompt; {len(lacking)} of {len(records)} lack it, "
+            f"the first: {where}",
+            remedy=f"Set data.source.{settings}, if your source has them, or data.split_by to 'text'.",
+        )

@@ -54,7 +54,9 @@ class Rollouts:
 
 
 def _completion(prompt: PreparedPrompt, text: str) -> Completion:
-    return Completion(prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns)
+    return Completion(
+        prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
+    )
 
 
 OnBatch = Callable[[Sequence[int], Sequence[Completion]], None]

@@ -12,7 +12,6 @@ from collections.abc import Hashable
 import torch
 from torch import nn
 
-from .allocator import return_freed_memory
 from .buffers import StaticBuffers
 from .graphs import CudaRecorder, Graphs, Recorder, Runner, Step
 from .nf4 import nf4_addresses
@@ -53,12 +52,7 @@ class Workspace:
         return held
 
     def make_room(self, device: torch.device) -> None:
-        """Called before an update: keep what fits beside it, judging by the updates so far.
-
-        On a CPU the holes that rollouts left in the heap go back to the system.
-        """
-        if device.type == "cpu":
-            return_freed_memory()
+        """Called before an update: keep what fits beside it, judging by the updates so far."""
         if device.type != "cuda":
             return
         peak = torch.cuda.max_memory_allocated(device)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from .base import Section
+from .preference_groups import ColumnGroups, PreferenceGroups
 from .sources import Source
 
 
@@ -12,14 +15,29 @@ class DataSection(Section):
     """Prompts and their preference groups."""
 
     source: Source = Field(description="Where the prompts come from.")
+    preference_groups: PreferenceGroups = Field(
+        ColumnGroups(), description="How prompts come into preference groups."
+    )
+    split_by: Literal["text", "user", "time"] = Field(
+        "text",
+        description="What is held out, where the source has no split. `text`: prompts, equal texts together. "
+        "`user`: whole users. `time`: the latest prompts of users. No text is on both sides.",
+    )
     eval_fraction: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="Share of each preference group's prompts held out, where the source has no split.",
+        description="Share of each preference group's prompts held out, where the source has no split; "
+        "with `split_by: user`, of its users.",
     )
     max_prompt_tokens: int = Field(
         1024,
         ge=8,
         description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="Seed of everything about the data: the split, drawn and clustered preference groups, "
+        "made-up prompts. Null: the recipe's. Set, it lets runs of several seeds share data.",
     )

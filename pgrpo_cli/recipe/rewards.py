@@ -2,112 +2,52 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from .base import Section
+from .reward_base import RewardBase
+from .reward_code import PluginReward, PythonReward
+from .reward_judge import JudgeReward
+from .reward_model import RewardModelReward
+from .reward_personas import PersonasReward
+from .reward_recommendation import RecommendationReward
+from .reward_similarity import ChrfReward, EmbeddingReward, RougeReward
+from .reward_text import KeywordReward, LengthReward, ReadabilityReward, RegexReward, SentimentReward
 
-
-class RewardBase(Section):
-    """Fields that every reward has."""
-
-    weight: float = Field(1.0, description="Factor of this reward in the sum.")
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9_-]+$",
-        description="Name under which its parts are recorded. Null: its type.",
-    )
-    preference_groups: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it.",
-    )
-
-    @property
-    def label(self) -> str:
-        """The name under which parts are recorded."""
-        return self.name or self.type  # type: ignore[attr-defined]
-
-
-class PersonasReward(RewardBase):
-    """Style and genre of the seven synthetic personas, with each one's own scale, offset and difficulty."""
-
-    type: Literal["personas"] = "personas"
-    style_weight: float = Field(0.6, ge=0, description="Share of the style part.")
-    genre_weight: float = Field(0.4, ge=0, description="Share of the genre part.")
-
-
-class RegexReward(RewardBase):
-    """1 where the pattern is found in the completion; with `count`, the share of `limit` matches found."""
-
-    type: Literal["regex"] = "regex"
-    pattern: str = Field(description="Python regular expression, searched anywhere in the completion.")
-    ignore_case: bool = Field(False, description="Match without regard to case.")
-    count: bool = Field(False, description="Reward matches / limit instead of 0 or 1.")
-    limit: int = Field(1, ge=1, description="Matches worth the full reward when `count` is true.")
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        return value
-
-
-class LengthReward(RewardBase):
-    """1 inside [min, max], falling linearly to 0 at `slack` outside of it."""
-
-    type: Literal["length"] = "length"
-    unit: Literal["characters", "words", "sentences"] = Field("words", description="What is counted.")
-    min: int = Field(0, ge=0, description="Least length worth the full reward.")
-    max: int = Field(ge=0, description="Greatest length worth the full reward.")
-    slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
-
-
-class KeywordReward(RewardBase):
-    """Share of the keywords that occur in the completion, as whole words, without regard to case."""
-
-    type: Literal["keyword"] = "keyword"
-    keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="Words or phrases."
-    )
-    need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
-
-
-class PythonReward(RewardBase):
-    """A function of yours, TRL's way: `f(prompts, completions, **columns) -> numbers`. Needs --allow-code.
-
-    Prompts and completions are lists of texts; the columns are `preference_group`, `prompt_id` and the data
-    rows' further columns, lists too. It returns a number for each completion, or None for no reward. A plain
-    function is called once a step, with all completions. An `async def` function, such as a judge over HTTP,
-    is called with each batch of completions as soon as it is sampled, while the model samples the next one
-    (`rollout.tokens_per_batch` sets their size). So it must score each completion by itself, whatever else is
-    in its batch. Its calls run at once with each other and with other such rewards, on one event loop that
-    lasts for the run; `asyncio.Semaphore` limits the requests in flight, `asyncio.to_thread` is for libraries
-    that block. Nothing that a run records depends on how long a call takes.
-    """
-
-    type: Literal["python"] = "python"
-    file: str = Field(description="Python file; a relative path starts at the recipe's folder.")
-    function: str = Field("reward", description="Name of the function in it, plain or `async def`.")
-
-
-class PluginReward(RewardBase):
-    """A reward that an installed package registers under the entry point group `pgrpo.rewards`.
-
-    With `async def __call__` it is called as an `async def` function of `type: python` is.
-    """
-
-    type: Literal["plugin"] = "plugin"
-    plugin: str = Field(description="Name of the entry point.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of its factory.")
-
+__all__ = [
+    "ChrfReward",
+    "EmbeddingReward",
+    "JudgeReward",
+    "KeywordReward",
+    "LengthReward",
+    "PersonasReward",
+    "PluginReward",
+    "PythonReward",
+    "ReadabilityReward",
+    "RecommendationReward",
+    "RegexReward",
+    "Reward",
+    "RewardBase",
+    "RewardModelReward",
+    "RougeReward",
+    "SentimentReward",
+]
 
 Reward = Annotated[
-    PersonasReward | RegexReward | LengthReward | KeywordReward | PythonReward | PluginReward,
+    PersonasReward
+    | RegexReward
+    | LengthReward
+    | KeywordReward
+    | ReadabilityReward
+    | SentimentReward
+    | RecommendationReward
+    | RougeReward
+    | ChrfReward
+    | EmbeddingReward
+    | RewardModelReward
+    | JudgeReward
+    | PythonReward
+    | PluginReward,
     Field(discriminator="type"),
 ]

@@ -7,32 +7,25 @@ AttributeError, and the rule that does so says nothing. No mistake hides another
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from .messages import KeyPath, show
+from .group_rules import (
+    bins_have_names,
+    embedding_has_a_model,
+    users_held_out_have_groups,
+)
+from .interactions import MovielensSource
 from .model import RandomModel
-from .rewards import LengthReward, PersonasReward, RegexReward, RewardBase
+from .reward_judge import JudgeReward
+from .reward_personas import PersonasReward
+from .reward_rules import REWARD_RULES
 from .schema import Recipe
-from .sources import PersonasSource
+from .source_rules import held_out_files_beside_others, one_reference, review_lengths
+from .sources import ColumnMapping, PersonasSource
+from .template_rules import expression_parses, templates_parse
 from .training import HistorySection, WindowHistory
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken rule at `path`: the value found there, and the rule with its remedy."""
-
-    path: KeyPath
-    found: Any
-    rule: str
-
-    def __str__(self) -> str:
-        return f"found {show(self.found)}; {self.rule}"
-
+from .violation import Violation
 
 RecipeRule = Callable[[Recipe], Iterator[Violation]]
-RewardRule = Callable[[KeyPath, RewardBase], Iterator[Violation]]
-"""Takes the path of the reward and the reward."""
 
 
 def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
@@ -60,6 +53,14 @@ def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
         if estimator != "custom" and value is not None:
             remedy = f"remove it, or set advantage.estimator to 'custom' (found {estimator!r})"
             yield Violation(("advantage", key), value, f"allowed with estimator 'custom' only; {remedy}")
+
+
+def renormalized_sums(recipe: Recipe) -> Iterator[Violation]:
+    """Only sums of advantages are normalized again."""
+    section = recipe.advantage
+    if section.renormalize and section.aggregate != "normalize_then_sum":
+        rule = "takes sums of advantages; set advantage.aggregate to 'normalize_then_sum', or remove it"
+        yield Violation(("advantage", "renormalize"), True, rule)
 
 
 def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
@@ -151,39 +152,27 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
-def length_interval(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """`min` and `max` enclose something."""
-    if isinstance(reward, LengthReward) and reward.min > reward.max:
-        yield Violation((*path, "min"), reward.min, f"must not be greater than max ({reward.max}); swap them")
-
-
-def personas_parts(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """One of the parts counts."""
-    if isinstance(reward, PersonasReward) and reward.style_weight == reward.genre_weight == 0:
-        rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
-        yield Violation((*path, "style_weight"), reward.style_weight, rule)
-
-
-def regex_limit(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """A limit is one of counting."""
-    if isinstance(reward, RegexReward) and reward.limit > 1 and not reward.count:
-        rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
-        yield Violation((*path, "limit"), reward.limit, rule)
-
-
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
+    renormalized_sums,
     window_reaches_min_count,
     warm_up_ends,
     random_heads,
     random_context,
     package_file,
     revision_of_hub_model,
+    review_lengths,
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
+    templates_parse,
+    expression_parses,
+    one_reference,
+    held_out_files_beside_others,
+    bins_have_names,
+    embedding_has_a_model,
+    users_held_out_have_groups,
 )
-REWARD_RULES: tuple[RewardRule, ...] = (length_interval, personas_parts, regex_limit)
 
 
 def hints(recipe: Recipe) -> list[str]:
@@ -193,8 +182,20 @@ def hints(recipe: Recipe) -> list[str]:
         isinstance(reward, PersonasReward) for reward in recipe.rewards
     ):
         found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
+    source = recipe.data.source
+    if isinstance(source, ColumnMapping) and source.template is not None:
+        fields = type(source).model_fields
+        for key in ("prompt_column", "messages_column", "drop_last_assistant"):
+            if getattr(source, key) != fields[key].default:
+                found.append(f"data.source.{key} has no effect with data.source.template")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, JudgeReward) and reward.api_key_env and reward.base_url.startswith("http://"):
+            found.append(f"rewards.{index}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
+    cut = MovielensSource.model_fields["cut"].default
+    if isinstance(source, MovielensSource) and source.holdout == "last" and source.cut != cut:
+        found.append("data.source.cut has no effect with data.source.holdout 'last'")
     return found

@@ -10,7 +10,12 @@ from .base import Section
 from .messages import KeyPath
 
 _WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_PLURALS = {"text": "texts", "a mapping with the key 'type'": "mappings, each with the key 'type'"}
+_PLURALS = {
+    "text": "texts",
+    "a whole number": "whole numbers",
+    "a number": "numbers",
+    "a mapping with the key 'type'": "mappings, each with the key 'type'",
+}
 
 
 def unwrap(annotation: Any) -> Any:

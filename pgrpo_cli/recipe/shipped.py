@@ -17,8 +17,9 @@ def shipped_folder() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name to file, sorted by name."""
-    return {path.stem: path for path in sorted(shipped_folder().rglob("*.yaml"))}
+    """Name to file, sorted by name, those in folders of their own (examples/) after the others."""
+    paths = sorted(shipped_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.stem: path for path in paths}
 
 
 def shipped_recipe(name: str) -> Path:
@@ -32,6 +33,12 @@ def shipped_recipe(name: str) -> Path:
     raise RecipeError(
         f"no recipe {name!r} comes with pgrpo", remedy=f"{hint}There are: {', '.join(recipes)}."
     )
+
+
+def sample_data(recipe: Path) -> Path | None:
+    """The folder of sample data beside a shipped recipe, which has its name; None where it has none."""
+    folder = recipe.with_suffix("")
+    return folder if folder.is_dir() else None
 
 
 def purpose(path: Path) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
+from .interactions import GoodreadsSource, MovielensSource
+from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
 
 
 class PersonasSource(Section):
@@ -17,25 +19,109 @@ class PersonasSource(Section):
     eval_prompts_per_group: int = Field(8, ge=1, description="Held-out prompts of each persona.")
 
 
-class JsonlSource(Section):
-    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns."""
+class ColumnMapping(Section):
+    """Which columns of a table make a prompt. All columns that are not named here go to the rewards."""
 
-    type: Literal["jsonl"] = "jsonl"
-    path: str = Field(
-        description="File or glob pattern; relative paths start at the recipe's folder. `.gz` is read too."
-    )
-    eval_path: str | None = Field(
-        None,
-        description="Held-out prompts. Null: a share of the prompts of every preference group is held out.",
-    )
     prompt_column: str = Field("prompt", description="Column with the prompt's text.")
     messages_column: str = Field(
         "messages",
         description="Column with a list of {role, content}; used where the prompt column is missing.",
     )
+    template: str | None = Field(
+        None,
+        description="Jinja template of the user's message over the row's columns (`row['a name']` for names "
+        "that are no identifiers); it takes the place of both columns. A row that it fails for is rejected.",
+    )
+    system_template: str | None = Field(
+        None, description="Jinja template of the system message, in place of one in the row."
+    )
     preference_group_column: str = Field(
         "preference_group", description="Column with the preference group's id."
     )
+    user_column: str | None = Field(None, description="Column with the user's id.")
+    time_column: str | None = Field(
+        None, description="Column with the time: a number, or an ISO 8601 date (UTC unless it says another)."
+    )
+    reference_column: str | None = Field(
+        None, description="Column with an answer to compare with; rewards find it as `reference`."
+    )
+    drop_last_assistant: bool = Field(
+        False,
+        description="Where messages end with the assistant's, that one becomes the rewards' `reference`. "
+        "False: such rows are rejected.",
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Read that many rows only, of training and held-out rows each; for trying."
+    )
 
 
-Source = Annotated[PersonasSource | JsonlSource, Field(discriminator="type")]
+class FilesSource(Section):
+    """Files on this machine."""
+
+    path: str = Field(
+        description="File or glob pattern; relative paths start at the recipe's folder. `.gz` is read too, "
+        "where the type is one of text."
+    )
+    eval_path: str | None = Field(
+        None,
+        description="Held-out prompts. Null: a share of the prompts of every preference group is held out.",
+    )
+
+
+class JsonlSource(ColumnMapping, FilesSource):
+    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns."""
+
+    type: Literal["jsonl"] = "jsonl"
+
+
+class CsvSource(ColumnMapping, FilesSource):
+    """CSV with a header row. Cells are text, an empty one is null; messages are JSON in a cell."""
+
+    type: Literal["csv"] = "csv"
+    delimiter: Literal[",", ";", "\t", "|"] = Field(",", description="What separates cells.")
+    encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] = Field(
+        "utf-8", description="Encoding of the text; a byte order mark is skipped."
+    )
+
+
+class ParquetSource(ColumnMapping, FilesSource):
+    """Parquet files. Columns that JSON cannot hold, such as binary ones, are left out."""
+
+    type: Literal["parquet"] = "parquet"
+
+
+class DatasetsSource(ColumnMapping):
+    """A data set of the Hugging Face Hub, or one saved by `save_to_disk`. Nothing of its code is run."""
+
+    type: Literal["datasets"] = "datasets"
+    path: str = Field(
+        description="Folder that `save_to_disk` wrote, relative to the recipe's, or OWNER/NAME of the hub."
+    )
+    name: str | None = Field(None, description="Configuration of the hub's data set. Null: its default.")
+    split: str = Field("train", description="Split to train on.")
+    eval_split: str | None = Field(
+        None,
+        description="Split held out. Null: a share of the prompts of every preference group is held out.",
+    )
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of the hub's data set. Null: its main branch."
+    )
+    streaming: bool = Field(
+        False, description="Read the hub's rows over the network as they come, without a copy on disk."
+    )
+
+
+Source = Annotated[
+    PersonasSource
+    | JsonlSource
+    | CsvSource
+    | ParquetSource
+    | DatasetsSource
+    | UltraFeedbackSource
+    | HelpSteer2Source
+    | PersonalLLMSource
+    | PrismSource
+    | MovielensSource
+    | GoodreadsSource,
+    Field(discriminator="type"),
+]

@@ -39,6 +39,16 @@ class AdvantageSection(Section):
         None, description="What divides; only with `estimator: custom`."
     )
     epsilon: float = Field(1e-4, ge=0, description="Added to the scale, in reward units.")
+    aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
+        "sum_then_normalize",
+        description="Rewards are summed by weight, then normalized; or each is normalized by a history of "
+        "its own, and the advantages are summed by weight: for rewards of unlike scale.",
+    )
+    renormalize: bool = Field(
+        False,
+        description="With `aggregate: normalize_then_sum`: center the sums of a step and divide them by "
+        "their standard deviation, as GDPO does.",
+    )
 
 
 class CumulativeHistory(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,33 +36,40 @@ class Components(Protocol):
 
 @dataclass(frozen=True)
 class Advice:
-    """What to set `advantage.estimator` to, and why."""
+    """What to set `advantage.estimator` to (None: too early to tell), and why."""
 
     estimator: str | None
-    """None: too early to tell."""
     sentence: str
-    weights: Mapping[str, float]
-    """w of the preference groups with enough prompts."""
 
 
-def estimator_advice(groups: Iterable[tuple[str, Components]], num_generations: int) -> Advice:
-    """The advice for a run with `num_generations` completions a prompt, from all its preference groups."""
-    weights, spreads = {}, {}
-    for name, group in groups:
-        within, between = group.within_variance, group.between_variance
-        if group.prompts < ENOUGH_PROMPTS or within is None or between is None or within <= 0:
-            continue
-        weights[name] = between / (between + within / num_generations)
-        spreads[name] = math.sqrt(within)
-    if not weights:
-        return Advice(None, _TOO_EARLY, weights)
-    weight = statistics.fmean(weights.values())
-    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)}", weights)
+def weight_of(group: Components, num_generations: int) -> float | None:
+    """w with `num_generations` completions a prompt; None where there is too little to tell."""
+    within, between = group.within_variance, group.between_variance
+    if group.prompts < ENOUGH_PROMPTS or within is None or between is None or within <= 0:
+        return None
+    return between / (between + within / num_generations)
 
 
-def suiting(weight: float) -> str:
-    """The estimator for preference groups of this weight."""
+def suiting(weight: float | None) -> str | None:
+    """The estimator for a run of this mean weight."""
+    if weight is None:
+        return None
     return "pgrpo" if weight <= ALIKE else "pgrpo_adaptive"
+
+
+def estimator_advice(groups: Mapping[str, Components], num_generations: int) -> Advice:
+    """The advice for a run, from the histories of all its preference groups."""
+    weights = {name: weight_of(group, num_generations) for name, group in groups.items()}
+    known = [weight for weight in weights.values() if weight is not None]
+    if not known:
+        return Advice(None, _TOO_EARLY)
+    weight = statistics.fmean(known)
+    spreads = {
+        name: math.sqrt(group.within_variance)
+        for name, group in groups.items()
+        if weights[name] is not None and group.within_variance is not None
+    }
+    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)}")
 
 
 _TOO_EARLY = (

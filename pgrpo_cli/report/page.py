@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -13,31 +12,31 @@ from markupsafe import Markup
 from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
-from .sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
+from .diagnosis.finding import Diagnosis
+from .learning import Progress
+from .learning_table import learning_sentence, learning_table
+from .method_panels import MOST_PANELS, Panel, method_panels
+from .sentences import chance_sentence, comparison_sentence, eval_sentence, grouping_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
 from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
 
-MOST_PANELS = 24
+__all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
+
 SAMPLES_PER_GROUP = 2
 
 Points = Sequence[CurvePoint]
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A titled plot."""
-
-    title: str
-    svg: Markup
-
-
-def eval_page(result: EvalResult, points: Points) -> str:
-    """The page about one evaluation; `points` is the run's training reward by step and preference group."""
+def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = None) -> str:
+    """The page about one evaluation; `points` is the run's training reward by step and preference group,
+    `diagnosis` what is found in its training.
+    """
     return _render(
         "eval.html",
         result=result,
+        diagnosis=diagnosis,
         headline=eval_sentence(result),
         method=method_sentence(result),
         chance=chance_sentence(result.confidence, len(result.groups)),
@@ -52,30 +51,33 @@ def eval_page(result: EvalResult, points: Points) -> str:
 
 
 def comparison_page(
-    comparison: Comparison, results: Mapping[str, EvalResult], points: Mapping[str, Points]
+    comparison: Comparison, results: Mapping[str, EvalResult], progress: Mapping[str, Progress]
 ) -> str:
-    """The page about a comparison; `results` and `points` (see `eval_page`) go by the comparison's labels."""
+    """The page about a comparison; `results`, and `progress` in training, go by the labels of its runs."""
     labels = list(dict.fromkeys(run.run for run in comparison.runs))
-    reference = results[comparison.reference]
+    reference = results[comparison.runs[0].run]
     others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
+    # One run speaks for its method: seeds side by side would be many columns that say the same.
+    shown = {method.label: results[method.runs[0]] for method in comparison.methods}
     answers: list[tuple[str, EvalResult, Which]] = [("base", reference, "base")]
-    answers += [(label, results[label], "tuned") for label in labels]
+    answers += [(label, result, "tuned") for label, result in shown.items()]
     return _render(
         "compare.html",
         comparison=comparison,
         headlines=[comparison_sentence(comparison, run) for run in others],
-        method=method_sentence(reference),
-        chance=chance_sentence(comparison.confidence, len(reference.groups)),
+        method=f"{method_sentence(reference)} {grouping_sentence(comparison)}",
         against=[
             {
                 "run": run,
-                "table": comparison_table(comparison, run, results),
+                "table": comparison_table(comparison, run),
                 "forest": _comparison_forest(comparison, run),
             }
             for run in others
         ],
-        labels=labels,
-        **_curves({label: points[label] for label in labels}),
+        labels=list(shown),
+        **method_panels(comparison.methods, {label: progress[label] for label in labels}),
+        how_fast=learning_table(comparison),
+        how_fast_says=learning_sentence(comparison),
         samples=_samples(reference, answers),
         differing=_differing(comparison),
         provenance=[{"label": label, "rows": _provenance(results[label])} for label in labels],

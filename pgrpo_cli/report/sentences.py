@@ -37,6 +37,19 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
     return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_by_outcome(outcomes)}"
 
 
+def grouping_sentence(comparison: Comparison) -> str:
+    """How the lines of a comparison were made beyond `method_sentence`; which runs are one method."""
+    told = "Verdicts on preference groups hold after Holm's correction for their number."
+    if not comparison.by:
+        return told
+    methods = "; ".join(
+        f"{method.label}: {', '.join(method.runs)} (seed{'s' if len(method.seeds) > 1 else ''} "
+        f"{', '.join(map(str, method.seeds))})"
+        for method in comparison.methods
+    )
+    return f"Intervals of methods are over seeds and prompts. {told} Methods: {methods}."
+
+
 def method_sentence(result: EvalResult) -> str:
     """How the numbers were made."""
     sampling = result.sampling

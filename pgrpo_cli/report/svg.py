@@ -27,11 +27,15 @@ COLOURS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel; `colour` is the number of its colour in the style sheet."""
+    """One line of a panel; `colour` is the number of its colour in the style sheet.
+
+    `band`: the lower and the upper edge of a band around the smoothed line, if it has one.
+    """
 
     label: str
     curve: Curve
     colour: int
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def line_panel(
     width, height = _PANEL
     left, right, top, bottom = 44, width - 12, 22, height - 34
     values = [v for s in series for v in (*s.curve.raw, *s.curve.smooth)]
+    values += [v for s in series if s.band for edge in s.band for v in edge]
     if not values:
         return Markup('<p class="nothing">no rewards recorded</p>')
     y_ticks = ticks(min(values), max(values), 4)
@@ -64,7 +69,7 @@ def line_panel(
     parts.append(_text((left + right) / 2, height - 5, x_label, "middle", "axis"))
     parts.append(_text(4, 10, y_label, "start", "axis"))
     for s in series:
-        parts.append(_dots(s, x, y))
+        parts += [_band(s, x, y), _dots(s, x, y)]
     for s in series:
         points = " ".join(
             f"{x(a):.1f},{y(b):.1f}" for a, b in zip(s.curve.steps, s.curve.smooth, strict=True)
@@ -136,6 +141,15 @@ def _forest_row(row: ForestRow, x: Callable[[float], float], y: float) -> Markup
             shape = Markup('<polygon class="mark {}" points="{}"/>').format(row.tone, points)
         parts.append(shape)
     return Markup("").join(parts)
+
+
+def _band(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> Markup:
+    if series.band is None:
+        return Markup("")
+    steps = series.curve.steps
+    edges = [*zip(steps, series.band[0], strict=True), *reversed([*zip(steps, series.band[1], strict=True)])]
+    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in edges)
+    return Markup('<polygon class="band c{}" points="{}"/>').format(series.colour, points)
 
 
 def _dots(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> Markup:

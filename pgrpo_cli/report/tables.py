@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +26,7 @@ TONES: dict[Verdict, Tone] = {
 
 _STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "muted": "dim"}
 _WIDE = 110
+_SPARE_OF_PAIRS = ("effect size", "p (Holm)", "prompts")
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,17 @@ def eval_table(result: EvalResult) -> Table:
     )
 
 
-def comparison_table(comparison: Comparison, run: str, results: Mapping[str, EvalResult]) -> Table:
-    """`run` against the reference: every preference group, then the mean over them.
-
-    `results`: the evaluations by the labels of the comparison.
-    """
-    reference = comparison.reference
+def comparison_table(comparison: Comparison, run: str) -> Table:
+    """`run` (or a method) against the reference: every preference group, then the macro mean."""
     # A run that was named twice has one label; its lines stand once.
     pairs = list({pair.preference_group: pair for pair in comparison.pairs if pair.run == run}.values())
     return Table(
-        title=f"{run} against {reference}: mean reward of the tuned models on held-out prompts",
-        columns=("preference group", "reference", "run", "run - reference", "verdict", "prompts"),
-        rows=tuple(_pair_row(pair, results[reference], results[run]) for pair in pairs),
+        title=f"{run} against {comparison.reference}: mean reward of the tuned models on held-out prompts",
+        columns=("preference group", "reference", "run", "run - reference", "verdict", *_SPARE_OF_PAIRS),
+        rows=tuple(_pair_row(pair) for pair in pairs),
         summaries=frozenset({len(pairs) - 1}),
         details=frozenset({3}),
-        spare=frozenset({5}),
+        spare=frozenset({5, 6, 7}),
     )
 
 
@@ -145,18 +141,14 @@ def _contrast_row(label: str, contrast: Contrast) -> tuple[Cell, ...]:
     )
 
 
-def _pair_row(pair: Pair, reference: EvalResult, run: EvalResult) -> tuple[Cell, ...]:
-    def tuned(result: EvalResult) -> Cell:
-        group = pair.preference_group
-        # A preference group that one of them never evaluated has no mean there.
-        contrast = result.overall.macro if group is None else result.groups.get(group)
-        return Cell(number(contrast.tuned.mean if contrast else math.nan))
-
+def _pair_row(pair: Pair) -> tuple[Cell, ...]:
     return (
         Cell(MACRO if pair.preference_group is None else pair.preference_group),
-        tuned(reference),
-        tuned(run),
+        Cell(number(pair.reference_mean)),
+        Cell(number(pair.run_mean)),
         Cell(number(pair.difference, signed=True), interval(pair)),
-        Cell(pair.verdict, tone=TONES[pair.verdict]),
+        Cell(pair.explanation, tone=TONES[pair.verdict]),
+        Cell(f"{pair.effect_size:+.2f}" if math.isfinite(pair.effect_size) else "n/a"),
+        Cell(f"{pair.p_adjusted:.2g}" if math.isfinite(pair.p_adjusted) else "n/a"),
         Cell(str(pair.n)),
     )

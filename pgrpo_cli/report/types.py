@@ -102,7 +102,8 @@ class EvalResult(Summary, Header):
 class Pair(Data):
     """One line of a comparison: `run` minus `reference`, tuned models, paired by prompt, over `n` prompts.
 
-    `preference_group` is None on the macro line, where each preference group counts once.
+    `run` and `reference` are labels of runs, or of methods where seeds are grouped. `preference_group` is
+    None on the macro line, where each preference group counts once. docs/metrics.md has the formulas.
     """
 
     run: str
@@ -113,6 +114,44 @@ class Pair(Data):
     ci_high: Number
     n: int
     verdict: Verdict
+    run_mean: Number
+    reference_mean: Number
+    seeds: int
+    effect_size: Number
+    p_value: Number
+    p_adjusted: Number
+    needed: int | None
+    explanation: str
+
+
+class Method(Data):
+    """Runs that differ in nothing but their seeds, or a single run, by the label that lines go by."""
+
+    label: str
+    runs: list[str]
+    seeds: list[int]
+
+
+CurveSource = Literal["held-out", "training"]
+
+
+class Learning(Data):
+    """How fast a method learns in one preference group (None: the macro mean), over its seeds.
+
+    `source`: whose rewards the curve is of. `area`: mean height of the curve over the steps that all runs
+    have; `area_difference`: that, minus the reference's. `steps` and `seconds` until the curve is at
+    `threshold`, which `reached` of the seeds attain; unknown unless all do.
+    """
+
+    method: str
+    preference_group: str | None
+    source: CurveSource
+    area: Estimate
+    area_difference: Estimate
+    threshold: Number
+    reached: int
+    steps: Estimate
+    seconds: Estimate
 
 
 class ComparedRun(Data):
@@ -125,13 +164,19 @@ class ComparedRun(Data):
 
 
 class Comparison(Data):
-    """What `pgrpo compare` says; the first run is the reference."""
+    """What `pgrpo compare` says; the first run, or its method, is the reference.
+
+    `by`: the recipe keys that methods differ in; empty where every run stands for itself.
+    """
 
     version: Literal[1] = 1
     reference: str
     confidence: float
+    by: list[str]
+    methods: list[Method]
     runs: list[ComparedRun]
     pairs: list[Pair]
+    learning: list[Learning]
     notes: list[str]
 
 

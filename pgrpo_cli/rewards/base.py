@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Completion:
     """One sampled answer with what a reward may know about it.
 
-    `prompt` is the rendered text that the model saw; `columns` are the row's further columns (JSON values).
+    `prompt` is the rendered text that the model saw, `messages` the conversation behind it ({role, content}
+    each; empty where only the text is known); `columns` are the row's further columns (JSON values).
     """
 
     prompt_id: str
@@ -24,14 +25,20 @@ class Completion:
     prompt: str
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    messages: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal."""
+    """What one completion is worth. `value` is in reward units; NaN means missing: it gives no signal.
+
+    `terms` of a weighted sum: the value of each summand by its label, NaN included; those that weigh nothing
+    or do not apply are absent.
+    """
 
     value: float
     parts: Mapping[str, float]
+    terms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @runtime_checkable
@@ -48,6 +55,14 @@ class RewardFunction(Protocol):
     def value_range(self) -> tuple[float, float] | None: ...
 
     def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
+
+
+@runtime_checkable
+class WeighsParts(Protocol):
+    """A reward whose value is the sum of weight · part; a part of weight 0 is recorded only."""
+
+    @property
+    def part_weights(self) -> Mapping[str, float]: ...
 
 
 @runtime_checkable
@@ -68,6 +83,13 @@ class AsyncRewardFunction(Protocol):
     async def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
 
 
+@runtime_checkable
+class MeteredReward(Protocol):
+    """A reward that counts what it uses, such as requests and tokens; the counts only grow."""
+
+    def usage(self) -> Mapping[str, float]: ...
+
+
 def is_asynchronous(function: Callable[..., Any]) -> TypeIs[AsyncRewardFunction]:
     """Whether calling it makes a coroutine: an `async def` function, or an object with such a `__call__`."""
     # Of the type: a class is called to make an object, whatever its objects do when they are called.
@@ -84,27 +106,44 @@ def refuse_coroutine(returned: Any) -> Any:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a reward's factory may depend on besides its own section."""
+    """What a reward's factory may depend on besides its own section.
+
+    `run_dir` is where a reward may keep files, if there is a run; `allowed_hosts` are the machines, besides
+    this one, that it may send prompts and completions to.
+    """
 
     recipe_dir: Path
     allow_code: bool
+    run_dir: Path | None = None
+    allowed_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class TextReward:
-    """A reward that is one number in [0, 1], a function of the completion's text alone."""
+    """A reward that is one number in [0, 1], a function of the completion's text alone.
 
-    score: Callable[[str], float]
-    part: str = "value"
+    `score` gives the value, or (value, measure) where `measure` names a second part: what was measured to
+    get at the value, in its own unit, NaN where the text has none.
+    """
+
+    score: Callable[[str], float] | Callable[[str], tuple[float, float]]
+    measure: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return (self.part,)
+        return ("value",) if self.measure is None else ("value", self.measure)
+
+    @property
+    def part_weights(self) -> dict[str, float]:
+        return {part: float(part == "value") for part in self.parts}
 
     @property
     def value_range(self) -> tuple[float, float]:
         return (0.0, 1.0)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        values = [self.score(completion.text) for completion in completions]
-        return [Score(value, {self.part: value}) for value in values]
+        return [self._score(self.score(completion.text)) for completion in completions]
+
+    def _score(self, found: float | tuple[float, float]) -> Score:
+        numbers = found if isinstance(found, tuple) else (found,)
+        return Score(numbers[0], dict(zip(self.parts, numbers, strict=True)))

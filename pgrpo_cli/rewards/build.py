@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.recipe.reward_base import RewardBase
+from pgrpo_cli.recipe.reward_judge import JudgeReward
 from pgrpo_cli.registry import Registry
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction
+from .embedding import build_embedding
+from .language import build_readability, build_sentiment
 from .personas import build_personas
 from .plugin import build_plugin
 from .python_file import build_python
+from .recommendation import build_recommendation
+from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term
+from .similarity import build_chrf, build_rouge
 from .simple import build_keyword, build_length, build_regex
+
+
+def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunction:
+    """A judge; the HTTP client is imported for a recipe that has one."""
+    from . import judge
+
+    return judge.build_judge(section, context)
+
 
 Factory = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]
 
@@ -25,20 +39,37 @@ FACTORIES: dict[str, Factory] = {
     "regex": build_regex,
     "length": build_length,
     "keyword": build_keyword,
+    "readability": build_readability,
+    "sentiment": build_sentiment,
+    "recommendation": build_recommendation,
+    "rouge": build_rouge,
+    "chrf": build_chrf,
+    "embedding": build_embedding,
+    "reward_model": build_reward_model,
     "python": build_python,
     "plugin": build_plugin,
+    "judge": build_judge,
 }
 REWARDS: Registry[Factory] = Registry("reward")
 for _name, _factory in FACTORIES.items():
     REWARDS.add(_name, _factory)
 
 
-def build_rewards(sections: Sequence[RewardBase], recipe_dir: Path, allow_code: bool) -> RewardSum:
+def build_rewards(
+    sections: Sequence[RewardBase],
+    recipe_dir: Path,
+    allow_code: bool,
+    *,
+    run_dir: Path | None = None,
+    allowed_hosts: Iterable[str] = (),
+) -> RewardSum:
     """Build every reward of a recipe. Raises RecipeError where one cannot be built or two share a name.
 
-    `recipe_dir` is where relative paths start; `allow_code` permits Python files named in the recipe to run.
+    `recipe_dir` is where relative paths start; `allow_code` permits Python files named in the recipe to run;
+    the others are those of `BuildContext`.
     """
-    context = BuildContext(Path(recipe_dir), allow_code)
+    hosts = frozenset(host.lower() for host in allowed_hosts)
+    context = BuildContext(Path(recipe_dir), allow_code, run_dir, hosts)
     terms: list[Term] = []
     for index, section in enumerate(sections):
         taken = [position for position, term in enumerate(terms) if term.label == section.label]

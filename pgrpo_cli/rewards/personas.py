@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.rewards import PersonasReward
+from pgrpo_cli.recipe.reward_personas import PersonasReward
 from pgrpo_cli.registry import nearest
 
 from .base import BuildContext, Completion, Score
@@ -55,7 +55,7 @@ class PersonasFunction:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return ("style", "genre")
+        return PersonasReward.parts
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -83,7 +83,9 @@ def build_personas(section: PersonasReward, context: BuildContext) -> PersonasFu
 
 
 def _persona(completion: Completion) -> Persona:
-    name = completion.preference_group
+    """The preference group's, or where preference groups are others (by lot, by clustering) the prompt's."""
+    group = completion.preference_group
+    name = group if group in PERSONAS else completion.columns.get("persona", group)
     if name in PERSONAS:
         return PERSONAS[name]
     near = nearest(name, PERSONAS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import PluginReward
+from pgrpo_cli.recipe.reward_code import PluginReward
 from pgrpo_cli.registry import nearest
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction

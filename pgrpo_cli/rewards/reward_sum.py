@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .base import AsyncRewardFunction, Completion, RewardFunction, Score
+from .base import AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,25 @@ class RewardSum:
     def parts(self) -> tuple[str, ...]:
         return tuple(term.part_key(part) for term in self.terms for part in term.function.parts)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term that adds something, by label."""
+        return {term.label: term.weight for term in self.terms if term.weight != 0}
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What the rewards have used since they were built, by label; only those that count it."""
+        functions = {term.label: term.function for term in self.terms}
+        return {name: dict(f.usage()) for name, f in functions.items() if isinstance(f, MeteredReward)}
+
     def total(self, scores_by_term: Sequence[Mapping[int, Score]], count: int) -> list[Score]:
         """The sum for `count` completions from each term's scores by the index of the completion."""
         totals = [0.0] * count
         parts: list[dict[str, float]] = [{} for _ in range(count)]
+        terms: list[dict[str, float]] = [{} for _ in range(count)]
         for term, scores in zip(self.terms, scores_by_term, strict=True):
             for index, score in scores.items():
                 if term.weight != 0:
                     totals[index] += term.weight * score.value
+                    terms[index][term.label] = score.value
                 parts[index].update({term.part_key(part): value for part, value in score.parts.items()})
-        return [Score(total, recorded) for total, recorded in zip(totals, parts, strict=True)]
+        return [Score(*found) for found in zip(totals, parts, terms, strict=True)]

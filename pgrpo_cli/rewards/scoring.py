@@ -57,6 +57,7 @@ class PendingScores:
 
     def __init__(self, rewards: RewardSum, loop: EventLoopThread) -> None:
         self._rewards, self._loop = rewards, loop
+        self._used_before = rewards.usage()
         self._added: set[int] = set()
         self._calls: list[_Call] = []
 
@@ -81,6 +82,13 @@ class PendingScores:
     def scores(self, completions: Sequence[Completion]) -> list[Score]:
         """Call the synchronous rewards, wait for the asynchronous ones, and sum up, in order.
 
+        Raises what `by_term` raises.
+        """
+        return self._rewards.total(self.by_term(completions), len(completions))
+
+    def by_term(self, completions: Sequence[Completion]) -> list[dict[int, Score]]:
+        """Each reward's own scores, by the index of the completions that it applies to.
+
         Completions that were not added are added as one batch. Raises RewardError if a reward raises or gives
         no number.
         """
@@ -91,7 +99,14 @@ class PendingScores:
         self._raise_failure()
         for done in self._calls:
             found[done.position].update(zip(done.indices, done.future.result(), strict=True))
-        return self._rewards.total(found, len(completions))
+        return found
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """What the rewards have used since `start`, by label, then by what was counted."""
+        return {
+            label: {name: count - self._used_before[label].get(name, 0) for name, count in counts.items()}
+            for label, counts in self._rewards.usage().items()
+        }
 
     def _cancel_after_failure(self, future: Future[list[Score]]) -> None:
         """Called on the loop's thread: the run will stop, so nobody waits for the other calls."""

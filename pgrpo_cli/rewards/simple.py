@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
+from pgrpo_cli.recipe.reward_text import KeywordReward, LengthReward, RegexReward
 
 from .base import BuildContext, TextReward
-from .text import distinct_hits, sentences, term_patterns, words
+from .text import distinct_hits, inside, sentences, term_patterns, words
 
 LENGTH_UNITS: dict[str, Callable[[str], int]] = {
     "characters": len,
@@ -35,9 +35,7 @@ def build_length(section: LengthReward, context: BuildContext) -> TextReward:
     count = LENGTH_UNITS[section.unit]
 
     def score(text: str) -> float:
-        length = count(text)
-        outside = max(section.min - length, length - section.max, 0)
-        return max(0.0, 1 - outside / section.slack)
+        return inside(count(text), section.min, section.max, section.slack)
 
     return TextReward(score)
 

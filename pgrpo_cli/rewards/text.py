@@ -36,6 +36,13 @@ def ramp(value: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (value - start) / (end - start)))
 
 
+def inside(value: float, low: float | None, high: float | None, slack: float) -> float:
+    """1 where low <= value <= high (None: no bound), falling linearly to 0 at `slack` outside of it."""
+    below = 0.0 if low is None else low - value
+    above = 0.0 if high is None else value - high
+    return max(0.0, 1 - max(below, above, 0.0) / slack)
+
+
 def term_patterns(terms: Iterable[str]) -> tuple[re.Pattern[str], ...]:
     """One pattern a term, for folded texts: whole words; a blank matches hyphens too; `symphon*` goes on."""
     patterns = []

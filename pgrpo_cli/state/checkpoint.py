@@ -4,6 +4,7 @@
                             optimizer.safetensors       optimizer state by parameter name
                             history.json                the kind of the reward history
                             history.safetensors         its preference groups and their numbers
+                            part_history.*              the same of each part of the rewards, if kept
                             trainer.json                step, versions
                             checksums.json              SHA-256 of the others
 
@@ -43,8 +44,11 @@ class Checkpoint:
 
     def history_state(self) -> dict[str, Any]:
         """What `RewardHistory.load_state_dict` takes."""
-        settings = json.loads((self.path / "history.json").read_text())
-        return {**settings, "columns": load_file(self.path / "history.safetensors")}
+        return _load_history(self.path, "history")
+
+    def part_history_state(self) -> dict[str, Any]:
+        """What `PartHistory.load_state_dict` takes, of a run that normalizes each part by itself."""
+        return _load_history(self.path, "part_history")
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
         """Load the optimizer's state; parameters are matched by name."""
@@ -65,6 +69,7 @@ def save_checkpoint(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     history_state: dict[str, Any],
+    part_history_state: dict[str, Any] | None = None,
     *,
     keep: int,
 ) -> Path:
@@ -75,7 +80,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            _write(temporary, step, policy, optimizer, history_state)
+            _write(temporary, step, policy, optimizer, history_state, part_history_state)
             if final.exists():
                 aside(final, "replaced")
             temporary.rename(final)
@@ -109,13 +114,19 @@ def _drop_old(run: RunDirectory, keep: int) -> None:
 
 
 def _write(
-    folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, history_state: dict[str, Any]
+    folder: Path,
+    step: int,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    history_state: dict[str, Any],
+    part_history_state: dict[str, Any] | None,
 ) -> None:
     save_adapter(policy, folder)
     tensors, scalars = _optimizer_state(optimizer, policy)
     save_file(tensors, folder / "optimizer.safetensors")
-    write_json(folder / "history.json", {k: v for k, v in history_state.items() if k != "columns"})
-    save_file(history_state["columns"], folder / "history.safetensors")
+    _save_history(history_state, folder, "history")
+    if part_history_state is not None:
+        _save_history(part_history_state, folder, "part_history")
     write_json(
         folder / "trainer.json",
         {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars},
@@ -123,6 +134,16 @@ def _write(
     sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
     write_json(folder / "checksums.json", sums)
     sync_tree(folder)
+
+
+def _save_history(state: dict[str, Any], folder: Path, name: str) -> None:
+    write_json(folder / f"{name}.json", {k: v for k, v in state.items() if k != "columns"})
+    save_file(state["columns"], folder / f"{name}.safetensors")
+
+
+def _load_history(folder: Path, name: str) -> dict[str, Any]:
+    settings = json.loads((folder / f"{name}.json").read_text())
+    return {**settings, "columns": load_file(folder / f"{name}.safetensors")}
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:

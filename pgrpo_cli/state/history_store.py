@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ CREATE TABLE IF NOT EXISTS completions (
 CREATE TABLE IF NOT EXISTS preference_groups (
     preference_group TEXT PRIMARY KEY, n REAL, mean REAL, std REAL, first_step INTEGER, last_step INTEGER,
     prompts INTEGER, within_variance REAL, between_variance REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS preference_group_parts (
+    preference_group TEXT, n REAL, mean REAL, std REAL, first_step INTEGER, last_step INTEGER,
+    prompts INTEGER, within_variance REAL, between_variance REAL, part TEXT,
+    PRIMARY KEY (preference_group, part)
 ) WITHOUT ROWID;
 """
 
@@ -64,6 +69,17 @@ class GroupRow:
     prompts: int
     within_variance: float | None
     between_variance: float | None
+
+    def numbers(self) -> dict[str, Any]:
+        """The statistics by name."""
+        return {f.name: getattr(self, f.name) for f in fields(GroupRow) if f.name != "preference_group"}
+
+
+@dataclass(frozen=True)
+class PartRow(GroupRow):
+    """A row of `preference_group_parts`: the history of one part of the rewards of one preference group."""
+
+    part: str
 
 
 class HistoryStore:
@@ -115,7 +131,12 @@ class HistoryStore:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def record_step(self, completions: Iterable[ScoredCompletion], groups: Iterable[GroupRow]) -> None:
+    def record_step(
+        self,
+        completions: Iterable[ScoredCompletion],
+        groups: Iterable[GroupRow],
+        parts: Iterable[PartRow] = (),
+    ) -> None:
         """Store one step: its completions, and the new statistics of the preference groups that it
         touched.
         """
@@ -123,24 +144,29 @@ class HistoryStore:
             self._db.executemany(
                 "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?,?,?)", (astuple(row) for row in completions)
             )
-            self._put_groups(groups)
+            self._put(groups, parts)
 
-    def rewind(self, step: int, groups: Iterable[GroupRow]) -> None:
-        """Forget everything after `step`; `groups` are the statistics as they were then."""
+    def rewind(self, step: int, groups: Iterable[GroupRow], parts: Iterable[PartRow] = ()) -> None:
+        """Forget everything after `step`; `groups` and `parts` are the statistics as they were then."""
         with self._transaction():
             self._db.execute("DELETE FROM completions WHERE step > ?", (step,))
             self._db.execute("DELETE FROM preference_groups")
-            self._put_groups(groups)
+            self._db.execute("DELETE FROM preference_group_parts")
+            self._put(groups, parts)
 
     def steps(self) -> set[int]:
         """Steps of which there are completions."""
         with self._usable():
             return {step for (step,) in self._db.execute("SELECT DISTINCT step FROM completions")}
 
-    def _put_groups(self, groups: Iterable[GroupRow]) -> None:
+    def _put(self, groups: Iterable[GroupRow], parts: Iterable[PartRow]) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO preference_groups VALUES (?,?,?,?,?,?,?,?,?)",
             (astuple(row) for row in groups),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO preference_group_parts VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (astuple(row) for row in parts),
         )
 
 
@@ -148,6 +174,14 @@ def read_groups(path: Path) -> list[GroupRow]:
     """The statistics of all preference groups, most seen first. Works while a run writes."""
     rows = _query(path, "SELECT * FROM preference_groups ORDER BY n DESC, preference_group")
     return [GroupRow(*row) for row in rows]
+
+
+def read_parts(path: Path) -> dict[str, list[PartRow]]:
+    """The statistics of every part by preference group, of a run that normalizes each part by itself."""
+    found: dict[str, list[PartRow]] = {}
+    for row in _query(path, "SELECT * FROM preference_group_parts ORDER BY preference_group, part"):
+        found.setdefault(row[0], []).append(PartRow(*row))
+    return found
 
 
 def read_curves(path: Path) -> list[tuple[int, str, float, int]]:
@@ -171,6 +205,22 @@ def read_completions(path: Path, *, preference_group: str | None = None) -> list
         {**dict(zip(ScoredCompletion.__dataclass_fields__, row, strict=True)), "parts": json.loads(row[6])}
         for row in rows
     ]
+
+
+def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[GroupRow]]:
+    """The completions of the latest `steps` steps in order of training, and the statistics of their
+    preference groups. Earlier completions are not read. Works while a run writes.
+    """
+    latest = "FROM completions WHERE step > (SELECT max(step) FROM completions) - ?"
+    columns = ", ".join(ScoredCompletion.__dataclass_fields__)
+    completions = _query(path, f"SELECT {columns} {latest} ORDER BY step, prompt, generation", (steps,))
+    groups = _query(
+        path,
+        "SELECT * FROM preference_groups WHERE preference_group IN "
+        f"(SELECT preference_group {latest}) ORDER BY preference_group",
+        (steps,),
+    )
+    return [ScoredCompletion(*row) for row in completions], [GroupRow(*row) for row in groups]
 
 
 def encode_parts(parts: Mapping[str, float]) -> str:

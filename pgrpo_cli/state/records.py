@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pgrpo_cli.algo import Advantages, GroupStats, RewardHistory
+from pgrpo_cli.algo import Advantages, GroupStats, PartHistory, RewardHistory
 from pgrpo_cli.model.rollout import Rollouts
 from pgrpo_cli.model.update import UpdateResult, learning_rate
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 
-from .history_store import GroupRow, ScoredCompletion, encode_parts
+from .history_store import GroupRow, PartRow, ScoredCompletion, encode_parts
 
 _ROWS_AT_ONCE = 10_000
 
@@ -34,6 +34,21 @@ def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
         )
         for name, s in groups.items()
     ]
+
+
+def part_rows(parts: PartHistory | None, preference_groups: Iterable[str]) -> list[PartRow]:
+    """Statistics of the parts of preference groups as rows of the store; none without such a history."""
+    return [_part_row(*found) for found in parts.stats(preference_groups)] if parts else []
+
+
+def all_part_rows(parts: PartHistory | None) -> Iterator[PartRow]:
+    """Those of all preference groups, made as they are asked for."""
+    yield from (_part_row(*found) for found in parts.all_stats()) if parts else ()
+
+
+def _part_row(group: str, part: str, stats: GroupStats) -> PartRow:
+    (row,) = group_rows({group: stats})
+    return PartRow(**vars(row), part=part)
 
 
 def history_rows(history: RewardHistory) -> Iterator[GroupRow]:
@@ -79,11 +94,13 @@ def step_record(
     updates: Sequence[UpdateResult],
     seconds: dict[str, float],
     budgets: dict[str, int],
+    usage: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
 
     `updates`: those made from the rollouts; the last one's loss goes on record. `seconds`: by phase;
-    `budgets`: tokens that may be computed at a time, by what they are budgets of.
+    `budgets`: tokens that may be computed at a time, by what they are budgets of; `usage`: what rewards used
+    in this step, by label.
     """
     update, tokens = updates[-1], sum(u.tokens for u in updates)
     rewards = [score.value for score in scores_N if not math.isnan(score.value)]
@@ -108,6 +125,7 @@ def step_record(
         **update.metrics,
         "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
         "tokens": {"completions": sum(lengths_N), "training": tokens, "budgets": budgets},
+        **({"usage": usage} if usage else {}),
         "padding_fraction": sum(u.padding for u in updates) / tokens,
         **_times(seconds, sum(u.reference_seconds for u in updates), sum(lengths_N), tokens),
     }

@@ -7,22 +7,24 @@ from pathlib import Path
 
 from .checkpoint import rewind_checkpoints
 from .files import explained
-from .history_store import GroupRow, HistoryStore
+from .history_store import GroupRow, HistoryStore, PartRow
 from .run import RunDirectory
 from .runlog import RunLog
 
 
-def rewind(run: RunDirectory, step: int, groups: Iterable[GroupRow], *, keep: int) -> list[str]:
+def rewind(
+    run: RunDirectory, step: int, groups: Iterable[GroupRow], parts: Iterable[PartRow] = (), *, keep: int
+) -> list[str]:
     """Put checkpoints, history.sqlite and metrics.jsonl back to `step` (0: to the start).
 
-    `groups` are the statistics as they were then; `keep` checkpoints stay. Returns a sentence for each record
-    that the run has lost. Raises CheckpointError where a file is damaged or the disk refuses.
+    `groups` and `parts` are the statistics as they were then; `keep` checkpoints stay. Returns a sentence for
+    each record that the run has lost. Raises CheckpointError where a file is damaged or the disk refuses.
     """
     _remove_leftovers(run)
     rewind_checkpoints(run, step, keep=keep)
     missing = [path for path in (run.history_path, run.metrics_path) if not path.exists()]
     with HistoryStore(run.history_path) as store:
-        store.rewind(step, groups)
+        store.rewind(step, groups, parts)
         stored = store.steps()
     logged = RunLog(run.metrics_path).rewind(step)
     return [
@@ -34,7 +36,7 @@ def rewind(run: RunDirectory, step: int, groups: Iterable[GroupRow], *, keep: in
 def _remove_leftovers(run: RunDirectory) -> None:
     """Delete what killed processes had begun to write."""
     with explained(str(run.path)):
-        for name in ("recipe.yaml", "origin.json", "paths.json", "metrics.jsonl"):
+        for name in ("recipe.yaml", "origin.json", "paths.json", "metrics.jsonl", "findings.json"):
             for leftover in run.path.glob(f".{name}.*.tmp"):
                 leftover.unlink()
 

@@ -58,6 +58,11 @@ class RunDirectory:
         return self.path / "paths.json"
 
     @property
+    def findings_path(self) -> Path:
+        """What the diagnosis has said while the run trained."""
+        return self.path / "findings.json"
+
+    @property
     def eval_dir(self) -> Path:
         """Evaluation results."""
         return self.path / "eval"

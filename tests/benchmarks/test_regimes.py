@@ -10,16 +10,9 @@ import pytest
 import torch
 
 from benchmarks import regimes
-from benchmarks.regimes import components, holm, measured, renew, sign_flip_p
+from benchmarks.regimes import components, measured, renew, sign_flip_p
 from benchmarks.small_policy import Trained, World
 from pgrpo_cli.algo import RewardHistory
-
-
-def test_holm_by_hand() -> None:
-    # Sorted: 0.01 · 3, 0.02 · 2, 0.04 · 1; the last may not fall below 0.04.
-    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
-    # 0.6 · 2 is cut at 1, and 0.7 may not fall below it.
-    assert holm([0.7, 0.6]) == [1.0, 1.0]
 
 
 def test_sign_flips_by_hand() -> None:

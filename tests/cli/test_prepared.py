@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pgrpo_cli.data.prepared import load_prepared
+from tests.support.tastes import give, tastes
 from tests.support.training import ROWS, pgrpo, write_tiny
 
 
@@ -37,3 +40,44 @@ def test_of_many_rejected_rows_the_first_few_are_named(tmp_path: Path) -> None:
     # 32 good rows come before them.
     assert [f"rows.jsonl:{line}:" in told for line in range(33, 42)] == [True] * 5 + [False] * 4
     assert "rejected: 9 x not JSON" in told
+
+
+def test_the_report_says_what_a_user_should_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_tiny(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    rows.write_text("".join(json.dumps({**line, "reference": "ab cd"}) + "\n" for line in lines))
+    monkeypatch.setenv("COLUMNS", "100")
+    told = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run").stderr.splitlines()
+    assert told[0].split() == [
+        "preference", "group", "train", "share", "held", "out", "tokens:", "mean", "95", "%", "max",
+        "reference", "reward",
+    ]  # fmt: skip
+    # Of 20 rows 2 are held out, of 8 and of 4 one; every reference has 5 characters: reward 1.
+    assert told[1].split()[:4] == ["often", "18", "64.3%", "2"]
+    assert told[1].split()[-3:] == ["1.00", "±", "0.00"]
+    assert "Length of prompts, in tokens (data.max_prompt_tokens: 1024)" in told
+    assert any("█" in line for line in told)
+    assert any(line.startswith("warning: every reference answer gets the reward 1") for line in told)
+    assert told[-2] == f"{tmp_path / 'run' / 'data'}: 28 training prompts, 4 held out"
+    assert all(len(line) <= 100 for line in told if not line.startswith(("warning", "Next", str(tmp_path))))
+
+
+def test_clusters_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, tastes())
+    groups = {"type": "cluster", "n_init": 2, "counts": [2, 3]}
+    data = {"source": {"type": "jsonl", "path": "rows.jsonl"}, "preference_groups": groups}
+    recipe = write_tiny(tmp_path, data=data)
+    told = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run").stderr
+    assert "Clusters: 30 users in 2, by their profile" in told
+    assert "the clusters are better than chance" in told
+    assert "(18 users) stands out by: " in told
+    assert "users" in told.splitlines()[0]
+
+
+def test_of_many_groups_the_largest_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, tastes())
+    data = {"source": {"type": "jsonl", "path": "rows.jsonl"}, "preference_groups": {"type": "user"}}
+    told = pgrpo("prepare", write_tiny(tmp_path, data=data), "--run-dir", tmp_path / "run").stderr
+    # 30 users with 5 prompts each, of which one is held out.
+    assert "and 10 smaller preference groups with 40 training prompts in all" in told

@@ -13,6 +13,8 @@ from pgrpo_cli import __version__
 from pgrpo_cli.cli.app import app
 from tests.support.recipes import MINIMAL, changed
 
+ROOT = Path(__file__).parents[2]
+
 
 def pgrpo(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -81,7 +83,10 @@ def test_the_reference_is_markdown() -> None:
 @pytest.mark.parametrize("arguments", [("recipes",), ("recipes", "list")])
 def test_recipes_are_listed_with_their_purpose(arguments: tuple[str, ...]) -> None:
     lines = pgrpo(*arguments).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    names = [line.split()[0] for line in lines]
+    examples = {path.stem for path in (ROOT / "recipes" / "examples").iterdir()}
+    first = [name for name in names if name not in examples]
+    assert names == sorted(first) + sorted(examples)
     assert any(line.startswith("smoke ") and "random two-layer model" in line for line in lines)
 
 
@@ -95,6 +100,18 @@ def test_a_copied_recipe_is_valid(tmp_path: Path) -> None:
 def test_copying_into_a_folder_keeps_the_name(tmp_path: Path) -> None:
     pgrpo("recipes", "copy", "smoke", tmp_path)
     assert (tmp_path / "smoke.yaml").is_file()
+
+
+def test_sample_data_come_along_and_never_overwrite(tmp_path: Path) -> None:
+    result = pgrpo("recipes", "copy", "thumbs", tmp_path / "mine.yaml")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'mine.yaml'}\n")
+    rows = tmp_path / "thumbs" / "answers.jsonl"
+    assert f"sample data: {tmp_path / 'thumbs'}" in result.stderr
+    rows.write_text("mine")
+    result = pgrpo("recipes", "copy", "thumbs", tmp_path / "again.yaml")
+    assert (result.exit_code, "stays as it is" in result.stderr, rows.read_text()) == (0, True, "mine")
+    pgrpo("recipes", "copy", "smoke", tmp_path)
+    assert not (tmp_path / "smoke").exists()
 
 
 def test_copying_refuses_to_overwrite(recipe: Path) -> None:

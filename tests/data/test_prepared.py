@@ -102,7 +102,7 @@ def test_a_manifest_of_another_version_is_refused(tmp_path):
     publish_new(tmp_path)
     path = tmp_path / "data" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
-    with pytest.raises(DataError, match="version 99, known is 1"):
+    with pytest.raises(DataError, match="version 99, known is 2"):
         read_manifest(tmp_path)
 
 

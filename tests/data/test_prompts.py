@@ -31,6 +31,7 @@ def test_a_prompt_ends_where_the_assistant_begins():
     assert len(prompt.input_ids) == HI_TOKENS
     assert byte_tokenizer().decode(prompt.input_ids) == prompt.prompt
     assert (prompt.prompt_id, prompt.preference_group, prompt.columns) == ("p1", "a", {"answer": 42})
+    assert prompt.messages == ({"role": "user", "content": "Hi"},)
 
 
 def test_special_tokens_that_the_tokenizer_adds_by_itself_are_not_added_twice():

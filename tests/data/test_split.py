@@ -6,12 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import text_key
-from pgrpo_cli.data.split import split_by_text
+from pgrpo_cli.data.split import keep_apart, split
+from pgrpo_cli.errors import DataError
 from tests.support.records import record
 
 records_strategy = st.lists(
     st.builds(record, st.sampled_from([f"text {i}" for i in range(12)]), st.sampled_from("abcd")), max_size=60
 )
+
+
+def split_by_text(records, fraction, seed):
+    halves = split(records, "text", fraction, seed)
+    # Texts are held out whole, so nothing has to be dropped.
+    assert halves.dropped == ()
+    return list(halves.train), list(halves.eval)
 
 
 def texts(records):
@@ -84,3 +92,133 @@ def test_the_system_message_makes_no_other_text():
     with_system = replace(plain, messages=({"role": "system", "content": "Be kind."}, *plain.messages))
     assert text_key(with_system) == text_key(plain)
     assert text_key(record("Ho")) != text_key(plain)
+
+
+timed_records = st.lists(
+    st.builds(
+        lambda text, group, user, time: replace(record(text, group), user_id=user, time=float(time)),
+        st.sampled_from([f"text {i}" for i in range(30)]),
+        st.sampled_from("abc"),
+        st.sampled_from(["u", "v", "w", "x", "y", "z"]),
+        st.integers(0, 6),
+    ),
+    max_size=50,
+)
+
+
+@given(timed_records, st.sampled_from(["text", "user", "time"]), st.floats(0.05, 0.95), st.integers(0, 5))
+def test_every_split_keeps_its_promises(records, split_by, fraction, seed):
+    halves = split(records, split_by, fraction, seed)
+    # Nothing is lost, and what is dropped has a text that is held out.
+    assert len(halves.train) + len(halves.eval) + len(halves.dropped) == len(records)
+    kept = {id(member) for member in (*halves.train, *halves.eval)}
+    missing = [member for member in records if id(member) not in kept]
+    assert texts(missing) <= texts(halves.eval)
+    assert Counter(row.row for row in halves.dropped) == Counter(m.messages[-1]["content"] for m in missing)
+    # No text is on both sides, and every preference group can train.
+    assert not texts(halves.train) & texts(halves.eval)
+    assert {member.preference_group for member in halves.train} == {m.preference_group for m in records}
+    # The order given is kept.
+    order = {id(member): index for index, member in enumerate(records)}
+    for half in (halves.train, halves.eval):
+        assert [order[id(member)] for member in half] == sorted(order[id(member)] for member in half)
+
+
+@given(timed_records, st.floats(0.05, 0.95), st.integers(0, 5))
+def test_a_user_is_on_one_side(records, fraction, seed):
+    halves = split(records, "user", fraction, seed)
+    assert not {member.user_id for member in halves.train} & {member.user_id for member in halves.eval}
+
+
+@given(timed_records, st.floats(0.05, 0.95), st.integers(0, 5))
+def test_no_one_trains_on_what_came_after_the_first_prompt_held_out(records, fraction, seed):
+    halves = split(records, "time", fraction, seed)
+    for user in {member.user_id for member in halves.eval}:
+        first = min(member.time for member in halves.eval if member.user_id == user)
+        assert all(member.time < first for member in halves.train if member.user_id == user)
+        assert any(member.time < first for member in records if member.user_id == user)
+
+
+@given(timed_records, st.sampled_from(["user", "time"]), st.floats(0.05, 0.95), st.integers(0, 3))
+def test_the_order_of_rows_decides_no_split(records, split_by, fraction, seed):
+    def held_out(rows):
+        return Counter((m.user_id, m.time, text_key(m), m.preference_group) for m in rows)
+
+    one = split(records, split_by, fraction, seed)
+    other = split(records[::-1], split_by, fraction, seed)
+    assert held_out(one.eval) == held_out(other.eval)
+
+
+def of_users(sizes, group="a"):
+    """`sizes` prompts of a user each, one text and one time each."""
+    return [
+        replace(record(f"{group}/{user}/{i}", group), user_id=f"{group}{user}", time=float(i))
+        for user, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+@given(
+    groups=st.lists(st.lists(st.integers(2, 9), min_size=2, max_size=8), min_size=1, max_size=3),
+    fraction=st.floats(0.05, 0.4),
+    seed=st.integers(0, 5),
+)
+def test_each_group_gives_its_share_of_users_and_of_latest_prompts(groups, fraction, seed):
+    records = [made for g, sizes in enumerate(groups) for made in of_users(sizes, str(g))]
+    by_user, by_time = split(records, "user", fraction, seed), split(records, "time", fraction, seed)
+    assert by_user.dropped == by_time.dropped == ()
+    for g, sizes in enumerate(groups):
+        users = {member.user_id for member in by_user.eval if member.preference_group == str(g)}
+        assert len(users) == max(1, round(fraction * len(sizes)))
+        latest = [member for member in by_time.eval if member.preference_group == str(g)]
+        assert len(latest) == max(1, round(fraction * sum(sizes)))
+
+
+def test_the_latest_prompts_are_held_out_from_as_many_users_as_it_takes():
+    # A fifth of 4 · 5 prompts is 4: one of each user, the last. A tenth is 2: of every other user.
+    records = of_users([5, 5, 5, 5])
+    assert {member.messages[0]["content"] for member in split(records, "time", 0.2, 0).eval} == {
+        f"a/{user}/4" for user in range(4)
+    }
+    tenth = split(records, "time", 0.1, 0).eval
+    assert [member.time for member in tenth] == [4.0, 4.0]
+    assert len({member.user_id for member in tenth}) == 2
+
+
+def test_prompts_of_the_same_time_stay_together():
+    records = [replace(made, time=float(made.time >= 3)) for made in of_users([6, 6])]
+    # Half of 12: three of six each, which are those of time 1.
+    assert [member.time for member in split(records, "time", 0.5, 0).eval] == [1.0] * 6
+
+
+def test_a_text_that_is_held_out_leaves_training_everywhere():
+    shared = [replace(record("same", "a", f"{user}"), user_id=user, time=9.0) for user in ("u1", "u2")]
+    records = [*of_users([4, 4]), *(replace(m, user_id=f"a{i}") for i, m in enumerate(shared))]
+    halves = split(records, "time", 0.1, 0)
+    assert [member.messages[0]["content"] for member in halves.eval] == ["same"]
+    (row,) = halves.dropped
+    assert (row.reason, row.preference_group) == ("text is held out for evaluation too", "a")
+
+
+def test_the_halves_of_a_source_are_kept_apart():
+    train, held_out = [record("One"), record("two", "b"), record("three")], [record("one "), record("four")]
+    halves = keep_apart(train, held_out)
+    assert (list(halves.train), list(halves.eval)) == (train[1:], held_out)
+    assert [row.row for row in halves.dropped] == ["One"]
+
+
+@pytest.mark.parametrize(
+    ("split_by", "change", "words"),
+    [
+        ("user", {"user_id": None}, r"needs the user of every prompt; 1 of 4 lack it, the first: f\.jsonl:7"),
+        ("time", {"user_id": None}, "needs the user and the time"),
+        ("time", {"time": None}, r"user_column and data\.source\.time_column"),
+        ("time", {"time": float("nan")}, "1 of 4 lack it"),
+    ],
+)
+def test_what_a_split_goes_by_must_be_known(split_by, change, words):
+    records = of_users([4])
+    records[2] = replace(records[2], file="f.jsonl", line=7, **change)
+    with pytest.raises(DataError, match=words):
+        split(records, split_by, 0.5, 0)
+    assert split(records, "text", 0.5, 0).eval

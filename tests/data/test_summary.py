@@ -1,17 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pgrpo_cli.data.records import GroupedData, RejectedRow
-from pgrpo_cli.data.summary import FEW_PROMPTS, count_groups, count_reasons, warnings_about
-from tests.support.records import prompt, record
-
-
-def warnings(train, rejected=(), evaluation=()):
-    source = GroupedData(tuple(train), None, tuple(rejected))
-    splits = {
-        "train": [prompt(str(i), r.preference_group) for i, r in enumerate(train)],
-        "eval": [prompt(str(i), r.preference_group) for i, r in enumerate(evaluation)],
-    }
-    return list(warnings_about(source, count_groups(splits)))
+from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.summary import Bar, count_groups, count_reasons, length_bars
+from tests.support.records import prompt, user_record
 
 
 def test_groups_are_counted_the_largest_first():
@@ -27,6 +20,21 @@ def test_groups_are_counted_the_largest_first():
     assert (small.preference_group, small.train_prompts, small.eval_prompts) == ("a", 1, 0)
 
 
+def test_95_percent_of_the_prompts_are_no_longer_than_p95():
+    # Of 40 lengths 1 to 40, 38 are at most 38.
+    (group,) = count_groups({"train": [prompt(str(n), length=n) for n in range(40, 0, -1)], "eval": []})
+    assert group.tokens_p95 == 38
+
+
+def test_users_are_counted_over_both_halves_where_they_are_known():
+    splits = {"train": [prompt("1", "a"), prompt("2", "b")], "eval": [prompt("3", "a")]}
+    records = {
+        "train": [user_record("1", "u", "a"), user_record("2", None, "b")],
+        "eval": [user_record("3", "v", "a"), user_record("4", "u", "a")],
+    }
+    assert [group.users for group in count_groups(splits, records)] == [2, None]
+
+
 def test_equal_groups_are_ordered_by_name():
     groups = count_groups({"train": [prompt("1", "b"), prompt("2", "a")], "eval": []})
     assert [group.preference_group for group in groups] == ["a", "b"]
@@ -37,29 +45,18 @@ def test_reasons_are_counted_the_most_frequent_first():
     assert list(count_reasons(rejected).items()) == [("b", 2), ("a", 1), ("z", 1)]
 
 
-def test_enough_different_prompts_with_held_out_ones_are_worth_no_warning():
-    assert warnings([record(str(i)) for i in range(FEW_PROMPTS)], evaluation=[record("x")]) == []
+def test_lengths_are_drawn_in_bars_of_a_round_width():
+    # 3 to 41 in bars of 5: 0, 5, ..., 40 are nine; in bars of 2 they would be twenty.
+    bars = length_bars([3, 4, 7, 41])
+    assert (bars[0], bars[1], bars[-1], len(bars)) == (Bar(0, 5, 2), Bar(5, 10, 1), Bar(40, 45, 1), 9)
+    assert length_bars([7, 7]) == (Bar(7, 8, 2),)
+    assert length_bars([]) == ()
 
 
-def test_a_small_group_is_warned_about():
-    (warning,) = warnings([record(str(i)) for i in range(FEW_PROMPTS - 1)], evaluation=[record("x")])
-    assert "'a' has only 15 training prompts; under 16" in warning
-
-
-def test_a_group_without_held_out_prompts_is_warned_about():
-    (warning,) = warnings([record(str(i)) for i in range(FEW_PROMPTS)])
-    assert "'a' has no held-out prompt" in warning
-
-
-def test_a_group_whose_rows_are_all_rejected_is_warned_about():
-    rows = [record(str(i)) for i in range(FEW_PROMPTS)]
-    rejected = [RejectedRow("empty prompt", "", "f", 1, "b"), RejectedRow("empty prompt", "", "f", 2, "a")]
-    (warning,) = warnings(rows, rejected, evaluation=[record("x")])
-    assert warning == "preference group 'b' is gone: all its rows were rejected"
-
-
-def test_repeated_texts_are_counted_within_a_preference_group():
-    rows = [record(str(i), group) for i in range(FEW_PROMPTS) for group in "ab"]
-    rows += [record("3", "a", "again"), record("3", "a", "and again")]
-    (warning,) = warnings(rows, evaluation=[record("x"), record("x", "b")])
-    assert warning.startswith("2 of the prompts repeat the text")
+@given(st.lists(st.integers(0, 10**6), min_size=1))
+def test_every_length_is_in_one_of_ten_bars(lengths):
+    bars = length_bars(lengths)
+    assert 1 <= len(bars) <= 10
+    assert all(bar.count == sum(bar.low <= length < bar.high for length in lengths) for bar in bars)
+    assert sum(bar.count for bar in bars) == len(lengths)
+    assert bars[0].count and bars[-1].count

@@ -139,3 +139,4 @@ def test_each_batch_is_seen_with_its_places_before_the_next_one_is_decoded(paths
     for _, rows, texts in seen:
         assert texts == [completions[n] for n in rows]
     assert len({completion.text for completion in completions}) > 1
+    assert [completion.messages for completion in completions[::2]] == [prompt.messages for prompt in PROMPTS]

@@ -86,7 +86,7 @@ def test_a_missing_key_says_what_it_is_for(tmp_path: Path, key: str) -> None:
         (
             changed(data={"source": {"type": 3}}),
             "data.source.type",
-            "found 3; must be one of 'personas' or 'jsonl'",
+            "found 3; must be one of 'personas', 'jsonl'",
         ),
         (changed(data={"source": "personas"}), "data.source", "write {type: personas}"),
         (changed(history={"kind": "em"}), "history.kind", "must be a mapping with the key 'type'"),

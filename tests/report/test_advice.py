@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from pgrpo_cli.report.advice import ALIKE, DIFFERENT, ENOUGH_PROMPTS, estimator_advice, suiting
+from pgrpo_cli.report.advice import ALIKE, DIFFERENT, ENOUGH_PROMPTS, estimator_advice, suiting, weight_of
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,20 @@ def with_weight(weight: float, *, spread: float = 1.0, G: int = 4) -> Group:
 
 
 def test_alike_prompts_suit_pgrpo() -> None:
-    # s² = 4, τ² = 1, G = 4: w = 1 / (1 + 1) = 0.5. And 3 / (3 + 9 / 4 ...) below: s² = 12, τ² = 1: w = 0.25.
-    advice = estimator_advice([("a", Group(4.0, 1.0)), ("b", Group(12.0, 1.0))], num_generations=4)
-    assert advice.weights == pytest.approx({"a": 0.5, "b": 0.25})
+    # G = 4: s² = 4, τ² = 1 is w = 1 / (1 + 4/4) = 0.5; s² = 12, τ² = 1 is w = 1 / (1 + 12/4) = 0.25.
+    groups = {"a": Group(4.0, 1.0), "b": Group(12.0, 1.0)}
+    assert [weight_of(group, 4) for group in groups.values()] == pytest.approx([0.5, 0.25])
+    advice = estimator_advice(groups, num_generations=4)
     assert advice.estimator == "pgrpo"
     assert advice.sentence.startswith("Prompts of a preference group are alike (w = 0.38,")
 
 
 def test_the_number_of_completions_counts() -> None:
     # s² = 4, τ² = 1: w = 1 / (1 + 4/4) = 0.5, but 1 / (1 + 4/64) = 0.94 with 64 completions a prompt.
-    groups = [("a", Group(4.0, 1.0))]
+    groups = {"a": Group(4.0, 1.0)}
     assert estimator_advice(groups, 4).estimator == "pgrpo"
     many = estimator_advice(groups, 64)
-    assert (many.estimator, many.weights["a"]) == ("pgrpo_adaptive", pytest.approx(16 / 17))
+    assert many.estimator == "pgrpo_adaptive"
     assert "w = 0.94" in many.sentence
 
 
@@ -49,7 +50,7 @@ def test_the_number_of_completions_counts() -> None:
     ],
 )
 def test_bounds(weight: float, says: str) -> None:
-    advice = estimator_advice([("a", with_weight(weight)), ("b", with_weight(weight))], 4)
+    advice = estimator_advice({"a": with_weight(weight), "b": with_weight(weight)}, 4)
     assert says in advice.sentence
     assert advice.estimator == suiting(weight)
     assert (advice.estimator == "pgrpo") == (weight <= ALIKE)
@@ -57,19 +58,9 @@ def test_bounds(weight: float, says: str) -> None:
 
 def test_preference_groups_count_once_each() -> None:
     """0.2 and 0.9 twice: the mean is 2/3, whatever their numbers of prompts."""
-    few = with_weight(0.9)
-    groups = [
-        ("a", with_weight(0.2)),
-        ("b", few),
-        ("c", Group(few.within_variance, few.between_variance, 999)),
-    ]
-    advice = estimator_advice(groups, 4)
+    many = replace(with_weight(0.9), prompts=999)
+    advice = estimator_advice({"a": with_weight(0.2), "b": with_weight(0.9), "c": many}, 4)
     assert "w = 0.67" in advice.sentence
-    assert {name: suiting(w) for name, w in advice.weights.items()} == {
-        "a": "pgrpo",
-        "b": "pgrpo_adaptive",
-        "c": "pgrpo_adaptive",
-    }
 
 
 @pytest.mark.parametrize(
@@ -83,20 +74,20 @@ def test_preference_groups_count_once_each() -> None:
     ],
 )
 def test_what_tells_nothing_is_left_out(unknown: Group) -> None:
-    alone = estimator_advice([("new", unknown)], 4)
-    assert (alone.estimator, alone.weights) == (None, {})
+    assert weight_of(unknown, 4) is None
+    alone = estimator_advice({"new": unknown}, 4)
+    assert (alone.estimator, suiting(None)) == (None, None)
     assert alone.sentence.startswith("Too early to tell")
-    beside = estimator_advice([("new", unknown), ("a", with_weight(0.1))], 4)
-    assert beside.estimator == "pgrpo"
-    assert set(beside.weights) == {"a"}
+    known = {"a": with_weight(0.1)}
+    assert estimator_advice({"new": unknown, **known}, 4) == estimator_advice(known, 4)
 
 
 def test_a_run_without_rewards() -> None:
-    assert estimator_advice([], 8).estimator is None
+    assert estimator_advice({}, 8).estimator is None
 
 
 def test_enough_prompts_are_enough() -> None:
-    assert estimator_advice([("a", Group(1.0, 0.0, prompts=ENOUGH_PROMPTS))], 4).weights == {"a": 0.0}
+    assert weight_of(Group(1.0, 0.0, prompts=ENOUGH_PROMPTS), 4) == 0.0
 
 
 def test_unlike_spreads_are_named() -> None:
@@ -110,5 +101,5 @@ def test_unlike_spreads_are_named() -> None:
         "Rewards of large vary 12 times as much as those of small: dr_grpo and rloo, which divide by no "
         "spread, would follow large."
     )
-    alike = [("small", with_weight(0.1)), ("large", with_weight(0.1, spread=9.9))]
+    alike = {"small": with_weight(0.1), "large": with_weight(0.1, spread=9.9)}
     assert "dr_grpo" not in estimator_advice(alike, 4).sentence

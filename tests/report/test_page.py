@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.compare import Entrant, compare
+from pgrpo_cli.report.diagnosis.finding import Diagnosis, Finding
+from pgrpo_cli.report.learning import Progress
 from pgrpo_cli.report.page import MOST_PANELS, comparison_page, eval_page
 from pgrpo_cli.report.types import CurvePoint, EvalResult
 from tests.support.results import result_of, rows_of, spread
@@ -65,8 +67,9 @@ def made(tuned: Any = TUNED, **changes: Any) -> EvalResult:
 
 def a_comparison(label: str = "other") -> str:
     first, second = made(), made(BASE, run=label, recipe={"seed": 7, "advantage": {"estimator": EVIL}})
-    comparison = compare([Entrant("demo", first), Entrant(label, second)])
-    return comparison_page(comparison, {"demo": first, label: second}, {"demo": POINTS, label: []})
+    progress = {"demo": Progress(POINTS), label: Progress(POINTS[:1])}
+    comparison = compare([Entrant("demo", first), Entrant(label, second)], progress=progress)
+    return comparison_page(comparison, {"demo": first, label: second}, progress)
 
 
 PAGES = {"eval": lambda: eval_page(made(), POINTS), "compare": a_comparison}
@@ -125,6 +128,18 @@ def test_notes_are_shown() -> None:
     assert "a single held-out prompt gives no interval" in Page(eval_page(result, [])).text
 
 
+def test_findings_of_training_are_shown_with_what_was_checked() -> None:
+    found = Finding("no-spread", EVIL, "problem", f"All rewards of {EVIL!r} are 0.", "Change this.", {})
+    diagnosis = Diagnosis((found,), ("Do they vary?",), {"Does it move?": "the KL is not recorded"})
+    page = Page(eval_page(made(), POINTS, diagnosis))
+    assert f"Problem: no-spread. All rewards of {EVIL!r} are 0. What to do: Change this." in page.text
+    assert "Do they vary?" in page.text and "Does it move? Not checked: the KL is not recorded." in page.text
+    assert page.all("script") == [] and page.all("img") == []
+    healthy = Page(eval_page(made(), POINTS, Diagnosis((), ("Do they vary?",), {})))
+    assert "Training, examined Nothing found. What was checked Do they vary?" in healthy.text
+    assert "Training, examined" not in Page(eval_page(made(), POINTS)).text
+
+
 def test_a_run_without_history_says_so() -> None:
     assert "No rewards were recorded in training." in Page(eval_page(made(), [])).text
 
@@ -147,9 +162,36 @@ def test_a_comparison_shows_both_sides() -> None:
 def test_runs_without_a_difference_in_their_recipes() -> None:
     result = made()
     comparison = compare([Entrant("demo", result), Entrant("demo", result)])
-    page = Page(comparison_page(comparison, {"demo": result}, {"demo": POINTS}))
+    page = Page(comparison_page(comparison, {"demo": result}, {"demo": Progress(POINTS)}))
     assert "nothing besides their names" in page.text
     assert "demo is no different from demo" in page.text
+
+
+def test_a_method_is_a_line_with_a_band_and_one_column_of_samples() -> None:
+    results, progress = {}, {}
+    for estimator, reward in (("grpo", 0.2), ("pgrpo", 0.4)):
+        for seed in (0, 1, 2):
+            recipe = {"seed": seed, "advantage": {"estimator": estimator}}
+            tuned = spread({"calm": reward + 0.01 * seed, EVIL: 0.1})
+            label = f"{estimator}-{seed}"
+            results[label] = made(tuned, run=label, seed=seed, recipe=recipe)
+            points = [
+                (step, group, reward * step + seed / 10, 8) for step in (1, 2, 3) for group in ("calm", EVIL)
+            ]
+            progress[label] = Progress(points, seconds={1: 2.0, 2: 2.0, 3: 2.0})
+    comparison = compare([Entrant(label, result) for label, result in results.items()], progress=progress)
+    source = comparison_page(comparison, results, progress)
+    page = Page(source)
+    # Two methods in three panels: the macro mean and both preference groups.
+    assert len([p for p in page.all("polygon") if str(p["class"]).startswith("band")]) == 6
+    assert "Bands: from the lowest to the highest seed" in page.text
+    assert "not of held-out prompts" in page.text
+    assert "grpo: grpo-0, grpo-1, grpo-2 (seeds 0, 1, 2)" in page.text
+    answers = re.findall(r"<h4>(\S+) · reward", source)
+    assert answers[:3] == ["base", "grpo", "pgrpo"] and set(answers) == {"base", "grpo", "pgrpo"}
+    assert "pgrpo is ahead of grpo" in page.text
+    for plot in page.all("svg"):
+        assert plot["role"] == "img" and len(str(plot["aria-label"])) > 20
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

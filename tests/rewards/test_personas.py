@@ -68,3 +68,12 @@ def test_values_stay_in_the_declared_range(text, name):
 def test_an_unknown_persona_is_named_with_the_nearest():
     with pytest.raises(RewardError, match=r"'terse-jaz' \(prompt p1\).*did you mean 'terse-jazz'"):
         scored("terse-jaz", "text")
+
+
+def test_a_preference_group_by_lot_leaves_each_prompt_its_persona():
+    function = build_personas(PersonasReward(), CONTEXT)
+    text, columns = "Try Kind of Blue by Miles Davis.", {"persona": "terse-jazz"}
+    groups = ("terse-jazz", "group-2", "capitals-metal")
+    by_name, by_lot, other = function([Completion("p1", group, "prompt", text, columns) for group in groups])
+    assert by_name == by_lot
+    assert other != by_name

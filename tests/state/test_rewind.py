@@ -10,9 +10,11 @@ import pytest
 from pgrpo_cli.state.history_store import (
     GroupRow,
     HistoryStore,
+    PartRow,
     ScoredCompletion,
     read_completions,
     read_groups,
+    read_parts,
 )
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
@@ -39,6 +41,18 @@ def test_records_go_back_to_the_step(run: RunDirectory) -> None:
     assert [row["step"] for row in read_completions(run.history_path)] == [1, 2]
     assert read_groups(run.history_path) == [THEN]
     assert [record["step"] for record in read_metrics(run.metrics_path)] == [1, 2]
+
+
+def test_parts_go_back_to_the_step(run: RunDirectory) -> None:
+    def part(name: str, n: int) -> PartRow:
+        return PartRow("a", n, 0.5, 0.1, 1, 2, 2, 0.0, 0.0, name)
+
+    with HistoryStore(run.history_path) as store:
+        store.record_step([], [], [part("early", 9), part("late", 9)])
+    rewind(run, 2, [THEN], [part("early", 2)], keep=2)
+    assert read_parts(run.history_path) == {"a": [part("early", 2)]}
+    rewind(run, 0, [], keep=2)
+    assert read_parts(run.history_path) == {}
 
 
 def test_a_start_begins_with_nothing(run: RunDirectory) -> None:

@@ -103,6 +103,7 @@ def make_prompts(lengths: Sequence[int], vocabulary: int = VOCABULARY) -> list[P
             "",
             tuple(torch.randint(2, vocabulary, (n,), generator=generator).tolist()),
             {},
+            ({"role": "user", "content": f"question {i}"},),
         )
         for i, n in enumerate(lengths)
     ]

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from pgrpo_cli.recipe.load import load_recipe
-from pgrpo_cli.recipe.messages import InvalidRecipe, Problem
+from pgrpo_cli.recipe.messages import InvalidRecipe, Problem, choices
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.shape import variants
+from pgrpo_cli.recipe.sources import Source
 
 MINIMAL: dict[str, Any] = {
     "name": "minimal",
@@ -46,9 +48,12 @@ train:
 """
 """A recipe in recipe.yaml with ten different mistakes."""
 
-TEN_PROBLEMS = """\
+SOURCE_TYPES = choices(variants(Source))
+"""The types of `data.source`, as messages list them."""
+
+TEN_PROBLEMS = f"""\
 recipe.yaml:2: modle: found a mapping; there is no such key; did you mean 'model'?
-recipe.yaml:4: data.source.type: found jsnl; must be one of 'personas' or 'jsonl'; did you mean 'jsonl'?
+recipe.yaml:4: data.source.type: found jsnl; must be {SOURCE_TYPES}; did you mean 'jsonl'?
 recipe.yaml:7: rewards.0.min: found 30; must not be greater than max (10); swap them
 recipe.yaml:10: rewards.1.pattern: found "[a-z"; \
 not a regular expression: unterminated character set at position 0

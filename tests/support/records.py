@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from pgrpo_cli.data.records import PreparedPrompt, PromptRecord
+from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, SourceRecord
 
 
 def record(
@@ -15,6 +16,25 @@ def record(
     return PromptRecord(prompt_id or text, preference_group, messages, columns)
 
 
+def source_record(
+    text: str,
+    user_id: str | None = None,
+    preference_group: str | None = None,
+    time: float | None = None,
+    **columns: Any,
+) -> SourceRecord:
+    """A user message as a source gives it; the id is the text."""
+    messages = ({"role": "user", "content": text},)
+    return SourceRecord(text, messages, preference_group, columns, user_id, time)
+
+
 def prompt(prompt_id: str, preference_group: str = "a", length: int = 3, **columns: Any) -> PreparedPrompt:
     """A prepared prompt of `length` tokens."""
-    return PreparedPrompt(prompt_id, preference_group, f"text of {prompt_id}", tuple(range(length)), columns)
+    text = f"text of {prompt_id}"
+    messages = ({"role": "user", "content": text},)
+    return PreparedPrompt(prompt_id, preference_group, text, tuple(range(length)), columns, messages)
+
+
+def user_record(text: str, user_id: str | None, preference_group: str = "a") -> PromptRecord:
+    """A user message of a user who is in a preference group."""
+    return replace(record(text, preference_group), user_id=user_id)

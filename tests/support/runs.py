@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pgrpo_cli.data.prepared import MANIFEST_VERSION
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.run import RunDirectory, claim
 
@@ -26,7 +27,7 @@ def make_run(
     claim(run, recipe, run.path.parent)
     run.data.mkdir()
     groups = {"calm": {"train": 30, "eval": 2}, "loud": {"train": 10, "eval": 2}}
-    manifest = {"version": 1, "files": {}, "data_hash": data_hash, "preference_groups": groups}
+    manifest = {"version": MANIFEST_VERSION, "files": {}, "data_hash": data_hash, "preference_groups": groups}
     (run.data / "manifest.json").write_text(json.dumps(manifest))
     if adapter is not None:
         _write_adapter(run.adapter, adapter)

@@ -9,8 +9,11 @@ from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
-from .jsonl import read_jsonl
+from .generic import read_csv, read_datasets, read_jsonl, read_parquet
+from .goodreads import read_goodreads
+from .movielens import read_movielens
 from .personas import read_personas
+from .presets import read_helpsteer2, read_personalllm, read_prism, read_ultrafeedback
 
 Reader = Callable[[Any, ReadContext], SourceData]
 """Takes the section `data.source`."""
@@ -18,6 +21,15 @@ Reader = Callable[[Any, ReadContext], SourceData]
 READERS: dict[str, Reader] = {
     "personas": read_personas,
     "jsonl": read_jsonl,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "datasets": read_datasets,
+    "ultrafeedback": read_ultrafeedback,
+    "helpsteer2": read_helpsteer2,
+    "personalllm": read_personalllm,
+    "prism": read_prism,
+    "movielens": read_movielens,
+    "goodreads": read_goodreads,
 }
 SOURCES: Registry[Reader] = Registry("data source")
 for _name, _reader in READERS.items():

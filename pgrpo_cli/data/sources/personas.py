@@ -69,9 +69,8 @@ def _record(
         _message("assistant", second),
         _message("user", f"{rng.choice(THANKS)} {situation} {rng.choice(REQUESTS)}"),
     )
-    return SourceRecord(
-        f"{split}-{persona.name}-{number:04d}", messages, persona.name, {"situation": situation}
-    )
+    columns = {"situation": situation, "persona": persona.name}
+    return SourceRecord(f"{split}-{persona.name}-{number:04d}", messages, persona.name, columns)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

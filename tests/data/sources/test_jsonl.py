@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.sources.context import ReadContext
-from pgrpo_cli.data.sources.jsonl import read_jsonl
+from pgrpo_cli.data.sources.generic import read_jsonl
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.sources import JsonlSource
 

@@ -1,15 +1,22 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.data.records import PromptRecord
-from pgrpo_cli.data.sources.rows import RowProblem, group_named_in, parse_line, record_from_row
+from pgrpo_cli.data.records import SourceRecord
+from pgrpo_cli.data.sources.mapping import RowMapper
+from pgrpo_cli.data.sources.rows import RawRow, RowProblem, parse_line
+from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import JsonlSource
 
 SECTION = JsonlSource(path="rows.jsonl")
 USER = [{"role": "user", "content": "Hi"}]
+
+
+def record_from_row(row, section, file, line, **options):
+    return RowMapper(section, **options).record(RawRow(file, line, row))
 
 
 def made(section=SECTION, **row):
@@ -79,7 +86,7 @@ def test_preference_groups_are_names_or_whole_numbers(value, name):
 def test_what_is_no_preference_group(value, reason):
     row = {"prompt": "Hi", "preference_group": value}
     assert problem(record_from_row, row, SECTION, "f", 1).reason == reason
-    assert group_named_in(row, "preference_group") is None
+    assert RowMapper(SECTION).group_named_in(RawRow("f", 1, row)) is None
 
 
 def test_a_missing_preference_group_names_the_column():
@@ -161,8 +168,129 @@ def test_every_json_object_is_a_record_or_a_problem(row):
         assert problem.reason
         assert problem.detail
     else:
-        assert isinstance(record, PromptRecord)
+        assert isinstance(record, SourceRecord)
         assert record.preference_group.isprintable()
         json.dumps(record.columns, allow_nan=False)
         for message in record.messages:
             message["content"].encode("utf-8")
+
+
+def mapped(values, **section):
+    return RowMapper(JsonlSource(path="x", **section), needs_group=False).record(RawRow("f", 1, values))
+
+
+def test_a_template_makes_the_users_message_of_the_columns():
+    record = mapped(
+        {"prompt": "kept", "item": "Soup", "stars": 4, "a b": ["x"], "preference_group": "a"},
+        template=" {{ item }}: {{ stars }} {{ row['a b']|join }}\n",
+    )
+    assert record.messages == ({"role": "user", "content": "Soup: 4 x"},)
+    # Without a template, prompt would be the prompt; with one it is a column as any other.
+    assert record.columns == {"prompt": "kept", "item": "Soup", "stars": 4, "a b": ["x"]}
+    assert record.preference_group == "a"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason", "detail"),
+    [
+        ("{{ gone }}", "data.source.template cannot render it", "'gone' is undefined"),
+        ("{{ x.y }}", "data.source.template cannot render it", "'int object' has no attribute 'y'"),
+        ("{% if x == 2 %}text{% endif %}", "empty prompt", "the rendered template is blank"),
+    ],
+)
+def test_a_template_that_fails_for_a_row_rejects_it(template, reason, detail):
+    found = problem(mapped, {"x": 1}, template=template)
+    assert (found.reason, found.detail) == (reason, detail)
+
+
+def test_a_section_with_a_broken_template_is_a_recipe_error():
+    with pytest.raises(RecipeError, match=r"data\.source\.template: unexpected"):
+        mapped({}, template="{{")
+
+
+def test_a_system_template_takes_the_place_of_the_rows_system_message():
+    chat = [{"role": "system", "content": "old"}, *USER]
+    system = {"role": "system", "content": "For Ann."}
+    row = {"messages": chat, "name": "Ann"}
+    assert mapped(row, system_template="For {{ name }}.").messages == (system, *USER)
+    assert mapped({"prompt": "Hi", "name": "Ann"}, system_template="For {{ name }}.").messages == (
+        system,
+        *USER,
+    )
+    # A blank one is none.
+    assert mapped(row, system_template="{{ '' }}").messages == tuple(USER)
+
+
+def test_a_final_answer_can_become_the_reference():
+    chat = [*USER, {"role": "assistant", "content": "Ho"}]
+    record = mapped({"messages": chat, "score": 3}, drop_last_assistant=True)
+    assert record.messages == tuple(USER)
+    assert record.columns == {"score": 3, "reference": "Ho"}
+    assert mapped({"messages": USER}, drop_last_assistant=True).columns == {}
+    assert problem(mapped, {"messages": chat[1:]}, drop_last_assistant=True).reason == "empty prompt"
+    twice = [*chat, chat[1]]
+    assert problem(mapped, {"messages": twice}, drop_last_assistant=True).reason == (
+        "messages do not end with the user's"
+    )
+
+
+def test_a_reference_column_is_read_by_rewards_under_that_name():
+    assert mapped({"prompt": "Hi", "chosen": "Ho"}, reference_column="chosen").columns == {"reference": "Ho"}
+    for row, reason in (
+        ({}, "no reference"),
+        ({"chosen": None}, "no reference"),
+        ({"chosen": 3}, "reference is no text"),
+    ):
+        assert problem(mapped, {"prompt": "Hi", **row}, reference_column="chosen").reason == reason
+
+
+@pytest.mark.parametrize(
+    ("value", "user"), [("u1", "u1"), (" u1 ", "u1"), (7, "7"), (7.0, "7"), (None, None), ("  ", None)]
+)
+def test_users_are_texts_or_whole_numbers(value, user):
+    record = mapped({"prompt": "Hi", "who": value}, user_column="who")
+    assert record.user_id == user
+    assert record.columns == {"who": value}
+
+
+@pytest.mark.parametrize("value", [True, 1.5, ["u1"]])
+def test_what_is_no_user(value):
+    assert problem(mapped, {"prompt": "Hi", "who": value}, user_column="who").reason == "user is no id"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (5, 5.0),
+        ("1.5", 1.5),
+        (None, None),
+        ("1970-01-02", 86400.0),
+        ("1970-01-01 00:01:00", 60.0),
+        ("1970-01-01T01:01:00+01:00", 60.0),
+        ("1970-01-01T00:01:00Z", 60.0),
+    ],
+)
+def test_times_are_numbers_or_dates(value, found):
+    assert mapped({"prompt": "Hi", "at": value}, time_column="at").time == found
+
+
+def test_dates_without_a_zone_are_utc_wherever_they_are_read(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert mapped({"prompt": "Hi", "at": "1970-01-01 00:01:00"}, time_column="at").time == 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("value", ["soon", "", "nan", "inf", True, [1], 10**400, "9999-13-01"])
+def test_what_is_no_time(value):
+    found = problem(mapped, {"prompt": "Hi", "at": value}, time_column="at")
+    assert found.reason == "time is no number or date"
+
+
+def test_a_row_need_not_name_a_group_that_something_else_gives():
+    assert mapped({"prompt": "Hi"}).preference_group is None
+    assert mapped({"prompt": "Hi", "preference_group": 3}).preference_group == "3"
+    assert mapped({"prompt": "Hi", "preference_group": ["x"]}).preference_group is None

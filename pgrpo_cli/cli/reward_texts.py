@@ -1,0 +1,167 @@
+"""What `pgrpo rewards try` scores: texts from options, a file, prepared data or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.data.prepared import load_prepared, read_manifest
+from pgrpo_cli.data.sources.rows import RowProblem, parse_line
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.reward_personas import PersonasReward
+from pgrpo_cli.recipe.reward_similarity import ReferenceReward
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.personas import PERSONAS
+
+from .common import note
+
+MAX_GROUPS = 12
+"""Preference groups that a text is scored for, unless they are named."""
+REFERENCES_PER_GROUP = 3
+ANY_GROUP = "any"
+"""Stands for every preference group where neither recipe nor data name one."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the options say: texts, a file of them, and what to pretend about their prompts."""
+
+    texts: Sequence[str]
+    file: Path | None
+    groups: Sequence[str]
+    columns: Mapping[str, Any]
+    prompt: str | None
+
+
+def completions_to_try(options: Texts, recipe: Recipe, run_dir: Path) -> list[Completion]:
+    """A completion for each text and preference group. Raises DataError where there is no text."""
+    if options.texts or options.file:
+        found = [
+            _completion(f"text-{number}", text, options.prompt, options)
+            for number, text in enumerate(options.texts, start=1)
+        ]
+        if options.file:
+            found += _from_file(options.file, options)
+    else:
+        found = list(_references(recipe, run_dir, options))
+        found = found or [_completion("text-1", _from_stdin(), options.prompt, options)]
+    groups = options.groups or (() if all(map(_own, found)) else _groups(recipe, run_dir))
+    return [replace(c, preference_group=group) for c in found for group in (_own(c) or groups)]
+
+
+def parse_columns(assignments: Sequence[str]) -> dict[str, Any]:
+    """Columns from KEY=VALUE; a value is JSON where it is valid JSON, else text. Raises DataError."""
+    columns = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not key or not equals:
+            raise DataError(
+                f"--column {assignment!r} is no KEY=VALUE", remedy="Write --column reference='A good answer'."
+            )
+        try:
+            columns[key] = json.loads(value)
+        except ValueError:
+            columns[key] = value
+    return columns
+
+
+def _completion(name: str, text: str, prompt: str | None, options: Texts) -> Completion:
+    messages = ({"role": "user", "content": prompt},) if prompt else ()
+    return Completion(name, "", prompt or "", text, options.columns, messages)
+
+
+def _own(completion: Completion) -> tuple[str, ...]:
+    """The preference group that a text brings with it."""
+    return (completion.preference_group,) if completion.preference_group else ()
+
+
+def _from_file(path: Path, options: Texts) -> Iterator[Completion]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", remedy="Check the path.") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _from_row(line, f"{path}:{number}", options)
+
+
+def _from_row(line: bytes, place: str, options: Texts) -> Completion:
+    remedy = (
+        'Write an object a line: {"text": "...", "prompt": "...", "preference_group": "..."}, and any '
+        "columns; only `text` is needed."
+    )
+    try:
+        row = parse_line(line)
+    except RowProblem as problem:
+        raise DataError(f"{place}: {problem}", remedy=remedy) from problem
+    text, prompt = row.pop("text", None), row.pop("prompt", options.prompt)
+    group = row.pop("preference_group", "")
+    for name, value in (("text", text), ("prompt", prompt or ""), ("preference_group", group)):
+        if not isinstance(value, str):
+            raise DataError(f"{place}: {name!r} is {value!r}, no text", remedy=remedy)
+    found = _completion(place, text, prompt, options)
+    own = "" if options.groups else group
+    return replace(found, preference_group=own, columns={**row, **options.columns})
+
+
+def _references(recipe: Recipe, run_dir: Path, options: Texts) -> Iterator[Completion]:
+    """The reference answers of the first rows of each preference group of the run's data."""
+    if not run_dir.is_dir() or read_manifest(run_dir) is None:
+        return
+    names = [reward.reference_column for reward in recipe.rewards if isinstance(reward, ReferenceReward)]
+    names = list(dict.fromkeys([*names, "reference"]))
+    taken: dict[str, int] = {}
+    for prompt in load_prepared(run_dir, "train"):
+        group = prompt.preference_group
+        answers = (_text_of(prompt.columns.get(name)) for name in names)
+        text = next((answer for answer in answers if answer), None)
+        if text is None or (options.groups and group not in options.groups):
+            continue
+        taken[group] = taken.get(group, 0) + 1
+        if taken[group] <= REFERENCES_PER_GROUP and len(taken) <= (len(options.groups) or MAX_GROUPS):
+            columns = {**prompt.columns, **options.columns}
+            yield Completion(prompt.prompt_id, group, prompt.prompt, text, columns, prompt.messages)
+    if sum(taken.values()):
+        note(
+            f"Reference answers of {run_dir / 'data'}: up to {REFERENCES_PER_GROUP} of each of "
+            f"{min(len(taken), len(options.groups) or MAX_GROUPS)} preference groups. "
+            "--text and --file score other texts."
+        )
+
+
+def _text_of(value: Any) -> str | None:
+    if isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _from_stdin() -> str:
+    if sys.stdin.isatty():
+        note("Type a completion, and Ctrl-D on a line of its own to end it.")
+    text = sys.stdin.read().rstrip("\n")
+    if not text.strip():
+        raise DataError(
+            "there is no text to score: no --text, no --file, no prepared reference answers, nothing on "
+            "standard input",
+            remedy="Write --text 'A completion', or pipe one in.",
+        )
+    return text
+
+
+def _groups(recipe: Recipe, run_dir: Path) -> list[str]:
+    """The preference groups that recipe and prepared data name; one that stands for all if they name none."""
+    found: dict[str, None] = {}
+    for reward in recipe.rewards:
+        found.update(dict.fromkeys(reward.preference_groups or ()))
+        if isinstance(reward, PersonasReward) and reward.preference_groups is None:
+            found.update(dict.fromkeys(PERSONAS))
+    manifest = read_manifest(run_dir) if run_dir.is_dir() else None
+    found.update(dict.fromkeys(manifest["preference_groups"] if manifest else ()))
+    if len(found) > MAX_GROUPS:
+        note(f"The first {MAX_GROUPS} of {len(found)} preference groups; --group names others.")
+    return list(found)[:MAX_GROUPS] or [ANY_GROUP]

@@ -1,0 +1,202 @@
+"""`sweep`: the runs of a grid one after another, each in a process of its own.
+
+A process a run gives all memory back between runs, the GPU's too, which no clean-up inside one process
+promises after an out-of-memory; and a run that crashes or is killed for memory costs itself only. It is in a
+process group of its own, so that Ctrl-C reaches it once, through here, and not a second time from the
+terminal, which would stop it at once instead of after its step.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pgrpo_cli.errors import Interrupted, PgrpoError
+
+from .common import (
+    AllowCodeOption,
+    AllowHostOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    emit,
+    note,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from pgrpo_cli.sweep import PlannedRun, Sweep
+
+_STOPPED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(sweep)
+
+
+def sweep(
+    recipe: RecipeArgument,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="KEY=VALUE,VALUE",
+            help="A recipe key and the values to try; with several, every combination. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds",
+            metavar="N|LIST",
+            help="How many seeds, from the recipe's on, or which: 3, or 0,1,7.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", metavar="DIR", help="Where the runs land, a directory each.")
+    ] = Path("runs"),
+    evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each run when it is trained.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
+    allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train every combination of values and seeds, one run after another. Run again, it goes on."""
+    from pgrpo_cli.sweep import plan_sweep
+
+    plan = plan_sweep(recipe, grid or (), seeds, overrides or (), runs_dir)
+    if dry_run or not quiet:
+        _show_plan(plan, evaluate)
+    if dry_run:
+        return
+    options = [*(["--allow-code"] if allow_code else []), *(["--quiet"] if quiet else [])]
+    for host in allow_host or ():
+        options += ["--allow-host", host]
+    failed = _run_all(plan, recipe, evaluate, options)
+    emit(f"{len(plan.runs) - len(failed)} of {len(plan.runs)} runs are done")
+    done = [str(run.path) for run in plan.runs if run.path not in failed]
+    if len(done) > 1 and not quiet:
+        note(f"Next: {shlex.join(['pgrpo', 'compare', *done])}")
+    if failed:
+        told = "\n".join(f"  {path}: {reason}" for path, reason in failed.items())
+        raise PgrpoError(
+            f"{len(failed)} of {len(plan.runs)} runs failed:\n{told}",
+            remedy="Their messages stand above. The same command tries them again and skips what is done.",
+        )
+
+
+def _show_plan(plan: Sweep, evaluate: bool) -> None:
+    table = Table("run", "status", "overrides", box=None, pad_edge=False)
+    for run in plan.runs:
+        status = _status(run, evaluate)
+        table.add_row(
+            *(Text(cell, overflow="fold") for cell in (str(run.path), status, " ".join(run.overrides)))
+        )
+    stdout.print(table)
+    for line in plan.notes:
+        note(line)
+
+
+def _status(run: PlannedRun, evaluate: bool) -> str:
+    """For the plan; what cannot be read is found out by the run itself."""
+    try:
+        return run.status(evaluated=evaluate)
+    except PgrpoError:
+        return "damaged"
+
+
+def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) -> dict[Path, str]:
+    """Why each run failed that did. Raises Interrupted when the user stops the sweep."""
+    failed: dict[Path, str] = {}
+    with _forwarded_signals() as child:
+        for number, run in enumerate(plan.runs, 1):
+            status = _status(run, evaluate)
+            told = f"[{number}/{len(plan.runs)}] {run.path}"
+            if status == "done":
+                note(f"{told}: done already")
+                continue
+            note(told)
+            for words in _commands(run, recipe, status, evaluate, options):
+                code = child.call([sys.executable, "-m", "pgrpo_cli", *words])
+                if child.stopped or code == _STOPPED:
+                    raise Interrupted(
+                        f"stopped in {run.path}; what is finished stays", remedy="The same command goes on."
+                    )
+                if code:
+                    failed[run.path] = f"`pgrpo {words[0]}` ended with {_ending(code)}"
+                    note(f"{run.path}: {failed[run.path]}; going on with the next run")
+                    break
+    return failed
+
+
+def _commands(
+    run: PlannedRun, recipe: Path, status: str, evaluate: bool, options: Sequence[str]
+) -> Iterator[list[str]]:
+    """The words after `pgrpo`: train, unless that is done, then evaluate if that is wanted."""
+    settings = [word for override in run.overrides for word in ("--set", override)]
+    words = [str(recipe), "--run-dir", str(run.path), *settings, *options]
+    if status != "trained":
+        yield ["train", *words]
+    if evaluate:
+        yield ["eval", *words]
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"signal {name}" + (": out of memory?" if name == "SIGKILL" else "")
+
+
+class _Child:
+    """Runs one process at a time and passes signals on to it."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, words: Sequence[str]) -> int:
+        """The exit code; negative for a signal."""
+        if self.stopped:
+            return _STOPPED
+        self._process = subprocess.Popen(words, process_group=0)
+        if self.stopped:
+            # A signal that came while the process was being made.
+            self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.wait()
+        finally:
+            self._process = None
+
+    def on_signal(self, signum: int, frame: object) -> None:
+        """The first lets the run finish its step, the second stops it at once; no further run begins."""
+        self.stopped = True
+        if self._process is not None:
+            self._process.send_signal(signum)
+
+
+@contextmanager
+def _forwarded_signals() -> Iterator[_Child]:
+    child = _Child()
+    before: dict[int, Any] = {
+        number: signal.signal(number, child.on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield child
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

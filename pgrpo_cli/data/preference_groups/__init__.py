@@ -1,0 +1,53 @@
+"""Which preference group a prompt belongs to: an assigner for every `type` of `data.preference_groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord
+from pgrpo_cli.registry import Registry
+
+from .base import AssignContext, Assigner, Fitted, GroupOf, NoGroup
+from .cluster import build_cluster
+from .expression import build_expression
+from .plugin import build_plugin
+from .simple import build_bins, build_column, build_random, build_user
+
+__all__ = ["ASSIGNERS", "AssignContext", "Assigner", "Fitted", "GroupOf", "NoGroup", "assign"]
+
+Factory = Callable[[Any, AssignContext], Assigner]
+"""Takes the section `data.preference_groups`."""
+
+FACTORIES: dict[str, Factory] = {
+    "column": build_column,
+    "bins": build_bins,
+    "expression": build_expression,
+    "user": build_user,
+    "random": build_random,
+    "cluster": build_cluster,
+    "plugin": build_plugin,
+}
+ASSIGNERS: Registry[Factory] = Registry("kind of preference groups")
+for _name, _factory in FACTORIES.items():
+    ASSIGNERS.add(_name, _factory)
+
+ROW_EXCERPT = 500
+
+
+def assign(
+    records: Iterable[SourceRecord], group_of: GroupOf
+) -> tuple[tuple[PromptRecord, ...], tuple[RejectedRow, ...]]:
+    """Every record in its preference group, in order; and those that have none, with the reason."""
+    grouped, rejected = [], []
+    for record in records:
+        try:
+            grouped.append(PromptRecord(**{**vars(record), "preference_group": group_of(record)}))
+        except NoGroup as problem:
+            text = record.messages[-1]["content"][:ROW_EXCERPT]
+            rejected.append(
+                RejectedRow(
+                    problem.reason, problem.detail, record.file, record.line, record.preference_group, text
+                )
+            )
+    return tuple(grouped), tuple(rejected)

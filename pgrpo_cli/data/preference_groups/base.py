@@ -1,0 +1,138 @@
+"""What gives preference groups: a function from a record to a name, perhaps fitted to the training half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.registry import nearest
+
+MAX_NAME_LENGTH = 200
+MAX_COLUMNS_SHOWN = 30
+
+
+class NoGroup(Exception):
+    """Why a record has no preference group: `reason` is the rule (few, counted), `detail` what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+GroupOf = Callable[[SourceRecord], str]
+"""The preference group of a record. Raises NoGroup."""
+
+
+@dataclass(frozen=True)
+class AssignContext:
+    """What an assigner's factory may depend on besides its own section. `source` is the source's type."""
+
+    recipe_dir: Path
+    seed: int = 0
+    source: str = "jsonl"
+    profiles: Mapping[str, UserProfile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How to assign. `findings` are for the manifest, `stored` serves to assign users later."""
+
+    group_of: GroupOf
+    findings: Mapping[str, Any] | None = None
+    stored: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Assigner(Protocol):
+    """Built from a section of `data.preference_groups`.
+
+    `after_split`: fitted to the training half alone, so the data are split before they have groups.
+    """
+
+    @property
+    def after_split(self) -> bool: ...
+
+    def fit(self, records: Sequence[SourceRecord]) -> Fitted:
+        """`records`: all of them, or the training half with `after_split`. Raises DataError."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowAssigner:
+    """Looks at one record at a time. `check` sees all of them first and may raise DataError."""
+
+    group_of: GroupOf
+    check: Callable[[Sequence[SourceRecord]], None] = lambda records: None
+
+    after_split = False
+
+    def fit(self, records: Sequence[SourceRecord]) -> Fitted:
+        self.check(records)
+        return Fitted(self.group_of)
+
+
+def group_name(value: Any, what: str) -> str:
+    """`value` as the name of a preference group: printable text, or a whole number. Raises NoGroup.
+
+    `what` says where the value comes from.
+    """
+    # Ratings and cluster numbers are natural names; true and 1.5 are more likely a mistake.
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**MAX_NAME_LENGTH:
+        value = str(value)
+    if not isinstance(value, str):
+        raise NoGroup("preference group is no text", f"{what} is {shown(value)}")
+    value = value.strip()
+    if not value:
+        raise NoGroup("no preference group", f"{what} is blank")
+    if not value.isprintable() or len(value) > MAX_NAME_LENGTH:
+        rule = f"a printable name of at most {MAX_NAME_LENGTH} characters is needed"
+        raise NoGroup("preference group is no name", f"{what} is {shown(value)}; {rule}")
+    return value
+
+
+def require_columns(records: Sequence[SourceRecord], names: Iterable[str], key: str) -> None:
+    """Raises DataError for a column that no record has; `key` is where in the recipe it is named."""
+    if not records:
+        return
+    found = list(dict.fromkeys(name for record in records for name in record.columns))
+    for name in names:
+        if name in found:
+            continue
+        near = nearest(name, found)
+        columns = ", ".join(map(repr, found[:MAX_COLUMNS_SHOWN])) or "none"
+        raise DataError(
+            f"{key} names the column {name!r}, which no row has; columns found: {columns}"
+            + (f"; the nearest is {near!r}" if near else ""),
+            remedy=f"Correct {key}" + (f", perhaps to {near!r}." if near else "."),
+        )
+
+
+def require_users(records: Sequence[SourceRecord], section_type: str) -> None:
+    """Raises DataError where no record at all has a user."""
+    if records and all(record.user_id is None for record in records):
+        raise DataError(
+            f"data.preference_groups of type {section_type!r} goes by users, and no row says whose it is",
+            remedy="Set data.source.user_column to the column with the user's id, or choose another type.",
+        )
+
+
+def user_of(record: SourceRecord) -> str:
+    """The record's user. Raises NoGroup."""
+    if record.user_id is None:
+        raise NoGroup("no user", "the row does not say whose prompt it is")
+    return record.user_id
+
+
+def shown(value: Any) -> str:
+    """`value` for a message, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes no number of more than some thousand digits.
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,98 @@
+"""Preference groups from one look at a row: as it names it, by a number, by its user, by lot."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from pgrpo_cli.data.records import SourceRecord, text_key
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.preference_groups import BinsGroups, ColumnGroups, RandomGroups, UserGroups
+from pgrpo_cli.seeding import derive_seed
+
+from .base import (
+    AssignContext,
+    NoGroup,
+    RowAssigner,
+    group_name,
+    require_columns,
+    require_users,
+    shown,
+    user_of,
+)
+
+
+def build_column(section: ColumnGroups, context: AssignContext) -> RowAssigner:
+    """The preference group that the source found in the row."""
+
+    def group_of(record: SourceRecord) -> str:
+        if record.preference_group is None:
+            raise NoGroup("no preference group", "the row names none")
+        return record.preference_group
+
+    def check(records: Sequence[SourceRecord]) -> None:
+        if records and all(record.preference_group is None for record in records):
+            raise DataError(
+                f"no row of the source (type {context.source!r}) names a preference group",
+                remedy="Set data.preference_groups to another type: cluster, user, expression, bins, random.",
+            )
+
+    return RowAssigner(group_of, check)
+
+
+def build_bins(section: BinsGroups, context: AssignContext) -> RowAssigner:
+    """The interval that the row's number falls into; an interval holds its lower edge."""
+    names = section.names or interval_names(section.column, section.edges)
+
+    def group_of(record: SourceRecord) -> str:
+        value = record.columns.get(section.column)
+        number = _number(value)
+        if number is None:
+            raise NoGroup("no number to bin", f"column {section.column!r} is {shown(value)}")
+        return group_name(names[bisect_right(section.edges, number)], "the name of the interval")
+
+    return RowAssigner(
+        group_of,
+        lambda records: require_columns(records, [section.column], "data.preference_groups.column"),
+    )
+
+
+def interval_names(column: str, edges: Sequence[float]) -> tuple[str, ...]:
+    """`x < 1`, `1 <= x < 2`, `x >= 2` for edges 1 and 2: ASCII, so that they can be typed."""
+    cuts = [f"{edge:.12g}" for edge in edges]
+    between = [f"{low} <= {column} < {high}" for low, high in pairwise(cuts)]
+    return (f"{column} < {cuts[0]}", *between, f"{column} >= {cuts[-1]}")
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also where it is written as text (CSV knows nothing else)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def build_user(section: UserGroups, context: AssignContext) -> RowAssigner:
+    """One preference group a user."""
+    return RowAssigner(
+        lambda record: group_name(user_of(record), "the user's id"),
+        lambda records: require_users(records, section.type),
+    )
+
+
+def build_random(section: RandomGroups, context: AssignContext) -> RowAssigner:
+    """A seeded hash of the user, or of the text of a prompt without one: no order of rows matters."""
+    digits = len(str(section.count))
+
+    def group_of(record: SourceRecord) -> str:
+        whose = ("user", record.user_id) if record.user_id is not None else ("text", text_key(record))
+        drawn = derive_seed(context.seed, "random preference group", *whose) % section.count
+        return f"random-{drawn + 1:0{digits}d}"
+
+    return RowAssigner(group_of)

@@ -1,0 +1,88 @@
+"""What the recipe's rewards give to reference answers, before a GPU is paid for.
+
+Rows that no reward can score, and preference groups whose rewards differ in mean and spread, show here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from pgrpo_cli.errors import PgrpoError
+from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.scoring import Scorer
+
+from .records import PreparedPrompt
+
+COLUMN = "reference"
+CHEAP = ("personas", "regex", "length", "keyword", "readability", "recommendation")
+"""Types of rewards that need neither a model nor a service, nor anybody's code, nor an extra."""
+# Not rouge, chrf and embedding: the likeness of a reference answer to itself is 1 and tells nothing.
+MAX_SCORED = 200
+"""Reference answers of a preference group that are scored: the first ones."""
+
+
+@dataclass(frozen=True)
+class ReferenceRewards:
+    """Weighted sums over the reference answers: (mean, standard deviation) by preference group.
+
+    The deviation of a single answer is None. `scored` and `left_out` are labels of rewards; `problem` is why
+    nothing could be scored.
+    """
+
+    by_group: Mapping[str, tuple[float, float | None]]
+    scored: tuple[str, ...]
+    left_out: tuple[str, ...]
+    problem: str | None = None
+
+
+def reference_rewards(
+    prompts: Sequence[PreparedPrompt], sections: Sequence[RewardBase], recipe_dir: Path
+) -> ReferenceRewards | None:
+    """Score the texts of the column `reference`. None where no row has one, or no reward is cheap."""
+    cheap = [section for section in sections if section.type in CHEAP]  # type: ignore[attr-defined]
+    labels = tuple(section.label for section in cheap)
+    left_out = tuple(section.label for section in sections if section not in cheap)
+    chosen = _with_reference(prompts)
+    if not chosen or not cheap:
+        return None
+    completions = [
+        Completion(prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns)
+        for prompt, text in chosen
+    ]
+    try:
+        with Scorer(build_rewards(cheap, recipe_dir, False)) as scorer:
+            scores = scorer.start().scores(completions)
+    except PgrpoError as error:
+        return ReferenceRewards({}, labels, left_out, error.message)
+    values: dict[str, list[float]] = defaultdict(list)
+    for completion, score in zip(completions, scores, strict=True):
+        # NaN is no reward, as in training.
+        if score.value == score.value:
+            values[completion.preference_group].append(score.value)
+    by_group = {
+        group: (mean(found), stdev(found) if len(found) > 1 else None) for group, found in values.items()
+    }
+    return ReferenceRewards(by_group, labels, left_out)
+
+
+def reference_of(prompt: PreparedPrompt) -> str | None:
+    """The reference answer, where the row has one."""
+    text = prompt.columns.get(COLUMN)
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def _with_reference(prompts: Sequence[PreparedPrompt]) -> list[tuple[PreparedPrompt, str]]:
+    taken: dict[str, int] = defaultdict(int)
+    chosen = []
+    for prompt in prompts:
+        text = reference_of(prompt)
+        if text is not None and taken[prompt.preference_group] < MAX_SCORED:
+            taken[prompt.preference_group] += 1
+            chosen.append((prompt, text))
+    return chosen

@@ -1,0 +1,170 @@
+"""From the columns of a row to a record, as `data.source` maps them."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from pgrpo_cli.data.records import Message, SourceRecord
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.sources import ColumnMapping
+
+from .rows import RawRow, RowProblem, message_of, preference_group_of, prompt_text, record_of, shown, storable
+
+REFERENCE = "reference"
+"""The column that rewards read an answer to compare with from."""
+
+
+class RowMapper:
+    """Makes records of rows. `needs_group`: whether a row must name its preference group.
+
+    Raises RecipeError where a template of the section is none.
+    """
+
+    def __init__(self, section: ColumnMapping, *, needs_group: bool = True) -> None:
+        self._section = section
+        self._needs_group = needs_group
+        self._template = _compiled("template", section.template)
+        self._system = _compiled("system_template", section.system_template)
+        used = {section.preference_group_column, section.reference_column}
+        if section.template is None:
+            used |= {section.prompt_column, section.messages_column}
+        self._used = used
+
+    def record(self, row: RawRow) -> SourceRecord:
+        """The record of a row that has no problem so far. Raises RowProblem."""
+        values, section = row.values, self._section
+        group = self._preference_group(values) if self._needs_group else self.group_named_in(row)
+        messages, reference = self._messages(values)
+        columns = {name: value for name, value in values.items() if name not in self._used}
+        if section.reference_column is not None:
+            reference = _reference(values, section.reference_column)
+        if reference is not None:
+            columns[REFERENCE] = reference
+        user, time = self._user(values), self._time(values)
+        return record_of(row, messages, group, columns, user_id=user, time=time)
+
+    def group_named_in(self, row: RawRow) -> str | None:
+        """The preference group that a row names, as far as it names one at all."""
+        try:
+            return self._preference_group(row.values)
+        except RowProblem:
+            return None
+
+    def _preference_group(self, values: dict[str, Any]) -> str:
+        column = self._section.preference_group_column
+        if column not in values:
+            raise RowProblem("no preference group", f"column {column!r} is missing")
+        return preference_group_of(values[column], column)
+
+    def _messages(self, values: dict[str, Any]) -> tuple[list[Message], str | None]:
+        """The prompt, and the assistant's answer to it where that is wanted and there."""
+        answer = None
+        if self._template is not None:
+            text = _rendered(self._template, values, "template")
+            messages = [{"role": "user", "content": prompt_text(text, "rendered template")}]
+        else:
+            messages = self._messages_of_columns(values)
+            if self._section.drop_last_assistant and messages[-1]["role"] == "assistant":
+                answer = messages.pop()["content"]
+                if not messages:
+                    raise RowProblem("empty prompt", "the only message is the assistant's")
+            if messages[-1]["role"] not in ("user", "tool"):
+                detail = f"the last message is the {messages[-1]['role']}'s, so there is nothing to answer"
+                raise RowProblem("messages do not end with the user's", detail)
+        if self._system is not None:
+            messages = messages[messages[0]["role"] == "system" :]
+            system = _rendered(self._system, values, "system_template")
+            if system:
+                messages.insert(0, {"role": "system", "content": storable(system, "system message")})
+        return messages, answer
+
+    def _messages_of_columns(self, values: dict[str, Any]) -> list[Message]:
+        section = self._section
+        prompt = values.get(section.prompt_column)
+        if prompt is None:
+            prompt = values.get(section.messages_column)
+            if prompt is None:
+                names = f"neither {section.prompt_column!r} nor {section.messages_column!r} has a value"
+                raise RowProblem("no prompt", names)
+            if not isinstance(prompt, list):
+                raise RowProblem(
+                    "messages are no list", f"column {section.messages_column!r} is {shown(prompt)}"
+                )
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": prompt_text(prompt, "prompt")}]
+        if not isinstance(prompt, list):
+            raise RowProblem("prompt is no text", f"column {section.prompt_column!r} is {shown(prompt)}")
+        if not prompt:
+            raise RowProblem("empty prompt", "the list of messages is empty")
+        return [message_of(message, index) for index, message in enumerate(prompt)]
+
+    def _user(self, values: dict[str, Any]) -> str | None:
+        column = self._section.user_column
+        value = values.get(column) if column is not None else None
+        # Tables with gaps store whole numbers as 12.0.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if value is not None and not isinstance(value, str):
+            raise RowProblem("user is no id", f"column {column!r} is {shown(value)}")
+        return storable(value.strip(), "user") or None if value is not None else None
+
+    def _time(self, values: dict[str, Any]) -> float | None:
+        column = self._section.time_column
+        value = values.get(column) if column is not None else None
+        return None if value is None else seconds(value, f"column {column!r}")
+
+
+def seconds(value: Any, what: str) -> float:
+    """A number as it is, an ISO 8601 date as seconds since 1970. Raises RowProblem."""
+    problem = RowProblem("time is no number or date", f"{what} is {shown(value)}")
+    try:
+        if isinstance(value, str):
+            try:
+                number = float(value)
+            except ValueError:
+                moment = datetime.fromisoformat(value.strip())
+                number = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            number = float(value)
+        else:
+            raise problem
+    except (ValueError, OverflowError) as error:
+        raise problem from error
+    if not math.isfinite(number):
+        raise problem
+    return number
+
+
+def _reference(values: dict[str, Any], column: str) -> str:
+    value = values.get(column)
+    if value is None:
+        raise RowProblem("no reference", f"column {column!r} is {'null' if column in values else 'missing'}")
+    if not isinstance(value, str):
+        raise RowProblem("reference is no text", f"column {column!r} is {shown(value)}")
+    return storable(value, "reference")
+
+
+def _compiled(key: str, source: str | None) -> Any:
+    if source is None:
+        return None
+    # Jinja is loaded by those who use it.
+    from pgrpo_cli.recipe.template_filters import TemplateProblem
+    from pgrpo_cli.recipe.templates import Template
+
+    try:
+        return Template(source)
+    except TemplateProblem as problem:
+        raise RecipeError(f"data.source.{key}: {problem}", remedy="Correct the template.") from problem
+
+
+def _rendered(template: Any, values: dict[str, Any], key: str) -> str:
+    from pgrpo_cli.recipe.template_filters import TemplateProblem
+
+    try:
+        return str(template.render({**values, "row": values})).strip()
+    except TemplateProblem as problem:
+        raise RowProblem(f"data.source.{key} cannot render it", str(problem)) from problem

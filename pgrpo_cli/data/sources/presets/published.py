@@ -1,0 +1,95 @@
+"""A published set as tables: of the hub, of a folder as the hub has it, or of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgrpo_cli.data.records import SourceData
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.presets import PublicSet, RatedSet
+
+from ..arrow_table import parquet_rows
+from ..context import ReadContext
+from ..generic import dataset_table, files_table
+from ..hub import DatasetName, is_saved
+from ..jsonl import jsonl_rows
+from ..rows import RawRow
+from ..tables import Maker, Table, read_tables
+
+FORMATS = {".jsonl": jsonl_rows, ".json": jsonl_rows, ".parquet": parquet_rows}
+
+
+def read_split_set(
+    section: RatedSet, context: ReadContext, hub_id: str, eval_split: str | None, make: Maker
+) -> SourceData:
+    """Training and held-out records of a set. Raises DataError where it cannot be had."""
+    train = _split_table(section, context, hub_id, "train", "path", section.path)
+    if section.eval_path is not None:
+        held_out: Table | None = _table(section, context, "eval_path", section.eval_path)
+    elif eval_split is None or (section.path is not None and not _is_folder(section.path, context)):
+        held_out = None
+    else:
+        held_out = _split_table(section, context, hub_id, eval_split, "path", section.path)
+    return read_tables(train, held_out, make)
+
+
+def hub_table(
+    section: PublicSet, context: ReadContext, hub_id: str, split: str, name: str | None, limit: int | None
+) -> Table:
+    """The first `limit` rows of a split of the set on the hub; `name` is a configuration of it."""
+    wanted = DatasetName(hub_id, split, name, section.revision, section.streaming)
+    return dataset_table(wanted, context, limit)
+
+
+def published_rows(path: Path, name: str) -> Iterator[RawRow]:
+    """The rows of a file by its format. Raises DataError where it has none that is known."""
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    reader = FORMATS.get(suffixes[-1] if suffixes else "")
+    if reader is None:
+        raise DataError(
+            f"{path} is of no format that a set is published in",
+            remedy=f"Name files that end with {', '.join(FORMATS)}, or .gz after it.",
+        )
+    return reader(path, name)
+
+
+def _split_table(
+    section: RatedSet, context: ReadContext, hub_id: str, split: str, field: str, path: str | None
+) -> Table:
+    if path is None:
+        return hub_table(section, context, hub_id, split, None, section.limit)
+    if not _is_folder(path, context):
+        return _table(section, context, field, path)
+    if is_saved(_full(path, context)):
+        return dataset_table(DatasetName(path, split), context, section.limit)
+    return _table(section, context, field, _files_of_split(path, split, context))
+
+
+def _table(section: RatedSet, context: ReadContext, field: str, pattern: str) -> Table:
+    return files_table(field, pattern, context, published_rows, section.limit)
+
+
+def _files_of_split(path: str, split: str, context: ReadContext) -> str:
+    """A pattern for the split's files in a folder that is laid out as the hub's."""
+    for folder in (path, os.path.join(path, "data")):
+        full = _full(folder, context)
+        names = os.listdir(full) if os.path.isdir(full) else []
+        names = [name for name in names if Path(name.removesuffix(".gz")).suffix in FORMATS]
+        if any(name.startswith(split) for name in names):
+            return os.path.join(folder, f"{split}*")
+        if split == "train" and names:
+            return os.path.join(folder, "*.*")
+    raise DataError(
+        f"data.source.path: {_full(path, context)} holds no file of the split {split!r}",
+        remedy="Name the files with path and eval_path, or set eval_split to null.",
+    )
+
+
+def _is_folder(path: str, context: ReadContext) -> bool:
+    return os.path.isdir(_full(path, context))
+
+
+def _full(path: str, context: ReadContext) -> str:
+    return os.path.join(context.recipe_dir, os.path.expanduser(path))

@@ -1,0 +1,89 @@
+"""`rewards` that look at one plain feature of the completion's text."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from .reward_base import RewardBase
+
+
+class RegexReward(RewardBase):
+    """1 where the pattern is found in the completion; with `count`, the share of `limit` matches found."""
+
+    type: Literal["regex"] = "regex"
+    pattern: str = Field(description="Python regular expression, searched anywhere in the completion.")
+    ignore_case: bool = Field(False, description="Match without regard to case.")
+    count: bool = Field(False, description="Reward matches / limit instead of 0 or 1.")
+    limit: int = Field(1, ge=1, description="Matches worth the full reward when `count` is true.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class LengthReward(RewardBase):
+    """1 inside [min, max], falling linearly to 0 at `slack` outside of it."""
+
+    type: Literal["length"] = "length"
+    unit: Literal["characters", "words", "sentences"] = Field("words", description="What is counted.")
+    min: int = Field(0, ge=0, description="Least length worth the full reward.")
+    max: int = Field(ge=0, description="Greatest length worth the full reward.")
+    slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
+
+
+class KeywordReward(RewardBase):
+    """Share of the keywords that occur in the completion, as whole words, without regard to case."""
+
+    type: Literal["keyword"] = "keyword"
+    keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1, description="Words or phrases."
+    )
+    need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
+
+
+class ReadabilityReward(RewardBase):
+    """1 where the text's Flesch-Kincaid grade lies in [min, max], falling linearly to 0 at `slack` outside.
+
+    The grade is the US school year for which an English text is fit: 0.39 · words / sentence + 11.8 ·
+    syllables / word - 15.59. Syllables are estimated from the spelling. A completion without a word gets 0.
+    The part `grade` records the grade itself. Text for children: `{type: readability, max: 5}`; for
+    specialists: `{type: readability, min: 12}`.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("value", "grade")
+
+    type: Literal["readability"] = "readability"
+    min: float | None = Field(None, description="Least grade worth the full reward. Null: no bound.")
+    max: float | None = Field(None, description="Greatest grade worth the full reward. Null: no bound.")
+    slack: float = Field(5.0, gt=0, description="Grades outside the interval at which the reward reaches 0.")
+
+
+class SentimentReward(RewardBase):
+    """1 where the text's sentiment lies in [min, max], falling linearly to 0 at `slack` outside of it.
+
+    The sentiment is VADER's compound score, from -1 to 1: a lexicon of English words and emoji with rules
+    for negation and emphasis. Long texts drift towards -1 or 1; a text without any word that it knows is 0.
+    The part `compound` records it. Cheerful: `{type: sentiment, min: 0.6}`; level-headed:
+    `{type: sentiment, min: -0.2, max: 0.2}`. Needs `pip install 'pgrpo-cli[text]'`.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("value", "compound")
+
+    type: Literal["sentiment"] = "sentiment"
+    min: float | None = Field(
+        None, ge=-1, le=1, description="Least sentiment worth the full reward. Null: no bound."
+    )
+    max: float | None = Field(
+        None, ge=-1, le=1, description="Greatest sentiment worth the full reward. Null: no bound."
+    )
+    slack: float = Field(
+        1.0, gt=0, description="Sentiment outside the interval at which the reward reaches 0."
+    )

@@ -1,0 +1,83 @@
+"""The table of how fast methods learn, and the sentence that says what its curves are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .tables import MACRO, Cell, Table, number
+from .types import Comparison, Estimate, Learning
+
+
+def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Table | None:
+    """A row a preference group and method, or the macro mean's only; None where nothing was recorded."""
+    rows = [row for row in comparison.learning if not macro_only or row.preference_group is None]
+    if not rows:
+        return None
+    last_macro = max((i for i, row in enumerate(rows) if row.preference_group is None), default=-1)
+    return Table(
+        title=f"How fast: {_SOURCES[rows[0].source]}",
+        columns=(
+            "mean of",
+            "method",
+            "mean height",
+            "less reference",
+            "reward",
+            "steps to it",
+            "seconds",
+            "by",
+        ),
+        rows=tuple(_row(row, row.method == comparison.reference) for row in rows),
+        summaries=frozenset(range(last_macro + 1)) if not macro_only else frozenset(),
+        details=frozenset({3, 5}),
+        spare=frozenset({7}),
+    )
+
+
+def learning_sentence(comparison: Comparison) -> str:
+    """Whose rewards the curves are of, and what the table's numbers are."""
+    source = comparison.learning[0].source if comparison.learning else "training"
+    basis = (
+        "Curves are of held-out prompts, measured during training."
+        if source == "held-out"
+        else "Curves are of training rewards, smoothed, not of held-out prompts: how fast, not how well."
+    )
+    return (
+        f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
+        "their number. Steps and seconds are those of training until the curve is at the reward named: by "
+        "default the lowest of the methods' last values."
+    )
+
+
+_SOURCES = {
+    "held-out": "held-out prompts during training",
+    "training": "training rewards, smoothed",
+}
+
+
+def _row(row: Learning, is_reference: bool) -> tuple[Cell, ...]:
+    difference = row.area_difference
+    seeds = row.area.n
+    return (
+        Cell(MACRO if row.preference_group is None else row.preference_group),
+        Cell(row.method),
+        Cell(number(row.area.mean), _interval(row.area, number)),
+        Cell("")
+        if is_reference
+        else Cell(number(difference.mean, signed=True), _interval(difference, number)),
+        Cell(number(row.threshold)),
+        Cell(_whole(row.steps.mean), _interval(row.steps, _whole)),
+        Cell(_whole(row.seconds.mean), _interval(row.seconds, _whole)),
+        Cell(f"{row.reached} of {seeds}"),
+    )
+
+
+def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    if math.isnan(estimate.ci_low):
+        return ""
+    return f"[{shown(estimate.ci_low)}..{shown(estimate.ci_high)}]"
+
+
+def _whole(value: float) -> str:
+    """Steps or seconds; unknown where a seed does not get there, or it is not on record."""
+    return "n/a" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

@@ -1,0 +1,198 @@
+"""Requests to a judge: an OpenAI-compatible chat-completions interface over HTTP.
+
+A request that fails in a way that may pass is repeated after a pause that doubles each time. Nothing is sent
+to any other address than the recipe's: redirects are not followed. Proxies of the environment are used,
+except for a judge on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any
+
+import httpx2
+
+from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.seeding import derive_seed
+
+LONGEST_PAUSE_SECONDS = 300.0
+"""A server that asks for more than that has failed."""
+_LONGEST_BACKOFF_SECONDS = 60.0
+_LONGEST_REPLY = 4 * 2**20
+_SHOWN = 300
+"""Characters of a server's words that are shown."""
+_PASSING = frozenset([408, 425, 429])
+_HOPELESS = frozenset([401, 403, 404, 405])
+
+
+class RequestFailed(Exception):
+    """A request that brought no answer. Says what the server said, without the key.
+
+    `passing`: the same request may succeed later. `hopeless`: no request will succeed until somebody changes
+    the recipe, the key or the server.
+    """
+
+    def __init__(
+        self, text: str, *, passing: bool = False, hopeless: bool = False, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(text)
+        self.passing, self.hopeless, self.retry_after = passing, hopeless, retry_after
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the judge said. `cut_off`: it reached the limit on its tokens."""
+
+    text: str
+    cut_off: bool
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether nothing that is sent to `host` leaves this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+class JudgeClient:
+    """Sends requests, `concurrency` at once at most. Use on one event loop, as an async context manager.
+
+    `usage` counts requests (`calls`) and tokens (`input_tokens`, `output_tokens`).
+    """
+
+    def __init__(self, section: JudgeReward, api_key: str | None, usage: Counter[str]) -> None:
+        self._section, self._key, self._usage = section, api_key, usage
+        self._url = f"{section.base_url}/chat/completions"
+        self._http = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=None,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
+            trust_env=not is_this_machine(section.host),
+        )
+        self._turn = asyncio.Semaphore(section.concurrency)
+        self._resumes = 0.0
+
+    async def __aenter__(self) -> JudgeClient:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._http.aclose()
+
+    async def ask(self, body: Mapping[str, Any], question: str) -> Reply:
+        """The judge's answer to a request. Raises RequestFailed, after all attempts where one may help.
+
+        The pauses between attempts are a function of `question`, so that requests spread, and a repeated run
+        waits as the first did.
+        """
+        for attempt in range(self._section.retries + 1):
+            try:
+                async with self._turn:
+                    await self._until_resumed()
+                    return await self._send(body)
+            except RequestFailed as failure:
+                self._hold(failure.retry_after)
+                if not failure.passing or attempt == self._section.retries:
+                    raise
+            await asyncio.sleep(backoff(self._section.backoff_s, question, attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _hold(self, seconds: float) -> None:
+        """No request leaves before `seconds` have passed: the server asked for it."""
+        self._resumes = max(self._resumes, asyncio.get_running_loop().time() + seconds)
+
+    async def _until_resumed(self) -> None:
+        while (left := self._resumes - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
+
+    async def _send(self, body: Mapping[str, Any]) -> Reply:
+        self._usage["calls"] += 1
+        try:
+            async with (
+                asyncio.timeout(self._section.timeout_s),
+                self._http.stream("POST", self._url, json=body) as response,
+            ):
+                content = await _limited(response)
+        except TimeoutError:
+            raise RequestFailed(f"no answer within {self._section.timeout_s:g} s", passing=True) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise RequestFailed(self._shown(f"{type(error).__name__}: {error}"), passing=True) from error
+        if response.status_code != 200:
+            raise self._refusal(response, content)
+        return self._reply(content)
+
+    def _refusal(self, response: httpx2.Response, content: bytes) -> RequestFailed:
+        status, said = response.status_code, self._shown(content.decode("utf-8", "replace"))
+        text = f"{status} {response.reason_phrase}: {said or 'no reason given'}"
+        if response.is_redirect:
+            where = self._shown(response.headers.get("location", "elsewhere"))
+            return RequestFailed(f"{status}: it redirects to {where}", hopeless=True)
+        pause = _retry_after(response.headers.get("retry-after"))
+        if pause > LONGEST_PAUSE_SECONDS:
+            return RequestFailed(f"{text}; it asks to wait {pause:.0f} s")
+        passing = status in _PASSING or status >= 500
+        return RequestFailed(text, passing=passing, hopeless=status in _HOPELESS, retry_after=pause)
+
+    def _reply(self, content: bytes) -> Reply:
+        """The answer in a response of status 200; one that is no chat completion may be a passing trouble."""
+        try:
+            found = json.loads(content)
+            choice = found["choices"][0]
+            text = choice["message"]["content"]
+            if not (text is None or isinstance(text, str)):
+                raise TypeError(f"the content is a {type(text).__name__}")
+        except (ValueError, RecursionError, LookupError, TypeError) as error:
+            said = self._shown(content.decode("utf-8", "replace"))
+            raise RequestFailed(f"its reply is no chat completion: {said}", passing=True) from error
+        tokens = found["usage"] if isinstance(found.get("usage"), dict) else {}
+        for name, key in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")):
+            count = tokens.get(key)
+            self._usage[name] += count if isinstance(count, int) and count >= 0 else 0
+        return Reply(self.without_key(text or ""), choice.get("finish_reason") == "length")
+
+    def without_key(self, text: str) -> str:
+        """`text` with the key blotted out, which some servers repeat."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _shown(self, text: str) -> str:
+        line = " ".join(self.without_key(text).split())
+        return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def backoff(first: float, question: str, attempt: int) -> float:
+    """Seconds to wait after the attempt of this number, from 0: half to all of first · 2^attempt."""
+    jitter = random.Random(derive_seed(0, "judge back-off", question, attempt)).random()
+    # Capped before it is raised to a power that no float holds.
+    return min(first * 2 ** min(attempt, 60), _LONGEST_BACKOFF_SECONDS) * (1 + jitter) / 2
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that the header asks for, given as such or as a date; 0 where it asks for nothing."""
+    if not header:
+        return 0.0
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0
+
+
+async def _limited(response: httpx2.Response) -> bytes:
+    """The body, which a broken server may never end."""
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > _LONGEST_REPLY:
+            raise RequestFailed(f"its reply is longer than {_LONGEST_REPLY} bytes")
+    return bytes(content)

@@ -1,0 +1,119 @@
+"""Rewards that compare a completion with a reference answer of its row, in words or in spelling."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pgrpo_cli.errors import RewardError
+from pgrpo_cli.recipe.reward_similarity import ChrfReward, ReferenceReward, RougeReward
+
+from .base import BuildContext, Completion, Score
+from .columns import required, shown, texts_in, where
+from .extras import import_extra
+
+Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""Takes texts and references, pairwise; gives similarities in [0, 1], NaN where a pair has none."""
+
+# Scripts that write words without blanks: kana, Han, Thai.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+@dataclass(frozen=True)
+class SimilarityFunction:
+    """The reward of a `ReferenceReward` section, with whatever measures the similarity."""
+
+    section: ReferenceReward
+    compare: Compare
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.section.parts
+
+    @property
+    def part_weights(self) -> dict[str, float]:
+        return {"value": 1.0, "similarity": 0.0}
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        return (0.0, 1.0)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        section = self.section
+        references = [
+            texts_in(completion, section.reference_column, section.label, "reference_column")
+            for completion in completions
+        ]
+        goodness = [self._goodness(completion) for completion in completions]
+        texts = [c.text for c, several in zip(completions, references, strict=True) for _ in several]
+        similarities = iter(self.compare(texts, [text for several in references for text in several]))
+        scores = []
+        for several, good in zip(references, goodness, strict=True):
+            similarity = _largest([next(similarities) for _ in several])
+            scores.append(
+                Score(_rated(similarity, good), {"value": _rated(similarity, good), "similarity": similarity})
+            )
+        return scores
+
+    def _goodness(self, completion: Completion) -> float:
+        """The reference's rating, from -1 for the worst to 1 for the best."""
+        section = self.section
+        if section.rating_column is None:
+            return 1.0
+        value = required(completion, section.rating_column, section.label, "rating_column")
+        low, high = section.rating_min, section.rating_max
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise RewardError(
+                f"reward {section.label!r}: column {section.rating_column!r} is {shown(value)}, no rating "
+                f"from {low:.12g} to {high:.12g}; {where(completion)}",
+                remedy="Correct the row, or set `rating_min` and `rating_max` to the scale of the ratings.",
+            )
+        return 2 * (value - low) / (high - low) - 1
+
+
+def build_rouge(section: RougeReward, context: BuildContext) -> SimilarityFunction:
+    """The factory of `type: rouge`."""
+    return SimilarityFunction(section, lambda texts, references: list(map(rouge_l, texts, references)))
+
+
+def build_chrf(section: ChrfReward, context: BuildContext) -> SimilarityFunction:
+    """The factory of `type: chrf`."""
+    metric = import_extra("sacrebleu.metrics", "similarity", section.label).CHRF()
+
+    def chrf(text: str, reference: str) -> float:
+        return min(1.0, float(metric.sentence_score(text, [reference]).score) / 100)
+
+    return SimilarityFunction(section, lambda texts, references: list(map(chrf, texts, references)))
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L (Lin 2004): 2 · LCS / (words of both texts); NaN for a reference without a word."""
+    found, wanted = _WORD.findall(text.casefold()), _WORD.findall(reference.casefold())
+    if not wanted:
+        return math.nan
+    return 2 * longest_common_subsequence(found, wanted) / (len(found) + len(wanted))
+
+
+def longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """Its length, bit-parallel (Hyyrö 2004): a bit of `row` for each word of `a`, 0 where it grows."""
+    places: dict[str, int] = {}
+    for index, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << index
+    full = row = (1 << len(a)) - 1
+    for word in b:
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & full
+    return len(a) - row.bit_count()
+
+
+def _largest(similarities: Sequence[float]) -> float:
+    known = [similarity for similarity in similarities if not math.isnan(similarity)]
+    return max(known, default=math.nan)
+
+
+def _rated(similarity: float, goodness: float) -> float:
+    """The similarity for goodness 1, 1 - similarity for -1, 0.5 for 0, linear between."""
+    return (1 + goodness * (2 * similarity - 1)) / 2

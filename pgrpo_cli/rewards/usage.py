@@ -1,0 +1,21 @@
+"""What rewards such as a judge have used, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def usage_sentences(usage: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A sentence a reward that counts what it uses and has used anything, from its counts by name."""
+    return [
+        f"{label}: {', '.join(_worded(counts))}" for label, counts in usage.items() if any(counts.values())
+    ]
+
+
+def _worded(counts: Mapping[str, float]) -> list[str]:
+    return [
+        f"{name.replace('_', ' ')} {count:,.4f}"
+        if isinstance(count, float)
+        else f"{name.replace('_', ' ')} {count:,}"
+        for name, count in counts.items()
+    ]

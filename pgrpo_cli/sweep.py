@@ -1,0 +1,176 @@
+"""`pgrpo sweep`: the runs of a grid, planned before any is made. Running them is the command line's part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.load import differing_keys, load_recipe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.subject import kept_result, subject_of
+
+Status = Literal["new", "started", "trained", "done", "different"]
+
+_SEED = "seed"
+_LONGEST_VALUE = 40
+MOST_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep: its directory, the overrides that make it, and its recipe with them."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    recipe: Recipe
+
+    def status(self, *, evaluated: bool) -> Status:
+        """How far it is: `trained` lacks the evaluation that is wanted, `done` nothing; another recipe made
+        what is `different`.
+
+        Raises what `subject_of` and `kept_result` raise for a run that is damaged.
+        """
+        run = RunDirectory(self.path)
+        if not run.started:
+            return "new"
+        differing = [key for key, *_ in differing_keys(run.recipe(), self.recipe)]
+        if any(not (run.finished and key.startswith("eval.")) for key in differing):
+            return "different"
+        if not run.finished:
+            return "started"
+        if not evaluated:
+            return "done"
+        return "done" if kept_result(subject_of(run, self.recipe, run.recipe_dir)) else "trained"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs in the order in which they are made; `notes` are sentences for the user."""
+
+    runs: tuple[PlannedRun, ...]
+    notes: tuple[str, ...]
+
+
+def plan_sweep(
+    recipe_path: Path,
+    grid: Sequence[str],
+    seeds: str | None = None,
+    overrides: Sequence[str] = (),
+    runs_dir: Path = Path("runs"),
+) -> Sweep:
+    """Every combination of the grid's values with every seed; all recipes are checked before the first run.
+
+    `grid`: KEY=VALUE,VALUE,... each; `seeds`: a number of seeds from the recipe's on, or a list with commas.
+    Seeds share their data: `data.seed` is set to the recipe's seed unless it is set. Raises RecipeError for a
+    grid that cannot be read and for any recipe that breaks a rule.
+    """
+    base = load_recipe(recipe_path, overrides)
+    axes = [_axis(entry) for entry in grid]
+    numbers = seeds_of(seeds, base.seed)
+    if numbers:
+        axes.append((_SEED, [str(number) for number in numbers]))
+    _refuse_bad_axes(axes)
+    keys = [key for key, _ in axes]
+    notes = []
+    shared: tuple[str, ...] = ()
+    if _SEED in keys and base.data.seed is None:
+        shared = (f"data.seed={base.seed}",)
+        notes.append(f"data.seed={base.seed}: all runs get the same prompts and the same split.")
+    runs, taken = [], set()
+    for values in product(*(found for _, found in axes)):
+        chosen = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+        name = "-".join([base.name, *map(_short, keys, values)])
+        if name in taken:
+            raise RecipeError(
+                f"two runs of the sweep would both be {name}", remedy="Give the grid values that differ more."
+            )
+        taken.add(name)
+        words = (*overrides, *shared, *chosen)
+        runs.append(PlannedRun(runs_dir / name, words, load_recipe(recipe_path, words)))
+    return Sweep(tuple(runs), tuple(notes))
+
+
+def seeds_of(text: str | None, first: int) -> list[int]:
+    """`3` is three seeds from `first` on, `4,7` those two, None none. Raises RecipeError for others."""
+    if text is None:
+        return []
+    if re.fullmatch(r"[0-9]+", text.strip()) and int(text) >= 1:
+        if int(text) > MOST_RUNS:
+            raise RecipeError(f"--seeds {text}: a sweep has at most {MOST_RUNS} runs")
+        return list(range(first, first + int(text)))
+    numbers = [part.strip() for part in text.split(",") if part.strip()]
+    if "," not in text or not numbers or not all(re.fullmatch(r"[0-9]+", number) for number in numbers):
+        raise RecipeError(
+            f"--seeds {text}: must be how many seeds, or a list of them with commas",
+            remedy="For instance --seeds 3, or --seeds 0,1,7. A single seed of a number is --set seed=7.",
+        )
+    return [int(number) for number in numbers]
+
+
+def split_values(text: str) -> list[str]:
+    """Values between commas that stand outside brackets and quotes: `a,[1,2],"x,y"` are three."""
+    values, current, closers, quote = [], "", "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "[{":
+            closers = {"[": "]", "{": "}"}[character] + closers
+        elif closers.startswith(character):
+            closers = closers[1:]
+        elif character == "," and not closers:
+            values.append(current.strip())
+            current = ""
+            continue
+        current += character
+    return [*values, current.strip()]
+
+
+def _axis(entry: str) -> tuple[str, list[str]]:
+    key, equals, text = entry.partition("=")
+    values = split_values(text)
+    if not equals or not key.strip() or not all(values):
+        raise RecipeError(
+            f"--grid {entry}: must be KEY=VALUE,VALUE,...",
+            remedy="For instance --grid advantage.estimator=grpo,pgrpo. Repeat --grid for further keys.",
+        )
+    return key.strip(), values
+
+
+def _refuse_bad_axes(axes: Sequence[tuple[str, Sequence[str]]]) -> None:
+    if not axes:
+        raise RecipeError("a sweep varies something", remedy="Give --grid KEY=VALUE,VALUE,... or --seeds N.")
+    keys = [key for key, _ in axes]
+    for key in keys:
+        if keys.count(key) > 1:
+            what = "--grid seed=... and --seeds" if key == _SEED else "two grids"
+            raise RecipeError(f"{key} is given twice, by {what}", remedy="Name all its values in one place.")
+    if "name" in keys:
+        raise RecipeError("--grid name=...: a run's name changes nothing", remedy="Vary another key.")
+    for key, values in axes:
+        if len(set(values)) < len(values):
+            raise RecipeError(f"{key}: a value is named twice: {','.join(values)}")
+    count = 1
+    for _, values in axes:
+        count *= len(values)
+    if count > MOST_RUNS:
+        raise RecipeError(f"the grid has {count} runs; a sweep has at most {MOST_RUNS}")
+
+
+def _short(key: str, value: str) -> str:
+    """A part of a directory's name: the value, with its key where that alone would say nothing."""
+    word = re.sub(r"[^A-Za-z0-9._+-]+", "_", value).strip("_.")[:_LONGEST_VALUE] or "x"
+    if key == _SEED:
+        return f"seed{word}"
+    return (
+        word
+        if re.match(r"[A-Za-z]{3}", word) and word not in ("true", "false", "null")
+        else (f"{key.rsplit('.', 1)[-1]}_{word}")
+    )

@@ -1,0 +1,182 @@
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
+from pgrpo_cli.errors import DataError, RecipeError
+from pgrpo_cli.recipe.preference_groups import ExpressionGroups
+from tests.support.recipes import changed, problems_of
+from tests.support.records import source_record
+
+
+def assigned(expression, *records):
+    section = ExpressionGroups(expression=expression)
+    fitted = ASSIGNERS["expression"](section, AssignContext(Path("."))).fit(records)
+    return assign(records, fitted.group_of)
+
+
+def group(expression, user_id="u7", time=5.0, **columns):
+    (record,), _ = assigned(expression, source_record("Hi", user_id, "named", time, **columns))
+    return record.preference_group
+
+
+def problem(expression, **columns):
+    _, (row,) = assigned(expression, source_record("Hi", "u7", "named", 5.0, **columns))
+    return f"{row.reason}: {row.detail}"
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        ("'young' if age < 30 else 'old'", "young"),
+        ("country ~ ', ' ~ language | upper", "at, DE"),
+        ("columns['favourite genre']", "jazz"),
+        ("profile.age // 10 * 10", "40"),
+        ("user_id", "u7"),
+        ("'late' if time > 4 else 'early'", "late"),
+        ("preference_group", "named"),
+        ("missing | default('none')", "none"),
+        ("country.upper()", "AT"),
+        ("(score | float + 0.5) | int", "3"),
+        ("'a' if language in ['de', 'en'] else 'b'", "a"),
+        ("'}}'", "}}"),
+        ("2 * 4 % 5", "3"),
+        ("genres|sort|first", "drama"),
+        ("language.find('e')", "1"),
+        ("result", "won"),
+    ],
+)
+def test_an_expression_names_the_group(expression, name):
+    columns = {"country": "at", "language": "de", "profile": {"age": 41}, "score": "2.6", "missing": None}
+    columns |= {"genres": ["noir", "drama"], "result": "won"}
+    if "missing" in expression:
+        del columns["missing"]
+        other = source_record("other", missing="x")
+        grouped, _ = assigned(expression, source_record("Hi", **columns), other)
+        assert [record.preference_group for record in grouped] == ["none", "x"]
+    else:
+        assert group(expression, age=29, **{"favourite genre": "jazz"}, **columns) == name
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("age + 1", "the expression fails: + is for numbers here, found a str"),
+        ("age > 'b'", "preference group is no text: the expression's result is False"),
+        ("1.5", "preference group is no text: the expression's result is 1.5"),
+        ("none", "is None"),
+        ("''", "no preference group"),
+        ("age ~ '\\n2'", "preference group is no name"),
+        ("1 // 0", "ZeroDivisionError"),
+        ("9223372036854775807 * 2", "a whole number of more than 63 bits"),
+        ("[1] * 2", "* is for numbers here, found a list"),
+        ("range(3)", "preference group is no text"),
+        ("columns.gone", "'dict object' has no attribute 'gone'"),
+    ],
+)
+def test_what_fails_costs_its_row(expression, words):
+    assert words in problem(expression, age="a")
+
+
+def test_a_column_of_some_rows_only_costs_the_others():
+    grouped, rejected = assigned("genre", source_record("1", genre="jazz"), source_record("2"))
+    assert [record.preference_group for record in grouped] == ["jazz"]
+    assert rejected[0].detail == "'genre' is undefined"
+
+
+def test_a_column_that_no_row_has_is_answered_with_the_nearest():
+    with pytest.raises(DataError, match=r"expression names the column 'gener'.*the nearest is 'genre'"):
+        assigned("gener", source_record("1", genre="jazz"))
+
+
+@pytest.mark.parametrize("expression", ["a b", "'a", "{{ a }}", "a }} b", "(" * 300 + "1" + ")" * 300])
+def test_what_is_no_expression_is_refused_with_the_recipe(tmp_path, expression):
+    source = {"type": "jsonl", "path": "prompts.jsonl"}
+    groups = {"type": "expression", "expression": expression}
+    data = changed(
+        data={"source": source, "preference_groups": groups}, rewards=[{"type": "length", "max": 9}]
+    )
+    (found,) = problems_of(tmp_path, data)
+    assert found.path == ("data", "preference_groups", "expression")
+    assert "not an expression that can be used" in found.text
+
+
+def test_what_is_no_expression_is_refused_where_no_recipe_was_checked():
+    with pytest.raises(RecipeError, match=r"data.preference_groups.expression: unexpected '\)' in line 1"):
+        assigned("a ~ )", source_record("1", a="a"))
+
+
+def test_an_unknown_filter_is_answered_with_those_that_there_are():
+    with pytest.raises(RecipeError, match=r"no filter 'uper'(.|\n)*upper"):
+        assigned("age | uper", source_record("1", age="a"))
+
+
+ESCAPES = [
+    "''.__class__",
+    "''.__class__.__mro__[1].__subclasses__()",
+    "columns.__init__.__globals__",
+    "columns.pop('age')",
+    "columns.update({'age': 1})",
+    "'{0.__class__}'.format(1)",
+    "'%s' % age",
+    "cycler",
+    "range(3)",
+    "lipsum()",
+    "self",
+    "age | attr('__class__')",
+]
+
+
+@pytest.mark.parametrize("expression", ESCAPES)
+def test_nothing_leads_out_of_the_sandbox(expression):
+    try:
+        found = problem(expression, age="a")
+    except (RecipeError, DataError):
+        return
+    assert found.startswith(("the expression fails", "preference group is no text"))
+
+
+BOMBS = [
+    "9 * " * 200 + "9",
+    "long.split('')",
+    "long|list|tojson|list|tojson|list|tojson",
+    "'a' * 10 ** 9",
+    "[0] * 10 ** 9",
+    "9 ** 9 ** 9 ** 9 ** 9",
+    "(10 ** 64) ** 64 ** 64",
+    "'{:999999999}'.format(1)",
+    "'%999999999d' % 1",
+    "'a'.center(10 ** 9)",
+    "'a'.ljust(10 ** 9)",
+    "'a' | center(10 ** 9)",
+    "1.5 | round(10 ** 9)",
+    "'a'.join(long)",
+    "long.replace('', long)",
+    "long | indent(10 ** 9)",
+    "dict(a=1) | xmlattr",
+    "range(10 ** 9) | list",
+]
+
+
+def test_no_expression_takes_much_memory_or_time():
+    """All of them in a process with little memory, which a bomb would end."""
+    code = f"""
+import tests.data.preference_groups.test_expression as module
+for expression in {BOMBS!r}:
+    try:
+        _, rejected = module.assigned(expression, module.source_record("Hi", long="x" * 100_000))
+    except (module.RecipeError, module.DataError):
+        continue
+    assert rejected and "MemoryError" not in rejected[0].detail, (expression, rejected)
+"""
+    limit = 700 << 20
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parents[3],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )

@@ -1,0 +1,99 @@
+import pytest
+
+from pgrpo_cli.data.sources.movielens_files import find_collection
+from pgrpo_cli.data.sources.movielens_films import read_films, shown_title
+from pgrpo_cli.data.sources.rejections import Rejections
+from pgrpo_cli.errors import DataError
+from tests.support.movielens import collection
+
+
+def read(folder, content, name="movies.csv"):
+    style = name.rpartition(".")[2]
+    path = collection(folder / "ml", [(1, 1, 4, 1)], style=style)
+    (path / name).write_bytes(content)
+    found, rejections = find_collection("ml", folder, with_tags=False), Rejections()
+    return read_films(found.films, found.layout, rejections), rejections.rows()
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("Toy Story (1995)", "Toy Story (1995)"),
+        ("Matrix, The (1999)", "The Matrix (1999)"),
+        ("Beautiful Mind, A (2001)", "A Beautiful Mind (2001)"),
+        ("Misérables, Les (1995)", "Les Misérables (1995)"),
+        ("Atalante, L' (1934)", "L'Atalante (1934)"),
+        (
+            "City of Lost Children, The (Cité des enfants perdus, La) (1995)",
+            "The City of Lost Children (La Cité des enfants perdus) (1995)",
+        ),
+        (
+            "Good, the Bad and the Ugly, The (1966)",
+            "The Good, the Bad and the Ugly (1966)",
+        ),
+        ("I, Robot (2004)", "I, Robot (2004)"),
+        ("Matrix, The", "The Matrix"),
+    ],
+)
+def test_titles_are_shown_as_a_person_writes_them(title, shown):
+    assert shown_title(title) == shown
+
+
+def test_films_are_in_the_order_of_their_ids_with_their_genres(tmp_path):
+    films, rejected = read(
+        tmp_path,
+        b'movieId,title,genres\n7,"Matrix, The (1999)",Action|Sci-Fi\n'
+        b'3,"Say ""Hi"" (1990)",(no genres listed)\n' + "5,Amélie (2001),Comedy|Romance|Comedy\r\n".encode(),
+    )
+    assert films.ids_F.tolist() == [3, 5, 7]
+    assert films.titles == ('Say "Hi" (1990)', "Amélie (2001)", "Matrix, The (1999)")
+    assert films.genres == ((), ("Comedy", "Romance"), ("Action", "Sci-Fi"))
+    assert films.genre_names == ("Action", "Comedy", "Romance", "Sci-Fi")
+    assert films.has_genre_FK.tolist() == [
+        [False, False, False, False],
+        [False, True, True, False],
+        [True, False, False, True],
+    ]
+    assert rejected == ()
+
+
+def test_1m_is_in_latin_1_and_10m_in_utf_8(tmp_path):
+    content = "1::Amélie (2001)::Comedy\n".encode("latin-1") + "2::Misérables, Les (1995)::Drama\n".encode()
+    films, rejected = read(tmp_path, content, "movies.dat")
+    assert films.shown == ("Amélie (2001)", "Les Misérables (1995)")
+    assert rejected == ()
+
+
+def test_a_broken_row_is_named_and_costs_no_other(tmp_path):
+    rows = [
+        b"movieId,title,genres",
+        b"1,One (1990),Drama",
+        b'2,"Two (1990),Drama',
+        b"3,Three (1990)",
+        b"x,Four (1990),Drama",
+        b"5,,Drama",
+        b"1,Again (1990),Drama",
+        b"7,Se\xffven (1990),Drama",
+        b"8,Ei\x07ght (1990),Drama",
+        b"",
+        b"99999999999,Ten (1990),Drama",
+        b"11,Eleven (1990),Drama",
+    ]
+    films, rejected = read(tmp_path, b"\n".join(rows))
+    assert films.ids_F.tolist() == [1, 11]
+    assert {(row.line, row.reason) for row in rejected} == {
+        (3, "not CSV"),
+        (4, "not movieId, title, genres"),
+        (5, "film id is no whole number"),
+        (6, "no title"),
+        (7, "film id twice"),
+        (8, "not UTF-8"),
+        (9, "no title"),
+        (11, "film id is no whole number"),
+    }
+    assert {row.file for row in rejected} == {"ml/movies.csv"}
+
+
+def test_a_table_without_films_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"movies\.csv has no film"):
+        read(tmp_path, b"movieId,title,genres\n")

@@ -1,0 +1,139 @@
+"""Requests to a judge that fail: which are tried again, and when the run stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.errors import RewardError
+from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.rewards.judge import Judge
+from pgrpo_cli.rewards.judge_client import backoff
+from tests.support.judge import Answer, echo, judged, missing, values
+from tests.support.rewards import PATIENCE, threads_left
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def test_what_passes_is_tried_again(serve: Any) -> None:
+    troubles = [
+        Answer(status=500), Answer(status=503), Answer(status=429), Answer(hangs_up=True), Answer(raw=b"{"),
+    ]  # fmt: skip
+    server = serve(lambda a: troubles[a.number] if a.number < len(troubles) else "10")
+    judge = Judge(server.section(retries=5), None, None)
+    assert values(judge, ["x"]) == [1.0]
+    assert judge.usage()["calls"] == 6
+    assert len({json.dumps(asked.body) for asked in server.asked}) == 1
+
+
+def test_what_will_not_pass_is_not(serve: Any) -> None:
+    server = serve(lambda a: Answer(raw=b"too long", status=400) if echo(a) == "x" else "10")
+    judge = Judge(server.section(), None, None)
+    found = values(judge, ["x", "y"])
+    assert missing(found) == [True, False]
+    assert judge.usage()["calls"] == 2
+
+
+def test_a_slow_judge_times_out(serve: Any) -> None:
+    late = threading.Event()
+    server = serve(lambda a: Answer("10", after=lambda: late.wait(PATIENCE) if echo(a) == "slow" else None))
+    try:
+        found = judged(server, "quick", "slow", timeout_s=0.3, retries=1, concurrency=1)
+    finally:
+        late.set()
+    assert found[0] == 1.0
+    assert math.isnan(found[1])
+    assert len(server.asked) == 3
+
+
+def test_a_reply_that_never_ends_is_cut(serve: Any) -> None:
+    server = serve(lambda a: "10" if echo(a) == "x" else Answer(raw=b" " * (5 * 2**20)))
+    assert missing(judged(server, "x", "y", concurrency=1)) == [False, True]
+    assert len(server.asked) == 2
+
+
+def test_a_pause_that_the_server_asks_for_holds_every_request(serve: Any) -> None:
+    server = serve(lambda a: Answer(status=429, headers={"Retry-After": "1"}) if a.number == 0 else "10")
+    assert judged(server, *"abcdef", concurrency=2) == [1.0] * 6
+    first, *others = (asked.at for asked in server.asked)
+    # One request was perhaps on its way already.
+    assert sum(at - first < 1 for at in others) <= 1
+    assert len(others) == 6
+
+
+def test_a_date_says_when_too(serve: Any) -> None:
+    long_ago = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server = serve(lambda a: Answer(status=503, headers=long_ago) if a.number == 0 else "10")
+    assert judged(server, "x") == [1.0]
+    some_day = {"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}
+    server = serve(lambda a: "10" if echo(a) == "x" else Answer(status=503, headers=some_day))
+    assert missing(judged(server, "x", "y", concurrency=1)) == [False, True]
+    assert len(server.asked) == 2
+
+
+def test_pauses_double_with_a_jitter_that_repeats() -> None:
+    pauses = [backoff(2.0, "question", attempt) for attempt in range(8)]
+    assert pauses == [backoff(2.0, "question", attempt) for attempt in range(8)]
+    assert pauses != [backoff(2.0, "another", attempt) for attempt in range(8)]
+    # Half to all of 2, 4, 8, 16, 32, and of a minute from then on.
+    for pause, longest in zip(pauses, [2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert longest / 2 <= pause <= longest
+    assert backoff(1e300, "question", 10**9) <= 60
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Answer(status=500), Answer(hangs_up=True), Answer(raw=b"<html>")],
+    ids=["500", "hangs up", "html"],
+)
+def test_a_judge_that_never_answers_stops_the_run_at_once(serve: Any, trouble: Answer) -> None:
+    server = serve(lambda a: trouble)
+    with pytest.raises(
+        RewardError, match=f"'judge' at {server.url} does not answer, after 3 attempts: "
+    ) as caught:
+        judged(server, "x", retries=2, max_failure_share=1)
+    assert "run the same command again" in str(caught.value)
+    assert len(server.asked) == 3
+
+
+def test_a_judge_that_is_not_there_stops_the_run_at_once() -> None:
+    # Nobody listens on port 9 of the loopback.
+    section = JudgeReward(base_url="http://127.0.0.1:9", model="m", backoff_s=0.001)
+    with pytest.raises(RewardError, match="does not answer, after 5 attempts: ConnectError"):
+        values(Judge(section, None, None), ["x"] * 3)
+    assert threads_left() == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_judge_that_refuses_stops_the_run_without_another_try(serve: Any, status: int) -> None:
+    server = serve(
+        lambda a: "10" if a.number == 0 else Answer(status=status, raw=b'{"error":\n "no such model"}')
+    )
+    with pytest.raises(RewardError, match=f'refuses requests: {status} .*: {{"error": "no such model"}}'):
+        judged(server, "x", "y", concurrency=1)
+    assert len(server.asked) == 2
+
+
+def test_failures_stop_the_run_past_the_threshold(serve: Any) -> None:
+    # Of 8 at most 0.25 · 8 = 2 may fail: the third of the last eight is too many.
+    bad = {2, 3, 20, 21, 22}
+    server = serve(lambda a: Answer(status=400, raw=b"overloaded") if int(echo(a)) in bad else "10")
+    section = server.section(concurrency=1, failure_window=8, max_failure_share=0.25)
+    judge = Judge(section, None, None)
+    assert missing(values(judge, list(map(str, range(12))))) == [i in bad for i in range(12)]
+    judge = Judge(section, None, None)
+    with pytest.raises(RewardError) as caught:
+        values(judge, list(map(str, range(30))))
+    assert "failed on 3 of the last 8 completions (max_failure_share is 0.25 of 8)" in str(caught.value)
+    assert "the last time: 400 Bad Request: overloaded" in str(caught.value)
+    assert "scores so far are kept" in str(caught.value)
+
+
+def test_answers_without_a_score_count_as_failures(serve: Any) -> None:
+    server = serve(lambda a: "mu")
+    with pytest.raises(RewardError, match=r"on 3 of the last 3 .* its answer cannot be used: it holds no"):
+        judged(server, *"abc", failure_window=4, concurrency=1)

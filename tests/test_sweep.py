@@ -1,0 +1,132 @@
+"""Planning a sweep: combinations, names, shared data, what is refused, how far each run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.prepare import data_seed
+from pgrpo_cli.state.run import RunDirectory, claim
+from pgrpo_cli.sweep import Sweep, plan_sweep, seeds_of, split_values
+from tests.support.recipes import changed
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(changed(name="tiny", seed=4)))
+    return path
+
+
+def names(plan: Sweep) -> list[str]:
+    return [run.path.name for run in plan.runs]
+
+
+def test_every_combination_with_every_seed(recipe: Path) -> None:
+    plan = plan_sweep(recipe, ["advantage.estimator=grpo,pgrpo", "train.learning_rate=1e-4,1e-3"], "2")
+    assert names(plan) == [
+        f"tiny-{estimator}-learning_rate_1e-{power}-seed{seed}"
+        for estimator in ("grpo", "pgrpo")
+        for power in (4, 3)
+        for seed in (4, 5)
+    ]
+    last = plan.runs[-1]
+    assert (last.recipe.advantage.estimator, last.recipe.train.learning_rate, last.recipe.seed) == (
+        "pgrpo", 1e-3, 5,
+    )  # fmt: skip
+    assert last.path.parent == Path("runs")
+
+
+def test_seeds_share_their_data(recipe: Path) -> None:
+    plan = plan_sweep(recipe, [], "3")
+    assert {data_seed(run.recipe) for run in plan.runs} == {4}
+    assert plan.notes == ("data.seed=4: all runs get the same prompts and the same split.",)
+    chosen = plan_sweep(recipe, ["seed=1,2"], None, ["data.seed=9"])
+    assert {data_seed(run.recipe) for run in chosen.runs} == {9}
+    assert [run.recipe.seed for run in chosen.runs] == [1, 2] and chosen.notes == ()
+    alone = plan_sweep(recipe, ["train.steps=1,2"])
+    assert [run.recipe.data.seed for run in alone.runs] == [None, None]
+
+
+def test_the_grid_goes_over_what_is_set(recipe: Path) -> None:
+    plan = plan_sweep(recipe, ["train.steps=3,5"], None, ["train.steps=7", "name=other"], Path("elsewhere"))
+    assert [run.recipe.train.steps for run in plan.runs] == [3, 5]
+    assert [str(run.path) for run in plan.runs] == ["elsewhere/other-steps_3", "elsewhere/other-steps_5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, []), ("3", [4, 5, 6]), ("0,7", [0, 7]), (" 1 , 2,", [1, 2]), ("5,", [5])]
+)
+def test_seeds_by_number_or_by_name(text: str | None, expected: list[int]) -> None:
+    assert seeds_of(text, 4) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "1,x", "1.5", ",", "1e9", "2000"])
+def test_other_seeds_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="--seeds"):
+        seeds_of(text, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a,b", ["a", "b"]),
+        ("[1,2],[3]", ["[1,2]", "[3]"]),
+        ('{type: ema, decay: 0.9},"x,y"', ["{type: ema, decay: 0.9}", '"x,y"']),
+        ("a,", ["a", ""]),
+    ],
+)
+def test_values_are_split_at_commas_outside_brackets_and_quotes(text: str, expected: list[str]) -> None:
+    assert split_values(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("grid", "seeds", "message"),
+    [
+        ([], None, "varies something"),
+        (["train.steps"], None, "must be KEY=VALUE"),
+        (["train.steps=1,,2"], None, "must be KEY=VALUE"),
+        (["train.steps=1,1"], None, "a value is named twice"),
+        (["train.steps=1", "train.steps=2"], None, "train.steps is given twice"),
+        (["seed=1,2"], "2", "seed is given twice, by --grid seed=... and --seeds"),
+        (["name=a,b"], None, "changes nothing"),
+        (["train.steps=1,x"], None, "train.steps"),
+        (["train.stepz=1,2"], None, "there is no such key"),
+        (["train.steps=" + ",".join(map(str, range(1, 500)))], "3", "the grid has 1497 runs"),
+        (["data.source.path=a/b,a_b"], None, "path"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_before_anything_runs(
+    recipe: Path, grid: list[str], seeds: str | None, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        plan_sweep(recipe, grid, seeds)
+
+
+def test_two_values_that_look_alike_in_a_name_are_refused(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="two runs of the sweep would both be tiny-"):
+        plan_sweep(recipe, ["model.system_prompt=Be kind!,Be kind?"])
+
+
+def test_how_far_a_run_is(recipe: Path, tmp_path: Path) -> None:
+    (run,) = plan_sweep(recipe, ["train.steps=3"], None, (), tmp_path).runs
+
+    def status() -> str:
+        return run.status(evaluated=False)
+
+    assert status() == "new"
+    directory = RunDirectory(run.path)
+    claim(directory, run.recipe, tmp_path)
+    assert status() == "new"
+    (directory.checkpoints / "step-000001").mkdir(parents=True)
+    assert status() == "started"
+    directory.adapter.mkdir()
+    (directory.adapter / "adapter_config.json").write_text("{}")
+    assert status() == "done"
+    (other,) = plan_sweep(recipe, ["train.steps=3"], None, ["train.learning_rate=0.5"], tmp_path).runs
+    assert other.status(evaluated=False) == "different"
+    (measured,) = plan_sweep(recipe, ["train.steps=3"], None, ["eval.num_completions=9"], tmp_path).runs
+    assert measured.status(evaluated=False) == "done"

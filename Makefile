@@ -10,11 +10,11 @@ DEV := $(VENV)/.installed-dev
 OFFLINE := HF_HUB_OFFLINE=1
 QUICKSTART := recipes/quickstart.yaml
 
-.PHONY: help install quickstart test test-all test-gpu torture bench lint type layers check docs docs-check clean
+.PHONY: help install quickstart test test-all test-gpu torture bench reproduction lint type layers check docs docs-check clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' \
-		| awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+		| awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "pgrpo needs Python 3.11 or newer; use make PYTHON=python3.11")'
@@ -65,6 +65,9 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/history.py --json history.json
 	$(OFFLINE) $(BIN)/python benchmarks/plan.py --json plan.json
 	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
+
+reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md; 10 minutes on a CPU core.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from .moments import prompt_moments
 from .types import Advantages, HistoryLookup, RewardBatch
 
 Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
-Scale = Literal["history", "prompt", "batch", "none"]
+Scale = Literal["history", "within", "prompt", "batch", "none"]
 
 PRESETS: dict[str, tuple[Baseline, Scale]] = {
     "pgrpo": ("history", "history"),
@@ -36,6 +36,7 @@ PRESETS: dict[str, tuple[Baseline, Scale]] = {
     "rloo": ("leave_one_out", "none"),
     "pgrpo_centered": ("prompt", "history"),
     "pgrpo_shrinkage": ("shrinkage", "history"),
+    "pgrpo_adaptive": ("shrinkage", "within"),
 }
 """Named pairs of baseline and scale."""
 
@@ -58,7 +59,7 @@ class Estimator:
     @property
     def uses_history(self) -> bool:
         """Whether a reward history is needed."""
-        return self.baseline in ("history", "shrinkage") or self.scale == "history"
+        return self.baseline in ("history", "shrinkage") or self.scale in ("history", "within")
 
 
 def resolve_estimator(
@@ -176,6 +177,11 @@ def _history_std(s: _Statistics) -> Tensor:
     return s.or_prompt(s.history.std_N, s.prompt_std_N)
 
 
+def _within_std(s: _Statistics) -> Tensor:
+    """s_p, the spread that is left once each prompt has its own expectation."""
+    return s.or_prompt(s.history.within_variance_N.sqrt(), s.prompt_std_N)
+
+
 def _prompt_std(s: _Statistics) -> Tensor:
     """σ_G."""
     return s.prompt_std_N
@@ -201,6 +207,7 @@ _BASELINES: dict[str, Callable[[_Statistics], Tensor]] = {
 }
 _SCALES: dict[str, Callable[[_Statistics], Tensor]] = {
     "history": _history_std,
+    "within": _within_std,
     "prompt": _prompt_std,
     "batch": _batch_std,
     "none": _no_scale,

@@ -117,21 +117,32 @@ def groups(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, also of a running run.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the reward history of every preference group of a run."""
-    from pgrpo_cli.state.history_store import read_groups, read_parts
+    """Show the reward history of every preference group of a run, and which estimator suits them."""
+    from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import RunDirectory
 
-    path = RunDirectory(run).history_path
-    rows, parts = read_groups(path), read_parts(path)
+    directory = RunDirectory(run)
+    rows, parts = read_groups(directory.history_path), read_parts(directory.history_path)
+    num_generations = directory.recipe().rollout.num_generations
     if as_json:
-        found = {row.preference_group: row.numbers() for row in rows}
+
+        def numbers(row: GroupRow) -> dict[str, Any]:
+            weight = weight_of(row, num_generations)
+            return row.numbers() | {"weight": weight, "advice": suiting(weight)}
+
+        found = {row.preference_group: numbers(row) for row in rows}
         for group, part_rows in parts.items():
-            found.setdefault(group, {})["parts"] = {row.part: row.numbers() for row in part_rows}
+            found.setdefault(group, {})["parts"] = {row.part: numbers(row) for row in part_rows}
         emit(json.dumps(found, indent=2))
         return
     from .display import groups_table
 
     stdout.print(groups_table(rows, parts))
+    # A run that keeps a history for each part makes its advantages from those.
+    of_parts = {f"{row.part}/{group}": row for group, of_group in parts.items() for row in of_group}
+    of_groups = {row.preference_group: row for row in rows}
+    emit(estimator_advice(of_parts or of_groups, num_generations).sentence)
 
 
 def default_run_dir(recipe: Recipe) -> Path:

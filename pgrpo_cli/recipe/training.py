@@ -29,13 +29,13 @@ class RolloutSection(Section):
 class AdvantageSection(Section):
     """From rewards to advantages: (reward - baseline) / scale."""
 
-    estimator: Literal["pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "custom"] = (
-        Field("pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below.")
-    )
+    estimator: Literal[
+        "pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "pgrpo_adaptive", "custom"
+    ] = Field("pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below.")
     baseline: Literal["history", "prompt", "leave_one_out", "shrinkage"] | None = Field(
         None, description="What is subtracted; only with `estimator: custom`."
     )
-    scale: Literal["history", "prompt", "batch", "none"] | None = Field(
+    scale: Literal["history", "within", "prompt", "batch", "none"] | None = Field(
         None, description="What divides; only with `estimator: custom`."
     )
     epsilon: float = Field(1e-4, ge=0, description="Added to the scale, in reward units.")

@@ -34,10 +34,12 @@ OTHERS_MEAN = [x / 3 for x in (11, 10, 9, 6, 38, 38, 34, 34, 19, 19, 17, 17)]
 SHRUNKEN = [3.25] * 4 + [12.0] * 4 + [5.75] * 4
 # All twelve: mean 7, squares 36 + 8 * 2.5² + 16 + 4 * 5² = 202.
 BATCH_STD = [math.sqrt(202 / 11)] * 12
+# s² = 3 for a, as above, and 16 / (4 - 1) for b.
+WITHIN = [math.sqrt(3)] * 4 + [math.sqrt(16 / 3)] * 4 + [math.sqrt(3)] * 4
 ONES = [1.0] * 12
 
 BASELINES = {"history": MU, "prompt": PROMPT_MEAN, "leave_one_out": OTHERS_MEAN, "shrinkage": SHRUNKEN}
-SCALES = {"history": SIGMA, "prompt": PROMPT_STD, "batch": BATCH_STD, "none": ONES}
+SCALES = {"history": SIGMA, "within": WITHIN, "prompt": PROMPT_STD, "batch": BATCH_STD, "none": ONES}
 
 
 def history_of(rewards, groups, num_generations) -> RewardHistory:
@@ -72,6 +74,7 @@ def test_presets_by_hand():
         "rloo": 1 - 11 / 3,
         "pgrpo_centered": (1 - 3) / (math.sqrt(36 / 7) + 1e-4),
         "pgrpo_shrinkage": (1 - 3.25) / (math.sqrt(36 / 7) + 1e-4),
+        "pgrpo_adaptive": (1 - 3.25) / (math.sqrt(3) + 1e-4),
     }
     assert set(expected) == set(PRESETS)
     history = history_of(REWARDS, GROUPS, 4)
@@ -103,7 +106,7 @@ def test_update_after_uses_strictly_past_rewards():
     assert found.advantages_N.tolist() == pytest.approx([8 / (math.sqrt(8) + 1e-4)] * 2)
 
 
-@pytest.mark.parametrize("estimator", ["pgrpo", "pgrpo_shrinkage"])
+@pytest.mark.parametrize("estimator", ["pgrpo", "pgrpo_shrinkage", "pgrpo_adaptive"])
 def test_below_min_count_the_prompt_stands_in_for_the_history(estimator):
     history = history_of([0, 4], ["a", "a"], 2)
     rewards, groups = [5, 7, 5, 7], ["a", "a", "new", "new"]
@@ -182,6 +185,25 @@ def test_one_valid_reward_still_counts_against_the_history():
     assert found.advantages_N.tolist() == pytest.approx([3.5 / (math.sqrt(4.5) + 1e-4), 0])
 
 
+@pytest.mark.parametrize("G", [2, 5])
+def test_shrinkage_is_the_best_prediction_from_the_others_up_to_a_factor(G):
+    """R - b = (1 - w/G) (R - μ - c (mean of the others - μ)), c = τ² / (τ² + s²/(G - 1))."""
+    rewards = [0.0, 1.0, 3.0, 7.0, 2.0, 8.0, 9.0, 6.0, 11.0, 5.0][: 2 * G]
+    history = history_of(rewards, ["a"] * (2 * G), G)
+    (stats,) = history.stats().values()
+    tau_sq, s_sq, mu = stats.between_variance, stats.within_variance, stats.mean
+    w, c = stats.shrinkage_weight(G), tau_sq / (tau_sq + s_sq / (G - 1))
+    assert 0 < w < 1
+    found = compute_advantages(
+        rewards, ["a"] * (2 * G), num_generations=G, history=history, estimator="pgrpo_shrinkage"
+    )
+    for i, reward in enumerate(rewards):
+        prompt = rewards[i // G * G :][:G]
+        others = (sum(prompt) - reward) / (G - 1)
+        expected = (1 - w / G) * (reward - mu - c * (others - mu))
+        assert reward - found.baseline_N[i].item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_shrinkage_weighs_a_prompt_by_its_valid_rewards():
     # s² = 3, τ² = 3.75 as above. Two valid rewards: w = 3.75 / (3.75 + 3/2) = 5/7, 4.5 + 5/7 (9 - 4.5).
     history = history_of(REWARDS, GROUPS, 4)
@@ -189,6 +211,27 @@ def test_shrinkage_weighs_a_prompt_by_its_valid_rewards():
         [8, nan, 10, nan], ["a"] * 4, num_generations=4, history=history, estimator="pgrpo_shrinkage"
     )
     assert found.baseline_N[[0, 2]].tolist() == pytest.approx([4.5 + 5 / 7 * 4.5] * 2)
+
+
+def test_the_spread_inside_prompts_knows_nothing_of_how_prompts_differ():
+    """Prompts moved apart by 1000: σ_p follows, s_p does not, and the advantages are those of w towards 1."""
+    rewards = [0, 2, 1000, 1002, 2000, 2002]
+    history = history_of(rewards, ["a"] * 6, 2)
+    found = compute_advantages(
+        rewards, ["a"] * 6, num_generations=2, history=history, estimator="pgrpo_adaptive"
+    )
+    # s² = 3 · 2 / 3. τ² = (2 · 2 · 10⁶ - 2 · 2) / (6 - 12 / 6) is near 10⁶: w = 1 - 10⁻⁶.
+    assert found.scale_N.tolist() == pytest.approx([math.sqrt(2)] * 6)
+    assert found.advantages_N.tolist() == pytest.approx([-1 / math.sqrt(2), 1 / math.sqrt(2)] * 3, rel=2e-3)
+
+
+def test_a_history_of_single_rewards_has_no_spread_inside_prompts():
+    history = history_of([0.0, 4.0], ["a", "a"], 1)
+    found = compute_advantages(
+        [1.0, 3.0], ["a", "a"], num_generations=2, history=history, estimator="pgrpo_adaptive"
+    )
+    assert found.scale_N.tolist() == [0, 0]
+    assert found.advantages_N.tolist() == [0, 0]
 
 
 def test_where_there_is_no_baseline_it_is_nan():

@@ -42,6 +42,13 @@ def test_groups_of_a_finished_run(tmp_path: Path) -> None:
     assert set(ROWS) <= set(table)
     assert "within" in text
     often = groups["often"]
+    # G = 4; 10 prompts are enough for a weight.
+    between, noise = often["between_variance"], often["within_variance"] / 4
+    assert (often["prompts"], often["weight"]) == (11, pytest.approx(between / (between + noise)))
+    assert often["advice"] in ("pgrpo", "pgrpo_adaptive")
+    assert (groups["é"]["prompts"], groups["é"]["weight"], groups["é"]["advice"]) == (1, None, None)
+    assert text.splitlines()[-1].startswith("Prompts of a preference group ")
+    assert f"w = {often['weight']:.2f}" in text
     assert table["often"][1:4] == [str(often["prompts"]), f"{often['n']:.0f}", f"{often['mean']:.4f}"]
 
 
@@ -58,6 +65,13 @@ def test_groups_of_a_running_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     trained(write_tiny(tmp_path), run)
     assert sum(row["n"] for row in seen[0].values()) == 36
     assert max(row["last_step"] for row in seen[0].values()) == 3
+
+
+def test_groups_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    steps = {"steps": 1, "prompts_per_step": 3, "learning_rate": 0.01}
+    trained(write_tiny(tmp_path, train=steps), run)
+    assert "Too early to tell which estimator suits" in pgrpo("groups", run).stdout
 
 
 def test_groups_where_there_is_no_run(tmp_path: Path) -> None:

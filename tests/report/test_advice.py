@@ -91,15 +91,11 @@ def test_enough_prompts_are_enough() -> None:
 
 
 def test_unlike_spreads_are_named() -> None:
-    groups = [
-        ("small", with_weight(0.1)),
-        ("large", with_weight(0.1, spread=12.0)),
-        ("mid", with_weight(0.1)),
-    ]
-    sentence = estimator_advice(groups, 4).sentence
-    assert sentence.endswith(
-        "Rewards of large vary 12 times as much as those of small: dr_grpo and rloo, which divide by no "
-        "spread, would follow large."
+    groups = {name: with_weight(0.1, spread=spread) for name, spread in (("a", 1.0), ("b", 12.0), ("c", 2.0))}
+    assert estimator_advice(groups, 4).sentence.endswith(
+        "Rewards of b vary 12 times as much as those of a: dr_grpo and rloo, which divide by no spread, would "
+        "follow b."
     )
-    alike = {"small": with_weight(0.1), "large": with_weight(0.1, spread=9.9)}
-    assert "dr_grpo" not in estimator_advice(alike, 4).sentence
+    del groups["b"]
+    assert "dr_grpo" not in estimator_advice(groups, 4).sentence
+    assert "dr_grpo" not in estimator_advice({**groups, "d": with_weight(0.1, spread=9.9)}, 4).sentence

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
+from pgrpo_cli.held_out import Progress, eval_sampling, held_out, scored_rows
 from pgrpo_cli.model.batching import rollout_budget
+from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.model.load import load_policy, pick_device
-from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.report.estimates import Estimator
+from pgrpo_cli.report.kept import kept_of
+from pgrpo_cli.report.matrix import few_enough, matrix_of
 from pgrpo_cli.report.summary import summarise
-from pgrpo_cli.report.types import EvalResult, Header, Row, Which
+from pgrpo_cli.report.types import EvalResult, Header, Matrix, Row, Which
+from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
-from pgrpo_cli.rewards.scoring import PendingScores, Scorer
+from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.rewards.usage import usage_sentences
-from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
 
-Progress = Callable[[Which, int, int], None]
-"""Called with the model at work, the prompts done, and the number of prompts."""
+# Scores of a matrix that nobody asked for: half a minute of the personas' reward on long answers.
+_MOST_SCORES = 5000
 
-_PROMPTS_AT_ONCE = 16
-
-T = TypeVar("T")
+__all__ = ["Progress", "evaluate", "evaluate_run"]
 
 
 def evaluate(
@@ -42,6 +42,7 @@ def evaluate(
     *,
     weights: Mapping[str, float] | None = None,
     base_rows: Sequence[Row] | None = None,
+    by_group: RewardSum | None = None,
     progress: Progress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
@@ -49,34 +50,83 @@ def evaluate(
 
     `header` says how to sample, and goes on record. `weights`: how often each preference group occurs, for
     the weighted mean. `base_rows`: the base model's rows of an evaluation with the same settings, instead of
-    sampling them again. `on_note` takes sentences for the user. Raises EvalError without prompts, RewardError
+    sampling them again. `by_group`: the rewards of the matrix, None for no matrix. `on_note` takes sentences
+    for the user. Raises EvalError without prompts, RewardError
     where a reward fails, TrainingError where the device's memory holds no completion.
     """
     if not prompts:
         raise EvalError(
             "there are no held-out prompts", remedy="Give the data source some and prepare again."
         )
-    G = header.sampling["num_completions"]
-    drawing = {key: value for key, value in header.sampling.items() if key != "num_completions"}
-    settings = SamplingSettings(num_generations=G, **drawing)
+    settings = eval_sampling(header.sampling)
     budget = rollout_budget(settings, lambda text: on_note(f"warning: {text}"))
-    told = progress or (lambda which, done, total: None)
+    passes = divergence_budget(header.recipe["train"]["tokens_per_micro_batch"])
+    perplexities: dict[Which, float] = {}
 
     def scored(which: Which) -> list[Row]:
-        return _scored_rows(policy, which, prompts, scorer, settings, budget, header.seed, told)
+        return scored_rows(
+            policy,
+            which,
+            prompts,
+            scorer,
+            settings,
+            budget,
+            header.seed,
+            divergence=passes if which == "tuned" else None,
+            progress=progress or (lambda which, done, total: None),
+        )
 
     with Scorer(rewards) as scorer:
-        if base_rows is None:
-            with policy.base():
+        with policy.base():
+            perplexities["base"] = perplexity(policy, neutral_text())
+            if base_rows is None:
                 base_rows = scored("base")
+        perplexities["tuned"] = perplexity(policy, neutral_text())
         rows = [*base_rows, *scored("tuned")]
+    users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
+    estimator = Estimator(bootstrap, users)
+    section = header.recipe["eval"]
+    limited = section["matrix"] == "auto"
+    matrix = None if by_group is None else _matrix(by_group, prompts, rows, estimator, limited=limited)
     return EvalResult(
         **dict(header),
-        **dict(summarise(rows, bootstrap, weights)),
+        **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),
+        kept=kept_of(rows, perplexities, estimator),
+        matrix=matrix,
         prompts={prompt.prompt_id: prompt.prompt for prompt in prompts},
+        users=users,
         rows=rows,
     )
+
+
+def _matrix(
+    rewards: RewardSum,
+    prompts: Sequence[PreparedPrompt],
+    rows: Sequence[Row],
+    estimator: Estimator,
+    *,
+    limited: bool,
+) -> Matrix | None:
+    """Completions by the reward of every preference group; None where all give the same to each.
+
+    So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
+    """
+    asked = {prompt.prompt_id: prompt for prompt in prompts}
+
+    def completion(row: Row) -> Completion:
+        prompt = asked[row.prompt_id]
+        return Completion(
+            row.prompt_id, row.preference_group, prompt.prompt, row.text, prompt.columns, prompt.messages
+        )
+
+    groups = sorted({prompt.preference_group for prompt in prompts})
+    if limited:
+        rows = few_enough(rows, len(groups), _MOST_SCORES)
+    scores = cross_scores(rewards, [completion(row) for row in rows], groups)
+    if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
+        return None
+    return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)
 
 
 def evaluate_run(
@@ -102,6 +152,7 @@ def evaluate_run(
         allowed_hosts=allowed_hosts,
     )
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
+    groups = len({prompt.preference_group for prompt in prompts})
     device = pick_device()
     policy = load_policy(
         subject.recipe,
@@ -118,6 +169,7 @@ def evaluate_run(
         subject.header,
         weights=subject.group_sizes,
         base_rows=None if shared is None else [row for row in shared.rows if row.which == "base"],
+        by_group=group_rewards(rewards, subject.recipe.rewards, subject.recipe.eval.matrix, groups),
         progress=progress,
         on_note=on_note,
     )
@@ -125,79 +177,3 @@ def evaluate_run(
     for sentence in usage_sentences(rewards.usage()):
         on_note(sentence)
     return result
-
-
-def held_out(prompts: Sequence[PreparedPrompt], most: int | None) -> list[PreparedPrompt]:
-    """The first `most` prompts of each preference group, in order; None: all."""
-    taken: dict[str, int] = {}
-    chosen = []
-    for prompt in prompts:
-        taken[prompt.preference_group] = taken.get(prompt.preference_group, 0) + 1
-        if most is None or taken[prompt.preference_group] <= most:
-            chosen.append(prompt)
-    return chosen
-
-
-def _scored_rows(
-    policy: Policy,
-    which: Which,
-    prompts: Sequence[PreparedPrompt],
-    scorer: Scorer,
-    settings: SamplingSettings,
-    budget: TokenBudget,
-    seed: int,
-    progress: Progress,
-) -> list[Row]:
-    """A row a completion, in the order of the prompts."""
-    rows: list[Row] = []
-    portions = _portions(policy, which, prompts, scorer, settings, budget, seed, progress)
-    # Asynchronous rewards have until the next portion is sampled before anything waits for them.
-    for rollouts, pending in _one_behind(portions):
-        scores_N, G = pending.scores(rollouts.completions()), rollouts.num_generations
-        rows += [
-            Row(
-                prompt_id=rollouts.prompts[n // G].prompt_id,
-                preference_group=rollouts.prompts[n // G].preference_group,
-                which=which,
-                completion_index=n % G,
-                reward=score.value,
-                parts=dict(score.parts),
-                length=length,
-                finished=finished,
-                text=text,
-            )
-            for n, (score, length, finished, text) in enumerate(
-                zip(scores_N, rollouts.lengths_N, rollouts.finished_N.tolist(), rollouts.texts_N, strict=True)
-            )
-        ]
-    progress(which, len(prompts), len(prompts))
-    return rows
-
-
-def _portions(
-    policy: Policy,
-    which: Which,
-    prompts: Sequence[PreparedPrompt],
-    scorer: Scorer,
-    settings: SamplingSettings,
-    budget: TokenBudget,
-    seed: int,
-    progress: Progress,
-) -> Iterator[tuple[Rollouts, PendingScores]]:
-    """Sampled in portions, so that progress is seen: a completion does not depend on its portion."""
-    seed = derive_seed(seed, "eval")
-    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-        progress(which, start, len(prompts))
-        pending = scorer.start()
-        portion = prompts[start : start + _PROMPTS_AT_ONCE]
-        rollouts = sample(policy, portion, settings, seed=seed, budget=budget, on_batch=pending.add)
-        yield rollouts, pending
-
-
-def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """The same items, each only when the next one has been made, or when there is none."""
-    waiting: list[T] = []
-    for item in items:
-        yield from waiting
-        waiting = [item]
-    yield from waiting

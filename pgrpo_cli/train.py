@@ -26,6 +26,7 @@ from pgrpo_cli.algo import (
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.held_out import HeldOutCurve
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
@@ -106,12 +107,14 @@ def train(
     observer: Observer,
     stop_requested: Callable[[], bool] = lambda: False,
     trackers: Sequence[Tracker] = (),
+    curve: HeldOutCurve | None = None,
 ) -> None:
     """Train from `checkpoint` (None: from the start) to the recipe's last step and leave `adapter/` behind.
 
-    `policy` carries the checkpoint's adapter. When `stop_requested` answers True the step at hand is finished
-    and saved, and Interrupted is raised. Raises TrainingError, RewardError or CheckpointError where it cannot
-    go on; the steps before a reward that failed are saved.
+    `policy` carries the checkpoint's adapter; `curve` evaluates it on held-out prompts now and then. When
+    `stop_requested` answers True the step at hand is finished and saved, and Interrupted is raised. Raises
+    TrainingError, RewardError or CheckpointError where it cannot go on; the steps before a reward that failed
+    are saved.
     """
     history, parts = reward_history(recipe.history), part_history(recipe, rewards)
     estimator = estimator_of(recipe)
@@ -140,6 +143,10 @@ def train(
         Scorer(rewards) as scorer,
         saver,
     ):
+        if curve is not None and not curve.rewind(done) and curve.due(done):
+            clock.enter("evaluation")
+            curve.record(done, policy, scorer, batch_budget)
+            clock.enter(None)
         for step in range(done + 1, recipe.train.steps + 1):
             clock.begin(step)
             saver.done = step - 1
@@ -171,10 +178,14 @@ def train(
                 group_rows(groups),
                 part_rows(parts, rollouts.preference_groups_N),
             )
+            usage = pending.usage()
+            if curve is not None and curve.due(step):
+                clock.enter("evaluation")
+                curve.record(step, policy, scorer, batch_budget)
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             record = step_record(
-                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets, pending.usage()
+                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets, usage
             )
             log.append(record)
             stopping = stop_requested()

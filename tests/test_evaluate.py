@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 import torch
 
 from pgrpo_cli import evaluate as module
+from pgrpo_cli import held_out as sampling
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
-from pgrpo_cli.evaluate import evaluate, evaluate_run, held_out
+from pgrpo_cli.evaluate import evaluate, evaluate_run
+from pgrpo_cli.held_out import held_out
 from pgrpo_cli.model.rollout import OnBatch, Rollouts
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.report.summary import summarise
@@ -67,7 +71,12 @@ class Scripted:
     def worth(self, completion: Completion) -> float:
         if completion.preference_group == "loud":
             return 0.5
-        return 1.1 if int(completion.prompt_id.removeprefix("calm-")) % 2 else 0.9
+        return 1.1 if int(completion.prompt_id.split("-")[1]) % 2 else 0.9
+
+
+def scripted_kl(policy: Any, rollouts: Rollouts, *, temperature: float, budget: Any) -> list[float]:
+    assert policy.adapter_on and temperature == 0.5 and budget.tokens == 4096
+    return [0.1] * len(rollouts.texts_N)
 
 
 @pytest.fixture
@@ -101,7 +110,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, list[str], Sampli
             texts,
         )
 
-    monkeypatch.setattr(module, "sample", scripted)
+    monkeypatch.setattr(sampling, "sample", scripted)
+    monkeypatch.setattr(sampling, "completion_kl", scripted_kl)
+    monkeypatch.setattr(module, "perplexity", lambda policy, text: 7.0 if policy.adapter_on else 6.0)
     return recorded
 
 
@@ -136,6 +147,10 @@ def test_the_numbers_and_rows_of_an_evaluation(tmp_path: Path, calls: Any) -> No
     assert result.overall.macro.tuned.mean == pytest.approx(0.75)
     assert result.overall.weighted.tuned.mean == pytest.approx(0.875)
     assert len(result.rows) == 2 * 40 * 2
+    assert result.details["calm"].win_rate.mean == 1.0 and result.details["loud"].improved.mean == 1.0
+    assert result.fairness.worst is not None and result.fairness.worst.preference_group == "loud"
+    assert (result.kept.base.perplexity, result.kept.tuned.perplexity) == (6.0, 7.0)
+    assert result.kept.kl.mean == pytest.approx(0.1) and result.matrix is None
     row = next(row for row in result.rows if row.which == "tuned" and row.prompt_id == "loud-3")
     assert (row.preference_group, row.completion_index, row.reward) == ("loud", 0, 0.5)
     assert (row.length, row.finished, row.text) == (4, False, "tuned loud-3 0")
@@ -204,15 +219,21 @@ def test_a_real_model_with_an_adapter_of_zeros_is_no_different(tmp_path: Path) -
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base == tuned and len(set(base)) > 1
     assert result.overall.macro.difference.mean == 0.0
+    assert result.kept.kl.mean == 0.0 and result.kept.base == result.kept.tuned
+    assert 1 < result.kept.base.perplexity < math.inf
 
 
 def test_an_evaluation_that_runs_out_of_memory_says_so_and_has_the_same_rows(tmp_path: Path) -> None:
     policy, prompts = tiny_policy(), make_prompts((9, 5, 7))
     whole = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
     notes: list[str] = []
-    with forward_limit(policy, 12):
+    with forward_limit(policy, 15):
         result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path), on_note=notes.append)
-    assert result == whole
+    assert result.overall == whole.overall
+    assert [row.text for row in result.rows] == [row.text for row in whole.rows]
+    divergences = [[row.kl for row in found.rows] for found in (result, whole)]
+    assert divergences[0] == pytest.approx(divergences[1], nan_ok=True, abs=1e-6)
+    assert math.isnan(result.kept.base.perplexity)
     # 3 · (9 + 2 · 6) = 63 tokens did not fit: 32 of 16384 are left, once for both models.
     assert notes == ["warning: out of memory; rollout batches now hold at most 32 tokens"]
 
@@ -223,13 +244,14 @@ def test_a_real_model_with_an_adapter_answers_differently_and_repeatably(tmp_pat
     result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base != tuned
+    assert result.kept.kl.mean > 0 and result.kept.base.perplexity != result.kept.tuned.perplexity
     assert evaluate(policy, prompts, tiny_rewards(), header(tmp_path)) == result
 
 
 def test_portions_are_sampled_while_the_rewards_of_the_one_before_are_awaited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(sampling, "_PROMPTS_AT_ONCE", 2)
     policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6, 8])
     randomize_adapter(policy, scale=3.0)
     begun: list[int] = []
@@ -248,3 +270,40 @@ def test_portions_are_sampled_while_the_rewards_of_the_one_before_are_awaited(
     assert begun == [1, 2, 3, 4, 5, 6]
     assert result == evaluate(policy, prompts, summed(Plain(plain)), header(tmp_path))
     assert threads_left() == []
+
+
+def test_completions_are_scored_by_the_rewards_of_the_other_groups(tmp_path: Path, calls: Any) -> None:
+    result = scripted(tmp_path, by_group=summed(Scripted2()))
+    assert result.matrix is not None and result.matrix.preference_groups == ["calm", "loud"]
+    assert result.matrix.rewards == ["r0"]
+    # calm gives 1 to texts of the tuned model, loud 0.25 to all.
+    assert result.matrix.base == [[0.0, 0.25], [0.0, 0.25]]
+    assert result.matrix.tuned == [[1.0, 0.25], [1.0, 0.25]]
+
+
+class Scripted2(Scripted):
+    """1 for the tuned model by `calm`, 0.25 for anything by `loud`; it knows the prompt and the columns."""
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+        assert all(c.prompt == f"text of {c.prompt_id}" and c.messages for c in completions)
+        values = [
+            0.25 if c.preference_group == "loud" else float(c.text.startswith("tuned")) for c in completions
+        ]
+        return [Score(value, {"value": value}) for value in values]
+
+
+def test_a_matrix_that_asks_the_same_of_everybody_is_none(tmp_path: Path, calls: Any) -> None:
+    class Same(Scripted):
+        def worth(self, completion: Completion) -> float:
+            return 0.5
+
+    assert scripted(tmp_path, by_group=summed(Same())).matrix is None
+
+
+def test_users_are_known_to_the_result(tmp_path: Path, calls: Any) -> None:
+    asked = [replace(p, user_id=f"user {i // 4}") for i, p in enumerate(PROMPTS)]
+    policy: Any = ScriptedPolicy()
+    result = evaluate(policy, asked, summed(Scripted()), header(tmp_path))
+    # Four prompts in a row are of one user: two of calm, two of loud.
+    assert result.unit == "user" and result.details["calm"].units == 10
+    assert result.users["calm-0"] == "user 0"

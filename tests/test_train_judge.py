@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ def test_a_judge_that_goes_stops_the_run_which_goes_on_when_it_is_back(
     folder = tmp_path / "broken"
     result = run_of(folder, judge, failure_window=10)
     assert result.exit_code == 1
-    assert f"judge 'judge' at {judge.url} failed on 6 of the last " in result.stderr
+    # More than half of ten; of the requests in flight, any may be the one that is told.
+    assert re.search(rf"judge 'judge' at {judge.url} failed on ([6-9]|10) of the last ", result.stderr)
     assert "the last time: 503 Service Unavailable: out of memory" in result.stderr
     assert "Put the judge right and run the same command again" in result.stderr
     assert "Traceback" not in result.stderr

@@ -2,7 +2,9 @@
 
 The unit of resampling is the prompt, because completions of one prompt are not independent: a prompt's
 value is the mean over its completions, and prompts are drawn with replacement inside each preference group
-(a stratum).
+(a stratum). Where prompts come from users and a user has several, prompts of one user are not independent
+either: then users are drawn, each with all of its prompts (a cluster bootstrap), and the mean over prompts is
+the ratio of two sums over the drawn users. Below, a unit is what is drawn: a prompt, or a user.
 
 The percentile interval (Efron 1979) covers too rarely when prompts are few: at 8 prompts a nominal 95 %
 interval of a mean holds the truth 88 % of the time. By default both ends are therefore moved away from the
@@ -17,7 +19,7 @@ that it works below 6 prompts too. Such an interval may reach beyond the range o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -33,7 +35,7 @@ _NORMAL_FROM_DF = 1e4
 class Interval:
     """A mean with both ends of its interval, in reward units.
 
-    `low` and `high` are NaN where a stratum has a single prompt (its spread is unknown); all three are NaN
+    `low` and `high` are NaN where a stratum has a single unit (its spread is unknown); all three are NaN
     where there is no prompt.
     """
 
@@ -57,38 +59,84 @@ class Bootstrap:
             raise ValueError(f"need samples >= 2 and 0 < confidence < 1, got {found}")
 
 
-def mean_interval(values_P: Sequence[float] | Tensor, bootstrap: Bootstrap) -> Interval:
+Units = Sequence[Hashable]
+"""To which unit each value of a stratum belongs."""
+
+
+def mean_interval(
+    values_P: Sequence[float] | Tensor, bootstrap: Bootstrap, units_P: Units | None = None
+) -> Interval:
     """The mean over the prompts of one preference group. `values_P`: a finite number a prompt."""
-    return stratified_interval([values_P], bootstrap)
+    return stratified_interval([values_P], bootstrap, units=[units_P])
 
 
 def stratified_interval(
-    strata: Sequence[Sequence[float] | Tensor], bootstrap: Bootstrap, weights_K: Sequence[float] | None = None
+    strata: Sequence[Sequence[float] | Tensor],
+    bootstrap: Bootstrap,
+    weights_K: Sequence[float] | None = None,
+    units: Sequence[Units | None] | None = None,
 ) -> Interval:
-    """The mean of the means of K preference groups; prompts are resampled inside each.
+    """The mean of the means of K preference groups; units are resampled inside each.
 
     `strata`: K lists of prompt values. `weights_K`: K weights, not negative, of any sum; None counts each
-    preference group once (the macro mean).
+    preference group once (the macro mean). `units`: as in `combination_interval`.
     """
     weights_K = [1.0] * len(strata) if weights_K is None else weights_K
+    total = math.fsum(weights_K)
+    return combination_interval(strata, bootstrap, [weight / (total or 1.0) for weight in weights_K], units)
+
+
+def combination_interval(
+    strata: Sequence[Sequence[float] | Tensor],
+    bootstrap: Bootstrap,
+    coefficients_K: Sequence[float],
+    units: Sequence[Units | None] | None = None,
+) -> Interval:
+    """The sum of coefficient times mean over K preference groups: of any sign, so differences of means too.
+
+    `units`: for each stratum the unit of each of its values; None: each value is a unit. A unit that occurs
+    in several strata is drawn in each of them independently.
+    """
+    units = [None] * len(strata) if units is None else units
+    if len(strata) != len(coefficients_K):
+        raise ValueError(f"{len(strata)} strata but {len(coefficients_K)} weights")
     values = [_float64(values_P) for values_P in strata]
-    if len(values) != len(weights_K):
-        raise ValueError(f"{len(values)} strata but {len(weights_K)} weights")
     if not values or any(len(values_P) == 0 for values_P in values):
         return Interval(math.nan, math.nan, math.nan)
-    shares_K = [weight / math.fsum(weights_K) for weight in weights_K]
-    mean = math.fsum(share * float(v.mean()) for share, v in zip(shares_K, values, strict=True))
-    if any(len(values_P) == 1 for values_P in values):
+    mean = math.fsum(c * float(v.mean()) for c, v in zip(coefficients_K, values, strict=True))
+    clustered = [_Clustered.of(v, u) for v, u in zip(values, units, strict=True)]
+    if any(stratum.count == 1 for stratum in clustered):
         return Interval(mean, math.nan, math.nan)
 
     generator = torch.Generator().manual_seed(bootstrap.seed)
     means_B = torch.zeros(bootstrap.samples, dtype=torch.float64)
-    for share, values_P in zip(shares_K, values, strict=True):
-        means_B += share * resampled_means(values_P, bootstrap.samples, generator)
+    for coefficient, stratum in zip(coefficients_K, clustered, strict=True):
+        means_B += coefficient * _resampled_means(stratum, bootstrap.samples, generator)
     tail = (1 - bootstrap.confidence) / 2
     low, high = torch.quantile(means_B, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    stretch = small_sample_factor(values, shares_K, 1 - tail) if bootstrap.small_sample else 1.0
+    stretch = _small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
+
+
+def share_interval(share: float, units: float, confidence: float) -> Interval:
+    """Wilson's score interval (1927) of a share observed on independent units; never empty, within [0, 1].
+
+    `units` need not be whole: a weighted mean is worth as many. Of numbers between 0 and 1 other than 0 and 1
+    the interval is too wide, never too narrow: their variance is less.
+    """
+    if units == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * units)) / (1 + z**2 / units)
+    reach = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
+    # Rounding must not put the share outside its own interval.
+    return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
+
+
+def standard_error(values_P: Sequence[float] | Tensor, units_P: Units | None = None) -> float:
+    """Of the mean over the prompts of one preference group; NaN with a single unit."""
+    stratum = _Clustered.of(_float64(values_P), units_P)
+    return math.sqrt(stratum.variance_of_mean) if stratum.count > 1 else math.nan
 
 
 def prompt_means(rewards_N: Sequence[float], prompt_ids_N: Sequence[str]) -> dict[str, float]:
@@ -118,24 +166,64 @@ def _float64(values_P: Sequence[float] | Tensor) -> Tensor:
     return torch.as_tensor(values_P, dtype=torch.float64, device="cpu").flatten()
 
 
+@dataclass(frozen=True)
+class _Clustered:
+    """The values of one stratum by unit: their sums and their numbers, both [U], float64."""
+
+    sums_U: Tensor
+    sizes_U: Tensor
+
+    @classmethod
+    def of(cls, values_P: Tensor, units_P: Units | None) -> _Clustered:
+        if units_P is None:
+            return cls(values_P, torch.ones_like(values_P))
+        if len(units_P) != len(values_P):
+            raise ValueError(f"{len(values_P)} values but {len(units_P)} units")
+        places: dict[Hashable, int] = {}
+        place_P = torch.tensor([places.setdefault(unit, len(places)) for unit in units_P], dtype=torch.long)
+        sums_U = torch.zeros(len(places), dtype=torch.float64).index_add_(0, place_P, values_P)
+        sizes_U = torch.bincount(place_P, minlength=len(places)).double()
+        return cls(sums_U, sizes_U)
+
+    @property
+    def count(self) -> int:
+        return len(self.sums_U)
+
+    @property
+    def variance_of_mean(self) -> float:
+        """U/(U - 1) · sum of (sum_u - mean · size_u)² / (sum of sizes)²: s²/n where sizes are all 1."""
+        total = self.sizes_U.sum()
+        residuals_U = self.sums_U - self.sums_U.sum() / total * self.sizes_U
+        return float(residuals_U.square().sum() / total.square() * self.count / (self.count - 1))
+
+
 def resampled_means(values_P: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """`samples` means of len(values_P) draws with replacement, in blocks that bound the memory."""
-    count = len(values_P)
-    block = max(1, _MAX_DRAWS_AT_ONCE // count)
-    means = []
-    for start in range(0, samples, block):
-        size = (min(block, samples - start), count)
-        means.append(values_P[torch.randint(count, size, generator=generator)].mean(dim=1))
-    return torch.cat(means)
+    """`samples` means of len(values_P) draws with replacement."""
+    return _resampled_means(_Clustered.of(values_P, None), samples, generator)
 
 
 def small_sample_factor(strata: Sequence[Tensor], shares_K: Sequence[float], level: float) -> float:
     """SE / SE_boot · t / z of a weighted mean of stratum means, each stratum with 2 values or more."""
-    counts_K = [len(values_P) for values_P in strata]
-    variances_K = [
-        share**2 * float(values_P.var()) / len(values_P)
-        for share, values_P in zip(shares_K, strata, strict=True)
-    ]
+    return _small_sample_factor([_Clustered.of(values_P, None) for values_P in strata], shares_K, level)
+
+
+def _resampled_means(stratum: _Clustered, samples: int, generator: torch.Generator) -> Tensor:
+    """`samples` means of as many units drawn with replacement, in blocks that bound the memory."""
+    block = max(1, _MAX_DRAWS_AT_ONCE // stratum.count)
+    means = []
+    for start in range(0, samples, block):
+        size = (min(block, samples - start), stratum.count)
+        drawn = torch.randint(stratum.count, size, generator=generator)
+        means.append(stratum.sums_U[drawn].sum(dim=1) / stratum.sizes_U[drawn].sum(dim=1))
+    return torch.cat(means)
+
+
+def _small_sample_factor(
+    strata: Sequence[_Clustered], coefficients_K: Sequence[float], level: float
+) -> float:
+    """SE / SE_boot · t / z of a combination of stratum means, each stratum with 2 units or more."""
+    counts_K = [stratum.count for stratum in strata]
+    variances_K = [c**2 * stratum.variance_of_mean for c, stratum in zip(coefficients_K, strata, strict=True)]
     variance = math.fsum(variances_K)
     if variance == 0:
         return 1.0

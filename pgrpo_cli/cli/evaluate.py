@@ -58,6 +58,7 @@ def evaluate(
     """Answer held-out prompts with the base model and the tuned one; show whom training served how well."""
     from pgrpo_cli.evaluate import evaluate_run
     from pgrpo_cli.report.page import eval_page
+    from pgrpo_cli.state.curve import read_curve
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.subject import kept_result, subject_of
 
@@ -79,7 +80,9 @@ def evaluate(
                 on_note=told,
             )
     page = subject.run.report_path
-    atomic_write(page, eval_page(result, _curves(subject.run), _diagnosis(subject.run)))
+    atomic_write(
+        page, eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run))
+    )
     if as_json:
         emit(_result_json(result, path=subject.path, report=page))
     else:
@@ -224,10 +227,12 @@ def _result_json(result: EvalResult, **paths: Path) -> str:
 
 
 def _show_result(result: EvalResult) -> None:
+    from pgrpo_cli.report.more_tables import overview_table
     from pgrpo_cli.report.sentences import eval_sentence
     from pgrpo_cli.report.tables import eval_table, to_rich
 
     stdout.print(to_rich(eval_table(result), stdout.width))
+    stdout.print(to_rich(overview_table(result), stdout.width))
     for line in (eval_sentence(result), *result.notes):
         stdout.print(Text(line), soft_wrap=True)
 

@@ -177,6 +177,7 @@ def _train(
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
+    from pgrpo_cli.held_out import held_out_curve
     from pgrpo_cli.model.load import load_policy, pick_device
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
@@ -223,6 +224,7 @@ def _train(
             run, recipe, policy, prompts, rewards,
             checkpoint=checkpoint, observer=diagnosed(display, run, recipe),
             stop_requested=stop_requested, trackers=trackers,
+            curve=held_out_curve(run, recipe),
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Prepared data in a run directory: Arrow data sets, rejected rows, and a manifest with their hashes.
 
 data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
-                         messages as JSON
+                         messages as JSON; user_id, where the source knows users
 data/rejected.jsonl      rows that cannot be used, with file, line and reason
 data/preference_groups.json    the clusters, where users are clustered (preference_groups/centroids.py)
 data/manifest.json       what the data were made from, and the SHA-256 of every file above
@@ -143,22 +143,23 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
     import datasets
 
     table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
-    rows = zip(
-        *(
-            table[name]
-            for name in ("prompt_id", "preference_group", "prompt", "input_ids", "columns", "messages")
-        ),
-        strict=True,
-    )
+    names = ("prompt_id", "preference_group", "prompt", "input_ids", "columns", "messages")
+    users = table.get(_USERS, [None] * len(table["prompt_id"]))
     return [
         PreparedPrompt(
-            prompt_id, group, prompt, tuple(input_ids), json.loads(columns), tuple(json.loads(messages))
+            prompt_id, group, prompt, tuple(input_ids), json.loads(columns), tuple(json.loads(messages)), user
         )
-        for prompt_id, group, prompt, input_ids, columns, messages in rows
+        for prompt_id, group, prompt, input_ids, columns, messages, user in zip(
+            *(table[name] for name in names), users, strict=True
+        )
     ]
 
 
 _PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data anew."
+
+
+# A column of data whose source knows users; all others are without it.
+_USERS = "user_id"
 
 
 def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
@@ -175,7 +176,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
             "messages": text,
         }
     )
-    columns = {
+    columns: dict[str, list[Any]] = {
         "prompt_id": [prompt.prompt_id for prompt in prompts],
         "preference_group": [prompt.preference_group for prompt in prompts],
         "prompt": [prompt.prompt for prompt in prompts],
@@ -183,6 +184,9 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
         "columns": [json.dumps(prompt.columns, sort_keys=True) for prompt in prompts],
         "messages": [json.dumps(prompt.messages, sort_keys=True) for prompt in prompts],
     }
+    if any(prompt.user_id is not None for prompt in prompts):
+        features[_USERS] = text
+        columns[_USERS] = [prompt.user_id for prompt in prompts]
     content = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
     dataset = datasets.Dataset.from_dict(columns, features=features)
     # The fingerprint is stored; left alone it may depend on the library's version.

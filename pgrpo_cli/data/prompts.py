@@ -64,7 +64,13 @@ class PromptRenderer:
             )
             return _rejected(record, "longer than the model's context", detail)
         return PreparedPrompt(
-            record.prompt_id, record.preference_group, prompt, input_ids, record.columns, tuple(messages)
+            record.prompt_id,
+            record.preference_group,
+            prompt,
+            input_ids,
+            record.columns,
+            tuple(messages),
+            record.user_id,
         )
 
     def _context(self) -> int | None:

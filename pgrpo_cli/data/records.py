@@ -45,7 +45,7 @@ class PromptRecord:
 @dataclass(frozen=True)
 class PreparedPrompt:
     """A prompt as the model sees it: `prompt` as the chat template renders `messages`, `input_ids` its
-    tokens.
+    tokens. `user_id`: who asked, where the source knows.
     """
 
     prompt_id: str
@@ -54,6 +54,7 @@ class PreparedPrompt:
     input_ids: tuple[int, ...]
     columns: dict[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)

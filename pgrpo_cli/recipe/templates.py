@@ -64,7 +64,7 @@ class _Program:
         try:
             tree = self._parsed(environment, source)
             _check(tree, self.what)
-            self.variables = frozenset(meta.find_undeclared_variables(tree)).difference(environment.globals)
+            self.variables = frozenset(meta.find_undeclared_variables(tree))
             code = environment.compile(_Bound().visit(tree))
         except TemplateError as error:
             line = getattr(error, "lineno", None)

@@ -151,6 +151,12 @@ class TrainSection(Section):
 class EvalSection(Section):
     """Evaluation on held-out prompts."""
 
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between evaluations of the model in training, which also come before the first "
+        "step and after the last. Null: none.",
+    )
     num_completions: int = Field(4, ge=1, description="Completions a held-out prompt, of each model.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
     max_prompts_per_group: int | None = Field(
@@ -158,6 +164,18 @@ class EvalSection(Section):
     )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
+    minority_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Preference groups with less than this share of the training prompts are the minority.",
+    )
+    matrix: Literal["auto", True, False] = Field(
+        "auto",
+        description="Score completions for each preference group by the rewards of others too. `auto`: by "
+        "rewards that depend on it and cost nothing, for at most 32 groups and 5000 scores; `true`: all "
+        "completions, by judges and code too.",
+    )
 
 
 class LogSection(Section):

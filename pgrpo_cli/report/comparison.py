@@ -161,8 +161,9 @@ def _explanation(
     told = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
     if alone != says:
         told = f"can't tell: {alone} by itself, not as one of {comparisons}"
+        return told if needed is None else f"{told}; about {needed} {unit}s would"
     if needed is not None:
-        return f"{told}; about {needed} {unit}s would"
+        return f"{told}; about {needed} would"
     short = several and _prompts_are_too_few(line)
     return f"{told}; more prompts are needed" if short else f"{told}; nor would {most}"
 

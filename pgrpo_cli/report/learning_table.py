@@ -14,23 +14,17 @@ def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Table
     rows = [row for row in comparison.learning if not macro_only or row.preference_group is None]
     if not rows:
         return None
-    last_macro = max((i for i, row in enumerate(rows) if row.preference_group is None), default=-1)
+    cells = [_row(row, row.method == comparison.reference) for row in rows]
+    skipped = 1 if macro_only else 0
     return Table(
-        title=f"How fast: {_SOURCES[rows[0].source]}",
-        columns=(
-            "mean of",
-            "method",
-            "mean height",
-            "less reference",
-            "reward",
-            "steps to it",
-            "seconds",
-            "by",
+        title=f"How fast: {'macro mean, ' if macro_only else ''}{_SOURCES[rows[0].source]}",
+        columns=_COLUMNS[skipped:],
+        rows=tuple(row[skipped:] for row in cells),
+        summaries=frozenset(
+            i for i, row in enumerate(rows) if row.preference_group is None and not macro_only
         ),
-        rows=tuple(_row(row, row.method == comparison.reference) for row in rows),
-        summaries=frozenset(range(last_macro + 1)) if not macro_only else frozenset(),
-        details=frozenset({3, 5}),
-        spare=frozenset({7}),
+        details=frozenset({3 - skipped, 5 - skipped}),
+        spare=frozenset({7 - skipped}),
     )
 
 
@@ -49,6 +43,7 @@ def learning_sentence(comparison: Comparison) -> str:
     )
 
 
+_COLUMNS = ("mean of", "method", "mean height", "less reference", "reward", "steps to it", "seconds", "by")
 _SOURCES = {
     "held-out": "held-out prompts during training",
     "training": "training rewards, smoothed",

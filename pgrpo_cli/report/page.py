@@ -13,9 +13,12 @@ from pgrpo_cli import __version__
 
 from .curves import group_curves, half_life_of, macro_curve
 from .diagnosis.finding import Diagnosis
+from .heat_map import heat_map
 from .learning import Progress
 from .learning_table import learning_sentence, learning_table
+from .matrix import standardised
 from .method_panels import MOST_PANELS, Panel, method_panels
+from .more_tables import details_table, overview_table, parts_table
 from .sentences import chance_sentence, comparison_sentence, eval_sentence, grouping_sentence, method_sentence
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
@@ -24,14 +27,19 @@ from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
 
 __all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
 
+_MODELS: tuple[Which, Which] = ("base", "tuned")
+# Steps; so short that a smoothed curve is the raw one.
+_UNSMOOTHED = 1e-3
 SAMPLES_PER_GROUP = 2
 
 Points = Sequence[CurvePoint]
 
 
-def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = None) -> str:
+def eval_page(
+    result: EvalResult, points: Points, diagnosis: Diagnosis | None = None, held_out: Points = ()
+) -> str:
     """The page about one evaluation; `points` is the run's training reward by step and preference group,
-    `diagnosis` what is found in its training.
+    `diagnosis` what is found in its training, `held_out` its held-out reward in training, in the same form.
     """
     return _render(
         "eval.html",
@@ -42,6 +50,11 @@ def eval_page(result: EvalResult, points: Points, diagnosis: Diagnosis | None = 
         chance=chance_sentence(result.confidence, len(result.groups)),
         table=eval_table(result),
         forest=_eval_forest(result),
+        overview=overview_table(result),
+        details=details_table(result),
+        parts_of_reward=parts_table(result),
+        heat_maps=_heat_maps(result),
+        held_out=_curves({result.run: held_out}, half_life=_UNSMOOTHED)["panels"],
         labels=[],
         **_curves({result.run: points}),
         samples=_samples(result, [("base", result, "base"), ("tuned", result, "tuned")]),
@@ -75,6 +88,8 @@ def comparison_page(
             for run in others
         ],
         labels=list(shown),
+        heat_maps=_compared_maps(reference, shown),
+        rewards=", ".join(reference.matrix.rewards) if reference.matrix else "",
         **method_panels(comparison.methods, {label: progress[label] for label in labels}),
         how_fast=learning_table(comparison),
         how_fast_says=learning_sentence(comparison),
@@ -124,9 +139,38 @@ def _forest_row(label: str, difference: Estimate, *, summary: bool = False) -> F
     return ForestRow(label, difference.mean, difference.ci_low, difference.ci_high, TONES[says], summary)
 
 
-def _curves(points: Mapping[str, Points]) -> dict[str, Any]:
+def _heat_maps(result: EvalResult) -> list[Panel]:
+    """Base and tuned: completions for each preference group by the reward of each, by column."""
+    matrix = result.matrix
+    if matrix is None:
+        return []
+    names = matrix.preference_groups
+    return [Panel(which, heat_map(f"{which} model", names, standardised(matrix, which))) for which in _MODELS]
+
+
+def _compared_maps(reference: EvalResult, shown: Mapping[str, EvalResult]) -> list[Panel]:
+    """The base model's map, then each method's tuned one, by its first run; nothing unless all have one.
+
+    All are standardised by the reference's columns, so that colours can be compared.
+    """
+    matrices = {label: result.matrix for label, result in shown.items()}
+    base = reference.matrix
+    if base is None or any(
+        m is None or m.preference_groups != base.preference_groups for m in matrices.values()
+    ):
+        return []
+    columns = {"centers": base.centers, "scales": base.scales}
+    panels = [Panel("base", heat_map("base model", base.preference_groups, standardised(base, "base")))]
+    for label, matrix in matrices.items():
+        assert matrix is not None
+        cells = standardised(matrix.model_copy(update=columns), "tuned")
+        panels.append(Panel(label, heat_map(f"{label}, tuned", base.preference_groups, cells)))
+    return panels
+
+
+def _curves(points: Mapping[str, Points], half_life: float | None = None) -> dict[str, Any]:
     """The panels: the macro mean, then preference groups from the most to the least sampled."""
-    half_life = max(half_life_of(found) for found in points.values())
+    half_life = half_life or max(half_life_of(found) for found in points.values())
     curves = {label: group_curves(found, half_life) for label, found in points.items()}
     counts: dict[str, int] = {}
     for found in points.values():

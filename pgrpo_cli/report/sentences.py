@@ -34,6 +34,8 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
         "no difference": f"{run} is no different from {comparison.reference}",
         "can't tell": f"{run} and {comparison.reference} can't be told apart",
     }[macro.verdict]
+    settles = macro.explanation.removeprefix("can't tell ")
+    change += f"; {settles}" if macro.verdict == "can't tell" else ""
     return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_by_outcome(outcomes)}"
 
 
@@ -56,8 +58,8 @@ def method_sentence(result: EvalResult) -> str:
     return (
         f"{len(result.prompts)} held-out prompts, {sampling['num_completions']} completions of each model "
         f"for each, at temperature {sampling['temperature']:g}. In brackets: {result.confidence * 100:g} % "
-        f"bootstrap intervals over prompts ({result.bootstrap_samples} resamples, seed {result.seed}); "
-        "differences are paired by prompt."
+        f"bootstrap intervals over {result.unit}s ({result.bootstrap_samples} resamples, "
+        f"seed {result.seed}); differences are paired by prompt."
     )
 
 

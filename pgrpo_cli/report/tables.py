@@ -43,7 +43,7 @@ class Table:
     """Rows of cells under column heads; the first column names the row.
 
     `summaries` are the rows set off from the others. Where there is little room, only the columns `details`
-    show theirs, and the columns `spare` are left out.
+    show theirs, and the columns `spare` are left out. The columns `texts` are read, not compared.
     """
 
     title: str
@@ -52,6 +52,7 @@ class Table:
     summaries: frozenset[int]
     details: frozenset[int]
     spare: frozenset[int]
+    texts: frozenset[int] = frozenset()
 
 
 def eval_table(result: EvalResult) -> Table:
@@ -91,7 +92,7 @@ def to_rich(table: Table, width: int) -> RichTable:
     for index in columns:
         rich.add_column(
             Text(table.columns[index]),
-            justify="right" if index else "left",
+            justify="left" if index == 0 or index in table.texts else "right",
             overflow="fold",
             no_wrap=index in table.details,
         )

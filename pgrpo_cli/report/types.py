@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-EVAL_VERSION = 1
+EVAL_VERSION = 2
 
 Which = Literal["base", "tuned"]
 Verdict = Literal["ahead", "behind", "no difference", "can't tell"]
@@ -50,7 +50,10 @@ class Overall(Data):
 
 
 class Row(Data):
-    """One scored completion. `length` is in tokens; `finished` is false where it was cut at the limit."""
+    """One scored completion. `length` is in tokens; `finished` is false where it was cut at the limit.
+
+    `kl`: estimated KL(tuned || base) a token over it, in nats; unknown for the base model's.
+    """
 
     prompt_id: str
     preference_group: str
@@ -58,15 +61,105 @@ class Row(Data):
     completion_index: int
     reward: Number
     parts: dict[str, Number]
+    kl: Number = math.nan
     length: int
     finished: bool
     text: str
 
 
+class Detail(Data):
+    """More about a preference group, or about all, each counted once (macro); docs/metrics.md has formulas.
+
+    `units` are what intervals resample. `parts`: the reward's parts by name. `win_rate`: share of pairs of
+    completions to one prompt that the tuned model wins. `improved`: share of prompts with a higher mean.
+    `effect`: the gain in standard deviations of the reward; unknown over groups and without spread.
+    """
+
+    units: int
+    parts: dict[str, Contrast]
+    win_rate: Estimate
+    improved: Estimate
+    effect: Number
+
+
+class Worst(Data):
+    """The preference group that gains least; the interval holds whichever group that is."""
+
+    preference_group: str
+    gain: Estimate
+
+
+class Minority(Data):
+    """Gains of preference groups with less than `share` of the training prompts against the others' gains.
+
+    Each is a mean over preference groups; `gap` is minority minus majority, unknown where one is empty.
+    """
+
+    share: float
+    preference_groups: list[str]
+    minority: Estimate
+    majority: Estimate
+    gap: Estimate
+
+
+class Fairness(Data):
+    """How gains are shared between preference groups; unknown with a single one.
+
+    `range` is the largest minus the smallest gain, `std` the standard deviation of the gains, and
+    `std_beyond_noise` what is left of that without the noise of few prompts, all in reward units.
+    """
+
+    worst: Worst | None
+    range: Number
+    std: Number
+    std_beyond_noise: Number
+    jain: Number
+    minority: Minority
+
+
+class Fluency(Data):
+    """How a model writes. `perplexity` is that of a neutral text, a token; `length` is in tokens.
+
+    `distinct_1`, `distinct_2`: different words and pairs of words over all of them, in all completions.
+    """
+
+    perplexity: Number
+    distinct_1: Number
+    distinct_2: Number
+    length: Number
+    truncated: Number
+
+
+class Kept(Data):
+    """What is left of the base model. `kl` is KL(tuned || base) a token in nats, by preference group too."""
+
+    base: Fluency
+    tuned: Fluency
+    kl: Estimate
+    groups: dict[str, Estimate]
+
+
+class Matrix(Data):
+    """Completions made for each preference group (rows) by the reward of each (columns).
+
+    `rewards`: labels of the rewards in it, those that depend on the preference group. `base` and `tuned` are
+    mean rewards over prompts; `centers` and `scales` are mean and standard deviation of each column over all
+    completions of both models. `margin`, in those deviations, is the diagonal less the rest of its row.
+    """
+
+    preference_groups: list[str]
+    rewards: list[str]
+    base: list[list[Number]]
+    tuned: list[list[Number]]
+    centers: list[Number]
+    scales: list[Number]
+    margin: Contrast
+
+
 class Header(Data):
     """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     run: str
     step: int
     recipe: dict[str, Any]
@@ -84,18 +177,29 @@ class Header(Data):
 
 
 class Summary(Data):
-    """The numbers of an evaluation. `notes` say what a reader must know before believing them."""
+    """The numbers of an evaluation. `notes` say what a reader must know before believing them.
 
+    `unit` is what intervals resample: users where one has several prompts. `weights`: training prompts of
+    each preference group. `details` go by preference group.
+    """
+
+    unit: Literal["prompt", "user"]
     groups: dict[str, Contrast]
     overall: Overall
+    details: dict[str, Detail]
+    macro_detail: Detail
+    fairness: Fairness
     weights: dict[str, float]
     notes: list[str]
 
 
 class EvalResult(Summary, Header):
-    """One evaluation with every completion. `prompts` are the rendered texts by prompt id."""
+    """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked."""
 
+    kept: Kept
+    matrix: Matrix | None
     prompts: dict[str, str]
+    users: dict[str, str] = {}
     rows: list[Row]
 
 

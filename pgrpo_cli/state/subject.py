@@ -23,6 +23,8 @@ from .run import RunDirectory
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
+# Keys of `eval` that change what is made of the completions.
+_SUMMARY_KEYS = ("minority_share", "matrix")
 # Sections that a run may be evaluated with whatever it was trained with.
 _FREE = ("eval.", "log.")
 
@@ -82,13 +84,7 @@ def header_of(
         # Precision changes how exactly the same model is computed, not which model it is.
         model=recipe.model.model_dump(mode="json", exclude={"quantization", "compute_dtype", "attention"}),
         rewards=[_described(section, recipe_dir) for section in recipe.rewards],
-        sampling={
-            "num_completions": recipe.eval.num_completions,
-            "max_completion_tokens": recipe.rollout.max_completion_tokens,
-            "temperature": recipe.eval.temperature,
-            "top_p": recipe.rollout.top_p,
-            "top_k": recipe.rollout.top_k,
-        },
+        sampling=sampling_of(recipe),
         max_prompts_per_group=recipe.eval.max_prompts_per_group,
         seed=recipe.seed,
         bootstrap_samples=recipe.eval.bootstrap_samples,
@@ -97,13 +93,28 @@ def header_of(
     )
 
 
+def sampling_of(recipe: Recipe) -> dict[str, Any]:
+    """How an evaluation samples."""
+    return {
+        "num_completions": recipe.eval.num_completions,
+        "max_completion_tokens": recipe.rollout.max_completion_tokens,
+        "temperature": recipe.eval.temperature,
+        "top_p": recipe.rollout.top_p,
+        "top_k": recipe.rollout.top_k,
+    }
+
+
 def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult | None:
     """The evaluation in the run, if it is of this adapter with these settings (or any). Raises EvalError."""
     if not subject.path.exists():
         return None
     kept = read_result(subject.path)
-    settings = () if any_settings else (*_SETTINGS, "bootstrap_samples", "confidence")
-    return kept if _equal(kept, subject.header, ("adapter_hash", *settings)) else None
+    if any_settings:
+        return kept if _equal(kept, subject.header, ("adapter_hash",)) else None
+    ours, theirs = (header.recipe.get("eval", {}) for header in (subject.header, kept))
+    same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
+    settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
+    return kept if same and _equal(kept, subject.header, settings) else None
 
 
 def shares_base(header: Header, other: Header) -> bool:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from pgrpo_cli.algo.intervals import (
     Bootstrap,
     Interval,
+    combination_interval,
     mean_interval,
     paired_differences,
     prompt_means,
+    share_interval,
+    standard_error,
     stratified_interval,
     student_t_quantile,
 )
@@ -201,3 +204,85 @@ def test_impossible_settings_are_refused() -> None:
         Bootstrap(confidence=1.0)
     with pytest.raises(ValueError, match="1 strata but 2 weights"):
         stratified_interval([[1.0]], PLAIN, [1, 2])
+
+
+def test_users_are_drawn_with_all_of_their_prompts() -> None:
+    # Users a: {0, 0}, b: {1, 1}. Drawn means: 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4, as of two prompts.
+    interval = mean_interval([0.0, 1.0, 0.0, 1.0], PLAIN, ["a", "b", "a", "b"])
+    assert interval == Interval(0.5, 0.0, 1.0)
+
+
+def test_users_of_unlike_size_count_by_their_prompts() -> None:
+    # a: {0, 0, 0}, b: {4}. Mean 1; drawn means: (a, a) 0, (a, b) 4/4 = 1, (b, b) 8/2 = 4.
+    assert mean_interval([0.0, 0.0, 0.0, 4.0], PLAIN, list("aaab")) == Interval(1.0, 0.0, 4.0)
+
+
+def test_a_single_user_has_no_interval() -> None:
+    assert math.isnan(mean_interval([0.1, 0.2, 0.3], PLAIN, list("aaa")).low)
+    assert math.isnan(standard_error([0.1, 0.2, 0.3], list("aaa")))
+
+
+def test_standard_error_of_prompts_and_of_users() -> None:
+    # {0, 1}: s² = 1/2, s²/n = 1/4.
+    assert standard_error([0.0, 1.0]) == pytest.approx(0.5)
+    # a: {0, 0, 0}, b: {4}; mean 1; residuals 0 - 3 = -3 and 4 - 1 = 3; 2/1 · 18 / 4² = 2.25.
+    assert standard_error([0.0, 0.0, 0.0, 4.0], list("aaab")) == pytest.approx(1.5)
+
+
+def test_differences_of_groups() -> None:
+    # Means 1/2 and 5: 0.5 - 5 = -4.5; only the first varies, over 0, 1/2, 1.
+    interval = combination_interval([[0.0, 1.0], [5.0, 5.0]], PLAIN, [1, -1])
+    assert interval == Interval(-4.5, -5.0, -4.0)
+
+
+def test_wilson_interval_by_hand_and_by_scipy() -> None:
+    # 8 of 8 with z = 1.959964, z²/n = 0.480182: (1 + 0.240091 ± 0.240091) / 1.480182 = 0.675592 and 1.
+    interval = share_interval(1.0, 8, 0.95)
+    assert (interval.low, interval.high) == (pytest.approx(0.675592, abs=1e-6), 1.0)
+    stats = pytest.importorskip("scipy.stats")
+    for k, n in [(0, 5), (3, 10), (17, 40), (40, 40)]:
+        expected = stats.binomtest(k, n).proportion_ci(0.9, method="wilson")
+        found = share_interval(k / n, n, 0.9)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert math.isnan(share_interval(math.nan, 0, 0.95).low)
+
+
+def _cluster_coverage(*, by_user: bool, trials: int = 500) -> float:
+    """How often the 95 % interval of a mean holds the truth with 12 users of 1 to 6 prompts.
+
+    Prompts of one user share a value of standard deviation 1, their own noise has 0.5.
+    """
+    generator = torch.Generator().manual_seed(5)
+    bootstrap = Bootstrap(samples=300, seed=3)
+    hits = 0
+    for _ in range(trials):
+        sizes = torch.randint(1, 7, (12,), generator=generator)
+        user_P = torch.repeat_interleave(torch.arange(12), sizes)
+        taste = torch.randn(12, generator=generator, dtype=torch.float64)
+        values = taste[user_P] + 0.5 * torch.randn(len(user_P), generator=generator, dtype=torch.float64)
+        interval = mean_interval(values, bootstrap, user_P.tolist() if by_user else None)
+        hits += interval.low <= 0 <= interval.high
+    return hits / trials
+
+
+def test_coverage_with_several_prompts_a_user() -> None:
+    # Standard deviation of a share of 95 % in 500 trials: 1 %.
+    assert 0.92 <= _cluster_coverage(by_user=True) <= 0.98
+    # Prompts as units pretend to know more than they do.
+    assert _cluster_coverage(by_user=False) < 0.85
+
+
+def test_user_intervals_agree_with_scipy() -> None:
+    numpy, stats = pytest.importorskip("numpy"), pytest.importorskip("scipy.stats")
+    generator = numpy.random.default_rng(4)
+    sizes = generator.integers(1, 5, 25)
+    users = numpy.repeat(numpy.arange(25), sizes)
+    values = generator.normal(size=25)[users] + generator.normal(size=len(users))
+    sums = numpy.bincount(users, weights=values)
+    expected = stats.bootstrap(
+        (sums, sizes.astype(float)), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True,
+        vectorized=True, n_resamples=20_000, method="percentile", rng=generator,
+    ).confidence_interval  # fmt: skip
+    found = mean_interval(values.tolist(), Bootstrap(20_000, small_sample=False), users.tolist())
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02)

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,20 @@ def test_what_was_written_is_loaded_in_order(tmp_path):
     publish_new(tmp_path)
     assert load_prepared(tmp_path, "train") == SPLITS["train"]
     assert load_prepared(tmp_path, "eval") == SPLITS["eval"]
+
+
+def test_users_are_kept_where_some_are_known(tmp_path):
+    known = {
+        "train": [replace(prompt("p1"), user_id="u"), prompt("p2")],
+        "eval": [replace(prompt("p3"), user_id="v")],
+    }
+    with_users = publish_new(tmp_path, known)
+    assert [p.user_id for p in load_prepared(tmp_path, "train")] == ["u", None]
+    assert load_prepared(tmp_path, "eval") == known["eval"]
+    # Data without users have no column for them.
+    nobody = {half: [replace(p, user_id=None) for p in prompts] for half, prompts in known.items()}
+    assert publish_new(tmp_path / "other", nobody)["data_hash"] != with_users["data_hash"]
+    assert b"user_id" not in b"".join(files_below(tmp_path / "other" / "data" / "train").values())
 
 
 def test_an_empty_half_can_be_stored(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from pgrpo_cli.data.prompts import PromptRenderer
 from pgrpo_cli.data.records import PreparedPrompt, RejectedRow
 from pgrpo_cli.errors import ModelError
-from tests.support.records import record
+from tests.support.records import record, user_record
 from tests.support.tokenizer import byte_tokenizer
 
 # "<s>user\nHi<e>\n<s>assistant\n" with a token a special sign and a byte:
@@ -32,6 +32,11 @@ def test_a_prompt_ends_where_the_assistant_begins():
     assert byte_tokenizer().decode(prompt.input_ids) == prompt.prompt
     assert (prompt.prompt_id, prompt.preference_group, prompt.columns) == ("p1", "a", {"answer": 42})
     assert prompt.messages == ({"role": "user", "content": "Hi"},)
+
+
+def test_the_user_is_kept():
+    assert renderer()(user_record("Hi", "ann")).user_id == "ann"
+    assert renderer()(record("Hi")).user_id is None
 
 
 def test_special_tokens_that_the_tokenizer_adds_by_itself_are_not_added_twice():

@@ -55,6 +55,8 @@ def test_what_templates_render(source, row, text):
     ("source", "row", "reason"),
     [
         ("{{ gone }}", {}, "'gone' is undefined"),
+        ("{{ lipsum }}", {}, "'lipsum' is undefined"),
+        ("{{ x.upper()|length }}", {"x": b"a"}, "<built-in method upper of bytes object"),
         ("{{ a ~ gone }}", {"a": 1}, "'gone' is undefined"),
         ("{{ x + gone }}", {"x": 1}, "'gone' is undefined"),
         ("{{ d.gone }}", {"d": {}}, "'dict object' has no attribute 'gone'"),

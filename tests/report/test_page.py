@@ -75,6 +75,27 @@ def a_comparison(label: str = "other") -> str:
 PAGES = {"eval": lambda: eval_page(made(), POINTS), "compare": a_comparison}
 
 
+def test_the_matrix_and_the_held_out_curve_are_drawn_where_there_are_some() -> None:
+    page = Page(eval_page(made(), POINTS, held_out=[(0, "calm", 0.1, 8), (5, "calm", 0.4, 8)]))
+    assert "Whose taste do completions meet?" in page.text and "Held-out reward during training" in page.text
+    assert sum("heat" in str(rect.get("class")) for rect in page.all("rect")) == 2 * 2 * 2
+    assert "from 0.1 to 0.4" in str(page.all("svg"))
+    plain = Page(eval_page(made().model_copy(update={"matrix": None}), POINTS))
+    assert "Whose taste" not in plain.text and "Held-out reward" not in plain.text
+
+
+def test_a_comparison_shows_matrices_side_by_side_if_every_run_has_one() -> None:
+    first, second = made(), made(BASE, run="other")
+    progress = {"demo": Progress(POINTS), "other": Progress(POINTS)}
+    comparison = compare([Entrant("demo", first), Entrant("other", second)])
+    both = Page(comparison_page(comparison, {"demo": first, "other": second}, progress))
+    assert "Whose taste do completions meet?" in both.text
+    assert sum("heat" in str(rect.get("class")) for rect in both.all("rect")) == 3 * 2 * 2
+    second = second.model_copy(update={"matrix": None})
+    one = Page(comparison_page(comparison, {"demo": first, "other": second}, progress))
+    assert "Whose taste" not in one.text
+
+
 @pytest.mark.parametrize("kind", PAGES)
 def test_the_page_needs_nothing_else(kind: str) -> None:
     source = PAGES[kind]()
@@ -98,8 +119,9 @@ def test_names_and_completions_are_text(kind: str) -> None:
 def test_every_plot_has_a_text_alternative(kind: str) -> None:
     page = Page(PAGES[kind]())
     plots = page.all("svg")
-    # One forest plot and three panels: the macro mean and two preference groups.
-    assert len(plots) == 4
+    # One forest plot and three panels: the macro mean and two preference groups. An evaluation has two maps,
+    # a comparison of two runs three: the base model and both.
+    assert len(plots) == 4 + (2 if kind == "eval" else 3)
     for plot in plots:
         assert plot["role"] == "img" and len(str(plot["aria-label"])) > 20
 

@@ -8,8 +8,11 @@ import math
 import pytest
 from rich.console import Console
 
+from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.compare import Entrant, compare
+from pgrpo_cli.report.more_tables import details_table, overview_table, parts_table
 from pgrpo_cli.report.sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
+from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.tables import MACRO, WEIGHTED, Table, comparison_table, eval_table, number, to_rich
 from tests.support.results import result_of, spread
 
@@ -45,6 +48,32 @@ def test_base_against_tuned() -> None:
     ]
     assert table.rows[2][3].detail == "[0.300..0.300]"
     assert [row[4].tone for row in table.rows] == ["bad", "muted", "good", "good", "good"]
+
+
+def test_the_overview_fits_a_terminal() -> None:
+    found = summarise(RESULT.rows, Bootstrap(100), {"calm": 5, "loud": 90, "[bold]x": 5}).fairness
+    weighted = RESULT.model_copy(update={"fairness": found})
+    text = shown(overview_table(weighted), 100)
+    assert max(map(len, text.splitlines())) <= 100
+    lines = {" ".join(line.split()[:2]): line for line in text.splitlines() if line.strip()}
+    # Gains -0.05, 0, 0.3: one of three wins all of its pairs, one ties, one loses some.
+    assert "-0.050" in lines["worst gain"] and "[bold]x" in lines["worst gain"]
+    assert "0.350" in lines["largest -"]
+    # Minority [bold]x and calm: -0.025 against 0.3.
+    assert "-0.325" in lines["minority -"]
+    assert "gain -0.025 against 0.300: [bold]x, calm" in lines["minority -"]
+    assert "20 → 21" in lines["perplexity 20"] and "0.020 [0.020..0.020]" in lines["KL to"]
+    assert "n/a" not in text
+
+
+def test_details_and_parts_have_a_line_a_group_and_the_macro_mean() -> None:
+    rows = texts(details_table(RESULT))
+    assert [row[0] for row in rows] == ["[bold]x", "calm", "loud", MACRO]
+    assert rows[2][1:4] == ["33 %", "100 %", "100 %"] and rows[1][2:5] == ["50 %", "0 %", "+0.000"]
+    parts = parts_table(RESULT)
+    assert parts.columns == ("preference group", "style")
+    assert texts(parts)[2] == ["loud", "0.200 → 0.500"]
+    assert [row[1].tone for row in parts.rows] == ["bad", "muted", "good", "good"]
 
 
 def test_run_against_reference() -> None:

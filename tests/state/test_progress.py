@@ -6,9 +6,11 @@ import json
 import math
 from pathlib import Path
 
+from pgrpo_cli.state.curve import append_record, curve_path, curve_record
 from pgrpo_cli.state.history_store import HistoryStore, ScoredCompletion
 from pgrpo_cli.state.progress import read_progress
 from pgrpo_cli.state.run import RunDirectory
+from tests.support.results import rows_of
 
 
 def test_a_run_without_files_recorded_nothing(tmp_path: Path) -> None:
@@ -25,16 +27,13 @@ def test_rewards_seconds_and_the_held_out_curve(tmp_path: Path) -> None:
             store.record_step([row], [])
     lines = [{"step": 1, "seconds": {"total": 2.5}}, {"step": 2, "seconds": {"total": 1.5}}, {"step": 3}]
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "sec')
-    run.eval_dir.mkdir()
-    (run.eval_dir / "curve.jsonl").write_text(
-        '{"step": 1, "groups": {"calm": 0.5, "loud": null}, "macro": 0.5}\n'
-        "no line\n"
-        '{"step": 2, "groups": {"calm": 0.6}}\n'
-        '{"step": 2, "groups": {"calm": 0.7}, "macro": 0.7}\n'
-        '{"step": 2, "gro'
-    )
+    rows = rows_of("tuned", {"calm": {"a": [0.25, 0.75]}, "loud": {"b": [1.0], "c": [0.5]}})
+    append_record(run, curve_record(2, rows))
+    with curve_path(run).open("a") as file:
+        file.write('{"step": 4, "gro')
     progress = read_progress(run)
     assert progress.points == [(1, "calm", 0.25, 1), (2, "calm", 0.75, 1)]
-    assert progress.held_out == {1: {"calm": 0.5, None: 0.5}, 2: {"calm": 0.7, None: 0.7}}
+    # calm 0.5, loud 0.75: the macro mean counts each once.
+    assert progress.held_out == {2: {"calm": 0.5, "loud": 0.75, None: 0.625}}
     assert progress.seconds_until(2) == 4.0
     assert math.isnan(progress.seconds_until(3))

@@ -37,7 +37,7 @@ def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_file_has_the_documented_shape(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert content["version"] == 1
+    assert content["version"] == 2
     # Prompt means 0.1 and 0.3; prompts 2.
     assert content["groups"]["calm"]["base"]["mean"] == pytest.approx(0.2)
     assert content["groups"]["calm"]["base"]["n"] == 2
@@ -96,7 +96,7 @@ def test_a_damaged_field_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
-    content = json.loads(path.read_text()) | {"version": 2}
+    content = json.loads(path.read_text()) | {"version": 3}
     path.write_text(json.dumps(content))
-    with pytest.raises(EvalError, match="has version 2 and this pgrpo reads version 1"):
+    with pytest.raises(EvalError, match="has version 3 and this pgrpo reads version 2"):
         read_result(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.held_out import held_out_curve
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.sources import load_tokenizer
 from pgrpo_cli.prepare import prepare
@@ -79,6 +80,6 @@ def go(
             run, recipe, policy, load_prepared(run.path, "train"),
             rewards or build_rewards(recipe.rewards, folder, allow_code=False),
             checkpoint=checkpoint, observer=watcher, stop_requested=watcher.stop_requested,
-            trackers=[tracker] if tracker else [],
+            trackers=[tracker] if tracker else [], curve=held_out_curve(run, recipe),
         )  # fmt: skip
     return watcher

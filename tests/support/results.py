@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.report.estimates import Estimator
+from pgrpo_cli.report.kept import kept_of
+from pgrpo_cli.report.matrix import matrix_of
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Row
 
@@ -23,6 +27,7 @@ def rows_of(which: str, rewards: Rewards, text: str = "{which} answer {index} to
             completion_index=index,
             reward=reward,
             parts={"style": reward},
+            kl=0.02 if which == "tuned" else math.nan,
             length=8,
             finished=True,
             text=text.format(which=which, index=index, prompt=prompt),
@@ -54,9 +59,14 @@ def result_of(base: Rewards, tuned: Rewards, **changes: Any) -> EvalResult:
     }
     header.update(changes)
     bootstrap = Bootstrap(header["bootstrap_samples"], header["confidence"], header["seed"])
+    estimator = Estimator(bootstrap)
+    # The reward of another preference group is 0.5 less.
+    scores = {g: [row.reward - 0.5 * (row.preference_group != g) for row in rows] for g in sorted(base)}
     return EvalResult(
         **header,
         **dict(summarise(rows, bootstrap)),
+        kept=kept_of(rows, {"base": 20.0, "tuned": 21.0}, estimator),
+        matrix=matrix_of(rows, scores, ["personas"], estimator) if len(base) > 1 else None,
         prompts={row.prompt_id: f"<|user|> question {row.prompt_id}" for row in rows},
         rows=rows,
     )

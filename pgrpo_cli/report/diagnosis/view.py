@@ -111,11 +111,6 @@ class Completions:
         """Whether a completion has a reward."""
         return ~np.isnan(self.reward_N)
 
-    def recent_N(self) -> Flags:
-        """Whether a completion is of the latest steps."""
-        last = self.step_N[-1] if len(self) else 0
-        return self.step_N > last - RECENT_STEPS
-
     def steps_text(self) -> str:
         """`steps 11 to 50`."""
         return f"steps {self.step_N[0]} to {self.step_N[-1]}" if len(self) else "no steps"

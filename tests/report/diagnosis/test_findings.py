@@ -30,6 +30,7 @@ def view(
     parts: Mapping[str, float] | None = None,
     lines: list[dict[str, Any]] | None = None,
     counts: Mapping[str, int] | None = None,
+    past: float = 48,
     **recipe: Any,
 ) -> RunView:
     """A run of 12 steps with one prompt a step and preference group, which gets its rewards of `given` in
@@ -53,7 +54,7 @@ def view(
             lengths=[9] * len(rows),
             texts=[row[4] for row in rows],
         ),
-        {name: PastRewards(48, 0.5, 0.5) for name in given},
+        {name: PastRewards(past, 0.5, 0.5) for name in given},
         TrainingPrompts(counts or {}),
     )
 
@@ -153,6 +154,13 @@ def test_one_gradient_in_twenty_that_is_not_clipped_is_enough() -> None:
 
     assert findings(1.0) == ()
     assert [finding.rule for finding in findings(1.1)] == ["gradients-clipped"]
+
+
+def test_a_young_history_does_not_lag() -> None:
+    """Rewards of 5 and 6 beside a mean of 0.5 and a spread of 0.5; 64 past rewards are needed."""
+    given: dict[str, list[float | None]] = {"a": [5.0, 6.0]}
+    assert diagnose(view(given, past=63)).findings == ()
+    assert only(view(given, past=64)).rule == "history-lag"
 
 
 def test_the_gravest_comes_first() -> None:

@@ -1,0 +1,160 @@
+"""The further tables of an evaluation: over preference groups, about each, and the parts of the reward."""
+
+from __future__ import annotations
+
+import math
+
+from .estimates import ROUNDING, verdict
+from .tables import MACRO, TONES, Cell, Table, interval, number
+from .types import Contrast, Detail, Estimate, EvalResult
+
+_MOST_NAMES = 4
+
+
+def overview_table(result: EvalResult) -> Table:
+    """What one needs to know besides the means: how gains are shared, and what is left of the base model."""
+    rows = [*_wins(result), *_shares(result), *_matrix(result), *_kept(result)]
+    return Table(
+        title="Over preference groups",
+        columns=("measure", "value", "note"),
+        rows=tuple(rows),
+        summaries=frozenset(),
+        details=frozenset({1}),
+        spare=frozenset(),
+        texts=frozenset({2}),
+    )
+
+
+def details_table(result: EvalResult) -> Table:
+    """Win rate, who improves, effect size and divergence of each preference group."""
+    total = math.fsum(result.weights.values()) or math.nan
+    lines = [(group, result.details[group], result.weights[group] / total) for group in result.groups]
+    lines.append((MACRO, result.macro_detail, math.nan))
+
+    def row(label: str, detail: Detail, share: float) -> tuple[Cell, ...]:
+        kl = result.kept.kl if label == MACRO else result.kept.groups.get(label)
+        return (
+            Cell(label),
+            Cell(_percent(share)),
+            Cell(_percent(detail.win_rate.mean), _percents(detail.win_rate)),
+            Cell(_percent(detail.improved.mean), _percents(detail.improved)),
+            Cell(number(detail.effect, signed=True)),
+            Cell(number(kl.mean), interval(kl)) if kl else Cell("n/a"),
+        )
+
+    columns = ("preference group", "of training", "win rate", "prompts improved", "effect size", "KL a token")
+    return Table(
+        title="Each preference group",
+        columns=columns,
+        rows=tuple(row(*line) for line in lines),
+        summaries=frozenset({len(lines) - 1}),
+        details=frozenset({2, 3, 5}),
+        spare=frozenset(),
+    )
+
+
+def parts_table(result: EvalResult) -> Table:
+    """Means of the reward's parts, base and tuned; the interval is that of the difference."""
+    names = list(result.macro_detail.parts)
+    lines = [*result.details.items(), (MACRO, result.macro_detail)]
+
+    def cell(contrast: Contrast | None) -> Cell:
+        if contrast is None or contrast.difference.n == 0:
+            return Cell("n/a")
+        text = f"{number(contrast.base.mean)} → {number(contrast.tuned.mean)}"
+        return Cell(text, interval(contrast.difference), TONES[verdict(contrast.difference)])
+
+    return Table(
+        title="Parts of the reward, base → tuned; in brackets the interval of tuned - base",
+        columns=("preference group", *names),
+        rows=tuple((Cell(label), *(cell(d.parts.get(name)) for name in names)) for label, d in lines),
+        summaries=frozenset({len(lines) - 1}),
+        details=frozenset(range(1, len(names) + 1)),
+        spare=frozenset(),
+    )
+
+
+def _wins(result: EvalResult) -> list[tuple[Cell, ...]]:
+    macro = result.macro_detail
+    return [
+        (
+            Cell("win rate"),
+            _share(macro.win_rate),
+            Cell("pairs of completions that the tuned model wins; 50 %: equal"),
+        ),
+        (Cell("prompts improved"), _share(macro.improved), Cell("mean reward of the prompt rises")),
+    ]
+
+
+def _shares(result: EvalResult) -> list[tuple[Cell, ...]]:
+    found = result.fairness
+    rows: list[tuple[Cell, ...]] = []
+    if found.worst is not None:
+        rows.append((Cell("worst gain"), _gain(found.worst.gain), Cell(found.worst.preference_group)))
+    if not math.isnan(found.range):
+        text = f"std {number(found.std)}, without noise {number(found.std_beyond_noise)}"
+        rows.append((Cell("largest - smallest gain"), Cell(number(found.range)), Cell(text)))
+        equal = f"1: all gain alike, {1 / len(result.groups):.2f}: only one does, 0: none"
+        rows.append((Cell("Jain's index"), Cell(number(found.jain)), Cell(equal)))
+    minority = found.minority
+    if not math.isnan(minority.gap.mean):
+        few = minority.preference_groups
+        names = ", ".join(few) if len(few) <= _MOST_NAMES else f"{len(few)} of {len(result.groups)} groups"
+        note = f"gain {number(minority.minority.mean)} against {number(minority.majority.mean)}: {names}"
+        rows.append((Cell("minority - majority"), _gain(minority.gap), Cell(note)))
+    return rows
+
+
+def _matrix(result: EvalResult) -> list[tuple[Cell, ...]]:
+    if result.matrix is None:
+        return []
+    margin = result.matrix.margin
+    note = f"own reward less others', in std; {number(margin.base.mean)} → {number(margin.tuned.mean)}"
+    return [(Cell("personalization"), _gain(margin.difference), Cell(note))]
+
+
+def _kept(result: EvalResult) -> list[tuple[Cell, ...]]:
+    kept = result.kept
+    base, tuned = kept.base, kept.tuned
+    rows: list[tuple[Cell, ...]] = [
+        (Cell("KL to the base"), Cell(number(kept.kl.mean), interval(kept.kl)), Cell("nats a token")),
+        (Cell("perplexity"), _change(base.perplexity, tuned.perplexity), Cell("of a neutral text")),
+        (Cell("length"), _change(base.length, tuned.length), Cell("tokens a completion")),
+        (
+            Cell("distinct words"),
+            Cell(f"{number(base.distinct_1)} → {number(tuned.distinct_1)}"),
+            Cell(f"pairs of words {number(base.distinct_2)} → {number(tuned.distinct_2)}"),
+        ),
+        (
+            Cell("truncated"),
+            Cell(f"{_percent(base.truncated)} → {_percent(tuned.truncated)}"),
+            Cell("completions cut at the limit"),
+        ),
+    ]
+    return rows
+
+
+def _gain(estimate: Estimate) -> Cell:
+    return Cell(number(estimate.mean, signed=True), interval(estimate), TONES[verdict(estimate)])
+
+
+def _share(estimate: Estimate) -> Cell:
+    return Cell(_percent(estimate.mean), _percents(estimate))
+
+
+def _change(base: float, tuned: float) -> Cell:
+    def short(value: float) -> str:
+        return "n/a" if math.isnan(value) else f"{value:.4g}"
+
+    return Cell(f"{short(base)} → {short(tuned)}")
+
+
+def _percent(share: float) -> str:
+    return "n/a" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _percents(estimate: Estimate) -> str:
+    if math.isnan(estimate.ci_low):
+        return ""
+    low, high = (0.0 if abs(end) <= ROUNDING else 100 * end for end in (estimate.ci_low, estimate.ci_high))
+    return f"[{low:.0f}..{high:.0f}]"

@@ -1,0 +1,60 @@
+"""Completions made for one preference group, scored by the rewards of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pgrpo_cli.recipe.reward_base import RewardBase
+
+from .base import Completion
+from .reward_sum import RewardSum
+from .scoring import Scorer
+
+MOST_GROUPS = 32
+"""With more, `auto` makes no matrix: its cost grows with their square."""
+
+# Rewards whose score for a text changes with the preference group, and those of which nobody knows.
+_BY_GROUP = {"personas"}
+_UNKNOWN = {"judge", "python", "plugin"}
+
+
+def group_rewards(
+    rewards: RewardSum, sections: Sequence[RewardBase], mode: Literal["auto", True, False], groups: int
+) -> RewardSum | None:
+    """The rewards, of nonzero weight, that depend on the preference group; None where there is no matrix.
+
+    `sections` are those that `rewards` were built from; `groups`: number of preference groups. What other
+    rewards give to a text is the same whichever preference group is asked. Judges and code of the user's,
+    which cost money or time, only count with `mode` True.
+    """
+    if mode is False or groups < 2 or (mode == "auto" and groups > MOST_GROUPS):
+        return None
+    chosen = tuple(
+        term
+        for term, section in zip(rewards.terms, sections, strict=True)
+        if term.weight != 0 and _depends(section, asked=mode is True)
+    )
+    return RewardSum(chosen) if chosen else None
+
+
+def cross_scores(
+    rewards: RewardSum, completions: Sequence[Completion], groups: Sequence[str]
+) -> Mapping[str, list[float]]:
+    """The reward of each completion by each preference group. Raises RewardError as scoring does."""
+    with Scorer(rewards) as scorer:
+        return {
+            group: [
+                score.value
+                for score in scorer.start().scores([replace(c, preference_group=group) for c in completions])
+            ]
+            for group in groups
+        }
+
+
+def _depends(section: RewardBase, *, asked: bool) -> bool:
+    kind: str = section.type  # type: ignore[attr-defined]
+    if kind in _UNKNOWN:
+        return asked
+    return kind in _BY_GROUP or section.preference_groups is not None

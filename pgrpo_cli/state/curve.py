@@ -1,0 +1,60 @@
+"""eval/curve.jsonl: the tuned model's reward on held-out prompts, a line every so many steps of training."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.report.estimates import prompt_values
+from pgrpo_cli.report.types import CurvePoint, Row
+
+from .files import explained
+from .run import RunDirectory
+from .runlog import RunLog, read_metrics
+
+
+def curve_path(run: RunDirectory) -> Path:
+    """Where the curve is kept."""
+    return run.eval_dir / "curve.jsonl"
+
+
+def curve_record(step: int, rows: Sequence[Row]) -> dict[str, Any]:
+    """The line of a step: mean reward over prompts of each preference group, and over groups (macro)."""
+    values = {group: list(found.values()) for group, found in prompt_values(rows, "tuned").items()}
+    groups = {
+        group: {"n": len(found), "mean": math.fsum(found) / len(found)}
+        for group, found in sorted(values.items())
+        if found
+    }
+    means = [numbers["mean"] for numbers in groups.values()]
+    return {"step": step, "macro": statistics.fmean(means) if means else None, "groups": groups}
+
+
+def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Add a line, on disk before it returns. Raises CheckpointError where the disk refuses."""
+    path = curve_path(run)
+    with explained(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    RunLog(path).append(record)
+
+
+def rewind_curve(run: RunDirectory, step: int) -> set[int]:
+    """Drop the lines after `step`, and one that a kill cut short; returns the steps left."""
+    with explained(str(run.eval_dir)):
+        for leftover in run.eval_dir.glob(".curve.jsonl.*.tmp"):
+            leftover.unlink()
+    return RunLog(curve_path(run)).rewind(step)
+
+
+def read_curve(run: RunDirectory) -> list[CurvePoint]:
+    """Step, preference group, mean reward and number of prompts, in order; empty without a curve."""
+    path = curve_path(run)
+    records = read_metrics(path) if path.is_file() else []
+    return [
+        (record["step"], group, numbers["mean"], numbers["n"])
+        for record in records
+        for group, numbers in record["groups"].items()
+    ]

@@ -1,0 +1,70 @@
+"""The held-out curve of a run: exact on resume, without effect on training, equal to `pgrpo eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.state.curve import curve_record, read_curve, rewind_curve
+from pgrpo_cli.state.run import RunDirectory
+from tests.support.loop import Watcher, go
+from tests.support.results import rows_of
+from tests.support.training import outcome, pgrpo, write_tiny
+
+EVAL = {"every": 4, "num_completions": 2, "bootstrap_samples": 100, "max_prompts_per_group": 2}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "eval" / "curve.jsonl").read_text().splitlines()]
+
+
+def test_a_run_with_a_curve_is_the_same_run_and_goes_on_exactly(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    go(write_tiny(tmp_path / "plain"), tmp_path / "plain" / "run")
+    recipe = write_tiny(tmp_path, eval=EVAL)
+    watcher = go(recipe, tmp_path / "whole")
+    # Before the first step, every four, and after the last.
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [0, 4, 6]
+    assert [step for step, phase in watcher.events if phase == "evaluation"] == [0, 4, 6]
+    with pytest.raises(Interrupted):
+        go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=4))
+    # A line of a step that its checkpoint does not have, and one that a kill cut short.
+    with (tmp_path / "halting" / "eval" / "curve.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 5, "macro": 9.0, "groups": {}}) + "\n" + '{"step": 6, "ma')
+    go(recipe, tmp_path / "halting")
+    whole, halting = (tmp_path / name / "eval" / "curve.jsonl" for name in ("whole", "halting"))
+    assert halting.read_bytes() == whole.read_bytes()
+    plain, with_curve = outcome(tmp_path / "plain" / "run"), outcome(tmp_path / "whole")
+    assert with_curve == outcome(tmp_path / "halting")
+    for key in ("data", "metrics", "tables", "adapter"):
+        assert with_curve[key] == plain[key], key
+
+
+def test_its_last_point_is_what_eval_finds(tmp_path: Path) -> None:
+    go(write_tiny(tmp_path, eval=EVAL), tmp_path / "run")
+    result = pgrpo("eval", tmp_path / "run", "--json", "--quiet")
+    found = json.loads(result.stdout)
+    first, *_, last = lines(tmp_path / "run")
+    assert last["macro"] == pytest.approx(found["overall"]["macro"]["tuned"]["mean"], abs=1e-12)
+    assert first["macro"] == pytest.approx(found["overall"]["macro"]["base"]["mean"], abs=1e-12)
+    for group, numbers in last["groups"].items():
+        assert numbers["mean"] == pytest.approx(found["groups"][group]["tuned"]["mean"], abs=1e-12)
+    assert "Held-out reward during training" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_line_by_hand(tmp_path: Path) -> None:
+    rows = rows_of("tuned", {"calm": {"a": [0.0, 0.2], "b": [0.5]}, "loud": {"x": [1.0]}})
+    # Prompts 0.1 and 0.5; macro (0.3 + 1) / 2.
+    record = curve_record(3, rows)
+    assert record["groups"]["calm"] == {"n": 2, "mean": pytest.approx(0.3)}
+    assert record["macro"] == pytest.approx(0.65)
+    missing = curve_record(3, rows_of("tuned", {"calm": {"a": [float("nan")]}}))
+    assert missing == {"step": 3, "macro": None, "groups": {}}
+
+
+def test_without_a_curve_there_is_nothing_to_read(tmp_path: Path) -> None:
+    assert read_curve(RunDirectory(tmp_path)) == [] and rewind_curve(RunDirectory(tmp_path), 3) == set()

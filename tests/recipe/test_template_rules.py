@@ -1,0 +1,90 @@
+"""Rules of templates, expressions and rubrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pgrpo_cli.recipe import template_rules
+from tests.support.recipes import changed
+from tests.support.rules import RuleCase, assert_all_have_cases, assert_rule
+
+JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+LENGTH = {"type": "length", "max": 10}
+JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
+
+CASES: list[RuleCase] = [
+    (
+        "templates_parse",
+        "data.source.template",
+        "unexpected '}' in line 2 of the template",
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }"}}, rewards=[LENGTH]),
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }}"}}, rewards=[LENGTH]),
+    ),
+    (
+        "templates_parse",
+        "data.source.system_template",
+        "no Include",
+        changed(data={"source": {**JSONL, "system_template": "{% include 'secrets' %}"}}, rewards=[LENGTH]),
+        changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
+    ),
+    (
+        "expression_parses",
+        "data.preference_groups.expression",
+        "not an expression that can be used: unexpected ')' in line 2 of the expression",
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "a ~\n)"}},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "(a ~\nb)"}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.rubric",
+        "not a template that can be used: unexpected '}' in line 2 of the template",
+        changed(rewards=[{**JUDGE, "rubric": "Fine?\n{{ completion }"}]),
+        changed(
+            rewards=[
+                {**JUDGE, "rubric": "{% if reference is defined %}{{ reference }}{% endif %}{{ completion }}"}
+            ]
+        ),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.rubric",
+        "uses 'row'; known are prompt, ",
+        changed(rewards=[{**JUDGE, "rubric": "{{ row }}{{ completion }}"}]),
+        changed(rewards=[{**JUDGE, "rubric": "{{ range(3)|join }}{{ completion }}"}]),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.rubric",
+        "every answer would be judged alike; add {{ completion }}",
+        changed(rewards=[{**JUDGE, "rubric": "{% set completion = 1 %}{{ completion }}"}]),
+        changed(rewards=[{**JUDGE, "rubric": "{% set text = completion %}{{ text }}"}]),
+    ),
+    (
+        "rubric_parses",
+        "rewards.0.preference_group_rubrics",
+        "the rubric must use {{ preference_group_rubric }}",
+        changed(
+            rewards=[
+                {**JUDGE, "rubric": "{{ completion }}", "preference_group_rubrics": {"terse": "Be brief."}}
+            ]
+        ),
+        changed(rewards=[{**JUDGE, "preference_group_rubrics": {"terse": "Be brief."}}]),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
+def test_rule(tmp_path: Path, case: RuleCase) -> None:
+    assert_rule(tmp_path, case)
+
+
+def test_every_rule_has_a_case() -> None:
+    assert_all_have_cases(template_rules, CASES)

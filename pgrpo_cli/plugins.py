@@ -1,0 +1,36 @@
+"""Objects that installed packages bring, found by entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from .errors import RecipeError
+from .registry import nearest
+
+
+def build_from_entry_point(
+    group: str, name: str, options: Mapping[str, Any], *, where: str
+) -> tuple[Any, str]:
+    """Call the entry point `name` of `group` with the options: (what it returns, how messages call it).
+
+    `where` names the place in the recipe. Raises RecipeError.
+    """
+    known = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in known:
+        registered = ", ".join(sorted(known)) or "none"
+        near = nearest(name, known)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise RecipeError(
+            f"{where}: no installed package registers {name!r} under the entry point group {group!r}{hint}",
+            remedy=f"Install the package that brings it (registered now: {registered}).",
+        )
+    named = f"plug-in {name!r} ({known[name].value})"
+    try:
+        return known[name].load()(**options), named
+    except Exception as error:
+        raise RecipeError(
+            f"{where}: building {named} raised {type(error).__name__}: {error}",
+            remedy="Check `options` against the plug-in's documentation.",
+        ) from error

@@ -8,6 +8,7 @@ share this one sandbox.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ _EXPRESSIONS = (
 _COUNTED, _TEXT, _SHORT = " counted", " text", " short"
 
 
-class _Program:
+class _Program(ABC):
     """Checked and compiled source. Raises TemplateProblem where it is not of this language.
 
     `variables` are the names that it takes from outside.
@@ -75,8 +76,9 @@ class _Program:
             raise TemplateProblem(f"the {self.what} is nested too deeply") from error
         self._template = environment.template_class.from_code(environment, code, environment.globals)
 
+    @abstractmethod
     def _parsed(self, environment: Environment, source: str) -> nodes.Template:
-        raise NotImplementedError
+        """The syntax tree of the whole source."""
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:

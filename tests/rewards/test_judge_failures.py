@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -57,7 +58,13 @@ def test_a_reply_that_never_ends_is_cut(serve: Any) -> None:
 
 
 def test_a_pause_that_the_server_asks_for_holds_every_request(serve: Any) -> None:
-    server = serve(lambda a: Answer(status=429, headers={"Retry-After": "1"}) if a.number == 0 else "10")
+    def answer(asked: Any) -> Any:
+        if asked.number == 0:
+            return Answer(status=429, headers={"Retry-After": "1"})
+        # The other request in flight lasts until the client has read of the pause.
+        return Answer("10", after=lambda: time.sleep(0.5)) if asked.number == 1 else "10"
+
+    server = serve(answer)
     assert judged(server, *"abcdef", concurrency=2) == [1.0] * 6
     first, *others = (asked.at for asked in server.asked)
     # One request was perhaps on its way already.

@@ -11,10 +11,11 @@ from pgrpo_cli.evaluate import Progress as Shown
 from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
 from pgrpo_cli.report.comparison import Side, pairs_of
+from pgrpo_cli.report.comparison_types import ComparedRun, Comparison, Method
 from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.report.learning import Progress, learning_of
 from pgrpo_cli.report.summary import prompt_values
-from pgrpo_cli.report.types import ComparedRun, Comparison, EvalResult, Header, Method
+from pgrpo_cli.report.types import EvalResult, Header
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import kept_result, subject_of
 

@@ -29,8 +29,9 @@ from .common import (
 if TYPE_CHECKING:
     from pgrpo_cli.evaluate import Progress
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.report.comparison_types import Comparison
     from pgrpo_cli.report.diagnosis import Diagnosis
-    from pgrpo_cli.report.types import Comparison, CurvePoint, EvalResult
+    from pgrpo_cli.report.types import CurvePoint, EvalResult
     from pgrpo_cli.state.run import RunDirectory
 
 

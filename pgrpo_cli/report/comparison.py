@@ -13,8 +13,9 @@ from pgrpo_cli.algo.intervals import Bootstrap, Interval
 from pgrpo_cli.algo.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
 from pgrpo_cli.seeding import derive_seed
 
+from .comparison_types import Pair
 from .summary import PromptValues, paired_difference, shared_prompts, verdict
-from .types import Estimate, Pair, Verdict
+from .types import Estimate, Verdict
 
 _MOST_SEEDS = 100
 _MOST_PROMPTS = 10_000

@@ -7,7 +7,7 @@ from typing import Any
 
 from pgrpo_cli.errors import RunError
 
-from .types import Method
+from .comparison_types import Method
 
 # Recipe keys that change nothing about what a run learns.
 IMMATERIAL = ("name", "log.", "eval.")

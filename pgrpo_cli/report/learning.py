@@ -15,9 +15,10 @@ from statistics import fmean, stdev
 
 from pgrpo_cli.algo.intervals import student_t_quantile
 
+from .comparison_types import CurveSource, Learning, Method
 from .curves import group_curves, half_life_of, macro_curve
 from .summary import ROUNDING
-from .types import CurvePoint, CurveSource, Estimate, Learning, Method
+from .types import CurvePoint, Estimate
 
 Line = list[tuple[int, float]]
 """Steps in order, each with a mean reward."""

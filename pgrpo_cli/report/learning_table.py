@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from .comparison_types import Comparison, Learning
 from .tables import MACRO, Cell, Table, number
-from .types import Comparison, Estimate, Learning
+from .types import Estimate
 
 
 def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Table | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .comparison_types import Method
 from .curves import Curve
 from .learning import Line, Progress, curve_source, method_curve, run_lines
 from .svg import COLOURS, Series, line_panel
 from .tables import MACRO
-from .types import Method
 
 MOST_PANELS = 24
 

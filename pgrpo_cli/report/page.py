@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pgrpo_cli import __version__
 
+from .comparison_types import Comparison
 from .curves import group_curves, half_life_of, macro_curve
 from .diagnosis.finding import Diagnosis
 from .heat_map import heat_map
@@ -23,7 +24,7 @@ from .sentences import chance_sentence, comparison_sentence, eval_sentence, grou
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
-from .types import Comparison, CurvePoint, Estimate, EvalResult, Verdict, Which
+from .types import CurvePoint, Estimate, EvalResult, Verdict, Which
 
 __all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
 

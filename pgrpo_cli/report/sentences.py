@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .comparison_types import Comparison
 from .summary import verdict
 from .tables import interval, number
-from .types import Comparison, EvalResult, Verdict
+from .types import EvalResult, Verdict
 
 _OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
 _MOST_NAMES = 8

@@ -10,8 +10,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .comparison_types import Comparison, Pair
 from .summary import ROUNDING, verdict
-from .types import Comparison, Contrast, Estimate, EvalResult, Pair, Verdict
+from .types import Contrast, Estimate, EvalResult, Verdict
 
 Tone = Literal["", "good", "bad", "muted"]
 

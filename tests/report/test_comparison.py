@@ -10,8 +10,8 @@ from scipy import stats
 
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.report.comparison import Side, paired_seeds, pairs_of
+from pgrpo_cli.report.comparison_types import Pair
 from pgrpo_cli.report.summary import PromptValues
-from pgrpo_cli.report.types import Pair
 
 BOOTSTRAP = Bootstrap(samples=800)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import RunError
+from pgrpo_cli.report.comparison_types import Method
 from pgrpo_cli.report.grouping import grouping_notes, methods_of
-from pgrpo_cli.report.types import Method
 
 
 def recipe(estimator: str, seed: int, **more: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import pytest
 from scipy import stats
 
+from pgrpo_cli.report.comparison_types import Comparison, Learning, Method
 from pgrpo_cli.report.learning import (
     Progress,
     curve_source,
@@ -18,7 +19,6 @@ from pgrpo_cli.report.learning import (
     steps_until,
 )
 from pgrpo_cli.report.learning_table import learning_sentence, learning_table
-from pgrpo_cli.report.types import Comparison, Learning, Method
 
 
 def measured(*values: float, seconds: float = 2.0, start: int = 10) -> Progress:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.registry import Registry
 
-from .base import AssignContext, Assigner, Fitted, GroupOf, NoGroup
+from .base import AssignContext, Assigner, Fitted, GroupOf
 from .cluster import build_cluster
 from .expression import build_expression
 from .plugin import build_plugin
 from .simple import build_bins, build_column, build_random, build_user
 
-__all__ = ["ASSIGNERS", "AssignContext", "Assigner", "Fitted", "GroupOf", "NoGroup", "assign"]
+__all__ = ["ASSIGNERS", "AssignContext", "Assigner", "Fitted", "GroupOf", "RowProblem", "assign"]
 
 Factory = Callable[[Any, AssignContext], Assigner]
 """Takes the section `data.preference_groups`."""
@@ -43,7 +44,7 @@ def assign(
     for record in records:
         try:
             grouped.append(PromptRecord(**{**vars(record), "preference_group": group_of(record)}))
-        except NoGroup as problem:
+        except RowProblem as problem:
             text = record.messages[-1]["content"][:ROW_EXCERPT]
             rejected.append(
                 RejectedRow(

@@ -8,24 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.registry import nearest
 
-MAX_NAME_LENGTH = 200
 MAX_COLUMNS_SHOWN = 30
 
 
-class NoGroup(Exception):
-    """Why a record has no preference group: `reason` is the rule (few, counted), `detail` what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
 GroupOf = Callable[[SourceRecord], str]
-"""The preference group of a record. Raises NoGroup."""
+"""The preference group of a record. Raises RowProblem."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +67,6 @@ class RowAssigner:
         return Fitted(self.group_of)
 
 
-def group_name(value: Any, what: str) -> str:
-    """`value` as the name of a preference group: printable text, or a whole number. Raises NoGroup.
-
-    `what` says where the value comes from.
-    """
-    # Ratings and cluster numbers are natural names; true and 1.5 are more likely a mistake.
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**MAX_NAME_LENGTH:
-        value = str(value)
-    if not isinstance(value, str):
-        raise NoGroup("preference group is no text", f"{what} is {shown(value)}")
-    value = value.strip()
-    if not value:
-        raise NoGroup("no preference group", f"{what} is blank")
-    if not value.isprintable() or len(value) > MAX_NAME_LENGTH:
-        rule = f"a printable name of at most {MAX_NAME_LENGTH} characters is needed"
-        raise NoGroup("preference group is no name", f"{what} is {shown(value)}; {rule}")
-    return value
-
-
 def require_columns(records: Sequence[SourceRecord], names: Iterable[str], key: str) -> None:
     """Raises DataError for a column that no record has; `key` is where in the recipe it is named."""
     if not records:
@@ -122,17 +94,7 @@ def require_users(records: Sequence[SourceRecord], section_type: str) -> None:
 
 
 def user_of(record: SourceRecord) -> str:
-    """The record's user. Raises NoGroup."""
+    """The record's user. Raises RowProblem."""
     if record.user_id is None:
-        raise NoGroup("no user", "the row does not say whose prompt it is")
+        raise RowProblem("no user", "the row does not say whose prompt it is")
     return record.user_id
-
-
-def shown(value: Any) -> str:
-    """`value` for a message, cut short."""
-    try:
-        text = repr(value)
-    except ValueError:
-        # Python writes no number of more than some thousand digits.
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

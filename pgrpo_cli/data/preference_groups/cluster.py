@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.preference_groups import ClusterGroups
 
-from .base import AssignContext, Fitted, NoGroup, require_users, user_of
+from .base import AssignContext, Fitted, require_users, user_of
 from .centroids import nearest_group
 from .cluster_names import Features, cluster_names, distinctive
 from .embedding import load_embedder
@@ -143,7 +144,7 @@ def _placed(
     for user, of_user in texts.items():
         try:
             yield user, space.place(profiles[user], of_user)
-        except NoGroup:
+        except RowProblem:
             continue
 
 

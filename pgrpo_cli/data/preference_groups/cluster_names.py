@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import MAX_NAME_LENGTH
+from pgrpo_cli.data.row_problem import MAX_GROUP_LENGTH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def _joined(features: Features, length: int) -> str:
     least = _COUNTS_TOO * abs(features[0][1]) if length == _IN_NAME else 0.0
     kept = [(name, value) for name, value in features[:length] if abs(value) >= least]
     text = ", ".join(name if value > 0 else f"less {name}" for name, value in kept)
-    return text[: MAX_NAME_LENGTH - 10]
+    return text[: MAX_GROUP_LENGTH - 10]
 
 
 def _printable(name: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgrpo_cli.data.records import SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.preference_groups import ExpressionGroups
 from pgrpo_cli.recipe.template_filters import TemplateProblem
 from pgrpo_cli.recipe.templates import Expression
 
-from .base import AssignContext, NoGroup, RowAssigner, group_name, require_columns
+from .base import AssignContext, RowAssigner, require_columns
 
 _KEY = "data.preference_groups.expression"
 _OWN_NAMES = ("columns", "user_id", "time", "preference_group")
@@ -29,8 +30,8 @@ def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAs
         try:
             value = expression.evaluate(_seen(record))
         except TemplateProblem as problem:
-            raise NoGroup("the expression fails", str(problem)) from problem
-        return group_name(value, "the expression's result")
+            raise RowProblem("the expression fails", str(problem)) from problem
+        return preference_group_name(value, "the expression's result")
 
     def check(records: Sequence[SourceRecord]) -> None:
         require_columns(records, columns, _KEY)

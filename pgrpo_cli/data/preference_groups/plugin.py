@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pgrpo_cli.data.records import SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.plugins import build_from_entry_point
 from pgrpo_cli.recipe.preference_groups import PluginGroups
 
-from .base import AssignContext, NoGroup, RowAssigner, group_name
+from .base import AssignContext, RowAssigner
 
 ENTRY_POINT_GROUP = "pgrpo.preference_groups"
 
@@ -27,7 +28,7 @@ def build_plugin(section: PluginGroups, context: AssignContext) -> RowAssigner:
         try:
             value = function(record)
         except Exception as error:
-            raise NoGroup("the plug-in fails", f"{type(error).__name__}: {error}") from error
-        return group_name(value, f"the result of {named}")
+            raise RowProblem("the plug-in fails", f"{type(error).__name__}: {error}") from error
+        return preference_group_name(value, f"the result of {named}")
 
     return RowAssigner(group_of)

@@ -9,20 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 from pgrpo_cli.data.records import SourceRecord, text_key
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.preference_groups import BinsGroups, ColumnGroups, RandomGroups, UserGroups
 from pgrpo_cli.seeding import derive_seed
 
-from .base import (
-    AssignContext,
-    NoGroup,
-    RowAssigner,
-    group_name,
-    require_columns,
-    require_users,
-    shown,
-    user_of,
-)
+from .base import AssignContext, RowAssigner, require_columns, require_users, user_of
 
 
 def build_column(section: ColumnGroups, context: AssignContext) -> RowAssigner:
@@ -30,7 +22,7 @@ def build_column(section: ColumnGroups, context: AssignContext) -> RowAssigner:
 
     def group_of(record: SourceRecord) -> str:
         if record.preference_group is None:
-            raise NoGroup("no preference group", "the row names none")
+            raise RowProblem("no preference group", "the row names none")
         return record.preference_group
 
     def check(records: Sequence[SourceRecord]) -> None:
@@ -51,8 +43,8 @@ def build_bins(section: BinsGroups, context: AssignContext) -> RowAssigner:
         value = record.columns.get(section.column)
         number = _number(value)
         if number is None:
-            raise NoGroup("no number to bin", f"column {section.column!r} is {shown(value)}")
-        return group_name(names[bisect_right(section.edges, number)], "the name of the interval")
+            raise RowProblem("no number to bin", f"column {section.column!r} is {shown(value)}")
+        return preference_group_name(names[bisect_right(section.edges, number)], "the name of the interval")
 
     return RowAssigner(
         group_of,
@@ -81,7 +73,7 @@ def _number(value: Any) -> float | None:
 def build_user(section: UserGroups, context: AssignContext) -> RowAssigner:
     """One preference group a user."""
     return RowAssigner(
-        lambda record: group_name(user_of(record), "the user's id"),
+        lambda record: preference_group_name(user_of(record), "the user's id"),
         lambda records: require_users(records, section.type),
     )
 

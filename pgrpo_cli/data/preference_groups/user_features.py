@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
-from .base import NoGroup
 from .centroids import DECIMALS, VERSION, profile_vector, tfidf_vector, words
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _FEW_USERS = 10
 class Space:
     """Users as points. `unit`: points have length 1. `place` gives a user's, from texts and profile.
 
-    Raises NoGroup where nothing is known of the user.
+    Raises RowProblem where nothing is known of the user.
     """
 
     stored: dict[str, Any]
@@ -81,7 +81,7 @@ def profile_space(profiles: Mapping[str, UserProfile], source: str) -> Space:
 
     def place(profile: UserProfile, texts: Sequence[str]) -> NDArray[np.float64]:
         if not profile.features:
-            raise NoGroup("nothing is known of the user", "the source has no profile of them")
+            raise RowProblem("nothing is known of the user", "the source has no profile of them")
         return profile_vector(stored, profile.features)
 
     return Space(stored, False, place)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
-from .rows import RawRow, RowProblem
+from .rows import RawRow
 
 BATCH_ROWS = 256
 """Rows of a batch: what is in memory of a table at a time."""

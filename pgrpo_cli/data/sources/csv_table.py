@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
 from .files import opened
-from .rows import RawRow, RowProblem
+from .rows import RawRow
 
 MAX_CELL = 1 << 24
 """In characters. A quote that is never closed swallows no more than that before it is given up."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord, UserProfile, text_key
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 
 from .context import ReadContext
 from .files import hashed, matching_files
 from .goodreads_sample import Review, id_of, lines, sampled_reviews, text_of
 from .rejections import Rejections
-from .rows import RowProblem, parse_line
+from .rows import parse_line
 
 # Of a reader's earlier reviews the profile keeps so many characters, the latest ones.
 PROFILE_CHARACTERS = 2000

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 from pgrpo_cli.seeding import derive_seed
 
 from .files import file_name, opened
 from .rejections import Rejections
-from .rows import RowProblem, parse_line
+from .rows import parse_line
 
 MAX_ID = 100
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

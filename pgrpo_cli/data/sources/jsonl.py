@@ -6,8 +6,10 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgrpo_cli.data.row_problem import RowProblem
+
 from .files import opened
-from .rows import RawRow, RowProblem, parse_line
+from .rows import RawRow, parse_line
 
 
 def jsonl_rows(path: Path, name: str) -> Iterator[RawRow]:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pgrpo_cli.data.records import Message, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import ColumnMapping
 
-from .rows import RawRow, RowProblem, message_of, preference_group_of, prompt_text, record_of, shown, storable
+from .rows import RawRow, message_of, prompt_text, record_of
 
 REFERENCE = "reference"
 """The column that rewards read an answer to compare with from."""
@@ -56,7 +57,7 @@ class RowMapper:
         column = self._section.preference_group_column
         if column not in values:
             raise RowProblem("no preference group", f"column {column!r} is missing")
-        return preference_group_of(values[column], column)
+        return preference_group_name(values[column], f"column {column!r}")
 
     def _messages(self, values: dict[str, Any]) -> tuple[list[Message], str | None]:
         """The prompt, and the assistant's answer to it where that is wanted and there."""

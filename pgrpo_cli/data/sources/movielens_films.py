@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
 from .movielens_files import Layout, Table, lines
 from .movielens_ratings import MAX_ID
 from .rejections import Rejections
-from .rows import RowProblem
 
 HEADER = ["movieId", "title", "genres"]
 # What stands there instead of a genre in the newer collections.

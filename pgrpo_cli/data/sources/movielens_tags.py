@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.row_problem import RowProblem
 
 from .movielens_files import Layout, Table
 from .movielens_films import Films, rows_of, whole_number
 from .movielens_ratings import MAX_TIME
 from .rejections import Rejections
-from .rows import RowProblem
 
 HEADER = ["userId", "movieId", "tag", "timestamp"]
 # A tag of fewer films tells little of a taste.

@@ -10,19 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, shown, storable
 
 ROW_EXCERPT = 500
 ROLES = ("system", "user", "assistant", "tool")
-MAX_GROUP_LENGTH = 200
-
-
-class RowProblem(Exception):
-    """Why a row is rejected: `reason` is the rule (few, counted), `detail` what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -92,24 +83,6 @@ def record_of(
     )
 
 
-def preference_group_of(value: Any, column: str) -> str:
-    """The name of a preference group. Raises RowProblem."""
-    if value is None:
-        raise RowProblem("no preference group", f"column {column!r} is null")
-    # Ratings and cluster numbers are natural group ids; true and 1.5 are more likely a wrong column.
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise RowProblem("preference group is no text", f"column {column!r} is {shown(value)}")
-    value = storable(value.strip(), "preference group")
-    if not value:
-        raise RowProblem("no preference group", f"column {column!r} is blank")
-    if not value.isprintable() or len(value) > MAX_GROUP_LENGTH:
-        rule = f"a printable name of at most {MAX_GROUP_LENGTH} characters is needed"
-        raise RowProblem("preference group is no name", f"column {column!r} is {shown(value)}; {rule}")
-    return value
-
-
 def message_of(message: Any, index: int) -> Message:
     """A message that can stand in a prompt. Raises RowProblem."""
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
@@ -127,21 +100,6 @@ def prompt_text(text: str, what: str) -> str:
     if not text.strip():
         raise RowProblem("empty prompt", f"the {what} is blank")
     return storable(text, what)
-
-
-def storable(text: str, what: str) -> str:
-    """Text that UTF-8 can hold. Raises RowProblem."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowProblem("not Unicode text", f"the {what} holds half a surrogate pair") from error
-    return text
-
-
-def shown(value: Any) -> str:
-    """The value as messages show it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _finite(text: str) -> float | None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, text_key
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.sources import ColumnMapping
 from pgrpo_cli.registry import nearest
 
 from .context import ReadContext
 from .mapping import RowMapper
-from .rows import ROW_EXCERPT, RawRow, RowProblem
+from .rows import ROW_EXCERPT, RawRow
 
 MAX_COLUMNS_SHOWN = 30
 

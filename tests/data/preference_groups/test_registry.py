@@ -1,6 +1,6 @@
 from typing import get_args
 
-from pgrpo_cli.data.preference_groups import ASSIGNERS, NoGroup, assign
+from pgrpo_cli.data.preference_groups import ASSIGNERS, RowProblem, assign
 from pgrpo_cli.recipe.preference_groups import PreferenceGroups
 from tests.support.records import source_record
 
@@ -13,7 +13,7 @@ def test_every_type_of_the_schema_has_an_assigner():
 def test_a_record_without_a_group_costs_that_record_only():
     def group_of(record):
         if record.columns["n"] == 1:
-            raise NoGroup("odd", "it is one")
+            raise RowProblem("odd", "it is one")
         return f"group {record.columns['n']}"
 
     grouped, rejected = assign([source_record(f"text {n}", "u", n=n) for n in range(3)], group_of)

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.data.sources.mapping import RowMapper
-from pgrpo_cli.data.sources.rows import RawRow, RowProblem, parse_line
+from pgrpo_cli.data.sources.rows import RawRow, parse_line
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import JsonlSource
 

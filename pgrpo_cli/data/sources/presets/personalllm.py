@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.presets import PersonalLLMModel, PersonalLLMSource
 
 from ..context import ReadContext
-from ..rows import RowProblem
 from ..tables import Table
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, user_message

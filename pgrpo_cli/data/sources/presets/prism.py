@@ -20,6 +20,7 @@ from pgrpo_cli.data.records import (
     SourceRecord,
     UserProfile,
 )
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.presets import PrismSource
 from pgrpo_cli.registry import nearest
@@ -27,7 +28,7 @@ from pgrpo_cli.registry import nearest
 from ..context import ReadContext
 from ..generic import files_table
 from ..mapping import REFERENCE, seconds
-from ..rows import RawRow, RowProblem, message_of, preference_group_of, record_of, shown
+from ..rows import RawRow, message_of, record_of
 from ..tables import Table, read_tables
 from .published import hub_table, published_rows
 from .rated import Answer, best_answer, rating_of, text_of
@@ -99,7 +100,7 @@ class _Reader:
         try:
             if person is None:
                 raise RowProblem("no preference group", f"the survey has no user {user!r}")
-            return preference_group_of(_at(person, column), column)
+            return preference_group_name(_at(person, column), f"column {column!r}")
         except RowProblem:
             if self._needs_group:
                 raise

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, shown, storable
 
 from ..mapping import REFERENCE
-from ..rows import RawRow, RowProblem, prompt_text, record_of, shown, storable
+from ..rows import RawRow, prompt_text, record_of
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.row_problem import RowProblem, shown
 from pgrpo_cli.recipe.presets import UltraFeedbackAspect, UltraFeedbackSource
 
 from ..context import ReadContext
-from ..rows import RowProblem, shown
 from ..tables import Table
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, user_message

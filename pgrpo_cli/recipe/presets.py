@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -59,7 +59,7 @@ class UltraFeedbackSource(RatedSet):
 
     type: Literal["ultrafeedback"] = "ultrafeedback"
     preference_groups: tuple[UltraFeedbackAspect, ...] = Field(
-        ("instruction_following", "truthfulness", "honesty", "helpfulness"),
+        get_args(UltraFeedbackAspect),
         min_length=1,
         description="Aspects to read.",
     )
@@ -78,7 +78,7 @@ class HelpSteer2Source(RatedSet):
 
     type: Literal["helpsteer2"] = "helpsteer2"
     preference_groups: tuple[HelpSteer2Attribute, ...] = Field(
-        ("helpfulness", "correctness", "coherence", "complexity", "verbosity"),
+        get_args(HelpSteer2Attribute),
         min_length=1,
         description="Attributes to read.",
     )
@@ -97,18 +97,7 @@ class PersonalLLMSource(RatedSet):
 
     type: Literal["personalllm"] = "personalllm"
     preference_groups: tuple[PersonalLLMModel, ...] = Field(
-        (
-            "gemma_2b",
-            "gemma_7b",
-            "mistral_raft",
-            "mistral_ray",
-            "mistral_weqweasdas",
-            "llama3_sfairx",
-            "oasst_deberta_v3",
-            "beaver_7b",
-            "oasst_pythia_7b",
-            "oasst_pythia_1b",
-        ),
+        get_args(PersonalLLMModel),
         min_length=1,
         description="Reward models to read the scores of.",
     )

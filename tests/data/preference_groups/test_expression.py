@@ -67,7 +67,7 @@ def test_an_expression_names_the_group(expression, name):
         ("age + 1", "the expression fails: + is for numbers here, found a str"),
         ("age > 'b'", "preference group is no text: the expression's result is False"),
         ("1.5", "preference group is no text: the expression's result is 1.5"),
-        ("none", "is None"),
+        ("none", "is null"),
         ("''", "no preference group"),
         ("age ~ '\\n2'", "preference group is no name"),
         ("1 // 0", "ZeroDivisionError"),

@@ -60,7 +60,9 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
     rows = rows_of("tuned", {"calm": {"a": [0.0, 0.2], "b": [0.5]}, "loud": {"x": [1.0]}})
     # Prompts 0.1 and 0.5; macro (0.3 + 1) / 2.
     record = curve_record(3, rows)
-    assert record["groups"]["calm"] == {"n": 2, "mean": pytest.approx(0.3)}
+    assert record["groups"]["calm"] == {
+        "n": 2, "mean": pytest.approx(0.3), "prompts": {"a": pytest.approx(0.1), "b": 0.5}
+    }  # fmt: skip
     assert record["macro"] == pytest.approx(0.65)
     missing = curve_record(3, rows_of("tuned", {"calm": {"a": [float("nan")]}}))
     assert missing == {"step": 3, "macro": None, "groups": {}}

@@ -22,11 +22,10 @@ def curve_path(run: RunDirectory) -> Path:
 
 
 def curve_record(step: int, rows: Sequence[Row]) -> dict[str, Any]:
-    """The line of a step: mean reward over prompts of each preference group, and over groups (macro)."""
-    values = {group: list(found.values()) for group, found in prompt_values(rows, "tuned").items()}
+    """The line of a step: mean reward of each prompt, of each preference group, and over groups (macro)."""
     groups = {
-        group: {"n": len(found), "mean": math.fsum(found) / len(found)}
-        for group, found in sorted(values.items())
+        group: {"n": len(found), "mean": math.fsum(found.values()) / len(found), "prompts": found}
+        for group, found in sorted(prompt_values(rows, "tuned").items())
         if found
     }
     means = [numbers["mean"] for numbers in groups.values()]

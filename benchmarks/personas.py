@@ -3,8 +3,8 @@
     python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
     python benchmarks/personas.py --tables              # from the results that there are, training nothing
 
-The rate of each method is the one of RATES with the higher training reward over the second half of its run with seed 0:
-held-out prompts have no part in it. The runs at that rate, seed 0's among them, are compared.
+The rate of each method is the one of RATES with the higher training reward over the second half of its run
+with seed 0: held-out prompts have no part in it. The runs at that rate, seed 0's among them, are compared.
 """
 
 from __future__ import annotations

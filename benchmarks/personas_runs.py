@@ -1,8 +1,8 @@
 """The runs of the personas study: which there are, training them, and what is kept of each.
 
-Every run is `pgrpo train recipes/quickstart.yaml` with the overrides of `Run.overrides`, in a process of its own, and can be
-repeated by that command. Of a finished run one record stays in the results file, so that a study that is
-stopped goes on where it was, on another machine too; the run's directory is then no longer needed.
+Every run is `pgrpo train recipes/quickstart.yaml` with the overrides of `Run.overrides`, in a process of its
+own, and can be repeated by that command. Of a finished run one record stays in the results file, so that a
+study that is stopped goes on where it was, on another machine too; the directory of a run is then not needed.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def tuning_runs(methods: Sequence[str]) -> list[Run]:
 
 
 def chosen_rates(methods: Sequence[str], records: Records) -> dict[str, float]:
-    """The rate of each method: the one with the higher training reward over the second half of seed 0's run."""
+    """The rate of each method: that of the higher training reward over the second half of seed 0's run."""
 
     def reward(method: str, rate: float) -> float:
         rewards = records[Run(method, rate, 0).name]["training_reward"]

@@ -23,7 +23,7 @@ def curve_path(run: RunDirectory) -> Path:
 
 def curve_record(step: int, rows: Sequence[Row]) -> dict[str, Any]:
     """The line of a step: mean reward of each prompt, of each preference group, and over groups (macro)."""
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         group: {"n": len(found), "mean": math.fsum(found.values()) / len(found), "prompts": found}
         for group, found in sorted(prompt_values(rows, "tuned").items())
         if found

@@ -41,10 +41,11 @@ class KeyCheck:
             ]
         if not isinstance(value, dict):
             return value
-        if variants(annotation):
-            value = self._with_known_type(variants(annotation), value, path, written)
+        known = variants(annotation)
+        if known:
+            value = self._with_known_type(known, value, path, written)
         section = section_of(annotation, value)
-        return self._section(section, value, path, written) if section else value
+        return self._section(section, value, path, written, known) if section else value
 
     def _with_known_type(
         self, known: dict[str, type[Section]], value: dict[str, Any], path: KeyPath, written: KeyPath
@@ -71,7 +72,12 @@ class KeyCheck:
         return {**value, "type": near}
 
     def _section(
-        self, section: type[Section], value: dict[str, Any], path: KeyPath, written: KeyPath
+        self,
+        section: type[Section],
+        value: dict[str, Any],
+        path: KeyPath,
+        written: KeyPath,
+        known: dict[str, type[Section]],
     ) -> dict[str, Any]:
         fields = section.model_fields
         checked: dict[str, Any] = {}
@@ -79,9 +85,12 @@ class KeyCheck:
         for key, entry in value.items():
             name: str | None = key
             if key not in fields:
-                name = nearest(key, free)
+                name = None if _of_another_type(key, value, known) else nearest(key, free)
                 suggestion = (
-                    did_you_mean(key, free) or did_you_mean(key, fields) or self._elsewhere(key, fields)
+                    _of_another_type(key, value, known)
+                    or did_you_mean(key, free)
+                    or did_you_mean(key, fields)
+                    or self._elsewhere(key, fields)
                 )
                 found = self.document.found((*written, key), entry)
                 place = f" in {dotted(written)}" if written else ""
@@ -104,6 +113,14 @@ class KeyCheck:
 
     def _report(self, written: KeyPath, text: str) -> None:
         self.problems.append(Problem(self.document.origin(written).where, written, text))
+
+
+def _of_another_type(key: str, value: dict[str, Any], known: dict[str, type[Section]]) -> str:
+    """Says so where another `type` has the key: a type that was changed left it behind, or is the mistake."""
+    types = [tag for tag, section in known.items() if key in section.model_fields]
+    if not types:
+        return ""
+    return f" with type {value['type']!r}; {', '.join(map(repr, types))} {'have' if types[1:] else 'has'} it"
 
 
 def is_inside(path: KeyPath, roots: Iterable[KeyPath]) -> bool:

@@ -96,6 +96,16 @@ def test_a_missing_key_says_what_it_is_for(tmp_path: Path, key: str) -> None:
             "model.quantization.double",
             "true or false",
         ),
+        (
+            changed(model__quantization={"type": "none", "double": True}),
+            "model.quantization.double",
+            "no such key in model.quantization with type 'none'; 'nf4' has it",
+        ),
+        (
+            changed(history={"kind": {"type": "window", "decay": 0.9}}),
+            "history.kind.decay",
+            "no such key in history.kind with type 'window'; 'ema' has it",
+        ),
         (changed(rewards=[]), "rewards", "found an empty list; must not be empty"),
         (changed(rewards={"type": "personas"}), "rewards", "a list of mappings, each with the key 'type'"),
         (changed(rewards=["personas"]), "rewards.0", "write {type: personas}"),

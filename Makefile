@@ -66,8 +66,9 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/plan.py --json plan.json
 	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 
-reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md; 10 minutes on a CPU core.
+reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md, from runs made here where benchmarks/personas.json has none.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
+	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
+from benchmarks.markdown import renew
 from benchmarks.personas_runs import (
     METHODS,
     ROOT,
@@ -26,6 +27,7 @@ from benchmarks.personas_runs import (
     train_all,
     tuning_runs,
 )
+from benchmarks.personas_tables import methods_of, tables
 
 RESULTS = Path(__file__).with_name("personas.json")
 
@@ -40,6 +42,8 @@ def main() -> None:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="FILE", help="records of finished runs"
     )
+    parser.add_argument("--tables", action="store_true", help="train nothing: the tables of what there is")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="renew the tables between FILE's markers")
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs" / "personas", metavar="DIR")
     arguments = parser.parse_args()
     console = Console(stderr=True)
@@ -48,10 +52,22 @@ def main() -> None:
     def tell(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    train_all(tuning_runs(arguments.methods), results, arguments.runs_dir, arguments.jobs, tell)
-    rates = chosen_rates(arguments.methods, results.records)
-    tell(f"rates: {rates}")
-    train_all(compared_runs(rates, arguments.seeds), results, arguments.runs_dir, arguments.jobs, tell)
+    if not arguments.tables:
+        train_all(tuning_runs(arguments.methods), results, arguments.runs_dir, arguments.jobs, tell)
+        rates = chosen_rates(arguments.methods, results.records)
+        train_all(compared_runs(rates, arguments.seeds), results, arguments.runs_dir, arguments.jobs, tell)
+    tuned = [
+        name for name in arguments.methods if all(r.name in results.records for r in tuning_runs([name]))
+    ]
+    methods = methods_of(chosen_rates(tuned, results.records), results.records, arguments.seeds)
+    if not methods:
+        raise SystemExit(
+            f"{arguments.results} has no method with {arguments.seeds} seeds; leave --tables away"
+        )
+    text = tables(methods, results.records)
+    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+    if arguments.write:
+        renew(arguments.write, "personas", text)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ from statistics import fmean
 from typing import Any
 
 from pgrpo_cli import __version__
+from pgrpo_cli.report.advice import weight_of
+from pgrpo_cli.state.history_store import read_groups
+from pgrpo_cli.state.run import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
@@ -109,12 +112,16 @@ def train_all(
 
 
 def record_of(run: Run, path: Path) -> dict[str, Any]:
-    """What is kept of a finished run: the curve by prompt, and each step's training reward and seconds."""
+    """What is kept of a finished run: the held-out curve by prompt, each step's training reward, seconds and
+    entropy, and the weight w that the reward history gives each preference group (None: too early to tell).
+    """
     curve = []
     for line in _lines(path / "eval" / "curve.jsonl"):
         prompts = {p: value for group in line["groups"].values() for p, value in group["prompts"].items()}
         curve.append({"step": line["step"], "prompts": {p: round(prompts[p], 6) for p in sorted(prompts)}})
     steps = _lines(path / "metrics.jsonl")
+    groups = read_groups(path / "history.sqlite")
+    G = RunDirectory(path).recipe().rollout.num_generations
     return {
         "method": run.method,
         "rate": run.rate,
@@ -125,6 +132,7 @@ def record_of(run: Run, path: Path) -> dict[str, Any]:
         "training_reward": [round(step["reward_mean"], 6) for step in steps],
         "seconds": [round(step["seconds"]["total"], 2) for step in steps],
         "entropy": [round(step["entropy"], 4) for step in steps],
+        "weights": {group.preference_group: weight_of(group, G) for group in groups},
     }
 
 
@@ -133,14 +141,15 @@ def tuning_runs(methods: Sequence[str]) -> list[Run]:
     return [Run(method, rate, 0) for method, rate in product(methods, RATES)]
 
 
+def tuning_reward(records: Records, method: str, rate: float) -> float:
+    """The mean training reward over the second half of seed 0's run."""
+    rewards = records[Run(method, rate, 0).name]["training_reward"]
+    return fmean(rewards[len(rewards) // 2 :])
+
+
 def chosen_rates(methods: Sequence[str], records: Records) -> dict[str, float]:
-    """The rate of each method: that of the higher training reward over the second half of seed 0's run."""
-
-    def reward(method: str, rate: float) -> float:
-        rewards = records[Run(method, rate, 0).name]["training_reward"]
-        return fmean(rewards[len(rewards) // 2 :])
-
-    return {method: max(RATES, key=lambda rate: reward(method, rate)) for method in methods}
+    """The rate of each method: the one of RATES with the highest `tuning_reward`."""
+    return {name: max(RATES, key=lambda rate: tuning_reward(records, name, rate)) for name in methods}
 
 
 def compared_runs(rates: Mapping[str, float], seeds: int) -> list[Run]:

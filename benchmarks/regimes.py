@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.markdown import renew, table
 from benchmarks.small_policy import Draws, HistorySettings, Trained, World, train
 from pgrpo_cli.algo import resolve_estimator
 from pgrpo_cli.algo.intervals import Bootstrap, Interval, mean_interval
@@ -135,7 +136,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(as_data(found, contrasts, arguments), indent=2) + "\n")
     if arguments.write:
-        renew(arguments.write, text)
+        renew(arguments.write, "regimes", text)
 
 
 def study(world: World, seeds: int, tuning_seeds: int, steps: int) -> dict[str, Scores]:
@@ -205,9 +206,6 @@ def compared(found: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, C
 def sign_flip_p(differences_S: Tensor) -> float:
     """Two-sided p value of mean 0: the share of random signs that give as large a mean, the true ones
     counted.
-
-
-
     """
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (FLIPS, len(differences_S)), generator=generator).double() * 2 - 1
@@ -223,24 +221,24 @@ def tables(found: Mapping[str, Mapping[str, Scores]], contrasts: Mapping[str, Ma
         [regime, *(f"{mean(scores[n], 'area'):.3f} ({scores[n].learning_rate:g})" for n in names)]
         for regime, scores in found.items()
     ]
-    parts += [markdown(["regime", *(f"`{n}`" for n in names)], rows), ""]
+    parts += [table(["regime", *(f"`{n}`" for n in names)], rows), ""]
     parts += ["Differences of the area, 95 % intervals; `=` where Holm's p is 0.05 or more:", ""]
     for some in (CONTRASTS[:3], CONTRASTS[3:]):
         rows = [[regime, *(cell(contrasts[regime][f"{a} - {b}"]) for a, b in some)] for regime in found]
-        parts += [markdown(["regime", *(f"`{a}` − `{b}`" for a, b in some)], rows), ""]
+        parts += [table(["regime", *(f"`{a}` − `{b}`" for a, b in some)], rows), ""]
     parts += ["At the end, `grpo` / `pgrpo` / `pgrpo_adaptive`:", ""]
     rows = [
         [regime, *(" / ".join(f"{mean(scores[n], m):.3f}" for n in ESTIMATORS[:3]) for m in MEASURES[1:])]
         for regime, scores in found.items()
     ]
-    parts += [markdown(["regime", *MEASURES[1:]], rows), ""]
+    parts += [table(["regime", *MEASURES[1:]], rows), ""]
     parts += ["What the reward histories of `pgrpo` say at the end:", ""]
     rows = [
         [regime, *(f"{value:.2f}" for value in scores["pgrpo"].components.values()),
          cell(contrasts[regime]["pgrpo - grpo"])]
         for regime, scores in found.items()
     ]  # fmt: skip
-    parts += [markdown(["regime", *COMPONENTS, "`pgrpo` − `grpo`"], rows)]
+    parts += [table(["regime", *COMPONENTS, "`pgrpo` − `grpo`"], rows)]
     return "\n".join(parts)
 
 
@@ -253,24 +251,6 @@ def cell(contrast: Contrast) -> str:
     """A difference for a table."""
     interval = contrast.interval
     return f"{interval.mean:+.3f} [{interval.low:+.3f}..{interval.high:+.3f}] {contrast.verdict}"
-
-
-def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-MARKERS = "<!-- regimes -->", "<!-- /regimes -->"
-
-
-def renew(path: Path, text: str) -> None:
-    """Put `text` between the markers of a Markdown file."""
-    head, _, rest = path.read_text(encoding="utf-8").partition(MARKERS[0])
-    _, end, tail = rest.partition(MARKERS[1])
-    if not end:
-        raise SystemExit(f"{path} has no {MARKERS[0]} ... {MARKERS[1]}")
-    path.write_text(f"{head}{MARKERS[0]}\n{text}\n{MARKERS[1]}{tail}", encoding="utf-8")
 
 
 def as_data(

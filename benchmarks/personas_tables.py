@@ -1,0 +1,174 @@
+"""What the personas study found: methods against each other, over seeds and held-out prompts.
+
+`final`: the mean reward of the last point of a run's held-out curve; `area`: the mean height of that curve
+over the steps (trapezoids). Both by prompt, so that intervals are over prompts and seeds together, as those
+of `pgrpo compare` (pgrpo_cli/algo/methods.py): each persona counted once, paired by seed and prompt.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.markdown import table
+from benchmarks.personas_runs import RATES, Records, Run
+from pgrpo_cli.algo.intervals import Bootstrap, Interval
+from pgrpo_cli.algo.methods import difference_of, holm, p_value, seeds_interval
+from pgrpo_cli.rewards.personas import PERSONAS
+
+MEASURES = ("area", "final")
+RANDOM = "pgrpo, random groups"
+CONTRASTS = (
+    ("pgrpo", "grpo"),
+    ("pgrpo_adaptive", "grpo"),
+    ("pgrpo_adaptive", "pgrpo"),
+    ("pgrpo_shrinkage", "grpo"),
+    ("pgrpo_shrinkage", "pgrpo"),
+    ("pgrpo_centered", "grpo"),
+    ("dr_grpo", "grpo"),
+    ("pgrpo", RANDOM),
+)
+MAJORITY = max(PERSONAS, key=lambda name: PERSONAS[name].share)
+
+Values = dict[str, Tensor]
+"""By persona, [S, P]: seeds by prompts."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """The runs of one method at its rate, seed by seed."""
+
+    name: str
+    rate: float
+    records: tuple[Mapping[str, Any], ...]
+
+    def values(self, measure: str) -> Values:
+        """`area`, `final`, or `base`, the first point of the curve."""
+        rows: dict[str, list[list[float]]] = defaultdict(list)
+        for record in self.records:
+            found: dict[str, list[float]] = defaultdict(list)
+            for prompt in sorted(record["curve"][0]["prompts"]):
+                found[persona_of(prompt)].append(_MEASURE[measure](record["curve"], prompt))
+            for persona, values in found.items():
+                rows[persona].append(values)
+        return {name: torch.tensor(rows[name], dtype=torch.float64) for name in PERSONAS}
+
+    def mean(self, measure: str, personas: Sequence[str] = tuple(PERSONAS)) -> float:
+        """Over personas, each counted once."""
+        values = self.values(measure)
+        return fmean(float(values[name].mean()) for name in personas)
+
+    @property
+    def weight(self) -> float:
+        """The mean of w over preference groups and seeds that tell one; NaN where none does."""
+        found = [w for record in self.records for w in record["weights"].values() if w is not None]
+        return fmean(found) if found else math.nan
+
+
+def persona_of(prompt_id: str) -> str:
+    """`eval-terse-jazz-0003` is of terse-jazz, whatever preference group the prompt was put into."""
+    return prompt_id.split("-", 1)[1].rsplit("-", 1)[0]
+
+
+def methods_of(rates: Mapping[str, float], records: Records, seeds: int) -> dict[str, Method]:
+    """The methods all of whose seeds have been run."""
+    names = {name: [Run(name, rate, seed).name for seed in range(seeds)] for name, rate in rates.items()}
+    return {
+        name: Method(name, rates[name], tuple(records[run] for run in runs))
+        for name, runs in names.items()
+        if all(run in records for run in runs)
+    }
+
+
+def tables(methods: Mapping[str, Method], records: Records) -> str:
+    """All results as Markdown."""
+    pairs = [pair for pair in CONTRASTS if all(name in methods for name in pair)]
+    first = next(iter(methods.values()))
+    parts = [
+        f"{len(first.records)} seeds; before training the macro reward is {first.mean('base'):.3f}. "
+        "`tuning`: mean training reward over the second half of seed 0's run at the rates "
+        f"{' and '.join(f'{rate:g}' for rate in RATES)}.",
+        "",
+        table(
+            ["method", "rate", "tuning", "area", "final", "majority", "others", "worst", "$w$", "entropy"],
+            [_method_row(method, records) for method in methods.values()],
+        ),
+        "",
+        "Differences of the macro reward, 95 % intervals over seeds and prompts; `=` where Holm's p over the "
+        "rows is 0.05 or more:",
+        "",
+        table(["", *MEASURES], _contrast_rows(pairs, methods)),
+        "",
+        "Final reward by persona, its share of the training prompts in brackets; verdicts hold after Holm's "
+        "correction over the personas:",
+        "",
+        *_by_persona(methods, pairs[:3]),
+    ]
+    return "\n".join(parts)
+
+
+def _method_row(method: Method, records: Records) -> list[str]:
+    runs = [records[Run(method.name, rate, 0).name] for rate in RATES]
+    tuning = " / ".join(
+        f"{fmean(run['training_reward'][len(run['training_reward']) // 2 :]):.3f}" for run in runs
+    )
+    others = [name for name in PERSONAS if name != MAJORITY]
+    worst = min(method.mean("final", [name]) for name in PERSONAS)
+    numbers = [method.mean("area"), method.mean("final"), method.mean("final", [MAJORITY])]
+    numbers += [method.mean("final", others), worst, method.weight]
+    numbers += [fmean(record["entropy"][-1] for record in method.records)]
+    return [f"`{method.name}`", f"{method.rate:g}", tuning, *(f"{value:.3f}" for value in numbers)]
+
+
+def _contrast_rows(pairs: Sequence[tuple[str, str]], methods: Mapping[str, Method]) -> list[list[str]]:
+    columns = [
+        _cells([_contrast(methods[a].values(m), methods[b].values(m), list(PERSONAS)) for a, b in pairs])
+        for m in MEASURES
+    ]
+    return [[f"`{a}` − `{b}`", *cells] for (a, b), *cells in zip(pairs, *columns, strict=True)]
+
+
+def _by_persona(methods: Mapping[str, Method], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    columns = [
+        _cells([_contrast(methods[a].values("final"), methods[b].values("final"), [p]) for p in PERSONAS])
+        for a, b in pairs
+    ]
+    rows = [
+        [f"{name} ({persona.share:.0%})", f"{methods[pairs[0][1]].mean('base', [name]):.3f}", *cells]
+        for (name, persona), *cells in zip(PERSONAS.items(), *columns, strict=True)
+    ]
+    return [table(["persona", "before", *(f"`{a}` − `{b}`" for a, b in pairs)], rows)]
+
+
+def _contrast(ours: Values, theirs: Values, personas: Sequence[str]) -> tuple[Interval, float]:
+    found = difference_of([(ours[name], theirs[name]) for name in personas], paired_seeds=True)
+    return seeds_interval(found, Bootstrap(samples=10_000)), p_value(found)
+
+
+def _cells(contrasts: Sequence[tuple[Interval, float]]) -> list[str]:
+    cells = []
+    for (interval, _), p in zip(contrasts, holm([p for _, p in contrasts]), strict=True):
+        verdict = "=" if not p < 0.05 else "ahead" if interval.mean > 0 else "behind"
+        cells.append(f"{interval.mean:+.3f} [{interval.low:+.3f}..{interval.high:+.3f}] {verdict}")
+    return cells
+
+
+def _area(curve: Sequence[Mapping[str, Any]], prompt: str) -> float:
+    points = [(point["step"], point["prompts"][prompt]) for point in curve]
+    trapezoids = [(b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points)]
+    return math.fsum(trapezoids) / (points[-1][0] - points[0][0])
+
+
+_MEASURE: dict[str, Callable[[Sequence[Mapping[str, Any]], str], float]] = {
+    "base": lambda curve, prompt: curve[0]["prompts"][prompt],
+    "final": lambda curve, prompt: curve[-1]["prompts"][prompt],
+    "area": _area,
+}

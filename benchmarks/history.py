@@ -35,10 +35,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import HistoryKind
 from pgrpo_cli.cli.common import prepare_libraries
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS: dict[str, dict[str, Any]] = {"cumulative": {}, "ema": {"decay": 0.99}, "window": {"window": 16}}
+KINDS: dict[HistoryKind, dict[str, Any]] = {
+    "cumulative": {},
+    "ema": {"decay": 0.99},
+    "window": {"window": 16},
+}
 NUM_GENERATIONS = 8
 BIG_BATCH, STEP_BATCH = 8192, 8
 """Prompts of an update: as many as fit the processor's caches, and those of a step of training."""
@@ -73,11 +78,12 @@ def main() -> None:
         found = dict(zip(arguments.kinds, numbers, strict=True))
     Console(width=120).print(as_table(found, arguments.groups))
     if arguments.json:
-        result = {"kinds": found, "settings": {"groups": arguments.groups, **KINDS}, "machine": machine()}
+        settings = {"groups": arguments.groups, **{str(kind): value for kind, value in KINDS.items()}}
+        result = {"kinds": found, "settings": settings, "machine": machine()}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(kind: str, groups: int) -> dict[str, float]:
+def measure(kind: HistoryKind, groups: int) -> dict[str, float]:
     """All numbers of a kind of history, in a process that has done nothing else."""
     torch.set_num_threads(1)
     warm_up = RewardHistory(kind, **KINDS[kind])

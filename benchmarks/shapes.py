@@ -93,11 +93,12 @@ def load_base(shape: Shape, device: torch.device) -> Any:
         return load_base_model(section, Path(), device)
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    sizes: dict[str, Any] = _QWEN3[shape.model]
     config = Qwen3Config(
         vocab_size=151936,
         max_position_embeddings=4096,
         tie_word_embeddings=shape.model != "qwen3-8b",
-        **_QWEN3[shape.model],
+        **sizes,
     )
     torch.manual_seed(0)
     with torch.device(device):

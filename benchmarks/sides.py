@@ -181,7 +181,7 @@ def run_trl(settings: Settings) -> tuple[list[float], float]:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - self.started)
 
-    def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         assert {len(ids) for ids in completion_ids} == {shape.completion_tokens}
         return [_reward(text) for text in completions]
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from pgrpo_cli.algo import Advantages, Estimator, GroupStats, RewardHistory, compute_advantages, policy_loss
+from pgrpo_cli.algo.history import HistoryKind
 
 HELD_OUT = 24
 AGREEMENT = 0.25
@@ -43,7 +44,7 @@ OWN_WEIGHT = 0.5
 class HistorySettings:
     """As the recipe's `history`."""
 
-    kind: str = "cumulative"
+    kind: HistoryKind = "cumulative"
     decay: float | None = None
     window: int | None = None
     update: str = "before"
@@ -192,8 +193,6 @@ def train(
 ) -> Trained:
     """Train a replica for each of `draws` through all its steps. `random_groups`: rewards enter the histories
     of preference groups drawn by chance, the paper's ablation.
-
-
     """
     S, B, _, _ = draws.noise_S_B_P_G.shape
     K = len(world.shares_K)

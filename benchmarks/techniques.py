@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -23,7 +24,7 @@ from benchmarks.shapes import SHAPES
 def _plain_rollout_weights() -> None:
     from pgrpo_cli.model import rollout
 
-    rollout.rollout_weights = lambda policy, num_rows: nullcontext()  # type: ignore[assignment]
+    rollout.rollout_weights = lambda policy, num_rows: nullcontext()  # type: ignore[assignment,misc]
 
 
 def _weights_as_stored() -> None:
@@ -52,7 +53,7 @@ def _row_each_completion() -> None:
     _paths(packed=False)
 
 
-def _paths(**changes: bool) -> None:
+def _paths(**changes: Any) -> None:
     from dataclasses import replace
 
     from pgrpo_cli.model import load

@@ -110,6 +110,14 @@ def test_names_of_twenty_characters_fit_on_a_line_of_80_columns() -> None:
     assert line.split() == [name, "-0.100", "-0.500", "-0.400", "[-0.400..-0.400]", "behind"]
 
 
+def test_a_long_verdict_takes_no_room_from_names() -> None:
+    base = {"excited-electronic": {"a": [0.1], "b": [0.9]}}
+    tuned = {"excited-electronic": {"a": [0.2], "b": [0.7]}}
+    first, second = result_of(base, base), result_of(base, tuned, run="other")
+    text = shown(comparison_table(compare([Entrant("demo", first), Entrant("other", second)]), "other"), 80)
+    assert "excited-electronic " in text and "can't tell" in text and "prompts" in text
+
+
 def test_a_wide_terminal_shows_all_intervals() -> None:
     text = shown(eval_table(RESULT), 130)
     assert "0.500 [" in text

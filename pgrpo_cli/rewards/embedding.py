@@ -11,7 +11,7 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.reward_similarity import EmbeddingReward
 
 from .base import BuildContext
-from .pretrained import Pretrained, load_pretrained, locate
+from .pretrained import ENCODER, Pretrained, load_pretrained, locate
 from .similarity import SimilarityFunction
 
 _POOLING = "1_Pooling/config.json"
@@ -22,7 +22,7 @@ def build_embedding(section: EmbeddingReward, context: BuildContext) -> Similari
     folder = locate(section, context.recipe_dir, section.label)
     first_token = _pools_first_token(_pooling_file(folder, section.revision), section.label)
     # The pooler of BERT is not what is averaged.
-    model = load_pretrained("AutoModel", section, context.recipe_dir, section.label, unused="pooler.")
+    model = load_pretrained(ENCODER, section, context.recipe_dir, section.label, unused="pooler.")
 
     def compare(texts: Sequence[str], references: Sequence[str]) -> list[float]:
         distinct = list(dict.fromkeys((*texts, *references)))

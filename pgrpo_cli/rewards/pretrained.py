@@ -10,6 +10,9 @@ from typing import Any
 from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 
+CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
+"""The classes of transformers that make a reward model and an embedding model."""
+
 Encode = Callable[[Sequence[int]], Mapping[str, Any]]
 """From the places of some inputs to the padded tensors [batch, tokens] that the model takes, on the CPU."""
 

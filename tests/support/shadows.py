@@ -62,3 +62,12 @@ class RealMeter(Meter):
     def follows(self, tensor: torch.Tensor) -> bool:
         """All but those whose storage is oneDNN's own."""
         return tensor.device.type == "cpu" and tensor.layout == torch.strided
+
+
+def nf4_held(layer: Any) -> int:
+    """Bytes of all tensors that a Linear4bit holds for its weight."""
+    state = layer.weight.quant_state
+    tensors = [layer.weight.data, state.absmax, state.code]
+    if state.nested:
+        tensors += [state.offset, state.state2.absmax, state.state2.code]
+    return sum(t.numel() * t.element_size() for t in tensors)

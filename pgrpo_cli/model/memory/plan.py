@@ -19,9 +19,9 @@ CARDS_GIB = (8, 12, 16, 24, 80)
 """Memory of the GPUs that people have."""
 
 ADAPTER, GRADIENTS, OPTIMIZER = "adapter", "gradients", "optimizer state"
-STEP, LOADING = "optimizer step", "loading"
+STEP, LOADING, REWARDS = "optimizer step", "loading", "reward models"
 ORDER = (
-    *PARTS, ADAPTER, OPTIMIZER, GRADIENTS, LOADING, COPIES, CACHE, ACTIVATIONS, MASK, LOGITS, STEP
+    *PARTS, REWARDS, ADAPTER, OPTIMIZER, GRADIENTS, LOADING, COPIES, CACHE, ACTIVATIONS, MASK, LOGITS, STEP
 )  # fmt: skip
 """Parts as a table lists them."""
 
@@ -117,4 +117,4 @@ class MemoryPlan:
     def _standing(self) -> int:
         """Bytes that are there from beginning to end."""
         (update,) = [phase for phase in self.phases if phase.name == "update"]
-        return sum(update.parts[part] for part in (*PARTS, ADAPTER, OPTIMIZER))
+        return sum(update.parts[part] for part in (*PARTS, REWARDS, ADAPTER, OPTIMIZER))

@@ -18,7 +18,8 @@ from ..policy import Paths, Policy
 from ..rollout_weights import fastest_dtype
 from ..sampling import SamplingSettings
 from .loading import loading_bytes
-from .plan import ADAPTER, GRADIENTS, LOADING, OPTIMIZER, STEP, Device, MemoryPlan, Phase
+from .plan import ADAPTER, GRADIENTS, LOADING, OPTIMIZER, REWARDS, STEP, Device, MemoryPlan, Phase
+from .rewards import reward_bytes
 from .shadow import shadow_policy
 from .weights import adapter_bytes, base_parameters, base_weights, dequantized_bytes, optimizer_bytes
 from .work import Held, largest_batch, largest_micro_batch, rollout_memory, update_memory
@@ -69,7 +70,12 @@ class Planner:
         )  # fmt: skip
         weights, adapter = base_weights(policy), adapter_bytes(policy)
         state = optimizer_bytes(policy.trainable.values(), recipe.train.optimizer)
-        standing = weights + Counter({ADAPTER: adapter, OPTIMIZER: state})
+        rewards = self._once(
+            "rewards",
+            lambda: reward_bytes(recipe.rewards, self._recipe_dir, device),
+            *recipe.rewards, device,
+        )  # fmt: skip
+        standing = weights + Counter({REWARDS: rewards, ADAPTER: adapter, OPTIMIZER: state})
         # AdamW's square roots: of all parameters at once on a GPU, of one after the other on a CPU.
         step = Counter({GRADIENTS: adapter, STEP: adapter if device == "cuda" else 0})
         passes = update.peak + Counter({GRADIENTS: adapter if several else 0})
@@ -81,7 +87,7 @@ class Planner:
             batch=largest_batch(recipe, longest),
             micro_batch=micro_batch,
             phases=(
-                Phase("load", weights + Counter({LOADING: loading})),
+                Phase("load", weights + Counter({REWARDS: rewards, LOADING: loading})),
                 # The gradients of the step before are there until the next update begins.
                 Phase("rollout", standing + rollout.peak + Counter({GRADIENTS: adapter})),
                 Phase("update", standing + max(passes, step, key=Counter.total)),

@@ -29,7 +29,10 @@ _BLOCK_8BIT = 256
 def base_weights(policy: Policy) -> Counter[str]:
     """Bytes of the base model's parameters and buffers by part; what is tied is counted once."""
     base = policy.model.get_base_model()
-    quantized = {id(layer.weight): nf4_bytes(layer) for layer in nf4_layers(base)}
+    quantized = {
+        id(layer.weight): nf4_bytes(layer.in_features * layer.out_features, layer.weight.compress_statistics)
+        for layer in nf4_layers(base)
+    }
     sizes: Counter[str] = Counter()
     for part, tensor in _base_tensors(base):
         sizes[part] += quantized.get(id(tensor)) or tensor.numel() * tensor.element_size()
@@ -46,12 +49,13 @@ def base_parameters(policy: Policy) -> Counter[str]:
     return counts
 
 
-def nf4_bytes(layer: Any) -> int:
-    """Bytes of a Linear4bit's weight: half a byte a weight, and the constants of its blocks."""
-    numel = layer.in_features * layer.out_features
+def nf4_bytes(numel: int, double: bool) -> int:
+    """Bytes of a Linear4bit's weight with `numel` entries: half a byte each, and the constants of its blocks,
+    which `double` quantization quantizes too.
+    """
     blocks = math.ceil(numel / _BLOCK)
     tables = 4 * _CODES
-    if not layer.weight.compress_statistics:
+    if not double:
         return math.ceil(numel / 2) + 4 * blocks + tables
     outer = 4 * math.ceil(blocks / _OUTER_BLOCK) + 4
     return math.ceil(numel / 2) + blocks + outer + tables + 4 * _OUTER_CODES

@@ -21,7 +21,7 @@ from pgrpo_cli.model.memory.weights import (
 )
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
 from pgrpo_cli.recipe.training import AdamW, AdamW8bit
-from tests.support.shadows import real_policy, recipe_for, write_config
+from tests.support.shadows import nf4_held, real_policy, recipe_for, write_config
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "phi3")
 
@@ -76,23 +76,15 @@ def test_nf4_takes_what_bitsandbytes_holds(double: bool) -> None:
     layers = nf4_layers(real.model)
     assert len(layers) == len(nf4_layers(shadow.model)) == 14
     for layer, twin in zip(layers, nf4_layers(shadow.model), strict=True):
-        assert nf4_bytes(twin) == _held(layer)
+        assert nf4_bytes(twin.in_features * twin.out_features, double) == nf4_held(layer)
         assert dequantize(twin).shape == dequantize(layer).shape
         assert dequantize(twin).dtype == dequantize(layer).dtype
     others = [p for p in real.model.get_base_model().parameters() if not p.requires_grad]
     quantized = {id(layer.weight) for layer in layers}
     rest = sum(p.numel() * p.element_size() for p in others if id(p) not in quantized)
     buffers = sum(b.numel() * b.element_size() for b in real.model.buffers())
-    assert base_weights(shadow).total() == sum(map(_held, layers)) + rest + buffers
+    assert base_weights(shadow).total() == sum(map(nf4_held, layers)) + rest + buffers
     assert dequantized_bytes(shadow) == sum(dequantize(layer).numel() * 2 for layer in layers)
-
-
-def _held(layer: Any) -> int:
-    state = layer.weight.quant_state
-    tensors = [layer.weight.data, state.absmax, state.code]
-    if state.nested:
-        tensors += [state.offset, state.state2.absmax, state.state2.code]
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def test_optimizer_states_by_hand() -> None:

@@ -1,0 +1,60 @@
+"""Bytes of the models that rewards compute with; they stay beside the policy for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgrpo_cli.errors import ModelError
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, locate
+
+from .plan import Device
+from .weights import nf4_bytes
+
+
+def reward_bytes(rewards: Iterable[Any], recipe_dir: Path, device: Device) -> int:
+    """Weights and buffers of all of them, from their configurations alone; what a batch needs is not counted.
+
+    Raises ModelError for a model whose configuration cannot be read.
+    """
+    sections = [section for section in rewards if isinstance(section, PretrainedFields)]
+    return sum(_bytes_of(section, recipe_dir, device) for section in sections)
+
+
+def _bytes_of(section: Any, recipe_dir: Path, device: Device) -> int:
+    import transformers
+
+    factory = CLASSIFIER if section.type == "reward_model" else ENCODER
+    name = locate(section, recipe_dir, section.label)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            name, trust_remote_code=False, revision=section.revision or "main"
+        )
+        with torch.device("meta"):
+            model = getattr(transformers, factory).from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"reward {section.label!r}: the configuration of {section.model!r} cannot be read: "
+            f"{str(error).splitlines()[0]}",
+            remedy="Check the id or path. Offline, a hub model must be in the local cache.",
+        ) from error
+    # As rewards load them: in the checkpoint's type on a GPU, in float32 on a CPU.
+    dtype = getattr(config, "dtype", None) if device == "cuda" else None
+    model = model.to(dtype or torch.float32)
+    quantized = {}
+    if section.quantization.type == "nf4":
+        double = section.quantization.double
+        quantized = {id(w): nf4_bytes(w.numel(), double) for w in _quantized_weights(model)}
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(quantized.get(id(tensor), tensor.numel() * tensor.element_size()) for tensor in tensors)
+
+
+def _quantized_weights(model: Any) -> Iterator[torch.Tensor]:
+    """Weights of the linear layers that transformers quantizes: all but the head, the last module."""
+    children = list(model.children())
+    for module in children[:-1]:
+        yield from (layer.weight for layer in module.modules() if isinstance(layer, torch.nn.Linear))

@@ -7,9 +7,11 @@ The ratings are drawn at random in the shape of MovieLens: 20 to some thousands 
 their rank allows, several of a user's in one second, tags for one rating in sixteen. Each size is written
 once, and every case runs in a process of its own:
 
-source              the source with its defaults: four training prompts and a held-out one of every user
-source, 1000 users  the same with max_users: what it costs to read and to sort
-prepare, 200 users  `pgrpo prepare` with the random model of recipes/smoke.yaml, which loads PyTorch
+source, all users   the source with max_users: null: four training prompts and a held-out one of every user
+source, 1000 users  the same of fewer users: what it costs to read and to sort
+prepare             `pgrpo prepare` with the source's defaults (at most 10,000 users) and the random model of
+                    recipes/smoke.yaml, whose tokens are bytes; it loads PyTorch
+prepare, 200 users  the same of fewer users
 
 Seconds are those of the work, without starting Python and importing, by the clock and of the processor;
 memory is the most that the process has ever held, all included.
@@ -31,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (100_000, 1_000_000, 32_000_000)
 CASES: dict[str, dict[str, Any]] = {
-    "source": {},
+    "source, all users": {"max_users": None},
     "source, 1000 users": {"max_users": 1000},
+    "prepare": {},
     "prepare, 200 users": {"max_users": 200},
 }
 RATINGS_PER_USER, LEAST_RATINGS = 160, 20
@@ -110,9 +113,9 @@ def prepare(folder: Path, **section: Any) -> dict[str, Any]:
     from pgrpo_cli.prepare import prepare
     from pgrpo_cli.recipe.load import load_recipe
 
-    source = ", ".join(f"{key}: {value}" for key, value in section.items())
+    source = "".join(f", {key}: {value}" for key, value in section.items())
     overrides = [
-        f"data.source={{type: movielens, path: {folder}, {source}}}",
+        f"data.source={{type: movielens, path: {folder}{source}}}",
         "data.max_prompt_tokens=2000",
         "model.random.context=2048",
         "rewards.0={type: regex, pattern: x}",

@@ -30,8 +30,9 @@ Progress = Callable[[str, int, int], None]
 class PrepareReport:
     """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason.
 
-    `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens` is the limit. `clusters`
-    is what the manifest says of them, `references` what rewards give to reference answers.
+    `notes` are the source's. `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens`
+    is the limit. `clusters` is what the manifest says of them, `references` what rewards give to reference
+    answers.
     """
 
     data_dir: Path
@@ -43,6 +44,7 @@ class PrepareReport:
     rejected_path: Path
     warnings: tuple[str, ...]
     data_hash: str
+    notes: tuple[str, ...] = ()
     clusters: Mapping[str, Any] | None = None
     references: ReferenceRewards | None = None
 
@@ -114,6 +116,7 @@ def prepare(
         run_dir / "data" / prepared.REJECTED,
         warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
+        source.notes,
         assembled.fitted.findings,
         references,
     )

@@ -30,7 +30,7 @@ def show_report(report: PrepareReport) -> None:
     for line in _about_the_table(report):
         note(line)
     note("")
-    for line in (*_lengths(report), *_clusters(report.clusters), *_rejected(report)):
+    for line in (*_lengths(report), *report.notes, *_clusters(report.clusters), *_rejected(report)):
         note(line)
     for warning in report.warnings:
         stderr.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)

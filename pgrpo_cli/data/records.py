@@ -97,6 +97,7 @@ class SourceData:
     """What a source read. `eval` is None where it brings no split of its own.
 
     `profiles`: what is known of users by `user_id`, from what came before the held-out prompts only.
+    `notes`: sentences for the user, about what was left out by the recipe's wish.
     """
 
     train: tuple[SourceRecord, ...]
@@ -104,6 +105,7 @@ class SourceData:
     rejected: tuple[RejectedRow, ...] = ()
     files: tuple[SourceFile, ...] = ()
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def text_key(record: SourceRecord | PromptRecord) -> str:

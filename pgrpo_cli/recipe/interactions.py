@@ -40,10 +40,11 @@ class MovielensSource(Section):
     prompts_per_user: int = Field(4, ge=1, description="Most training prompts of a user, drawn at random.")
     eval_prompts_per_user: int = Field(1, ge=1, description="Most held-out prompts of a user.")
     max_users: int | None = Field(
-        None,
+        10_000,
         ge=1,
-        description="Users drawn at random. Null: all who have a target, which of 25M and 32M are more "
-        "prompts than `prepare` can keep in memory.",
+        description="Most users, drawn at random; their 50,000 prompts are more than one GPU trains on in a "
+        "month. Null: all who have a target, of 25M and 32M a million prompts, for which `prepare` needs "
+        "some 30 GB of memory.",
     )
     holdout: Literal["last", "cut"] = Field(
         "last",

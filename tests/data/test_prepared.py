@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -66,6 +67,22 @@ def test_the_manifest_holds_the_description_and_every_file(tmp_path):
     assert manifest["seed"] == 3
     on_disk = {path.as_posix() for path in files_below(tmp_path / "data")}
     assert on_disk == manifest["files"].keys() | {"manifest.json"}
+
+
+def test_the_fingerprint_is_the_hash_of_the_content_as_json(tmp_path):
+    prompts = [*SPLITS["train"], *SPLITS["eval"], prompt("ü", length=0)]
+    publish_new(tmp_path, {"train": prompts, "eval": []})
+    columns = {
+        "prompt_id": [p.prompt_id for p in prompts],
+        "preference_group": [p.preference_group for p in prompts],
+        "prompt": [p.prompt for p in prompts],
+        "input_ids": [list(p.input_ids) for p in prompts],
+        "columns": [json.dumps(p.columns, sort_keys=True) for p in prompts],
+        "messages": [json.dumps(p.messages, sort_keys=True) for p in prompts],
+    }
+    expected = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:16]
+    state = json.loads((tmp_path / "data" / "train" / "state.json").read_text())
+    assert state["_fingerprint"] == expected
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):

@@ -44,7 +44,14 @@ def read_movielens(section: MovielensSource, context: ReadContext) -> SourceData
     texts = {record.messages[-1]["content"] for record in train}
     held_out = tuple(_held_out(splits, groups, write, texts, ratings, rejections))
     profiles = {str(ratings.user_ids_U[user]): taste.profile for user, taste in tastes.items()}
-    return SourceData(train, held_out, rejections.rows(), collection.files, profiles)
+    notes = _drawn(len(splits), len(ratings.user_ids_U), section)
+    return SourceData(train, held_out, rejections.rows(), collection.files, profiles, notes)
+
+
+def _drawn(drawn: int, users: int, section: MovielensSource) -> tuple[str, ...]:
+    if drawn != section.max_users or drawn == users:
+        return ()
+    return (f"Users: {drawn:,} of {users:,}, drawn at random (data.source.max_users).",)
 
 
 def _preference_groups(

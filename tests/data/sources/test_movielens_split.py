@@ -231,6 +231,14 @@ def test_users_are_drawn_by_the_seed_and_stay_when_more_are_drawn(tmp_path):
     assert len(users(max_users=100)) == len(users()) == 40
 
 
+def test_users_who_are_not_drawn_are_told(tmp_path):
+    ratings = [(user, film, 5.0, film) for user in range(1, 41) for film in range(1, 7)]
+    told = "Users: 5 of 40, drawn at random (data.source.max_users)."
+    assert prepared(tmp_path / "ml", ratings, max_users=5).notes == (told,)
+    for everyone in (40, 41, None):
+        assert prepared(tmp_path / "ml", ratings, max_users=everyone).notes == ()
+
+
 def test_users_without_targets_are_counted_with_their_reason(tmp_path):
     low = [(3, film, 3.5, film) for film in range(1, 7)]
     data = prepared(tmp_path / "ml", [*DAYS, *low, (4, 1, 5.0, 1), (4, 2, 5.0, 2)], min_ratings=3)

@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "pgrpo_adaptive": ("advantage.estimator=pgrpo_adaptive",),
 }
-RATES = (6e-4, 1.2e-3)
+RATES = (6e-4, 1.2e-3, 2.4e-3)
 SETTINGS = ("train.steps=20", "eval.every=10", "eval.num_completions=2", "data.seed=0")
 """Equal for all: 20 steps of 8 prompts with 8 completions; all runs have the same prompts."""
 

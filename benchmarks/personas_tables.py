@@ -95,7 +95,7 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
     parts = [
         f"{len(first.records)} seeds; before training the macro reward is {first.mean('base'):.3f}. "
         "`tuning`: mean training reward over the second half of seed 0's run at the rates "
-        f"{' and '.join(f'{rate:g}' for rate in RATES)}.",
+        f"{', '.join(f'{rate:g}' for rate in RATES)}.",
         "",
         table(
             ["method", "rate", "tuning", "area", "final", "majority", "others", "worst", "$w$", "entropy"],

@@ -39,6 +39,12 @@ METHODS: dict[str, tuple[str, ...]] = {
         "data.preference_groups={type: random, count: 7}",
     ),
     "pgrpo_adaptive": ("advantage.estimator=pgrpo_adaptive",),
+    # There is one reward, so the order of sums changes nothing; the step's advantages are then centred.
+    "pgrpo, renormalized": (
+        "advantage.estimator=pgrpo",
+        "advantage.aggregate=normalize_then_sum",
+        "advantage.renormalize=true",
+    ),
 }
 RATES = (6e-4, 1.2e-3, 2.4e-3)
 SETTINGS = ("train.steps=20", "eval.every=10", "eval.num_completions=2", "data.seed=0")
@@ -137,8 +143,9 @@ def record_of(run: Run, path: Path) -> dict[str, Any]:
 
 
 def tuning_runs(methods: Sequence[str]) -> list[Run]:
-    """Every rate of every method, with seed 0."""
-    return [Run(method, rate, 0) for method, rate in product(methods, RATES)]
+    """Every rate of every method, with seed 0, the middle rate first."""
+    rates = sorted(RATES, key=lambda rate: rate != RATES[len(RATES) // 2])
+    return [Run(method, rate, 0) for rate, method in product(rates, methods)]
 
 
 def tuning_reward(records: Records, method: str, rate: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgrpo_cli.algo.intervals import Bootstrap, Interval, stratified_interval
-from pgrpo_cli.algo.methods import difference_of, seeds_interval
+from pgrpo_cli.algo.methods import difference_of, p_value, seeds_interval
 
 DRAWS = 400
 BOOTSTRAP = Bootstrap(samples=400, confidence=0.9)
@@ -109,6 +109,51 @@ def measured(
         middle = math.sqrt(least * most)
         least, most = (middle, most) if coverage(middle) < BOOTSTRAP.confidence else (least, middle)
     return coverage(1.0), 1 / least
+
+
+ONE_SEED = Design(seeds=1, groups=1, of_seed=0.0)
+# docs/metrics.md has the lengths of several seeds.
+LENGTHS = [
+    (over_units, replace(ONE_SEED, users=8), 0.98),
+    (over_units, replace(ONE_SEED, users=60), 1.0),
+    (over_units, replace(ONE_SEED, users=8, groups=7), 1.0),
+    (over_units, replace(USERS, seeds=1, users=12, of_seed=0.0), 1.01),
+    (over_seeds, Design(seeds=2), 1.08),
+    (over_seeds, Design(seeds=3), 1.08),
+    (over_seeds, Design(seeds=5), 1.03),
+    (over_seeds, Design(seeds=2, of_seed=0.0), 1.4),
+    (over_seeds, Design(seeds=3, of_seed=0.0), 1.17),
+    (over_seeds, Design(seeds=5, of_seed=0.0), 1.05),
+    (over_seeds, Design(seeds=3, users=8), 1.13),
+    (over_seeds, Design(seeds=2, others=2), 1.33),
+    (over_seeds, Design(seeds=3, others=3), 1.12),
+    (over_seeds, Design(seeds=5, others=5), 1.02),
+    (over_seeds, Design(seeds=2, others=5), 0.94),
+]
+
+
+@pytest.mark.parametrize(("made", "design", "expected"), LENGTHS)
+def test_intervals_are_as_long_as_documented(made: Made, design: Design, expected: float) -> None:
+    # What is a tenth longer or shorter lies outside: lengths are proportional to what they are measured of.
+    assert measured(made, design)[1] == pytest.approx(expected, abs=0.04)
+
+
+def test_an_interval_a_tenth_too_short_or_too_long_is_seen() -> None:
+    made, design, expected = LENGTHS[0]
+    for stretch in (0.9, 1.1):
+        assert measured(made, design, stretch=stretch)[1] == pytest.approx(stretch * expected, abs=0.02)
+
+
+@pytest.mark.parametrize("design", [Design(seeds=2), Design(), Design(others=4), replace(USERS, of_seed=0.3)])
+def test_p_values_agree_with_intervals(design: Design) -> None:
+    # Where the mean lies at the end of the interval around 0, p is 1 less the confidence. An end that is a
+    # tenth off is 0.02 or more.
+    units = [design.units] * design.groups
+    for strata in drawn(design)[:3]:
+        found = difference_of(strata, paired_seeds=not design.others, units=units)
+        interval = seeds_interval(found, replace(BOOTSTRAP, samples=10_000))
+        for end in (interval.low, interval.high):
+            assert p_value(replace(found, mean=end - found.mean)) == pytest.approx(0.1, abs=0.012)
 
 
 @pytest.mark.parametrize(("made", "seeds"), [(over_units, 1), (over_seeds, 5)])

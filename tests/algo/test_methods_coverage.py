@@ -125,6 +125,7 @@ LENGTHS = [
     (over_seeds, Design(seeds=3, of_seed=0.0), 1.17),
     (over_seeds, Design(seeds=5, of_seed=0.0), 1.05),
     (over_seeds, Design(seeds=3, users=8), 1.13),
+    (over_seeds, Design(seeds=5, users=8), 1.07),
     (over_seeds, Design(seeds=2, others=2), 1.33),
     (over_seeds, Design(seeds=3, others=3), 1.12),
     (over_seeds, Design(seeds=5, others=5), 1.02),

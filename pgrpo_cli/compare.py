@@ -93,14 +93,16 @@ def compare(
 
     A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). `progress`:
     what runs recorded while they trained, by label; `threshold`: the mean reward whose reaching is timed.
-    Intervals are made with the first run's bootstrap settings. Raises RunError for fewer than two runs or
-    methods, and IncomparableError for runs that cannot be compared, naming the fields that differ.
+    Intervals are made with the first run's bootstrap settings and resample users where prompts have them.
+    Raises RunError for fewer than two runs or methods, and IncomparableError, naming the fields that differ,
+    for runs that cannot be compared.
     """
     refuse_fewer_than_two(len(entrants))
     first, *others = entrants
     for other in others:
         refuse_incomparable(first.label, first.result, other.label, other.result)
     bootstrap = Bootstrap(first.result.bootstrap_samples, first.result.confidence, first.result.seed)
+    users = {prompt: user for entrant in entrants for prompt, user in entrant.result.users.items()}
     recipes = [entrant.result.recipe for entrant in entrants]
     methods, keys = methods_of([entrant.label for entrant in entrants], recipes, by)
     remaining = list(entrants)
@@ -124,7 +126,7 @@ def compare(
         learning=learning_of(
             methods, progress or {}, threshold=threshold, confidence=first.result.confidence
         ),
-        pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap)],
+        pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap, users)],
         notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
     )
 

@@ -28,8 +28,8 @@ from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
 
-# Scores of a matrix that nobody asked for: half a minute of the personas' reward on long answers.
-_MOST_SCORES = 5000
+# Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
+_MOST_SCORES = 25_000
 
 __all__ = ["Progress", "evaluate", "evaluate_run"]
 

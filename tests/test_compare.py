@@ -10,6 +10,7 @@ import pytest
 
 from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
 from pgrpo_cli.errors import IncomparableError, RunError
+from pgrpo_cli.report.sentences import grouping_sentence
 from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
@@ -130,6 +131,30 @@ def test_other_seeds_and_recipes_can_be_compared() -> None:
 def test_unequal_budgets_are_noted() -> None:
     comparison = compare([entrant("one"), entrant("two", step=40)])
     assert comparison.notes == ["two was trained for 40 steps, one for 24."]
+
+
+def test_users_are_resampled_where_prompts_have_them() -> None:
+    # calm: users x and y with three prompts each, better by 0.1 and by 0.3: two users prove little.
+    tuned = {
+        "calm": {
+            p: [r + (0.1 if i < 3 else 0.3) for r in rs] for i, (p, rs) in enumerate(FIRST["calm"].items())
+        },
+        "loud": FIRST["loud"],
+    }
+    users = {f"calm-{i}": "xy"[i // 3] for i in range(6)}
+    comparison = compare([entrant("one"), entrant("two", tuned, users=users)])
+    calm, loud, macro = comparison.pairs
+    assert [(pair.unit, pair.units) for pair in (calm, loud, macro)] == [
+        ("user", 2),
+        ("prompt", 6),
+        ("user", 8),
+    ]
+    assert calm.difference == pytest.approx(0.2)
+    assert calm.verdict == "can't tell"
+    assert "users, each with all of its prompts" in grouping_sentence(comparison)
+    known = compare([entrant("one"), entrant("two", tuned)])
+    assert known.pairs[0].verdict == "ahead"
+    assert "over prompts" in grouping_sentence(known)
 
 
 def test_a_single_run_is_refused() -> None:

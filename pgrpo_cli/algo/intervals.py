@@ -104,17 +104,17 @@ def combination_interval(
     if not values or any(len(values_P) == 0 for values_P in values):
         return Interval(math.nan, math.nan, math.nan)
     mean = math.fsum(c * float(v.mean()) for c, v in zip(coefficients_K, values, strict=True))
-    clustered = [_Clustered.of(v, u) for v, u in zip(values, units, strict=True)]
+    clustered = [Clustered.of(v, u) for v, u in zip(values, units, strict=True)]
     if any(stratum.count == 1 for stratum in clustered):
         return Interval(mean, math.nan, math.nan)
 
     generator = torch.Generator().manual_seed(bootstrap.seed)
     means_B = torch.zeros(bootstrap.samples, dtype=torch.float64)
     for coefficient, stratum in zip(coefficients_K, clustered, strict=True):
-        means_B += coefficient * _resampled_means(stratum, bootstrap.samples, generator)
+        means_B += coefficient * resampled_means(stratum, bootstrap.samples, generator)
     tail = (1 - bootstrap.confidence) / 2
     low, high = torch.quantile(means_B, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    stretch = _small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
+    stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
 
 
@@ -133,9 +133,21 @@ def share_interval(share: float, units: float, confidence: float) -> Interval:
     return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
 
 
+def unit_places(units_P: Units, prompts: int) -> tuple[Tensor, Tensor]:
+    """The place of each prompt's unit, [P], and how many prompts each unit has, [U], float64.
+
+    Units are in the order of their first prompt. Raises ValueError unless there is one for each prompt.
+    """
+    if len(units_P) != prompts:
+        raise ValueError(f"{prompts} values but {len(units_P)} units")
+    places: dict[Hashable, int] = {}
+    place_P = torch.tensor([places.setdefault(unit, len(places)) for unit in units_P], dtype=torch.long)
+    return place_P, torch.bincount(place_P, minlength=len(places)).double()
+
+
 def standard_error(values_P: Sequence[float] | Tensor, units_P: Units | None = None) -> float:
     """Of the mean over the prompts of one preference group; NaN with a single unit."""
-    stratum = _Clustered.of(_float64(values_P), units_P)
+    stratum = Clustered.of(_float64(values_P), units_P)
     return math.sqrt(stratum.variance_of_mean) if stratum.count > 1 else math.nan
 
 
@@ -167,23 +179,18 @@ def _float64(values_P: Sequence[float] | Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Clustered:
-    """The values of one stratum by unit: their sums and their numbers, both [U], float64."""
+class Clustered:
+    """The values of one stratum by unit: their sums and the numbers of their prompts, both [U], float64."""
 
     sums_U: Tensor
     sizes_U: Tensor
 
     @classmethod
-    def of(cls, values_P: Tensor, units_P: Units | None) -> _Clustered:
+    def of(cls, values_P: Tensor, units_P: Units | None) -> Clustered:
         if units_P is None:
             return cls(values_P, torch.ones_like(values_P))
-        if len(units_P) != len(values_P):
-            raise ValueError(f"{len(values_P)} values but {len(units_P)} units")
-        places: dict[Hashable, int] = {}
-        place_P = torch.tensor([places.setdefault(unit, len(places)) for unit in units_P], dtype=torch.long)
-        sums_U = torch.zeros(len(places), dtype=torch.float64).index_add_(0, place_P, values_P)
-        sizes_U = torch.bincount(place_P, minlength=len(places)).double()
-        return cls(sums_U, sizes_U)
+        place_P, sizes_U = unit_places(units_P, len(values_P))
+        return cls(torch.zeros_like(sizes_U).index_add_(0, place_P, values_P), sizes_U)
 
     @property
     def count(self) -> int:
@@ -197,17 +204,7 @@ class _Clustered:
         return float(residuals_U.square().sum() / total.square() * self.count / (self.count - 1))
 
 
-def resampled_means(values_P: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """`samples` means of len(values_P) draws with replacement."""
-    return _resampled_means(_Clustered.of(values_P, None), samples, generator)
-
-
-def small_sample_factor(strata: Sequence[Tensor], shares_K: Sequence[float], level: float) -> float:
-    """SE / SE_boot · t / z of a weighted mean of stratum means, each stratum with 2 values or more."""
-    return _small_sample_factor([_Clustered.of(values_P, None) for values_P in strata], shares_K, level)
-
-
-def _resampled_means(stratum: _Clustered, samples: int, generator: torch.Generator) -> Tensor:
+def resampled_means(stratum: Clustered, samples: int, generator: torch.Generator) -> Tensor:
     """`samples` means of as many units drawn with replacement, in blocks that bound the memory."""
     block = max(1, _MAX_DRAWS_AT_ONCE // stratum.count)
     means = []
@@ -218,9 +215,7 @@ def _resampled_means(stratum: _Clustered, samples: int, generator: torch.Generat
     return torch.cat(means)
 
 
-def _small_sample_factor(
-    strata: Sequence[_Clustered], coefficients_K: Sequence[float], level: float
-) -> float:
+def small_sample_factor(strata: Sequence[Clustered], coefficients_K: Sequence[float], level: float) -> float:
     """SE / SE_boot · t / z of a combination of stratum means, each stratum with 2 units or more."""
     counts_K = [stratum.count for stratum in strata]
     variances_K = [c**2 * stratum.variance_of_mean for c, stratum in zip(coefficients_K, strata, strict=True)]

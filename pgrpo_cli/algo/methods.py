@@ -1,15 +1,26 @@
 """The difference of two methods, each trained with one seed or several, on the same held-out prompts.
 
-One value a seed and prompt: d = mean + effect of the seed + effect of the prompt + rest. The variance of
-the mean over S seeds and P prompts is seeds' variance / S + prompts' variance / P + rest / (S P), estimated
-by the mean squares of that two-way layout (Searle, Casella & McCulloch 1992, chapter 4): what seeds scatter
-by holds the rest already, so the rest is taken out of what prompts scatter by.
+One value a seed and unit: d = mean + effect of the seed + effect of the unit + rest. The variance of the mean
+over S seeds and U units is seeds' variance / S + units' variance / U + rest / (S U), estimated by the mean
+squares of that two-way layout (Searle, Casella & McCulloch 1992, chapter 4): what seeds scatter by holds the
+rest already, so the rest is taken out of what units scatter by.
+
+A unit is a prompt, or a user with all of its prompts, as in `intervals.py`. The mean stays the one over
+prompts. A user with m of the P prompts has the value mean_s + (U/P) (sum_su - m mean_s): sum_su, the sum over
+its prompts at seed s; mean_s, the mean over all prompts. The mean of those over users is mean_s, and their
+variance / U is that of a ratio of two sums, of which they are the linear part (Cochran 1977, chapter 6).
+Where all users have equally many prompts, a user's value is the mean over its prompts.
 
 Resampling 2 to 5 seeds with replacement gives intervals that are far too short: with 3 seeds a nominal 95 %
 percentile interval held the truth 84 % of the time in a simulation. So the bootstrap here has two levels of
-unlike kind. Prompts are resampled, as in `intervals.py`. Seeds, too few to have a shape, contribute a draw
-of Student's t times their standard error. With one seed each only prompts are resampled, and
+unlike kind. Units are resampled, as in `intervals.py`. Seeds, too few to have a shape, contribute a draw of
+Student's t times their standard error; where both methods scatter by themselves it is that of Welch's test,
+with the degrees of freedom of Welch and Satterthwaite. With one seed each only units are resampled, and
 `stratified_interval` is used.
+
+The sum of two such levels is on the careful side: it is longer than it need be where seeds are 2 or 3 and
+both levels matter. One t of the total, by Welch and Satterthwaite, would be too short there by more
+(docs/metrics.md has lengths, `tests/algo/test_methods_coverage.py` holds them).
 """
 
 from __future__ import annotations
@@ -22,7 +33,16 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .intervals import Bootstrap, Interval, resampled_means, small_sample_factor, student_t_quantile
+from .intervals import (
+    Bootstrap,
+    Clustered,
+    Interval,
+    Units,
+    resampled_means,
+    small_sample_factor,
+    student_t_quantile,
+    unit_places,
+)
 from .student import student_t_draws, two_sided_p
 
 _POWER = 0.8
@@ -32,7 +52,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Part:
-    """A share of the variance of a mean, its degrees of freedom, and the number of units it comes from."""
+    """A share of the variance of a mean, its degrees of freedom, and the number of seeds or units behind."""
 
     variance: float
     df: float
@@ -44,91 +64,132 @@ class Difference:
     """A mean difference over K preference groups, each counted once, and what its variance is made of.
 
     `seeds`: a part where seeds are paired, one a method where they are not, none with one seed each.
-    `prompts`: a part a preference group; variances are NaN where there is a single prompt. `deviations`: what
-    prompts lie off their mean, the rest taken out, a tensor [P] a preference group. `effect_size`: the mean
-    over the standard deviation of prompts' differences (Cohen's d_z), pooled over preference groups.
+    `units`: a part a preference group; variances are NaN where there is a single unit. `deviations`: what
+    units lie off the mean, the rest taken out, a preference group each. `effect_size`: the mean over the
+    standard deviation of prompts' differences (Cohen's d_z), pooled over preference groups.
     """
 
     mean: float
     seeds: tuple[Part, ...]
-    prompts: tuple[Part, ...]
-    deviations: tuple[Tensor, ...]
+    units: tuple[Part, ...]
+    deviations: tuple[Clustered, ...]
     effect_size: float
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, seeds and prompts together."""
-        return math.sqrt(math.fsum(part.variance for part in (*self.seeds, *self.prompts)))
+        """Of the mean, seeds and units together."""
+        return math.sqrt(math.fsum(part.variance for part in (*self.seeds, *self.units)))
+
+    def seed_draws(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` draws of what the choice of seeds does to the mean."""
+        variance = math.fsum(part.variance for part in self.seeds)
+        if variance == 0:
+            return torch.zeros(count, dtype=torch.float64)
+        return math.sqrt(variance) * student_t_draws(count, _welch(self.seeds), generator)
 
 
-def difference_of(strata: Sequence[tuple[Tensor, Tensor]], *, paired_seeds: bool) -> Difference:
+def difference_of(
+    strata: Sequence[tuple[Tensor, Tensor]],
+    *,
+    paired_seeds: bool,
+    units: Sequence[Units | None] | None = None,
+) -> Difference:
     """Values minus reference. `strata`: ([S, P], [T, P]) a preference group, the same P prompts in both.
 
-    `paired_seeds`: row s of both was trained with the same seed, S = T. Raises ValueError where
-    shapes differ.
+    `paired_seeds`: row s of both was trained with the same seed, S = T. `units`: for each preference group
+    the unit of each of its prompts; None: each prompt is one. Raises ValueError where shapes differ.
     """
     for values, reference in strata:
         if values.shape[1] != reference.shape[1] or (paired_seeds and values.shape != reference.shape):
             raise ValueError(f"shapes {tuple(values.shape)} and {tuple(reference.shape)} are not paired")
+    layouts = [
+        _Layout.of(*stratum, units_P)
+        for stratum, units_P in zip(strata, units or [None] * len(strata), strict=True)
+    ]
     share = 1 / len(strata)
-    sides = [[values for values, _ in strata], [reference for _, reference in strata]]
+    sides = [[layout.values for layout in layouts], [layout.reference for layout in layouts]]
     if paired_seeds:
-        sides = [[values - reference for values, reference in strata]]
-    parts, rests = _seed_parts(sides)
-    prompts, deviations, variances = [], [], []
-    for (values, reference), rest in zip(strata, rests, strict=True):
-        difference_P = values.mean(dim=0) - reference.mean(dim=0)
-        P = len(difference_P)
-        variance = float(difference_P.var()) if P > 1 else math.nan
-        kept = max(0.0, 1 - rest / (variance / P)) if variance > 0 else 1.0
-        prompts.append(Part(share**2 * kept * variance / P, P - 1, P))
-        deviations.append(math.sqrt(kept) * (difference_P - difference_P.mean()))
-        variances.append(variance)
+        sides = [[layout.values - layout.reference for layout in layouts]]
+    seeds, rests = _seed_parts(sides)
+    parts, deviations = zip(*map(_unit_part, layouts, rests, [share] * len(layouts)), strict=True)
     mean = math.fsum(share * float((v.mean(dim=0) - r.mean(dim=0)).mean()) for v, r in strata)
-    spread = math.sqrt(math.fsum(variances) * share)
+    spread = math.sqrt(math.fsum(_variance(v.mean(dim=0) - r.mean(dim=0)) for v, r in strata) * share)
     effect = mean / spread if spread > _ROUNDING else math.nan
-    return Difference(mean, parts, tuple(prompts), tuple(deviations), effect)
+    return Difference(mean, seeds, parts, deviations, effect)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Values and reference of one preference group by seed and unit, and the prompts of each unit."""
+
+    values: Tensor
+    reference: Tensor
+    sizes_U: Tensor
+
+    @classmethod
+    def of(cls, values_SP: Tensor, reference_TP: Tensor, units_P: Units | None) -> _Layout:
+        P = values_SP.shape[1]
+        place_P, sizes_U = unit_places(range(P) if units_P is None else units_P, P)
+        if len(sizes_U) == P:
+            return cls(values_SP, reference_TP, sizes_U)
+
+        def by_unit(values_SP: Tensor) -> Tensor:
+            sums_SU = values_SP.new_zeros(len(values_SP), len(sizes_U)).index_add_(1, place_P, values_SP)
+            means_S = values_SP.mean(dim=1, keepdim=True)
+            return means_S + (sums_SU - sizes_U * means_S) * len(sizes_U) / P
+
+        return cls(by_unit(values_SP), by_unit(reference_TP), sizes_U)
+
+
+def _unit_part(layout: _Layout, rest: float, share: float) -> tuple[Part, Clustered]:
+    """What units scatter by, without the rest, and by how much each lies off the mean."""
+    difference_U = layout.values.mean(dim=0) - layout.reference.mean(dim=0)
+    U = len(difference_U)
+    variance = _variance(difference_U)
+    kept = max(0.0, 1 - rest / (variance / U)) if variance > 0 else 1.0
+    # Back from values of units to sums over their prompts, whose ratio to the prompts drawn is resampled.
+    scale = math.sqrt(kept) * float(layout.sizes_U.sum()) / U
+    deviations = Clustered(scale * (difference_U - difference_U.mean()), layout.sizes_U)
+    return Part(share**2 * kept * variance / U, U - 1, U), deviations
+
+
+def _variance(values: Tensor) -> float:
+    return float(values.var()) if len(values) > 1 else math.nan
 
 
 def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
     """The two-level bootstrap interval of a difference between several seeds (see the module)."""
-    if any(math.isnan(part.variance) for part in difference.prompts):
+    if any(math.isnan(part.variance) for part in difference.units):
         return Interval(difference.mean, math.nan, math.nan)
     generator = torch.Generator().manual_seed(bootstrap.seed)
-    means_B = torch.zeros(bootstrap.samples, dtype=torch.float64)
-    for part in difference.seeds:
-        draws_B = student_t_draws(bootstrap.samples, int(part.df), generator)
-        means_B += math.sqrt(part.variance) * draws_B
+    means_B = difference.seed_draws(bootstrap.samples, generator)
     shares = [1 / len(difference.deviations)] * len(difference.deviations)
     tail = (1 - bootstrap.confidence) / 2
     stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
-    for share, deviations_P in zip(shares, difference.deviations, strict=True):
-        means_B += stretch * share * resampled_means(deviations_P, bootstrap.samples, generator)
+    for share, deviations in zip(shares, difference.deviations, strict=True):
+        means_B += stretch * share * resampled_means(deviations, bootstrap.samples, generator)
     low, high = torch.quantile(means_B, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(difference.mean, difference.mean + low, difference.mean + high)
 
 
 def p_value(difference: Difference) -> float:
-    """Two-sided. With one seed each: Student's t of the standard error, over prompts; with one preference
-    group that is the paired t-test. With several seeds: the share of the two-level distribution of
-    `seeds_interval` that lies as far out as the mean, prompts' part taken as normal. NaN where the spread is
-    unknown.
+    """Two-sided. With one seed each: Student's t of the standard error, over units; with one preference group
+    whose units are prompts that is the paired t-test. With several seeds: the share of the two-level
+    distribution of `seeds_interval` that lies as far out as the mean, units' part taken as normal. NaN where
+    the spread is unknown.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
         return math.nan
     if error <= _ROUNDING:
         return 1.0 if mean <= _ROUNDING else 0.0
-    prompts = math.sqrt(math.fsum(part.variance for part in difference.prompts))
-    if not difference.seeds or (prompts <= _ROUNDING and len(difference.seeds) == 1):
-        return two_sided_p(mean / error, _welch([*difference.seeds, *difference.prompts]))
-    generator = torch.Generator().manual_seed(0)
-    draws_B = torch.zeros(_P_DRAWS, dtype=torch.float64)
-    for part in difference.seeds:
-        draws_B += math.sqrt(part.variance) * student_t_draws(_P_DRAWS, int(part.df), generator)
+    spread = math.sqrt(math.fsum(part.variance for part in difference.units))
+    if not difference.seeds or spread <= _ROUNDING:
+        return two_sided_p(mean / error, _welch([*difference.seeds, *difference.units]))
+    draws_B = difference.seed_draws(_P_DRAWS, torch.Generator().manual_seed(0))
     level = 0.975
-    stretch = student_t_quantile(level, _welch(difference.prompts)) / NormalDist().inv_cdf(level)
-    scale = max(prompts * stretch, _ROUNDING) * math.sqrt(2)
+    stretch = student_t_quantile(level, _welch(difference.units)) / NormalDist().inv_cdf(level)
+    scale = max(spread * stretch, _ROUNDING) * math.sqrt(2)
     return float(torch.erfc((mean - draws_B) / scale).mean())
 
 
@@ -143,13 +204,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
-    """Seeds of each method, or with one seed each prompts in all, that would tell the difference apart.
+    """Seeds of each method, or with one seed each units in all, that would tell the difference apart.
 
     The smallest number, up to `most`, at which a difference as large as the one observed is found with a
     probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, by the variances observed.
-    None where `most` are too few, as they are where the prompts' share of the variance alone is too large.
+    None where `most` are too few, as they are where the units' share of the variance alone is too large.
     """
-    parts = difference.seeds or difference.prompts
+    parts = difference.seeds or difference.units
     now = parts[0].count if difference.seeds else sum(part.count for part in parts)
     if math.isnan(difference.standard_error) or not _found(difference, alpha, most):
         return None
@@ -163,13 +224,13 @@ def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
 def _found(difference: Difference, alpha: float, units: int) -> bool:
     if difference.seeds:
         scaled = [Part(p.variance * p.count / units, units - 1, units) for p in difference.seeds]
-        scaled += difference.prompts
+        scaled += difference.units
     else:
-        total = sum(part.count for part in difference.prompts)
+        total = sum(part.count for part in difference.units)
         factor = units / total
         scaled = [
             Part(p.variance / factor, max(1.0, p.count * factor - 1), round(p.count * factor))
-            for p in difference.prompts
+            for p in difference.units
         ]
     error = math.sqrt(math.fsum(part.variance for part in scaled))
     df = max(1.0, _welch(scaled))
@@ -178,7 +239,7 @@ def _found(difference: Difference, alpha: float, units: int) -> bool:
 
 
 def _seed_parts(sides: Sequence[Sequence[Tensor]]) -> tuple[tuple[Part, ...], list[float]]:
-    """The seeds' parts, and a preference group's rest / (S P): what its prompts' variance holds too much.
+    """The seeds' parts, and a preference group's rest / (S U): what its units' variance holds too much.
 
     A side with one seed is taken to scatter over seeds as much as the other one.
     """
@@ -203,18 +264,18 @@ def _seed_parts(sides: Sequence[Sequence[Tensor]]) -> tuple[tuple[Part, ...], li
     return tuple(parts), rests
 
 
-def _rest(values_SP: Tensor) -> float:
-    """The mean square of the rest, divided by the number of prompts."""
-    S, P = values_SP.shape
-    if P == 1:
+def _rest(values_SU: Tensor) -> float:
+    """The mean square of the rest, divided by the number of units."""
+    S, U = values_SU.shape
+    if U == 1:
         return 0.0
     rest = (
-        values_SP
-        - values_SP.mean(dim=0, keepdim=True)
-        - values_SP.mean(dim=1, keepdim=True)
-        + values_SP.mean()
+        values_SU
+        - values_SU.mean(dim=0, keepdim=True)
+        - values_SU.mean(dim=1, keepdim=True)
+        + values_SU.mean()
     )
-    return float((rest**2).sum()) / ((S - 1) * (P - 1)) / P
+    return float((rest**2).sum()) / ((S - 1) * (U - 1)) / U
 
 
 def _welch(parts: Sequence[Part]) -> float:

@@ -25,7 +25,7 @@ def two_sided_p(t: float, df: float) -> float:
     return tail / whole
 
 
-def student_t_draws(count: int, df: int, generator: torch.Generator) -> Tensor:
+def student_t_draws(count: int, df: float, generator: torch.Generator) -> Tensor:
     """`count` values of Student's t in random order: its quantiles at (i + 0.5) / count, one each.
 
     Drawn so, the quantiles of the sample are those of the distribution, whatever the seed.
@@ -34,7 +34,7 @@ def student_t_draws(count: int, df: int, generator: torch.Generator) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _quantiles(count: int, df: int) -> Tensor:
+def _quantiles(count: int, df: float) -> Tensor:
     angles = torch.linspace(-math.pi / 2, math.pi / 2, 2 * _ANGLES - 1, dtype=torch.float64)
     density = torch.cos(angles).clamp_min(0) ** (df - 1)
     mass = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumulative_trapezoid(density, angles)])

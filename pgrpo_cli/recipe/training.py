@@ -173,7 +173,7 @@ class EvalSection(Section):
     matrix: Literal["auto", True, False] = Field(
         "auto",
         description="Score completions for each preference group by the rewards of others too. `auto`: by "
-        "rewards that depend on it and cost nothing, for at most 32 groups and 5000 scores; `true`: all "
+        "rewards that depend on it and cost nothing, for at most 32 groups and 25000 scores; `true`: all "
         "completions, by judges and code too.",
     )
 

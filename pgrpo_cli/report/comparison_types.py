@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .types import Data, Estimate, Number, Verdict
+from .types import Data, Estimate, Number, Unit, Verdict
 
 
 class Pair(Data):
     """One line of a comparison: `run` minus `reference`, tuned models, paired by prompt, over `n` prompts.
 
     `run` and `reference` are labels of runs, or of methods where seeds are grouped. `preference_group` is
-    None on the macro line, where each preference group counts once. docs/metrics.md has the formulas.
+    None on the macro line, where each preference group counts once. `units` are what intervals resample:
+    users where one has several prompts. docs/metrics.md has the formulas.
     """
 
     run: str
@@ -21,6 +22,8 @@ class Pair(Data):
     ci_low: Number
     ci_high: Number
     n: int
+    unit: Unit
+    units: int
     verdict: Verdict
     run_mean: Number
     reference_mean: Number

@@ -43,14 +43,16 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
 def grouping_sentence(comparison: Comparison) -> str:
     """How the lines of a comparison were made beyond `method_sentence`; which runs are one method."""
     told = "Verdicts on preference groups hold after Holm's correction for their number."
+    by_user = any(pair.unit == "user" for pair in comparison.pairs)
+    units = "users, each with all of its prompts" if by_user else "prompts"
     if not comparison.by:
-        return told
+        return f"Intervals are over {units}. {told}"
     methods = "; ".join(
         f"{method.label}: {', '.join(method.runs)} (seed{'s' if len(method.seeds) > 1 else ''} "
         f"{', '.join(map(str, method.seeds))})"
         for method in comparison.methods
     )
-    return f"Intervals of methods are over seeds and prompts. {told} Methods: {methods}."
+    return f"Intervals of methods are over seeds and {units}. {told} Methods: {methods}."
 
 
 def method_sentence(result: EvalResult) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 EVAL_VERSION = 2
 
 Which = Literal["base", "tuned"]
+Unit = Literal["prompt", "user"]
 Verdict = Literal["ahead", "behind", "no difference", "can't tell"]
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -183,7 +184,7 @@ class Summary(Data):
     each preference group. `details` go by preference group.
     """
 
-    unit: Literal["prompt", "user"]
+    unit: Unit
     groups: dict[str, Contrast]
     overall: Overall
     details: dict[str, Detail]

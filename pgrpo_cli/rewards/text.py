@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import NamedTuple
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n+")
@@ -27,6 +28,8 @@ def lines(text: str) -> list[str]:
 
 def fold(text: str) -> str:
     """Lower case without accents, curly apostrophes made straight: the form in which terms are compared."""
+    if text.isascii():
+        return text.lower()
     decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
     return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
 
@@ -43,22 +46,35 @@ def inside(value: float, low: float | None, high: float | None, slack: float) ->
     return max(0.0, 1 - max(below, above, 0.0) / slack)
 
 
-def term_patterns(terms: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    """One pattern a term, for folded texts: whole words; a blank matches hyphens too; `symphon*` goes on."""
+class Term(NamedTuple):
+    """What finds a term in folded texts. `literal` is a piece of it that each of its occurrences holds."""
+
+    literal: str
+    pattern: re.Pattern[str]
+
+    def occurs(self, folded: str) -> bool:
+        """Whether the folded text holds the term; without the piece the slower pattern is spared."""
+        return self.literal in folded and self.pattern.search(folded) is not None
+
+
+def term_patterns(terms: Iterable[str]) -> tuple[Term, ...]:
+    """One a term, for folded texts: whole words; a blank matches hyphens too; `symphon*` goes on."""
     patterns = []
     for term in terms:
-        body = r"[\s-]+".join(re.escape(piece) for piece in fold(term).rstrip("*").split())
+        pieces = fold(term).rstrip("*").split()
+        body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
         ending = r"\w*" if term.endswith("*") else ""
-        patterns.append(re.compile(rf"(?<!\w){body}{ending}(?!\w)"))
+        longest = max(pieces, key=len, default="")
+        patterns.append(Term(longest, re.compile(rf"(?<!\w){body}{ending}(?!\w)")))
     return tuple(patterns)
 
 
-def listed_terms(text: str) -> tuple[re.Pattern[str], ...]:
-    """The patterns of a comma-separated list."""
+def listed_terms(text: str) -> tuple[Term, ...]:
+    """The terms of a comma-separated list."""
     return term_patterns(term.strip() for term in text.split(",") if term.strip())
 
 
-def distinct_hits(patterns: Iterable[re.Pattern[str]], text: str) -> int:
+def distinct_hits(terms: Iterable[Term], text: str) -> int:
     """How many of the terms occur in the text; one that occurs twice counts once."""
     folded = fold(text)
-    return sum(pattern.search(folded) is not None for pattern in patterns)
+    return sum(term.occurs(folded) for term in terms)

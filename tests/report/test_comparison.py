@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 
 import pytest
 from scipy import stats
@@ -11,7 +12,7 @@ from scipy import stats
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.report.comparison import Side, paired_seeds, pairs_of
 from pgrpo_cli.report.comparison_types import Pair
-from pgrpo_cli.report.summary import PromptValues
+from pgrpo_cli.report.summary import PromptValues, paired_difference
 
 BOOTSTRAP = Bootstrap(samples=800)
 
@@ -35,8 +36,8 @@ def side(label: str, shifts: list[float], first: int = 0, **kinds: float) -> Sid
     return Side(label, tuple(range(len(shifts))), runs)
 
 
-def lines(one: Side, other: Side) -> dict[str | None, Pair]:
-    return {pair.preference_group: pair for pair in pairs_of(one, other, BOOTSTRAP)}
+def lines(one: Side, other: Side, users: Mapping[str, str] | None = None) -> dict[str | None, Pair]:
+    return {pair.preference_group: pair for pair in pairs_of(one, other, BOOTSTRAP, users)}
 
 
 def test_a_method_is_no_different_from_itself() -> None:
@@ -114,6 +115,48 @@ def test_a_preference_group_without_a_shared_prompt_has_no_numbers() -> None:
     assert found["g1"].explanation == "can't tell: no prompt in common"
     assert found[None].difference == found["g0"].difference
     assert found["g0"].p_adjusted == found["g0"].p_value
+
+
+def with_users(shifts: list[float]) -> tuple[Side, Side, dict[str, str]]:
+    """Ten users of three prompts each; a run is better for five of them by 1, for the others by nothing."""
+    one, other = side("a", shifts, groups=1), side("b", [0.0] * len(shifts), first=50, groups=1)
+    users = {prompt: f"u{i // 3}" for i, prompt in enumerate(sorted(one.values[0]["g0"]))}
+    better = [{"g0": {p: v + int(users[p][1:]) % 2 for p, v in run["g0"].items()}} for run in one.values]
+    return Side("a", one.seeds, tuple(better)), other, users
+
+
+def test_users_are_the_units_with_one_seed_as_in_an_evaluation() -> None:
+    one, other, users = with_users([-0.2])
+    found, by_prompt = lines(one, other, users)["g0"], lines(one, other)["g0"]
+    expected = paired_difference(one.values[0], other.values[0], {"g0": 1.0}, BOOTSTRAP, users)
+    assert (found.difference, found.ci_low, found.ci_high) == (
+        expected.mean,
+        expected.ci_low,
+        expected.ci_high,
+    )
+    assert (found.unit, found.units, found.n) == ("user", 10, 30)
+    assert (by_prompt.unit, by_prompt.units) == ("prompt", 30)
+    # Prompts of one user say the same: as units they tell apart what ten users do not.
+    assert (found.verdict, by_prompt.verdict) == ("can't tell", "ahead")
+    assert found.needed is not None and 10 < found.needed < 40
+    assert found.explanation == f"can't tell with 10 users; about {found.needed} would"
+    assert found.p_value > 0.05 > by_prompt.p_value
+
+
+def test_users_are_the_units_with_several_seeds() -> None:
+    one, other, users = with_users([-0.21, -0.2, -0.19])
+    found, by_prompt = lines(one, other, users), lines(one, other)
+    for line in (None, "g0"):
+        assert (found[line].difference, found[line].units) == (by_prompt[line].difference, 10)
+        assert (found[line].verdict, by_prompt[line].verdict) == ("can't tell", "ahead")
+        assert found[line].explanation == "can't tell with 3 seeds; more users are needed"
+
+
+def test_a_single_user_gives_no_interval() -> None:
+    one, other, users = with_users([-0.2, -0.1])
+    for some in ((one, other), (Side("a", (0,), one.values[:1]), Side("b", (0,), other.values[:1]))):
+        pair = lines(*some, dict.fromkeys(users, "u"))["g0"]
+        assert math.isnan(pair.ci_low) and pair.explanation == "can't tell with a single user"
 
 
 def test_a_single_prompt_gives_no_interval() -> None:

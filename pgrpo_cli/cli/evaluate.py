@@ -60,6 +60,7 @@ def evaluate(
     from pgrpo_cli.evaluate import evaluate_run
     from pgrpo_cli.report.page import eval_page
     from pgrpo_cli.state.curve import read_curve
+    from pgrpo_cli.state.eval_rows import table_path, write_table
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.subject import kept_result, subject_of
 
@@ -80,16 +81,20 @@ def evaluate(
                 progress=progress,
                 on_note=told,
             )
+    else:
+        # It may have been lost, or the evaluation be older than tables are.
+        write_table(result, subject.path)
     page = subject.run.report_path
     atomic_write(
         page, eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run))
     )
     if as_json:
-        emit(_result_json(result, path=subject.path, report=page))
+        emit(_result_json(result, path=subject.path, table=table_path(subject.path), report=page))
     else:
         _show_result(result)
     if not quiet:
         note(f"Report: {page}")
+        note(f"Completions: {table_path(subject.path)}")
         note(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
 
 

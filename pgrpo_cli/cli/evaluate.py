@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -22,12 +22,11 @@ from .common import (
     SetOption,
     emit,
     note,
-    stderr,
     stdout,
 )
+from .eval_progress import shown_progress
 
 if TYPE_CHECKING:
-    from pgrpo_cli.evaluate import Progress
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.report.comparison_types import Comparison
     from pgrpo_cli.report.diagnosis import Diagnosis
@@ -57,22 +56,25 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Answer held-out prompts with the base model and the tuned one; show whom training served how well."""
+    from pgrpo_cli.eval_judge import judge_run, judge_to_ask
     from pgrpo_cli.evaluate import evaluate_run
     from pgrpo_cli.report.page import eval_page
     from pgrpo_cli.state.curve import read_curve
+    from pgrpo_cli.state.eval_rows import table_path, write_table
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.subject import kept_result, subject_of
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
     result = None if fresh else kept_result(subject)
+    judge = judge_to_ask(subject, result, allow_host or ())
     if not quiet:
         for warning in subject.warnings:
             note(f"warning: {warning}")
         if result is not None:
             note(f"{subject.path} holds this evaluation already; --fresh samples again")
-    if result is None:
-        with _shown_progress(quiet=quiet) as progress:
-            told = (lambda text: None) if quiet else note
+    told = (lambda text: None) if quiet else note
+    with shown_progress(quiet=quiet) as progress:
+        if result is None:
             result = evaluate_run(
                 subject,
                 allow_code=allow_code,
@@ -80,16 +82,22 @@ def evaluate(
                 progress=progress,
                 on_note=told,
             )
+        else:
+            # It may have been lost, or the evaluation be older than tables are.
+            write_table(result, subject.path)
+        if judge is not None:
+            result = judge_run(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
     page = subject.run.report_path
     atomic_write(
         page, eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run))
     )
     if as_json:
-        emit(_result_json(result, path=subject.path, report=page))
+        emit(_result_json(result, path=subject.path, table=table_path(subject.path), report=page))
     else:
         _show_result(result)
     if not quiet:
         note(f"Report: {page}")
+        note(f"Completions: {table_path(subject.path)}")
         note(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
 
 
@@ -147,7 +155,7 @@ def compare(
         raise RunError(f"{html.parent}: there is no such folder", remedy="Make it, or name another file.")
     labels = _labels(runs)
     directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
-    with _shown_progress(quiet=quiet) as progress:
+    with shown_progress(quiet=quiet) as progress:
         told = (lambda text: None) if quiet else note
         entrants = entrants_of(
             directories,
@@ -222,19 +230,23 @@ def _diagnosis(run: RunDirectory) -> Diagnosis | None:
 
 
 def _result_json(result: EvalResult, **paths: Path) -> str:
-    """The numbers without the completions, which the result file has, and where the files are."""
-    found = json.loads(result.model_dump_json(exclude={"rows", "prompts"}))
+    """The numbers without those of single completions, which the result file has, and where the files are."""
+    found = json.loads(result.model_dump_json(exclude={"rows": True, "prompts": True, "judged": {"pairs"}}))
     return json.dumps({**found, **{key: str(path) for key, path in paths.items()}}, indent=2)
 
 
 def _show_result(result: EvalResult) -> None:
-    from pgrpo_cli.report.more_tables import overview_table
-    from pgrpo_cli.report.sentences import eval_sentence
+    from pgrpo_cli.report.more_tables import judged_table, overview_table
+    from pgrpo_cli.report.sentences import eval_sentence, judged_sentence
     from pgrpo_cli.report.tables import eval_table, to_rich
 
-    stdout.print(to_rich(eval_table(result), stdout.width))
-    stdout.print(to_rich(overview_table(result), stdout.width))
-    for line in (eval_sentence(result), *result.notes):
+    tables, sentences = [eval_table(result), overview_table(result)], [eval_sentence(result)]
+    if result.judged is not None:
+        tables.append(judged_table(result.judged))
+        sentences.append(judged_sentence(result.judged))
+    for table in tables:
+        stdout.print(to_rich(table, stdout.width))
+    for line in (*sentences, *result.notes):
         stdout.print(Text(line), soft_wrap=True)
 
 
@@ -253,24 +265,3 @@ def _show_comparison(comparison: Comparison) -> None:
         sentences.append(learning_sentence(comparison))
     for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
         stdout.print(Text(line), soft_wrap=True)
-
-
-@contextmanager
-def _shown_progress(*, quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, a line a model elsewhere, nothing if quiet; all on standard error."""
-    if quiet:
-        yield lambda which, done, total: None
-    elif not stderr.is_terminal:
-        yield lambda which, done, total: None if done else note(f"{which} model: sampling {total} prompts")
-    else:
-        from rich.progress import Progress as Bars
-
-        with Bars(console=stderr, transient=True) as bars:
-            tasks: dict[str, Any] = {}
-
-            def show(which: str, done: int, total: int) -> None:
-                if done == 0 or which not in tasks:
-                    tasks[which] = bars.add_task(f"{which} model, prompts", total=total)
-                bars.update(tasks[which], completed=done)
-
-            yield show

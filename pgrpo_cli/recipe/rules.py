@@ -14,6 +14,7 @@ from .group_rules import (
     users_held_out_have_groups,
 )
 from .interactions import MovielensSource
+from .judge import JudgeSection
 from .model import RandomModel
 from .reward_judge import JudgeReward
 from .reward_personas import PersonasReward
@@ -21,7 +22,7 @@ from .reward_rules import REWARD_RULES
 from .schema import Recipe
 from .source_rules import held_out_files_beside_others, one_reference, review_lengths
 from .sources import ColumnMapping, PersonasSource
-from .template_rules import expression_parses, templates_parse
+from .template_rules import expression_parses, pair_rubric_parses, templates_parse
 from .training import HistorySection, WindowHistory
 from .violation import Violation
 
@@ -152,6 +153,14 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
+def pairs_are_sampled(recipe: Recipe) -> Iterator[Violation]:
+    """A judge compares completions that there are."""
+    judge, sampled = recipe.eval.judge, recipe.eval.num_completions
+    if judge is not None and judge.pairs > sampled:
+        rule = f"must not be greater than eval.num_completions ({sampled}); lower this one or raise that one"
+        yield Violation(("eval", "judge", "pairs"), judge.pairs, rule)
+
+
 RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
     renormalized_sums,
@@ -167,12 +176,23 @@ RULES: tuple[RecipeRule, ...] = (
     personas_reward_needs_personas,
     templates_parse,
     expression_parses,
+    pair_rubric_parses,
+    pairs_are_sampled,
     one_reference,
     held_out_files_beside_others,
     bins_have_names,
     embedding_has_a_model,
     users_held_out_have_groups,
 )
+
+
+def _judges(recipe: Recipe) -> Iterator[tuple[str, JudgeSection]]:
+    """Every judge of the recipe, by its place."""
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, JudgeReward):
+            yield f"rewards.{index}", reward
+    if recipe.eval.judge is not None:
+        yield "eval.judge", recipe.eval.judge
 
 
 def hints(recipe: Recipe) -> list[str]:
@@ -190,9 +210,9 @@ def hints(recipe: Recipe) -> list[str]:
                 found.append(f"data.source.{key} has no effect with data.source.template")
     if recipe.model.id != "random" and recipe.model.random != RandomModel():
         found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
-    for index, reward in enumerate(recipe.rewards):
-        if isinstance(reward, JudgeReward) and reward.api_key_env and reward.base_url.startswith("http://"):
-            found.append(f"rewards.{index}.base_url begins with http://: the key is sent unencrypted")
+    for place, judge in _judges(recipe):
+        if judge.api_key_env and judge.base_url.startswith("http://"):
+            found.append(f"{place}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
     cut = MovielensSource.model_fields["cut"].default

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from .eval_judge import PAIR_VARIABLES
+from .judge import JudgeSection
 from .messages import KeyPath, did_you_mean
 from .preference_groups import ExpressionGroups
 from .reward_base import RewardBase
@@ -48,25 +50,39 @@ def expression_parses(recipe: Recipe) -> Iterator[Violation]:
 
 def rubric_parses(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
     """A judge's rubric is a template over what there is, with a place for the completion."""
-    if not isinstance(reward, JudgeReward):
-        return
+    if isinstance(reward, JudgeReward):
+        yield from _rubric(path, reward, reward.rubric, RUBRIC_VARIABLES, ("completion",))
+
+
+def pair_rubric_parses(recipe: Recipe) -> Iterator[Violation]:
+    """The rubric of `eval.judge` is a template over what there is, with a place for both completions."""
+    judge = recipe.eval.judge
+    if judge is not None:
+        yield from _rubric(("eval", "judge"), judge, judge.rubric, PAIR_VARIABLES, ("first", "second"))
+
+
+def _rubric(
+    path: KeyPath, judge: JudgeSection, rubric: str, known: Sequence[str], needed: Sequence[str]
+) -> Iterator[Violation]:
+    """What is wrong with a rubric that may use the variables `known` and must use those `needed`."""
     from .template_filters import TemplateProblem
     from .templates import Template
 
     place = (*path, "rubric")
     try:
-        used = Template(reward.rubric).variables
+        used = Template(rubric).variables
     except TemplateProblem as problem:
-        yield Violation(place, reward.rubric, f"not a template that can be used: {problem}")
+        yield Violation(place, rubric, f"not a template that can be used: {problem}")
         return
-    unknown = sorted(used.difference(RUBRIC_VARIABLES))
+    unknown = sorted(used.difference(known))
     if unknown:
-        hint = did_you_mean(unknown[0], RUBRIC_VARIABLES)
-        rule = f"uses {unknown[0]!r}; known are {', '.join(RUBRIC_VARIABLES)}{hint}"
-        yield Violation(place, reward.rubric, rule)
-    elif "completion" not in used:
-        rule = "does not use 'completion', so that every answer would be judged alike; add {{ completion }}"
-        yield Violation(place, reward.rubric, rule)
-    elif reward.__dict__.get("preference_group_rubrics") and "preference_group_rubric" not in used:
+        hint = did_you_mean(unknown[0], known)
+        rule = f"uses {unknown[0]!r}; known are {', '.join(known)}{hint}"
+        yield Violation(place, rubric, rule)
+    elif missing := [name for name in needed if name not in used]:
+        add = f"add {{{{ {missing[0]} }}}}"
+        rule = f"does not use {missing[0]!r}, so that every answer would be judged alike; {add}"
+        yield Violation(place, rubric, rule)
+    elif judge.__dict__.get("preference_group_rubrics") and "preference_group_rubric" not in used:
         rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
-        yield Violation((*path, "preference_group_rubrics"), reward.preference_group_rubrics, rule)
+        yield Violation((*path, "preference_group_rubrics"), judge.preference_group_rubrics, rule)

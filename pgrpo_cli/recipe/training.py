@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
+from .eval_judge import PairJudge
 
 
 class RolloutSection(Section):
@@ -175,6 +176,9 @@ class EvalSection(Section):
         description="Score completions for each preference group by the rewards of others too. `auto`: by "
         "rewards that depend on it and cost nothing, for at most 32 groups and 25000 scores; `true`: all "
         "completions, by judges and code too.",
+    )
+    judge: PairJudge | None = Field(
+        None, description="A language model that compares both models' completions. Null: none."
     )
 
 

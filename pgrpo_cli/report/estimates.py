@@ -95,6 +95,12 @@ def verdict(difference: Estimate) -> Verdict:
     return "can't tell"
 
 
+def win_verdict(win_rate: Estimate) -> Verdict:
+    """The same of a win rate, which is no difference at a half."""
+    mean, low, high = (value - 0.5 for value in (win_rate.mean, win_rate.ci_low, win_rate.ci_high))
+    return verdict(Estimate(mean=mean, ci_low=low, ci_high=high, n=win_rate.n))
+
+
 @dataclass(frozen=True)
 class Estimator:
     """How means get their intervals.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from .estimates import ROUNDING, verdict
-from .tables import MACRO, TONES, Cell, Table, interval, number
-from .types import Contrast, Detail, Estimate, EvalResult
+from .estimates import verdict, win_verdict
+from .tables import MACRO, TONES, Cell, Table, interval, number, percent, percents
+from .types import Contrast, Detail, Estimate, EvalResult, Judged, Preference
 
 _MOST_NAMES = 4
 
@@ -35,9 +35,9 @@ def details_table(result: EvalResult) -> Table:
         kl = result.kept.kl if label == MACRO else result.kept.groups.get(label)
         return (
             Cell(label),
-            Cell(_percent(share)),
-            Cell(_percent(detail.win_rate.mean), _percents(detail.win_rate)),
-            Cell(_percent(detail.improved.mean), _percents(detail.improved)),
+            Cell(percent(share)),
+            Cell(percent(detail.win_rate.mean), percents(detail.win_rate)),
+            Cell(percent(detail.improved.mean), percents(detail.improved)),
             Cell(number(detail.effect, signed=True)),
             Cell(number(kl.mean), interval(kl)) if kl else Cell("n/a"),
         )
@@ -71,6 +71,35 @@ def parts_table(result: EvalResult) -> Table:
         summaries=frozenset({len(lines) - 1}),
         details=frozenset(range(1, len(names) + 1)),
         spare=frozenset(),
+    )
+
+
+def judged_table(judged: Judged) -> Table:
+    """Which model a judge prefers: every preference group, then the mean over them."""
+
+    def row(label: str, found: Preference) -> tuple[Cell, ...]:
+        says = win_verdict(found.win_rate)
+        return (
+            Cell(label),
+            Cell(percent(found.win.mean), percents(found.win)),
+            Cell(percent(found.tie.mean), percents(found.tie)),
+            Cell(percent(found.loss.mean), percents(found.loss)),
+            Cell(percent(found.win_rate.mean), percents(found.win_rate)),
+            Cell(says, tone=TONES[says]),
+            Cell(str(found.pairs)),
+            Cell(str(found.contradictions)),
+            Cell(str(found.failed)),
+        )
+
+    lines = [*judged.groups.items(), (MACRO, judged.macro)]
+    shares = ("wins", "ties", "losses", "win rate", "verdict")
+    return Table(
+        title=f"Tuned against base by the judge {judged.judge['model']}, each pair in both orders",
+        columns=("preference group", *shares, "pairs", "contradictions", "no answer"),
+        rows=tuple(row(*line) for line in lines),
+        summaries=frozenset({len(lines) - 1}),
+        details=frozenset({4}),
+        spare=frozenset({6, 7, 8}),
     )
 
 
@@ -127,7 +156,7 @@ def _kept(result: EvalResult) -> list[tuple[Cell, ...]]:
         ),
         (
             Cell("truncated"),
-            Cell(f"{_percent(base.truncated)} → {_percent(tuned.truncated)}"),
+            Cell(f"{percent(base.truncated)} → {percent(tuned.truncated)}"),
             Cell("completions cut at the limit"),
         ),
     ]
@@ -139,7 +168,7 @@ def _gain(estimate: Estimate) -> Cell:
 
 
 def _share(estimate: Estimate) -> Cell:
-    return Cell(_percent(estimate.mean), _percents(estimate))
+    return Cell(percent(estimate.mean), percents(estimate))
 
 
 def _change(base: float, tuned: float) -> Cell:
@@ -147,14 +176,3 @@ def _change(base: float, tuned: float) -> Cell:
         return "n/a" if math.isnan(value) else f"{value:.4g}"
 
     return Cell(f"{short(base)} → {short(tuned)}")
-
-
-def _percent(share: float) -> str:
-    return "n/a" if math.isnan(share) else f"{100 * share:.0f} %"
-
-
-def _percents(estimate: Estimate) -> str:
-    if math.isnan(estimate.ci_low):
-        return ""
-    low, high = (0.0 if abs(end) <= ROUNDING else 100 * end for end in (estimate.ci_low, estimate.ci_high))
-    return f"[{low:.0f}..{high:.0f}]"

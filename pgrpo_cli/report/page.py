@@ -26,8 +26,15 @@ from .learning import Progress
 from .learning_table import learning_sentence, learning_table
 from .matrix import standardised
 from .method_panels import MOST_PANELS, Panel, method_panels
-from .more_tables import details_table, overview_table, parts_table
-from .sentences import chance_sentence, comparison_sentence, eval_sentence, grouping_sentence, method_sentence
+from .more_tables import details_table, judged_table, overview_table, parts_table
+from .sentences import (
+    chance_sentence,
+    comparison_sentence,
+    eval_sentence,
+    grouping_sentence,
+    judged_sentence,
+    method_sentence,
+)
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
@@ -61,6 +68,8 @@ def eval_page(
         overview=overview_table(result),
         details=details_table(result),
         parts_of_reward=parts_table(result),
+        judged=judged_table(result.judged) if result.judged else None,
+        judged_says=judged_sentence(result.judged) if result.judged else "",
         heat_maps=_heat_maps(result),
         held_out=_curves({result.run: held_out}, half_life=_UNSMOOTHED)["panels"],
         labels=[],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .comparison_types import Comparison
-from .summary import verdict
-from .tables import interval, number
-from .types import EvalResult, Verdict
+from .estimates import verdict, win_verdict
+from .tables import interval, number, percent, percents
+from .types import EvalResult, Judged, Verdict
 
 _OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
 _MOST_NAMES = 8
@@ -21,6 +21,24 @@ def eval_sentence(result: EvalResult) -> str:
         f"before training, {number(macro.tuned.mean)} after ({change}: {verdict(macro.difference)}). "
         f"{_by_outcome(outcomes)}"
     )
+
+
+def judged_sentence(judged: Judged) -> str:
+    """Which model a judge prefers, and what of its answers says nothing."""
+    macro, name = judged.macro, f"The judge {judged.judge['model']}"
+    says = {
+        "ahead": "prefers the tuned model",
+        "behind": "prefers the base model",
+        "no difference": "finds no difference between the models",
+        "can't tell": "does not tell the models apart",
+    }[win_verdict(macro.win_rate)]
+    rate = f"{percent(macro.win_rate.mean)} {percents(macro.win_rate)}".rstrip()
+    told = f"{name} {says}: win rate over {_groups(len(judged.groups))} {rate}."
+    if macro.contradictions:
+        told += f" In {macro.contradictions} of {macro.pairs} pairs the order decided, which makes them ties."
+    if macro.failed:
+        told += f" In {macro.failed} of {macro.pairs} pairs it did not say, which leaves them out."
+    return told
 
 
 def comparison_sentence(comparison: Comparison, run: str) -> str:

@@ -134,6 +134,19 @@ def interval(estimate: Estimate | Pair) -> str:
     return f"[{number(estimate.ci_low)}..{number(estimate.ci_high)}]"
 
 
+def percent(share: float) -> str:
+    """A share for reading, `n/a` where it is unknown."""
+    return "n/a" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def percents(estimate: Estimate) -> str:
+    """The interval of a share, or nothing where it is unknown."""
+    if math.isnan(estimate.ci_low):
+        return ""
+    low, high = (0.0 if abs(end) <= ROUNDING else 100 * end for end in (estimate.ci_low, estimate.ci_high))
+    return f"[{low:.0f}..{high:.0f}]"
+
+
 def _contrast_row(label: str, contrast: Contrast) -> tuple[Cell, ...]:
     difference = contrast.difference
     says = verdict(difference)

@@ -157,6 +157,46 @@ class Matrix(Data):
     margin: Contrast
 
 
+class JudgedPair(Data):
+    """Completions of both models to one prompt, compared by a judge in both orders.
+
+    `shown_first`, `shown_second`: what the tuned one got where it was shown first, and second: 1 better,
+    0.5 alike, 0 worse, unknown where the judge did not say.
+    """
+
+    prompt_id: str
+    preference_group: str
+    completion_index: int
+    shown_first: Number
+    shown_second: Number
+
+
+class Preference(Data):
+    """Of a preference group, or of all, each counted once (macro): which model a judge prefers.
+
+    `win`, `tie` and `loss` are shares of the pairs of a prompt, from the tuned model's side, and means over
+    prompts; `win_rate` is win + tie / 2. `contradictions` are pairs in which the judge preferred whichever
+    was shown first, or second: ties. `failed` are pairs left out because it did not say.
+    """
+
+    win: Estimate
+    tie: Estimate
+    loss: Estimate
+    win_rate: Estimate
+    pairs: int
+    contradictions: int
+    failed: int
+
+
+class Judged(Data):
+    """The base model and the tuned one compared by a language model; `judge` is its section of the recipe."""
+
+    judge: dict[str, Any]
+    groups: dict[str, Preference]
+    macro: Preference
+    pairs: list[JudgedPair]
+
+
 class Header(Data):
     """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
@@ -195,10 +235,14 @@ class Summary(Data):
 
 
 class EvalResult(Summary, Header):
-    """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked."""
+    """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked.
+
+    `judged` is None without `eval.judge`, and until that has answered.
+    """
 
     kept: Kept
     matrix: Matrix | None
+    judged: Judged | None = None
     prompts: dict[str, str]
     users: dict[str, str] = {}
     rows: list[Row]

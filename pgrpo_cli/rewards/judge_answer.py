@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 _LONGEST = 20_000
@@ -23,7 +24,28 @@ _THOUGHTS = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
 
 
 class Unusable(Exception):
-    """An answer without a score on the scale; says why."""
+    """An answer that does not say what was asked; says why."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """How a judge is to answer: what it is told before, and after an answer of no use (with the reason).
+
+    `read` takes the number out of an answer, or raises Unusable.
+    """
+
+    instruction: str
+    reminder: Callable[[str], str]
+    read: Callable[[str], float]
+
+
+def score_form(low: float, high: float) -> AnswerForm:
+    """A score from `low` to `high`."""
+    return AnswerForm(
+        instruction(low, high),
+        lambda why: reminder(low, high, why),
+        lambda answer: parse_score(answer, low, high),
+    )
 
 
 def instruction(low: float, high: float) -> str:
@@ -49,10 +71,8 @@ def parse_score(answer: str, low: float, high: float) -> float:
     Read are JSON with the key `score` (alone, fenced, or within text), a lone number, and `Score: 7/10`; what
     a reasoning model thought before is passed over. Several scores that differ are none.
     """
-    text = _THOUGHTS.sub("", answer[-_LONGEST:]).strip()
-    if not text:
-        raise Unusable("it is empty")
-    found = list(_json_scores(text)) or list(_worded_scores(text, high))
+    text = after_thoughts(answer)
+    found = [_number(score) for score in json_values(text, "score")] or list(_worded_scores(text, high))
     if not found:
         raise Unusable("it holds no score")
     if len(set(found)) > 1:
@@ -62,8 +82,16 @@ def parse_score(answer: str, low: float, high: float) -> float:
     return found[0]
 
 
-def _json_scores(text: str) -> Iterator[float]:
-    """Values of the key `score` of JSON objects in the text. Raises Unusable for one that is no number."""
+def after_thoughts(answer: str) -> str:
+    """The answer without what a reasoning model thought before. Raises Unusable if nothing is left."""
+    text = _THOUGHTS.sub("", answer[-_LONGEST:]).strip()
+    if not text:
+        raise Unusable("it is empty")
+    return text
+
+
+def json_values(text: str, name: str) -> Iterator[Any]:
+    """Values of the key `name`, in any case, of JSON objects in the text."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -71,9 +99,7 @@ def _json_scores(text: str) -> Iterator[float]:
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            for key, score in value.items():
-                if key.lower() == "score":
-                    yield _number(score)
+            yield from (found for key, found in value.items() if key.lower() == name)
         start = text.find("{", end)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx2
 
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.judge import JudgeSection
 from pgrpo_cli.seeding import derive_seed
 
 LONGEST_PAUSE_SECONDS = 300.0
@@ -69,7 +69,7 @@ class JudgeClient:
     `usage` counts requests (`calls`) and tokens (`input_tokens`, `output_tokens`).
     """
 
-    def __init__(self, section: JudgeReward, api_key: str | None, usage: Counter[str]) -> None:
+    def __init__(self, section: JudgeSection, api_key: str | None, usage: Counter[str]) -> None:
         self._section, self._key, self._usage = section, api_key, usage
         self._url = f"{section.base_url}/chat/completions"
         self._http = httpx2.AsyncClient(

@@ -1,4 +1,4 @@
-"""Evaluation results on disk: eval/step-000024.json, versioned, whole or absent."""
+"""Evaluation results on disk: eval/step-000024.json, versioned, whole or absent; eval_rows.py beside it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.report.types import EVAL_VERSION, EvalResult
 
+from .eval_rows import write_table
 from .files import atomic_write, explained
 from .run import RunDirectory
 
@@ -22,10 +23,14 @@ def result_path(run: RunDirectory, step: int) -> Path:
 
 
 def write_result(result: EvalResult, path: Path) -> None:
-    """Write one evaluation atomically. The same evaluation gives the same bytes. Raises CheckpointError."""
+    """Write one evaluation atomically, then its table of completions. Raises CheckpointError.
+
+    The same evaluation gives the same bytes.
+    """
     with explained(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, result.model_dump_json(indent=1) + "\n")
+    write_table(result, path)
 
 
 def read_result(path: Path) -> EvalResult:

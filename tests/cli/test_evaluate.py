@@ -111,6 +111,11 @@ def test_an_evaluation_is_not_made_twice(runs: Path) -> None:
     assert "holds this evaluation already; --fresh samples again" in again.stderr
     assert "sampling" not in again.stderr
     assert again.stdout == first.stdout
+    table = Path(json.loads(first.stdout)["table"])
+    before = table.read_bytes()
+    table.unlink()
+    assert f"Completions: {table}" in succeeds("eval", runs / "a").stderr
+    assert table.read_bytes() == before
     assert "sampling" in succeeds("eval", runs / "a", "--fresh").stderr
 
 

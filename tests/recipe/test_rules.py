@@ -18,7 +18,16 @@ MOVIELENS = {"type": "movielens", "path": "ml"}
 LENGTH = {"type": "length", "max": 10}
 JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
 
+PAIRS = {"base_url": "http://localhost:8000/v1", "model": "m"}
+
 CASES: list[RuleCase] = [
+    (
+        "pairs_are_sampled",
+        "eval.judge.pairs",
+        "must not be greater than eval.num_completions (2); lower this one or raise that one",
+        changed(eval={"num_completions": 2, "judge": {**PAIRS, "pairs": 3}}),
+        changed(eval={"num_completions": 2, "judge": {**PAIRS, "pairs": 2}}),
+    ),
     (
         "custom_estimator",
         "advantage.baseline",
@@ -187,6 +196,11 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
             "rewards.0.base_url begins with http://: the key is sent unencrypted",
             changed(rewards=[{**JUDGE, "api_key_env": "KEY"}, PERSONAS]),
             changed(rewards=[JUDGE, PERSONAS]),
+        ),
+        (
+            "eval.judge.base_url begins with http://: the key is sent unencrypted",
+            changed(eval__judge={**PAIRS, "api_key_env": "KEY"}),
+            changed(eval__judge={**PAIRS, "api_key_env": "KEY", "base_url": "https://judge.example.org/v1"}),
         ),
         (
             "history.min_count has no effect",

@@ -13,6 +13,7 @@ from tests.support.rules import RuleCase, assert_all_have_cases, assert_rule
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
 LENGTH = {"type": "length", "max": 10}
 JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
+PAIRS = {"base_url": "http://localhost:8000/v1", "model": "m"}
 
 CASES: list[RuleCase] = [
     (
@@ -41,6 +42,33 @@ CASES: list[RuleCase] = [
             data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "(a ~\nb)"}},
             rewards=[LENGTH],
         ),
+    ),
+    (
+        "pair_rubric_parses",
+        "eval.judge.rubric",
+        "does not use 'second', so that every answer would be judged alike; add {{ second }}",
+        changed(eval__judge={**PAIRS, "rubric": "{{ first }}"}),
+        changed(eval__judge={**PAIRS, "rubric": "{{ first }} or {{ second }}?"}),
+    ),
+    (
+        "pair_rubric_parses",
+        "eval.judge.rubric",
+        "uses 'completion'; known are prompt, first, second, ",
+        changed(eval__judge={**PAIRS, "rubric": "{{ completion }}{{ first }}{{ second }}"}),
+        changed(eval__judge=PAIRS),
+    ),
+    (
+        "pair_rubric_parses",
+        "eval.judge.preference_group_rubrics",
+        "the rubric must use {{ preference_group_rubric }}",
+        changed(
+            eval__judge={
+                **PAIRS,
+                "rubric": "{{ first }}{{ second }}",
+                "preference_group_rubrics": {"calm": "Be brief."},
+            }
+        ),
+        changed(eval__judge={**PAIRS, "preference_group_rubrics": {"calm": "Be brief."}}),
     ),
     (
         "rubric_parses",

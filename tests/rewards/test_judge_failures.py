@@ -135,9 +135,9 @@ def test_failures_stop_the_run_past_the_threshold(serve: Any) -> None:
     judge = Judge(section, None, None)
     with pytest.raises(RewardError) as caught:
         values(judge, list(map(str, range(30))))
-    assert "failed on 3 of the last 8 completions (max_failure_share is 0.25 of 8)" in str(caught.value)
+    assert "failed on 3 of the last 8 questions (max_failure_share is 0.25 of 8)" in str(caught.value)
     assert "the last time: 400 Bad Request: overloaded" in str(caught.value)
-    assert "scores so far are kept" in str(caught.value)
+    assert "answers so far are kept" in str(caught.value)
 
 
 def test_answers_without_a_score_count_as_failures(serve: Any) -> None:

@@ -53,7 +53,7 @@ def test_equal_results_are_equal_bytes(tmp_path: Path) -> None:
     before = path.read_bytes()
     saved(tmp_path)
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path.with_suffix(".arrow"), path]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match=r"step-000024\.json could not be written: No space left"):
         write_result(result.model_copy(update={"seed": 1}), path)
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path.with_suffix(".arrow"), path]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

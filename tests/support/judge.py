@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from pgrpo_cli.recipe.eval_judge import PairJudge
 from pgrpo_cli.recipe.reward_judge import JudgeReward
 from pgrpo_cli.rewards.judge import Judge
 
@@ -160,3 +161,14 @@ def echo(asked: Asked) -> str:
 def missing(found: Sequence[float]) -> list[bool]:
     """Which are NaN."""
     return [math.isnan(value) for value in found]
+
+
+def pair_section(server: JudgeServer, **values: Any) -> PairJudge:
+    """The section `eval.judge` for a server, which waits next to nothing between attempts."""
+    return PairJudge(**{"base_url": server.url, "model": "small", "backoff_s": 0.001, **values})
+
+
+def shown_pair(asked: Asked) -> tuple[str, str]:
+    """The two answers, in the order in which the default rubric shows them."""
+    first, second = (asked.text.split(f"<answer_{n}>\n")[1].split(f"\n</answer_{n}>")[0] for n in (1, 2))
+    return first, second

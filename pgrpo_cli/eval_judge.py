@@ -1,0 +1,105 @@
+"""`eval.judge` in `pgrpo eval`: completions that are sampled already, compared in pairs by a language model.
+
+It comes after the evaluation is on disk, so that a judge that fails costs no completion: the same command
+goes on with the judge alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.held_out import held_out
+from pgrpo_cli.report.estimates import Estimator
+from pgrpo_cli.report.judged import judged_of
+from pgrpo_cli.report.types import EvalResult, JudgedPair, Row
+from pgrpo_cli.rewards.base import BuildContext, Completion
+from pgrpo_cli.rewards.judge_pairs import PairwiseJudge, build_pairwise_judge
+from pgrpo_cli.rewards.usage import usage_sentences
+from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.subject import Subject
+
+Progress = Callable[[int, int], None]
+"""Called with the pairs done and the number of pairs."""
+
+
+def judge_to_ask(
+    subject: Subject, kept: EvalResult | None, allowed_hosts: Collection[str] = ()
+) -> PairwiseJudge | None:
+    """The judge of the subject's recipe; None where there is none, or `kept` holds what it said.
+
+    Raises RecipeError unless its host is allowed and its key is there, RewardError where the file of its
+    answers cannot be used.
+    """
+    section = subject.recipe.eval.judge
+    if section is None or (kept and kept.judged and kept.judged.judge == section.model_dump(mode="json")):
+        return None
+    hosts = frozenset(host.lower() for host in allowed_hosts)
+    return build_pairwise_judge(
+        section, BuildContext(subject.recipe_dir, False, run_dir=subject.run.path, allowed_hosts=hosts)
+    )
+
+
+def judge_run(
+    subject: Subject,
+    result: EvalResult,
+    judge: PairwiseJudge,
+    *,
+    progress: Progress = lambda done, total: None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> EvalResult:
+    """The evaluation of the subject with what the judge says, kept in its run.
+
+    `on_note` takes sentences for the user. Raises RewardError where the judge has failed too often.
+    """
+    section = subject.recipe.eval.judge
+    assert section is not None
+    pairs = _pairs(subject, result, section.pairs)
+    progress(0, len(pairs))
+    try:
+        shares = judge.compare(
+            [(base, tuned) for _, base, tuned in pairs], lambda done: progress(done, len(pairs))
+        )
+    finally:
+        for sentence in usage_sentences({section.label: judge.usage()}):
+            on_note(sentence)
+    judged = [
+        JudgedPair(
+            prompt_id=row.prompt_id,
+            preference_group=row.preference_group,
+            completion_index=row.completion_index,
+            shown_first=first,
+            shown_second=second,
+        )
+        for (row, *_), (first, second) in zip(pairs, shares, strict=True)
+    ]
+    bootstrap = Bootstrap(result.bootstrap_samples, result.confidence, result.seed)
+    found = judged_of(judged, section.model_dump(mode="json"), Estimator(bootstrap, result.users))
+    # Completions that were sampled before the judge was named stand in a result of the recipe without it.
+    header = {"recipe": subject.header.recipe, "recipe_hash": subject.header.recipe_hash}
+    result = result.model_copy(update={**header, "judged": found})
+    write_result(result, subject.path)
+    return result
+
+
+def _pairs(subject: Subject, result: EvalResult, most: int) -> list[tuple[Row, Completion, Completion]]:
+    """The first `most` completions of both models to each prompt, with the tuned one's row."""
+    prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
+    rows = {(row.which, row.prompt_id, row.completion_index): row for row in result.rows}
+    pairs = []
+    for prompt in prompts:
+        for index in range(most):
+            base, tuned = (
+                Completion(
+                    prompt.prompt_id,
+                    prompt.preference_group,
+                    prompt.prompt,
+                    rows[which, prompt.prompt_id, index].text,
+                    prompt.columns,
+                    prompt.messages,
+                )
+                for which in ("base", "tuned")
+            )
+            pairs.append((rows["tuned", prompt.prompt_id, index], base, tuned))
+    return pairs

@@ -1,0 +1,98 @@
+"""What every judge has: a language model behind an OpenAI-compatible chat-completions interface."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from .base import Section
+
+
+class TokenPrice(Section):
+    """What a million tokens cost, in a currency of your choice."""
+
+    input: float = Field(ge=0, description="Price of a million tokens of the prompt.")
+    output: float = Field(ge=0, description="Price of a million tokens of the answer.")
+
+
+class JudgeSection(Section):
+    """How a judge is reached and asked."""
+
+    base_url: str = Field(description="Address above `/chat/completions`, such as http://localhost:8000/v1.")
+    model: str = Field(min_length=1, description="Name of the model, as the server knows it.")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the key, never the key itself. Null: no key is sent.",
+    )
+    preference_group_rubrics: dict[str, str] = Field(
+        {},
+        description="Instructions by preference group, which the rubric has as `preference_group_rubric`.",
+    )
+    max_tokens: int = Field(256, ge=1, description="Longest answer of the judge, in tokens.")
+    temperature: float | None = Field(
+        0, ge=0, description="The judge's sampling temperature. Null: the server's own."
+    )
+    response_format: Literal["json_object"] | None = Field(
+        None, description="`json_object` asks the server for JSON, if it knows how."
+    )
+    extra_body: dict[str, Any] = Field(
+        {}, description="Further keys of the request, such as `reasoning_effort`."
+    )
+    concurrency: int = Field(8, ge=1, description="Requests in flight at once, at most.")
+    timeout_s: float = Field(60, gt=0, description="Seconds that one request may take.")
+    retries: int = Field(
+        4, ge=0, description="Further attempts after a request that failed in a way that may pass."
+    )
+    backoff_s: float = Field(
+        1, gt=0, description="Seconds before the first further attempt; doubles with each one."
+    )
+    max_failure_share: float = Field(
+        0.5, ge=0, le=1, description="The run stops when more than this share of a window failed."
+    )
+    failure_window: int = Field(
+        50, ge=1, description="Latest questions put to the judge of which that share is taken."
+    )
+    cache: str | None = Field(
+        None,
+        description="SQLite file of the answers; a relative path starts at the recipe's folder. "
+        "Null: judge.sqlite in the run directory.",
+    )
+    price_per_million_tokens: TokenPrice | None = Field(
+        None, description="Prices, for the cost in metrics.jsonl and at the end of a command."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"no address: {error}") from error
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("must begin with http:// or https:// and name a host")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("holds more than scheme, host, port and path; a key belongs into api_key_env")
+        return value.rstrip("/")
+
+    @field_validator("extra_body")
+    @classmethod
+    def _leaves_the_rest(cls, value: dict[str, Any]) -> dict[str, Any]:
+        own = ("model", "messages", "max_tokens", "temperature", "response_format", "stream", "n")
+        taken = [key for key in own if key in value]
+        if taken:
+            raise ValueError(f"must not hold {taken[0]!r}, which this program sets itself")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"cannot be sent as JSON: {error}") from error
+        return value
+
+    @property
+    def host(self) -> str:
+        """The machine that prompts and completions are sent to."""
+        return urlsplit(self.base_url).hostname or ""

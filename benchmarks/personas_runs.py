@@ -118,8 +118,8 @@ def train_all(
 
 
 def record_of(run: Run, path: Path) -> dict[str, Any]:
-    """What is kept of a finished run: the held-out curve by prompt, each step's training reward, seconds and
-    entropy, and the weight w that the reward history gives each preference group (None: too early to tell).
+    """What is kept of a finished run: the held-out curve by prompt, numbers of each step, and the weight w
+    that the reward history gives each preference group (None: too early to tell).
     """
     curve = []
     for line in _lines(path / "eval" / "curve.jsonl"):
@@ -138,6 +138,8 @@ def record_of(run: Run, path: Path) -> dict[str, Any]:
         "training_reward": [round(step["reward_mean"], 6) for step in steps],
         "seconds": [round(step["seconds"]["total"], 2) for step in steps],
         "entropy": [round(step["entropy"], 4) for step in steps],
+        "length": [round(step["completion_length_mean"], 2) for step in steps],
+        "loss": [round(step["loss"], 4) for step in steps],
         "weights": {group.preference_group: weight_of(group, G) for group in groups},
     }
 

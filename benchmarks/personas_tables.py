@@ -20,8 +20,8 @@ from torch import Tensor
 
 from benchmarks.markdown import table
 from benchmarks.personas_runs import RATES, Records, Run
-from pgrpo_cli.algo.intervals import Bootstrap, Interval
-from pgrpo_cli.algo.methods import difference_of, holm, p_value, seeds_interval
+from pgrpo_cli.algo.intervals import Bootstrap
+from pgrpo_cli.algo.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
 from pgrpo_cli.rewards.personas import PERSONAS
 
 MEASURES = ("area", "final")
@@ -36,6 +36,7 @@ CONTRASTS = (
     ("dr_grpo", "grpo"),
     ("pgrpo", RANDOM),
 )
+LAST, MOST_SEEDS = 5, 100
 MAJORITY = max(PERSONAS, key=lambda name: PERSONAS[name].share)
 
 Values = dict[str, Tensor]
@@ -66,12 +67,6 @@ class Method:
         values = self.values(measure)
         return fmean(float(values[name].mean()) for name in personas)
 
-    @property
-    def weight(self) -> float:
-        """The mean of w over preference groups and seeds that tell one; NaN where none does."""
-        found = [w for record in self.records for w in record["weights"].values() if w is not None]
-        return fmean(found) if found else math.nan
-
 
 def persona_of(prompt_id: str) -> str:
     """`eval-terse-jazz-0003` is of terse-jazz, whatever preference group the prompt was put into."""
@@ -98,16 +93,24 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
         f"{', '.join(f'{rate:g}' for rate in RATES)}.",
         "",
         table(
-            ["method", "rate", "tuning", "area", "final", "majority", "others", "worst", "$w$", "entropy"],
+            ["method", "rate", "tuning", "area", "final", "majority", "others", "worst"],
             [_method_row(method, records) for method in methods.values()],
         ),
         "",
+        "Each run: the held-out macro reward at the points of its curve; the mean advantage of its "
+        "completions, which is minus the loss, over all steps; entropy in nats a token and length in tokens "
+        f"over the last {LAST} steps; the mean of $w$ over preference groups at the end:",
+        "",
+        table(
+            ["run", "curve", "advantage", "entropy", "length", "$w$"], [_run_row(r) for r in records.values()]
+        ),
+        "",
         "Differences of the macro reward, 95 % intervals over seeds and prompts; `=` where Holm's p over the "
-        "rows is 0.05 or more:",
+        "rows is 0.05 or more, with the number of seeds that would tell such a difference apart:",
         "",
         table(["", *MEASURES], _contrast_rows(pairs, methods)),
         "",
-        "Final reward by persona, its share of the training prompts in brackets; verdicts hold after Holm's "
+        "Final reward by persona, its share of the training prompts in brackets; verdicts as above, Holm's "
         "correction over the personas:",
         "",
         *_by_persona(methods, pairs[:3]),
@@ -123,9 +126,29 @@ def _method_row(method: Method, records: Records) -> list[str]:
     others = [name for name in PERSONAS if name != MAJORITY]
     worst = min(method.mean("final", [name]) for name in PERSONAS)
     numbers = [method.mean("area"), method.mean("final"), method.mean("final", [MAJORITY])]
-    numbers += [method.mean("final", others), worst, method.weight]
-    numbers += [fmean(record["entropy"][-1] for record in method.records)]
+    numbers += [method.mean("final", others), worst]
     return [f"`{method.name}`", f"{method.rate:g}", tuning, *(f"{value:.3f}" for value in numbers)]
+
+
+def _run_row(record: Mapping[str, Any]) -> list[str]:
+    curve = " → ".join(f"{_macro(point['prompts']):.3f}" for point in record["curve"])
+    weights = [weight for weight in record["weights"].values() if weight is not None]
+    return [
+        f"`{record['method']}`, {record['rate']:g}, seed {record['seed']}",
+        curve,
+        f"{-fmean(record['loss']):+.2f}",
+        f"{fmean(record['entropy'][-LAST:]):.2f}",
+        f"{fmean(record['length'][-LAST:]):.0f}",
+        f"{fmean(weights):.2f}" if weights else "n/a",
+    ]
+
+
+def _macro(prompts: Mapping[str, float]) -> float:
+    """Each persona counted once."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for prompt, value in prompts.items():
+        values[persona_of(prompt)].append(value)
+    return fmean(map(fmean, values.values()))
 
 
 def _contrast_rows(pairs: Sequence[tuple[str, str]], methods: Mapping[str, Method]) -> list[list[str]]:
@@ -148,15 +171,18 @@ def _by_persona(methods: Mapping[str, Method], pairs: Sequence[tuple[str, str]])
     return [table(["persona", "before", *(f"`{a}` − `{b}`" for a, b in pairs)], rows)]
 
 
-def _contrast(ours: Values, theirs: Values, personas: Sequence[str]) -> tuple[Interval, float]:
-    found = difference_of([(ours[name], theirs[name]) for name in personas], paired_seeds=True)
-    return seeds_interval(found, Bootstrap(samples=10_000)), p_value(found)
+def _contrast(ours: Values, theirs: Values, personas: Sequence[str]) -> Difference:
+    return difference_of([(ours[name], theirs[name]) for name in personas], paired_seeds=True)
 
 
-def _cells(contrasts: Sequence[tuple[Interval, float]]) -> list[str]:
+def _cells(contrasts: Sequence[Difference]) -> list[str]:
     cells = []
-    for (interval, _), p in zip(contrasts, holm([p for _, p in contrasts]), strict=True):
-        verdict = "=" if not p < 0.05 else "ahead" if interval.mean > 0 else "behind"
+    for difference, p in zip(contrasts, holm([p_value(found) for found in contrasts]), strict=True):
+        interval = seeds_interval(difference, Bootstrap(samples=10_000))
+        verdict = "ahead" if interval.mean > 0 else "behind"
+        if not p < 0.05:
+            needed = units_needed(difference, 0.05, MOST_SEEDS)
+            verdict = f"= ({needed or f'over {MOST_SEEDS}'})"
         cells.append(f"{interval.mean:+.3f} [{interval.low:+.3f}..{interval.high:+.3f}] {verdict}")
     return cells
 

@@ -65,9 +65,9 @@ class Run:
         method = self.method.replace(", ", "-").replace(" ", "-")
         return f"{method}-{self.rate:g}-seed{self.seed}"
 
-    def overrides(self, settings: Sequence[str] = SETTINGS) -> tuple[str, ...]:
+    def overrides(self) -> tuple[str, ...]:
         """What `--set` takes."""
-        return (*METHODS[self.method], f"train.learning_rate={self.rate:g}", f"seed={self.seed}", *settings)
+        return (*METHODS[self.method], f"train.learning_rate={self.rate:g}", f"seed={self.seed}", *SETTINGS)
 
 
 Records = dict[str, dict[str, Any]]

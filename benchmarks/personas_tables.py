@@ -164,8 +164,9 @@ def _by_persona(methods: Mapping[str, Method], pairs: Sequence[tuple[str, str]])
         _cells([_contrast(methods[a].values("final"), methods[b].values("final"), [p]) for p in PERSONAS])
         for a, b in pairs
     ]
+    first = next(iter(methods.values()))
     rows = [
-        [f"{name} ({persona.share:.0%})", f"{methods[pairs[0][1]].mean('base', [name]):.3f}", *cells]
+        [f"{name} ({persona.share:.0%})", f"{first.mean('base', [name]):.3f}", *cells]
         for (name, persona), *cells in zip(PERSONAS.items(), *columns, strict=True)
     ]
     return [table(["persona", "before", *(f"`{a}` − `{b}`" for a, b in pairs)], rows)]

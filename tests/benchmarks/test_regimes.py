@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import regimes
-from benchmarks.regimes import components, measured, renew, sign_flip_p
+from benchmarks.regimes import components, measured, sign_flip_p
 from benchmarks.small_policy import Trained, World
 from pgrpo_cli.algo import RewardHistory
 
@@ -41,17 +41,6 @@ def test_components_by_hand() -> None:
     trained = Trained(torch.zeros(1, 1, 2), [list(history.stats().values())])
     found = components(trained, World(num_generations=2))
     assert found == pytest.approx({"weight": 7 / 16, "weight_spread": 7 / 8, "spread_ratio": 10.0})
-
-
-def test_tables_are_renewed_between_the_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- regimes -->\nold\n<!-- /regimes -->\nafter\n")
-    renew(page, "| new |")
-    assert page.read_text() == "before\n<!-- regimes -->\n| new |\n<!-- /regimes -->\nafter\n"
-    page.write_text("no markers")
-    with pytest.raises(SystemExit, match="has no <!-- regimes -->"):
-        renew(page, "| new |")
-    assert page.read_text() == "no markers"
 
 
 def test_the_study_in_small(

@@ -31,7 +31,7 @@ from pgrpo_cli.state.subject import Subject, shares_base
 # Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
 _MOST_SCORES = 25_000
 
-__all__ = ["Progress", "evaluate", "evaluate_run"]
+__all__ = ["Progress", "evaluate", "evaluate_run", "policy_of"]
 
 
 def evaluate(
@@ -129,9 +129,22 @@ def _matrix(
     return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)
 
 
+def policy_of(subject: Subject) -> Policy:
+    """The model of the subject's run with the subject's adapter, loaded."""
+    device = pick_device()
+    return load_policy(
+        subject.recipe,
+        recipe_dir=subject.recipe_dir,
+        device=device,
+        adapter=subject.adapter,
+        paths=read_paths(subject.run, device),
+    )
+
+
 def evaluate_run(
     subject: Subject,
     *,
+    policy: Callable[[], Policy] | None = None,
     allow_code: bool = False,
     allowed_hosts: Collection[str] = (),
     others: Iterable[EvalResult] = (),
@@ -141,8 +154,9 @@ def evaluate_run(
     """Evaluate the subject and keep the result in its run.
 
     The base model's completions come from the first of `others` that was made with the same settings, if any.
-    `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that rewards may
-    send completions to; `on_note` takes sentences for the user.
+    `policy` gives the subject's, if that is loaded for more than this; it is called after the rewards are
+    built. `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that
+    rewards may send completions to; `on_note` takes sentences for the user.
     """
     rewards = build_rewards(
         subject.recipe.rewards,
@@ -153,17 +167,9 @@ def evaluate_run(
     )
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
     groups = len({prompt.preference_group for prompt in prompts})
-    device = pick_device()
-    policy = load_policy(
-        subject.recipe,
-        recipe_dir=subject.recipe_dir,
-        device=device,
-        adapter=subject.adapter,
-        paths=read_paths(subject.run, device),
-    )
     shared = next((other for other in others if shares_base(subject.header, other)), None)
     result = evaluate(
-        policy,
+        policy() if policy else policy_of(subject),
         prompts,
         rewards,
         subject.header,

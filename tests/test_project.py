@@ -34,6 +34,7 @@ def test_torch_is_the_first_pin() -> None:
         *PROJECT["project"]["dependencies"],
         *EXTRAS["text"],
         *EXTRAS["similarity"],
+        *EXTRAS["lm-eval"],
         *EXTRAS["test"],
         *EXTRAS["dev"],
     ],

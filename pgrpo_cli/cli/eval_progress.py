@@ -13,6 +13,8 @@ _BARS = {
     "base": ("base model, prompts", "base model: sampling {total} prompts"),
     "tuned": ("tuned model, prompts", "tuned model: sampling {total} prompts"),
     "judge": ("judge, pairs", "judge: comparing {total} pairs, each in both orders"),
+    "base tasks": ("base model, lm-eval requests", "base model: {total} requests of lm-eval"),
+    "tuned tasks": ("tuned model, lm-eval requests", "tuned model: {total} requests of lm-eval"),
 }
 
 
@@ -20,6 +22,11 @@ class Shown(Protocol):
     """Takes who is at work, what is done, and how much there is."""
 
     def __call__(self, who: str, done: int, total: int, /) -> None: ...
+
+
+def task_progress(shown: Shown) -> Shown:
+    """The same for lm-eval's tasks, whose models are not busy with prompts."""
+    return lambda who, done, total: shown(f"{who} tasks", done, total)
 
 
 @contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from pgrpo_cli.errors import RunError
 
@@ -22,15 +21,14 @@ from .common import (
     SetOption,
     emit,
     note,
-    stdout,
 )
-from .eval_progress import shown_progress
+from .eval_progress import shown_progress, task_progress
+from .eval_shown import result_json, show_comparison, show_result
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
-    from pgrpo_cli.report.comparison_types import Comparison
     from pgrpo_cli.report.diagnosis import Diagnosis
-    from pgrpo_cli.report.types import CurvePoint, EvalResult
+    from pgrpo_cli.report.types import CurvePoint
     from pgrpo_cli.state.run import RunDirectory
 
 
@@ -57,7 +55,8 @@ def evaluate(
 ) -> None:
     """Answer held-out prompts with the base model and the tuned one; show whom training served how well."""
     from pgrpo_cli.eval_judge import judge_run, judge_to_ask
-    from pgrpo_cli.evaluate import evaluate_run
+    from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
+    from pgrpo_cli.evaluate import evaluate_run, policy_of
     from pgrpo_cli.report.page import eval_page
     from pgrpo_cli.state.curve import read_curve
     from pgrpo_cli.state.eval_rows import table_path, write_table
@@ -66,17 +65,19 @@ def evaluate(
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
     result = None if fresh else kept_result(subject)
-    judge = judge_to_ask(subject, result, allow_host or ())
-    if not quiet:
-        for warning in subject.warnings:
-            note(f"warning: {warning}")
-        if result is not None:
-            note(f"{subject.path} holds this evaluation already; --fresh samples again")
     told = (lambda text: None) if quiet else note
+    judge = judge_to_ask(subject, result, allow_host or ())
+    for warning in subject.warnings:
+        told(f"warning: {warning}")
+    if result is not None:
+        told(f"{subject.path} holds this evaluation already; --fresh samples again")
+    tasks = tasks_to_run(subject, result, allow_code=allow_code, on_note=told)
+    policy = cache(partial(policy_of, subject))
     with shown_progress(quiet=quiet) as progress:
         if result is None:
             result = evaluate_run(
                 subject,
+                policy=policy,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
                 progress=progress,
@@ -87,14 +88,16 @@ def evaluate(
             write_table(result, subject.path)
         if judge is not None:
             result = judge_run(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
+        if tasks is not None:
+            result = run_tasks(subject, result, tasks, policy(), progress=task_progress(progress))
     page = subject.run.report_path
     atomic_write(
         page, eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run))
     )
     if as_json:
-        emit(_result_json(result, path=subject.path, table=table_path(subject.path), report=page))
+        emit(result_json(result, path=subject.path, table=table_path(subject.path), report=page))
     else:
-        _show_result(result)
+        show_result(result)
     if not quiet:
         note(f"Report: {page}")
         note(f"Completions: {table_path(subject.path)}")
@@ -175,7 +178,7 @@ def compare(
         paths = {label: str(run.path) for label, run in directories.items()}
         emit(json.dumps({**found, "paths": paths, "html": str(page)}, indent=2))
     else:
-        _show_comparison(comparison)
+        show_comparison(comparison)
     if not quiet:
         note(f"Page: {page}")
         note("Next: open it in a browser.")
@@ -227,41 +230,3 @@ def _diagnosis(run: RunDirectory) -> Diagnosis | None:
     from pgrpo_cli.state.run_view import view_of
 
     return diagnose(view_of(run)) if run.history_path.is_file() else None
-
-
-def _result_json(result: EvalResult, **paths: Path) -> str:
-    """The numbers without those of single completions, which the result file has, and where the files are."""
-    found = json.loads(result.model_dump_json(exclude={"rows": True, "prompts": True, "judged": {"pairs"}}))
-    return json.dumps({**found, **{key: str(path) for key, path in paths.items()}}, indent=2)
-
-
-def _show_result(result: EvalResult) -> None:
-    from pgrpo_cli.report.more_tables import judged_table, overview_table
-    from pgrpo_cli.report.sentences import eval_sentence, judged_sentence
-    from pgrpo_cli.report.tables import eval_table, to_rich
-
-    tables, sentences = [eval_table(result), overview_table(result)], [eval_sentence(result)]
-    if result.judged is not None:
-        tables.append(judged_table(result.judged))
-        sentences.append(judged_sentence(result.judged))
-    for table in tables:
-        stdout.print(to_rich(table, stdout.width))
-    for line in (*sentences, *result.notes):
-        stdout.print(Text(line), soft_wrap=True)
-
-
-def _show_comparison(comparison: Comparison) -> None:
-    from pgrpo_cli.report.learning_table import learning_sentence, learning_table
-    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence
-    from pgrpo_cli.report.tables import comparison_table, to_rich
-
-    runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
-    for run in runs:
-        stdout.print(to_rich(comparison_table(comparison, run), stdout.width))
-    sentences = [comparison_sentence(comparison, run) for run in runs]
-    how_fast = learning_table(comparison, macro_only=True)
-    if how_fast is not None:
-        stdout.print(to_rich(how_fast, stdout.width))
-        sentences.append(learning_sentence(comparison))
-    for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
-        stdout.print(Text(line), soft_wrap=True)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .base import Section
 from .eval_judge import PairJudge
+from .eval_tasks import LmEvalSection
 
 
 class RolloutSection(Section):
@@ -179,6 +180,9 @@ class EvalSection(Section):
     )
     judge: PairJudge | None = Field(
         None, description="A language model that compares both models' completions. Null: none."
+    )
+    lm_eval: LmEvalSection | None = Field(
+        None, description="General tasks that both models answer: is the rest kept? Null: none."
     )
 
 

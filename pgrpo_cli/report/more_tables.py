@@ -6,7 +6,8 @@ import math
 
 from .estimates import verdict, win_verdict
 from .tables import MACRO, TONES, Cell, Table, interval, number, percent, percents
-from .types import Contrast, Detail, Estimate, EvalResult, Judged, Preference
+from .task_scores import task_verdict
+from .types import Contrast, Detail, Estimate, EvalResult, Judged, Preference, TaskScore, TaskScores
 
 _MOST_NAMES = 4
 
@@ -100,6 +101,35 @@ def judged_table(judged: Judged) -> Table:
         summaries=frozenset({len(lines) - 1}),
         details=frozenset({4}),
         spare=frozenset({6, 7, 8}),
+    )
+
+
+def tasks_table(found: TaskScores) -> Table:
+    """General tasks, base against tuned: scores that are no part of another's."""
+
+    def row(score: TaskScore) -> tuple[Cell, ...]:
+        metric = score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
+        better = {True: "higher", False: "lower", None: "n/a"}[score.higher_is_better]
+        says, change = task_verdict(score), score.scores.difference
+        return (
+            Cell(score.task),
+            Cell(metric),
+            Cell(better),
+            Cell(number(score.scores.base.mean)),
+            Cell(number(score.scores.tuned.mean)),
+            Cell(number(change.mean, signed=True), interval(change), TONES[says]),
+            Cell(says, tone=TONES[says]),
+            Cell(str(change.n)),
+        )
+
+    return Table(
+        title=f"General tasks (lm-eval {found.lm_eval_version}), intervals over documents",
+        columns=("task", "metric", "better", "base", "tuned", "tuned - base", "verdict", "documents"),
+        rows=tuple(row(score) for score in found.scores if score.part_of is None),
+        summaries=frozenset(),
+        details=frozenset({5}),
+        spare=frozenset({2, 7}),
+        texts=frozenset({1, 2}),
     )
 
 

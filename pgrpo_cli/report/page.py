@@ -26,7 +26,7 @@ from .learning import Progress
 from .learning_table import learning_sentence, learning_table
 from .matrix import standardised
 from .method_panels import MOST_PANELS, Panel, method_panels
-from .more_tables import details_table, judged_table, overview_table, parts_table
+from .more_tables import details_table, judged_table, overview_table, parts_table, tasks_table
 from .sentences import (
     chance_sentence,
     comparison_sentence,
@@ -34,6 +34,7 @@ from .sentences import (
     grouping_sentence,
     judged_sentence,
     method_sentence,
+    tasks_sentence,
 )
 from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
@@ -70,6 +71,8 @@ def eval_page(
         parts_of_reward=parts_table(result),
         judged=judged_table(result.judged) if result.judged else None,
         judged_says=judged_sentence(result.judged) if result.judged else "",
+        tasks=tasks_table(result.lm_eval) if result.lm_eval else None,
+        tasks_say=tasks_sentence(result.lm_eval) if result.lm_eval else "",
         heat_maps=_heat_maps(result),
         held_out=_curves({result.run: held_out}, half_life=_UNSMOOTHED)["panels"],
         labels=[],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .comparison_types import Comparison
 from .estimates import verdict, win_verdict
 from .tables import interval, number, percent, percents
-from .types import EvalResult, Judged, Verdict
+from .task_scores import task_verdict
+from .types import EvalResult, Judged, TaskScores, Verdict
 
 _OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
 _MOST_NAMES = 8
@@ -39,6 +40,16 @@ def judged_sentence(judged: Judged) -> str:
     if macro.failed:
         told += f" In {macro.failed} of {macro.pairs} pairs it did not say, which leaves them out."
     return told
+
+
+def tasks_sentence(found: TaskScores) -> str:
+    """On which general tasks training cost something, or brought something."""
+    shown = [score for score in found.scores if score.part_of is None]
+    outcomes = {
+        f"{score.task} {score.metric} {score.filter}".removesuffix(" none"): task_verdict(score)
+        for score in shown
+    }
+    return f"General tasks, the tuned model against the base: {_counted(outcomes)}."
 
 
 def comparison_sentence(comparison: Comparison, run: str) -> str:
@@ -98,10 +109,15 @@ def _groups(count: int) -> str:
 
 
 def _by_outcome(outcomes: dict[str, Verdict]) -> str:
+    return f"By preference group: {_counted(outcomes)}."
+
+
+def _counted(outcomes: dict[str, Verdict]) -> str:
+    """How many have each outcome, and which, unless they are many."""
     told = []
     for outcome in _OUTCOMES:
-        groups = [group for group, found in outcomes.items() if found == outcome]
-        if groups:
-            names = f" ({', '.join(groups)})" if len(groups) <= _MOST_NAMES else ""
-            told.append(f"{outcome} {len(groups)}{names}")
-    return f"By preference group: {', '.join(told)}."
+        names = [name for name, found in outcomes.items() if found == outcome]
+        if names:
+            listed = f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else ""
+            told.append(f"{outcome} {len(names)}{listed}")
+    return ", ".join(told)

@@ -197,6 +197,35 @@ class Judged(Data):
     pairs: list[JudgedPair]
 
 
+class TaskScore(Data):
+    """A metric of a task, or group of tasks, of lm-eval: both models on the same documents.
+
+    `filter` is what lm-eval does to answers before it scores them; `version` the task's. `part_of`: the group
+    of tasks whose own score this one is in. Intervals are unknown where the metric is no mean over documents.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    part_of: str | None
+    higher_is_better: bool | None
+    num_fewshot: int | None
+    version: str | None
+    scores: Contrast
+
+
+class TaskScores(Data):
+    """Tasks of lm-eval. `settings` is the section of the recipe, `lm_eval_version` the package's.
+
+    `code_hash`: of the task files in `settings["include_path"]`.
+    """
+
+    settings: dict[str, Any]
+    lm_eval_version: str
+    code_hash: str | None
+    scores: list[TaskScore]
+
+
 class Header(Data):
     """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
@@ -237,12 +266,14 @@ class Summary(Data):
 class EvalResult(Summary, Header):
     """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked.
 
-    `judged` is None without `eval.judge`, and until that has answered.
+    `judged` is None without `eval.judge`, and until that has answered; `lm_eval` without that section, and
+    until its tasks are done.
     """
 
     kept: Kept
     matrix: Matrix | None
     judged: Judged | None = None
+    lm_eval: TaskScores | None = None
     prompts: dict[str, str]
     users: dict[str, str] = {}
     rows: list[Row]

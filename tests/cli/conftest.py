@@ -1,4 +1,4 @@
-"""A run that can be damaged: made once, copied for every test."""
+"""Runs that can be damaged: made once, copied for every test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.evaluated import evaluated_run
 from tests.support.training import trained, write_tiny
 
 
@@ -33,3 +34,14 @@ def begun(folder: Path) -> Path:
     for step in (4, 6):
         shutil.rmtree(folder / "run" / "checkpoints" / f"step-00000{step}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return evaluated_run(tmp_path_factory.mktemp("evaluated"))
+
+
+@pytest.fixture
+def run(_evaluated: Path, tmp_path: Path) -> Path:
+    """A run of two steps with its evaluation."""
+    return Path(shutil.copytree(_evaluated, tmp_path / "run"))

@@ -9,47 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from pgrpo_cli.cli.app import app
+from tests.support.evaluated import GROUPS, KEPT, PROMPTS, pgrpo
 from tests.support.judge import Answer, Asked, JudgeServer, judge_server, shown_pair
-from tests.support.recipes import changed
 from tests.support.rewards import threads_left
-
-GROUPS, PROMPTS = 7, 14
-RECIPE = changed(
-    name="tiny",
-    model__quantization={"type": "none"},
-    model__compute_dtype="float32",
-    adapter__r=2,
-    data__source={"type": "personas", "prompts": 14, "eval_prompts_per_group": 2},
-    rewards=[{"type": "length", "unit": "characters", "max": 6}],
-    rollout={"num_generations": 4, "max_completion_tokens": 8},
-    train={"steps": 2, "prompts_per_step": 4, "learning_rate": 0.5, "warmup_steps": 0, "save_every": 1},
-    eval={"num_completions": 2, "bootstrap_samples": 100},
-)
-
-
-def pgrpo(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, evaluated without a judge."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-    result = pgrpo("train", folder / "tiny.yaml", "--run-dir", folder / "run", "--quiet")
-    assert result.exit_code == 0, result.output
-    assert pgrpo("eval", folder / "run", "--quiet").exit_code == 0
-    return folder / "run"
-
-
-@pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -66,7 +30,7 @@ def judged(run: Path, judge: JudgeServer, *words: str, **section: Any) -> Result
 
 
 def kept(run: Path) -> dict[str, Any]:
-    return json.loads((run / "eval" / "step-000002.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((run / KEPT).read_text())  # type: ignore[no-any-return]
 
 
 def tuned_answers(run: Path) -> set[str]:

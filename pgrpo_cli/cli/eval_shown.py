@@ -1,0 +1,58 @@
+"""What `eval` and `compare` print: tables and sentences for a terminal, JSON for a program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from .common import stdout
+
+if TYPE_CHECKING:
+    from pgrpo_cli.report.comparison_types import Comparison
+    from pgrpo_cli.report.types import EvalResult
+
+
+def result_json(result: EvalResult, **paths: Path) -> str:
+    """The numbers without those of single completions, which the result file has, and where the files are."""
+    found = json.loads(result.model_dump_json(exclude={"rows": True, "prompts": True, "judged": {"pairs"}}))
+    return json.dumps({**found, **{key: str(path) for key, path in paths.items()}}, indent=2)
+
+
+def show_result(result: EvalResult) -> None:
+    """Print the tables of an evaluation and what they say."""
+    from pgrpo_cli.report.more_tables import judged_table, overview_table, tasks_table
+    from pgrpo_cli.report.sentences import eval_sentence, judged_sentence, tasks_sentence
+    from pgrpo_cli.report.tables import eval_table, to_rich
+
+    tables, sentences = [eval_table(result), overview_table(result)], [eval_sentence(result)]
+    if result.judged is not None:
+        tables.append(judged_table(result.judged))
+        sentences.append(judged_sentence(result.judged))
+    if result.lm_eval is not None:
+        tables.append(tasks_table(result.lm_eval))
+        sentences.append(tasks_sentence(result.lm_eval))
+    for table in tables:
+        stdout.print(to_rich(table, stdout.width))
+    for line in (*sentences, *result.notes):
+        stdout.print(Text(line), soft_wrap=True)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print the tables of a comparison, one a run beside the reference, and what they say."""
+    from pgrpo_cli.report.learning_table import learning_sentence, learning_table
+    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence
+    from pgrpo_cli.report.tables import comparison_table, to_rich
+
+    runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
+    for run in runs:
+        stdout.print(to_rich(comparison_table(comparison, run), stdout.width))
+    sentences = [comparison_sentence(comparison, run) for run in runs]
+    how_fast = learning_table(comparison, macro_only=True)
+    if how_fast is not None:
+        stdout.print(to_rich(how_fast, stdout.width))
+        sentences.append(learning_sentence(comparison))
+    for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
+        stdout.print(Text(line), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .comparison_types import Comparison
 from .estimates import verdict, win_verdict
 from .tables import interval, number, percent, percents
-from .task_scores import task_verdict
+from .task_scores import task_label, task_verdict
 from .types import EvalResult, Judged, TaskScores, Verdict
 
 _OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
@@ -45,10 +45,7 @@ def judged_sentence(judged: Judged) -> str:
 def tasks_sentence(found: TaskScores) -> str:
     """On which general tasks training cost something, or brought something."""
     shown = [score for score in found.scores if score.part_of is None]
-    outcomes = {
-        f"{score.task} {score.metric} {score.filter}".removesuffix(" none"): task_verdict(score)
-        for score in shown
-    }
+    outcomes = {task_label(score): task_verdict(score) for score in shown}
     return f"General tasks, the tuned model against the base: {_counted(outcomes)}."
 
 

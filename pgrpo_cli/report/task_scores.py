@@ -31,7 +31,7 @@ def task_scores(base: Found, tuned: Found, estimator: Estimator) -> list[TaskSco
                     task=name,
                     metric=metric,
                     filter=kind,
-                    part_of=_scored_parent(name, parents, base),
+                    part_of=_parent_with(f"{metric},{kind}", name, parents, base),
                     higher_is_better=base["higher_is_better"].get(name, {}).get(metric),
                     num_fewshot=base["n-shot"].get(name),
                     version=None if base["versions"].get(name) is None else str(base["versions"][name]),
@@ -39,6 +39,11 @@ def task_scores(base: Found, tuned: Found, estimator: Estimator) -> list[TaskSco
                 )
             )
     return scores
+
+
+def task_label(score: TaskScore) -> str:
+    """How a score is named in tables and sentences."""
+    return f"{score.task} {score.metric}" + ("" if score.filter == "none" else f" ({score.filter})")
 
 
 def task_verdict(score: TaskScore) -> Verdict:
@@ -60,10 +65,10 @@ def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield metric, kind
 
 
-def _scored_parent(name: str, parents: Mapping[str, str], found: Found) -> str | None:
-    """The nearest group around a task that has numbers of its own."""
+def _parent_with(key: str, name: str, parents: Mapping[str, str], found: Found) -> str | None:
+    """The nearest group around a task that has that number too."""
     parent = parents.get(name)
-    while parent is not None and not list(_metrics(found.get("groups", {}).get(parent, {}))):
+    while parent is not None and key not in found.get("groups", {}).get(parent, {}):
         parent = parents.get(parent)
     return parent
 

@@ -83,6 +83,7 @@ def test_a_mean_over_documents_has_an_interval_and_a_corpus_metric_none(run: Pat
     # The group's accuracy is that of its only part that has one.
     assert found[GROUP, "acc"]["scores"]["tuned"] == found[CHOICES, "acc"]["scores"]["tuned"]
     assert found[CHOICES, "acc"]["part_of"] == GROUP and found[GROUP, "acc"]["part_of"] is None
+    assert found[COPIES, "exact_match"]["part_of"] is None
 
 
 @pytest.mark.usefixtures("own_tasks_only")

@@ -12,7 +12,7 @@ from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.more_tables import tasks_table
 from pgrpo_cli.report.sentences import tasks_sentence
-from pgrpo_cli.report.task_scores import task_scores, task_verdict
+from pgrpo_cli.report.task_scores import task_label, task_scores, task_verdict
 from pgrpo_cli.report.types import TaskScore, TaskScores
 
 ESTIMATOR = Estimator(Bootstrap(samples=500, seed=3))
@@ -124,12 +124,20 @@ def test_parts_of_a_group_without_a_score_stand_by_themselves() -> None:
     assert by_name(task_scores(result, result, ESTIMATOR))["a"].part_of is None
 
 
+def test_what_a_group_does_not_sum_up_is_no_part_of_its_score() -> None:
+    result = grouped(found(a=[1.0], b=[0.0]), 1.0, g=["a", "b"])
+    result["results"]["b"] = {"exact_match,none": 0.0}
+    scores = by_name(task_scores(result, result, ESTIMATOR))
+    assert (scores["a"].part_of, scores["b"].part_of) == ("g", None)
+
+
 def test_filters_are_scores_of_their_own() -> None:
     base = found(a=[1.0, 0.0])
     base["results"]["a"] = {"acc,strict": 0.5, "acc,flexible": 1.0}
     samples = [{"doc_id": i, "filter": "flexible", "acc": 1.0} for i in range(2)]
     base["samples"]["a"] = [{**s, "filter": "strict"} for s in base["samples"]["a"]] + samples
     scores = task_scores(base, base, ESTIMATOR)
+    assert [task_label(score) for score in scores] == ["a acc (strict)", "a acc (flexible)"]
     assert {score.filter: score.scores.base.mean for score in scores} == {"strict": 0.5, "flexible": 1.0}
     # Both are means over their own documents, which is how they have intervals.
     assert not any(math.isnan(score.scores.base.ci_low) for score in scores)
@@ -154,6 +162,6 @@ def test_the_table_and_the_sentence_leave_out_parts() -> None:
     scores = task_scores(base, tuned, ESTIMATOR)
     told = TaskScores(settings={}, lm_eval_version="0.4", code_hash=None, scores=scores)
     assert [[cell.text for cell in row] for row in tasks_table(told).rows] == [
-        ["g", "acc", "higher", "0.400", "1.000", "+0.600", "ahead", "5"]
+        ["g acc", "0.400", "1.000", "+0.600", "ahead", "higher", "5"]
     ]
     assert tasks_sentence(told) == "General tasks, the tuned model against the base: ahead 1 (g acc)."

@@ -45,6 +45,16 @@ def evaluate(
     ],
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="STEP",
+            min=1,
+            help="Evaluate the checkpoint after that step. Default: the newest adapter.",
+            show_default=False,
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Sample again, although this evaluation exists already.")
     ] = False,
@@ -61,9 +71,10 @@ def evaluate(
     from pgrpo_cli.state.curve import read_curve
     from pgrpo_cli.state.eval_rows import table_path, write_table
     from pgrpo_cli.state.files import atomic_write
+    from pgrpo_cli.state.results import other_results
     from pgrpo_cli.state.subject import kept_result, subject_of
 
-    subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()))
+    subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
     result = None if fresh else kept_result(subject)
     told = (lambda text: None) if quiet else note
     judge = judge_to_ask(subject, result, allow_host or ())
@@ -80,6 +91,7 @@ def evaluate(
                 policy=policy,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
+                others=() if fresh else other_results(subject.path),
                 progress=progress,
                 on_note=told,
             )
@@ -90,16 +102,16 @@ def evaluate(
             result = judge_run(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
         if tasks is not None:
             result = run_tasks(subject, result, tasks, policy(), progress=task_progress(progress))
-    page = subject.run.report_path
     atomic_write(
-        page, eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run))
+        subject.page,
+        eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run)),
     )
     if as_json:
-        emit(result_json(result, path=subject.path, table=table_path(subject.path), report=page))
+        emit(result_json(result, path=subject.path, table=table_path(subject.path), report=subject.page))
     else:
         show_result(result)
     if not quiet:
-        note(f"Report: {page}")
+        note(f"Report: {subject.page}")
         note(f"Completions: {table_path(subject.path)}")
         note(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pgrpo_cli import __version__
-from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.model.policy import Policy
 
 from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
@@ -200,6 +200,23 @@ def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
             remedy="Start over with --fresh; nothing of this run is deleted.",
         )
     return None, []
+
+
+def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
+    """The checkpoint after `step`. Raises RunError unless it is there, CheckpointError unless it is whole."""
+    paths = {_step_of(path): path for path in _by_step(run)}
+    if step not in paths:
+        there = ", ".join(map(str, paths)) or "none"
+        raise RunError(
+            f"{run.path} has no checkpoint after step {step}; it has: {there}",
+            remedy="Choose one of those; train.keep_checkpoints says how many a run leaves.",
+        )
+    problem = _damage(paths[step])
+    if problem is not None:
+        raise CheckpointError(
+            f"checkpoint {paths[step]} is damaged ({problem})", remedy="Choose another one."
+        )
+    return Checkpoint(paths[step], step)
 
 
 def _damage(path: Path) -> str | None:

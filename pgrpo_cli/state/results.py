@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,6 +33,14 @@ def write_result(result: EvalResult, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, result.model_dump_json(indent=1) + "\n")
     write_table(result, path)
+
+
+def other_results(path: Path) -> Iterator[EvalResult]:
+    """The evaluations beside the one in `path` that can be read, newest step first."""
+    for other in sorted(path.parent.glob("step-*.json"), reverse=True):
+        if other != path:
+            with suppress(EvalError):
+                yield read_result(other)
 
 
 def read_result(path: Path) -> EvalResult:

@@ -16,7 +16,7 @@ from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
-from .checkpoint import latest_checkpoint
+from .checkpoint import checkpoint_at, latest_checkpoint
 from .results import read_result, result_path
 from .run import RunDirectory
 
@@ -33,7 +33,8 @@ _FREE = ("eval.", "log.")
 class Subject:
     """An adapter of a run, the header that its evaluation will have, and what the user should know.
 
-    `group_sizes`: training prompts of each preference group, the weights of the weighted mean.
+    `group_sizes`: training prompts of each preference group, the weights of the weighted mean. `chosen`: the
+    step was named, and is not simply the newest.
     """
 
     run: RunDirectory
@@ -43,15 +44,21 @@ class Subject:
     header: Header
     group_sizes: dict[str, int]
     warnings: tuple[str, ...]
+    chosen: bool = False
 
     @property
     def path(self) -> Path:
         """Where the evaluation is kept."""
         return result_path(self.run, self.header.step)
 
+    @property
+    def page(self) -> Path:
+        """Where its page is: the run's report is about its newest adapter."""
+        return self.path.with_suffix(".html") if self.chosen else self.run.report_path
 
-def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Subject:
-    """Find what to evaluate: the finished adapter of `run`, else its newest checkpoint.
+
+def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path, checkpoint: int | None = None) -> Subject:
+    """Find what to evaluate: the checkpoint after that step, else the finished adapter, else the newest one.
 
     `recipe` is the run's own but for `eval` and `log`; `recipe_dir` is where its relative paths start. Raises
     RunError, DataError or CheckpointError where something is missing.
@@ -62,12 +69,15 @@ def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Subject:
         raise DataError(
             f"{run.path} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
         )
-    step, adapter, warnings = _newest_adapter(run, recipe)
+    if checkpoint is None or (run.finished and checkpoint == recipe.train.steps):
+        chosen, (step, adapter, warnings) = False, _newest_adapter(run, recipe)
+    else:
+        chosen, step, adapter, warnings = True, checkpoint, checkpoint_at(run, checkpoint).path, []
     header = header_of(
         recipe, recipe_dir, run=run.path, step=step, data_hash=manifest["data_hash"], adapter=adapter
     )
     sizes = {group: counts["train"] for group, counts in manifest["preference_groups"].items()}
-    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings))
+    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings), chosen)
 
 
 def header_of(

@@ -53,6 +53,31 @@ def test_an_unfinished_run_is_evaluated_at_its_newest_whole_checkpoint(tmp_path:
     assert "not finished: step 8 of 24" in found.warnings[1]
 
 
+def test_a_checkpoint_is_evaluated_by_its_step(tmp_path: Path) -> None:
+    recipe = recipe_of(train__steps=24)
+    run = make_run(tmp_path, recipe)
+    eight = add_checkpoint(run, 8, "eight")
+    add_checkpoint(run, 16, "sixteen")
+    found = subject_of(run, recipe, tmp_path, 8)
+    assert (found.adapter, found.header.step, found.warnings) == (eight, 8, ())
+    assert found.path == run.eval_dir / "step-000008.json"
+    # The report stays about the finished adapter.
+    assert found.page == run.eval_dir / "step-000008.html"
+    last = subject_of(run, recipe, tmp_path, 24)
+    assert (last.adapter, last.page) == (run.adapter, run.report_path)
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path, recipe_of())
+    for step in (8, 16):
+        add_checkpoint(run, step, "some")
+    with pytest.raises(RunError, match="no checkpoint after step 9; it has: 8, 16"):
+        subject_of(run, recipe_of(), tmp_path, 9)
+    (run.checkpoints / "step-000008" / "adapter_model.safetensors").write_text("cut")
+    with pytest.raises(CheckpointError, match="step-000008 is damaged"):
+        subject_of(run, recipe_of(), tmp_path, 8)
+
+
 def test_a_run_without_anything_trained(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing trained yet") as caught:
         subject_of(make_run(tmp_path, recipe_of(), adapter=None), recipe_of(), tmp_path)

@@ -1,0 +1,57 @@
+"""`pgrpo eval --checkpoint`, from the outside: an evaluated run of two steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.evaluated import KEPT, pgrpo
+
+FIRST = Path("eval", "step-000001.json")
+
+
+def evaluation(run: Path, path: Path) -> dict[str, Any]:
+    return json.loads((run / path).read_text())  # type: ignore[no-any-return]
+
+
+def rows(run: Path, path: Path, which: str) -> list[dict[str, Any]]:
+    return [row for row in evaluation(run, path)["rows"] if row["which"] == which]
+
+
+def test_it_is_evaluated_beside_the_newest_adapter(run: Path) -> None:
+    report, newest = (run / "report.html").read_bytes(), (run / KEPT).read_bytes()
+    result = pgrpo("eval", run, "--checkpoint", "1")
+    assert result.exit_code == 0, result.output
+    assert "run, step 1: mean reward on held-out prompts" in result.stdout
+    assert evaluation(run, FIRST)["adapter_hash"] != evaluation(run, KEPT)["adapter_hash"]
+    assert rows(run, FIRST, "tuned") != rows(run, KEPT, "tuned")
+    assert "after step 1" in (run / FIRST).with_suffix(".html").read_text()
+    assert (run / "report.html").read_bytes() == report and (run / KEPT).read_bytes() == newest
+
+
+def test_evaluations_of_a_run_share_the_base_models_completions(run: Path) -> None:
+    shared = pgrpo("eval", run, "--checkpoint", "1")
+    assert "tuned model: sampling" in shared.stderr and "base model: sampling" not in shared.stderr
+    assert rows(run, FIRST, "base") == rows(run, KEPT, "base")
+    found = evaluation(run, FIRST)
+    again = pgrpo("eval", run, "--checkpoint", "1", "--fresh")
+    assert "base model: sampling" in again.stderr
+    assert evaluation(run, FIRST) == found
+
+
+def test_other_sampling_shares_nothing(run: Path) -> None:
+    result = pgrpo("eval", run, "--checkpoint", "1", "--set", "eval.temperature=0.5")
+    assert result.exit_code == 0 and "base model: sampling" in result.stderr
+
+
+def test_an_evaluation_that_is_damaged_is_in_nobodys_way(run: Path) -> None:
+    (run / KEPT).write_text("{")
+    result = pgrpo("eval", run, "--checkpoint", "1")
+    assert result.exit_code == 0 and "base model: sampling" in result.stderr
+
+
+def test_a_step_without_a_checkpoint(run: Path) -> None:
+    result = pgrpo("eval", run, "--checkpoint", "7")
+    assert result.exit_code == 2
+    assert "no checkpoint after step 7; it has: 1, 2" in result.stderr

@@ -5,6 +5,7 @@
 
 The rate of each method is the one of RATES with the higher training reward over the second half of its run
 with seed 0: held-out prompts have no part in it. The runs at that rate, seed 0's among them, are compared.
+Further seeds of some methods, `--seeds 5 --methods grpo pgrpo`, count wherever both of a pair have them.
 """
 
 from __future__ import annotations

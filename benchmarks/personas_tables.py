@@ -74,13 +74,14 @@ def persona_of(prompt_id: str) -> str:
 
 
 def methods_of(rates: Mapping[str, float], records: Records, seeds: int) -> dict[str, Method]:
-    """The methods all of whose seeds have been run."""
-    names = {name: [Run(name, rate, seed).name for seed in range(seeds)] for name, rate in rates.items()}
-    return {
-        name: Method(name, rates[name], tuple(records[run] for run in runs))
-        for name, runs in names.items()
-        if all(run in records for run in runs)
-    }
+    """The methods of which the first `seeds` seeds have been run, with all that have been run in a row."""
+    methods = {}
+    for name, rate in rates.items():
+        runs = (Run(name, rate, seed).name for seed in itertools.count())
+        found = tuple(records[run] for run in itertools.takewhile(records.__contains__, runs))
+        if len(found) >= seeds:
+            methods[name] = Method(name, rate, found)
+    return methods
 
 
 def tables(methods: Mapping[str, Method], records: Records) -> str:
@@ -88,12 +89,12 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
     pairs = [pair for pair in CONTRASTS if all(name in methods for name in pair)]
     first = next(iter(methods.values()))
     parts = [
-        f"{len(first.records)} seeds; before training the macro reward is {first.mean('base'):.3f}. "
+        f"Before training the macro reward is {first.mean('base'):.3f}. "
         "`tuning`: mean training reward over the second half of seed 0's run at the rates "
         f"{', '.join(f'{rate:g}' for rate in RATES)}.",
         "",
         table(
-            ["method", "rate", "tuning", "area", "final", "majority", "others", "worst"],
+            ["method", "rate", "seeds", "tuning", "area", "final", "majority", "others", "worst"],
             [_method_row(method, records) for method in methods.values()],
         ),
         "",
@@ -105,8 +106,9 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
             ["run", "curve", "advantage", "entropy", "length", "$w$"], [_run_row(r) for r in records.values()]
         ),
         "",
-        "Differences of the macro reward, 95 % intervals over seeds and prompts; `=` where Holm's p over the "
-        "rows is 0.05 or more, with the number of seeds that would tell such a difference apart:",
+        "Differences of the macro reward on the seeds that both have, 95 % intervals over seeds and "
+        "prompts; `=` where Holm's p over the rows is 0.05 or more, with the number of seeds that would tell "
+        "such a difference apart:",
         "",
         table(["", *MEASURES], _contrast_rows(pairs, methods)),
         "",
@@ -127,7 +129,8 @@ def _method_row(method: Method, records: Records) -> list[str]:
     worst = min(method.mean("final", [name]) for name in PERSONAS)
     numbers = [method.mean("area"), method.mean("final"), method.mean("final", [MAJORITY])]
     numbers += [method.mean("final", others), worst]
-    return [f"`{method.name}`", f"{method.rate:g}", tuning, *(f"{value:.3f}" for value in numbers)]
+    start = [f"`{method.name}`", f"{method.rate:g}", str(len(method.records)), tuning]
+    return [*start, *(f"{value:.3f}" for value in numbers)]
 
 
 def _run_row(record: Mapping[str, Any]) -> list[str]:
@@ -173,7 +176,9 @@ def _by_persona(methods: Mapping[str, Method], pairs: Sequence[tuple[str, str]])
 
 
 def _contrast(ours: Values, theirs: Values, personas: Sequence[str]) -> Difference:
-    return difference_of([(ours[name], theirs[name]) for name in personas], paired_seeds=True)
+    seeds = min(len(values[personas[0]]) for values in (ours, theirs))
+    pairs = [(ours[name][:seeds], theirs[name][:seeds]) for name in personas]
+    return difference_of(pairs, paired_seeds=True)
 
 
 def _cells(contrasts: Sequence[Difference]) -> list[str]:

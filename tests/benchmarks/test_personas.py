@@ -69,6 +69,21 @@ def test_methods_without_all_seeds_are_left_out() -> None:
     assert set(methods_of({"grpo": RATES[0], "pgrpo": RATES[0]}, records, 2)) == {"grpo"}
 
 
+def test_further_seeds_of_a_method_count_where_the_other_has_them_too() -> None:
+    """Only on seed 3 would the difference be another one."""
+    ends = {"grpo": 1.0, "pgrpo": 3.0}
+    rates = dict.fromkeys(ends, RATES[1])
+    runs = [*tuning_runs(list(ends)), *compared_runs(rates, 3), Run("pgrpo", RATES[1], 3)]
+    records = {run.name: record(run, last=99.0 if run.seed == 3 else ends[run.method]) for run in runs}
+    methods = methods_of(rates, records, 3)
+    assert {name: len(method.records) for name, method in methods.items()} == {"grpo": 3, "pgrpo": 4}
+    text = tables(methods, records)
+    assert "| `pgrpo` − `grpo` | +0.500 [+0.500..+0.500] ahead | +2.000 [+2.000..+2.000] ahead |" in text
+    # A gap ends the row: seed 4 without seed 3 is left out.
+    records[Run("grpo", RATES[1], 4).name] = record(Run("grpo", RATES[1], 4), last=1.0)
+    assert len(methods_of(rates, records, 3)["grpo"].records) == 3
+
+
 def test_runs_are_trained_once_and_leave_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(personas_runs, "RECIPE", write_tiny(tmp_path, eval={"every": 2}))
     monkeypatch.setattr(personas_runs, "SETTINGS", ("train.steps=2", "data.seed=0"))

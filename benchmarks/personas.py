@@ -5,7 +5,8 @@
 
 The rate of each method is the one of RATES with the higher training reward over the second half of its run
 with seed 0: held-out prompts have no part in it. The runs at that rate, seed 0's among them, are compared.
-Further seeds of some methods, `--seeds 5 --methods grpo pgrpo`, count wherever both of a pair have them.
+Further seeds of some methods, `--seeds 5 --methods grpo pgrpo`, count wherever both of a pair have them. The
+tables are of all methods that there are, whichever are trained.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.personas_runs import (
     train_all,
     tuning_runs,
 )
-from benchmarks.personas_tables import methods_of, tables
+from benchmarks.personas_tables import LEAST_SEEDS, methods_of, tables
 
 RESULTS = Path(__file__).with_name("personas.json")
 
@@ -38,7 +39,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each method (default 3)")
+    parser.add_argument("--seeds", type=int, default=LEAST_SEEDS, help="seeds of each method (default 3)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with its share of the cores")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, metavar="FILE", help="records of finished runs"
@@ -57,14 +58,10 @@ def main() -> None:
         train_all(tuning_runs(arguments.methods), results, arguments.runs_dir, arguments.jobs, tell)
         rates = chosen_rates(arguments.methods, results.records)
         train_all(compared_runs(rates, arguments.seeds), results, arguments.runs_dir, arguments.jobs, tell)
-    tuned = [
-        name for name in arguments.methods if all(r.name in results.records for r in tuning_runs([name]))
-    ]
-    methods = methods_of(chosen_rates(tuned, results.records), results.records, arguments.seeds)
+    tuned = [name for name in METHODS if all(r.name in results.records for r in tuning_runs([name]))]
+    methods = methods_of(chosen_rates(tuned, results.records), results.records)
     if not methods:
-        raise SystemExit(
-            f"{arguments.results} has no method with {arguments.seeds} seeds; leave --tables away"
-        )
+        raise SystemExit(f"{arguments.results} has no method with {LEAST_SEEDS} seeds; leave --tables away")
     text = tables(methods, results.records)
     Console(soft_wrap=True).print(text, markup=False, highlight=False)
     if arguments.write:

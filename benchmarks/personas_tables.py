@@ -36,7 +36,7 @@ CONTRASTS = (
     ("dr_grpo", "grpo"),
     ("pgrpo", RANDOM),
 )
-LAST, MOST_SEEDS = 5, 100
+LEAST_SEEDS, MOST_SEEDS, LAST = 3, 100, 5
 MAJORITY = max(PERSONAS, key=lambda name: PERSONAS[name].share)
 
 Values = dict[str, Tensor]
@@ -63,9 +63,9 @@ class Method:
         return {name: torch.tensor(rows[name], dtype=torch.float64) for name in PERSONAS}
 
     def mean(self, measure: str, personas: Sequence[str] = tuple(PERSONAS)) -> float:
-        """Over personas, each counted once."""
+        """Over the first seeds, which all methods have, and over personas, each counted once."""
         values = self.values(measure)
-        return fmean(float(values[name].mean()) for name in personas)
+        return fmean(float(values[name][:LEAST_SEEDS].mean()) for name in personas)
 
 
 def persona_of(prompt_id: str) -> str:
@@ -73,13 +73,13 @@ def persona_of(prompt_id: str) -> str:
     return prompt_id.split("-", 1)[1].rsplit("-", 1)[0]
 
 
-def methods_of(rates: Mapping[str, float], records: Records, seeds: int) -> dict[str, Method]:
-    """The methods of which the first `seeds` seeds have been run, with all that have been run in a row."""
+def methods_of(rates: Mapping[str, float], records: Records) -> dict[str, Method]:
+    """The methods of which the first LEAST_SEEDS seeds have been run, with all that have been in a row."""
     methods = {}
     for name, rate in rates.items():
         runs = (Run(name, rate, seed).name for seed in itertools.count())
         found = tuple(records[run] for run in itertools.takewhile(records.__contains__, runs))
-        if len(found) >= seeds:
+        if len(found) >= LEAST_SEEDS:
             methods[name] = Method(name, rate, found)
     return methods
 
@@ -89,9 +89,9 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
     pairs = [pair for pair in CONTRASTS if all(name in methods for name in pair)]
     first = next(iter(methods.values()))
     parts = [
-        f"Before training the macro reward is {first.mean('base'):.3f}. "
-        "`tuning`: mean training reward over the second half of seed 0's run at the rates "
-        f"{', '.join(f'{rate:g}' for rate in RATES)}.",
+        f"Means are over the first {LEAST_SEEDS} seeds; before training the macro reward is "
+        f"{first.mean('base'):.3f}. `tuning`: mean training reward over the second half of seed 0's run at the "
+        f"rates {', '.join(f'{rate:g}' for rate in RATES)}.",
         "",
         table(
             ["method", "rate", "seeds", "tuning", "area", "final", "majority", "others", "worst"],

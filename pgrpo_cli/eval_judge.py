@@ -18,7 +18,7 @@ from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.judge_pairs import PairwiseJudge, build_pairwise_judge
 from pgrpo_cli.rewards.usage import usage_sentences
 from pgrpo_cli.state.results import write_result
-from pgrpo_cli.state.subject import Subject
+from pgrpo_cli.state.subject import Subject, has_judged
 
 Progress = Callable[[int, int], None]
 """Called with the pairs done and the number of pairs."""
@@ -33,7 +33,7 @@ def judge_to_ask(
     answers cannot be used.
     """
     section = subject.recipe.eval.judge
-    if section is None or (kept and kept.judged and kept.judged.judge == section.model_dump(mode="json")):
+    if section is None or has_judged(subject.recipe, kept):
         return None
     hosts = frozenset(host.lower() for host in allowed_hosts)
     return build_pairwise_judge(

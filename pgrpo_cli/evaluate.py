@@ -50,9 +50,9 @@ def evaluate(
 
     `header` says how to sample, and goes on record. `weights`: how often each preference group occurs, for
     the weighted mean. `base_rows`: the base model's rows of an evaluation with the same settings, instead of
-    sampling them again. `by_group`: the rewards of the matrix, None for no matrix. `on_note` takes sentences
-    for the user. Raises EvalError without prompts, RewardError
-    where a reward fails, TrainingError where the device's memory holds no completion.
+    sampling them again; they are scored by the rewards as they are now. `by_group`: the rewards of the
+    matrix, None for no matrix. `on_note` takes sentences for the user. Raises EvalError without prompts,
+    RewardError where a reward fails, TrainingError where the device's memory holds no completion.
     """
     if not prompts:
         raise EvalError(
@@ -79,8 +79,7 @@ def evaluate(
     with Scorer(rewards) as scorer:
         with policy.base():
             perplexities["base"] = perplexity(policy, neutral_text())
-            if base_rows is None:
-                base_rows = scored("base")
+            base_rows = scored("base") if base_rows is None else _scored_again(base_rows, prompts, scorer)
         perplexities["tuned"] = perplexity(policy, neutral_text())
         rows = [*base_rows, *scored("tuned")]
     users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
@@ -100,6 +99,28 @@ def evaluate(
     )
 
 
+def _scored_again(rows: Sequence[Row], prompts: Sequence[PreparedPrompt], scorer: Scorer) -> Sequence[Row]:
+    """The same completions with their rewards of today: a recipe's section does not say all of a reward.
+
+    What asks others, such as a judge, is not asked again: its answers cost, and are kept as they were.
+    """
+    if scorer.asks_others:
+        return rows
+    asked = {prompt.prompt_id: prompt for prompt in prompts}
+    scores = scorer.start().scores([_completion(row, asked[row.prompt_id]) for row in rows])
+    return [
+        row.model_copy(update={"reward": score.value, "parts": dict(score.parts)})
+        for row, score in zip(rows, scores, strict=True)
+    ]
+
+
+def _completion(row: Row, prompt: PreparedPrompt) -> Completion:
+    """What the rewards see of a row."""
+    return Completion(
+        row.prompt_id, row.preference_group, prompt.prompt, row.text, prompt.columns, prompt.messages
+    )
+
+
 def _matrix(
     rewards: RewardSum,
     prompts: Sequence[PreparedPrompt],
@@ -113,17 +134,10 @@ def _matrix(
     So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
     """
     asked = {prompt.prompt_id: prompt for prompt in prompts}
-
-    def completion(row: Row) -> Completion:
-        prompt = asked[row.prompt_id]
-        return Completion(
-            row.prompt_id, row.preference_group, prompt.prompt, row.text, prompt.columns, prompt.messages
-        )
-
     groups = sorted({prompt.preference_group for prompt in prompts})
     if limited:
         rows = few_enough(rows, len(groups), _MOST_SCORES)
-    scores = cross_scores(rewards, [completion(row) for row in rows], groups)
+    scores = cross_scores(rewards, [_completion(row, asked[row.prompt_id]) for row in rows], groups)
     if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
         return None
     return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)

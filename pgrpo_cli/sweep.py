@@ -13,7 +13,7 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.load import differing_keys, load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.subject import kept_result, subject_of
+from pgrpo_cli.state.subject import has_judged, has_tasks, kept_result, subject_of
 
 Status = Literal["new", "started", "trained", "done", "different"]
 
@@ -46,7 +46,9 @@ class PlannedRun:
             return "started"
         if not evaluated:
             return "done"
-        return "done" if kept_result(subject_of(run, self.recipe, run.recipe_dir)) else "trained"
+        kept = kept_result(subject_of(run, self.recipe, run.recipe_dir))
+        whole = kept and has_judged(self.recipe, kept) and has_tasks(self.recipe, kept)
+        return "done" if whole else "trained"
 
 
 @dataclass(frozen=True)

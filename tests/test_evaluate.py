@@ -170,6 +170,35 @@ def test_base_rows_are_not_sampled_twice(tmp_path: Path, calls: Any) -> None:
     assert second == first
 
 
+def test_shared_base_rows_have_the_rewards_of_today(tmp_path: Path, calls: Any) -> None:
+    """Else a reward that was mended meanwhile would look like what training did."""
+
+    class Mended(Scripted):
+        def __call__(self, completions: Sequence[Completion]) -> list[Score]:
+            return [Score(s.value + 2, {"value": s.value + 2}) for s in super().__call__(completions)]
+
+    base_rows = [row for row in scripted(tmp_path).rows if row.which == "base"]
+    policy: Any = ScriptedPolicy()
+    shared = evaluate(policy, PROMPTS, summed(Mended()), header(tmp_path), base_rows=base_rows)
+    assert shared == evaluate(policy, PROMPTS, summed(Mended()), header(tmp_path))
+    assert shared.groups["loud"].base.mean == 2.0
+
+
+def test_a_judge_is_not_asked_twice_about_shared_rows(tmp_path: Path, calls: Any) -> None:
+    asked: list[str] = []
+
+    async def judge(completions: Sequence[Completion]) -> list[Score]:
+        asked.extend(c.text.split()[0] for c in completions)
+        return [Score(1.0, {"value": 1.0}) for _ in completions]
+
+    policy: Any = ScriptedPolicy()
+    first = evaluate(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path))
+    asked.clear()
+    base_rows = [row for row in first.rows if row.which == "base"]
+    evaluate(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path), base_rows=base_rows)
+    assert set(asked) == {"tuned"}
+
+
 def test_progress_is_told_for_both_models(tmp_path: Path, calls: Any) -> None:
     told: list[tuple[str, int, int]] = []
     scripted(tmp_path, progress=lambda *state: told.append(state))

@@ -28,8 +28,9 @@ from .eval_shown import result_json, show_comparison, show_result
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.report.diagnosis import Diagnosis
-    from pgrpo_cli.report.types import CurvePoint
+    from pgrpo_cli.report.types import CurvePoint, EvalResult
     from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.subject import Subject
 
 
 def register(app: typer.Typer) -> None:
@@ -67,10 +68,7 @@ def evaluate(
     from pgrpo_cli.eval_judge import judge_run, judge_to_ask
     from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
     from pgrpo_cli.evaluate import evaluate_run, policy_of
-    from pgrpo_cli.report.page import eval_page
-    from pgrpo_cli.state.curve import read_curve
     from pgrpo_cli.state.eval_rows import table_path, write_table
-    from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.results import other_results
     from pgrpo_cli.state.subject import kept_result, subject_of
 
@@ -83,7 +81,8 @@ def evaluate(
     if result is not None:
         told(f"{subject.path} holds this evaluation already; --fresh samples again")
     tasks = tasks_to_run(subject, result, allow_code=allow_code, on_note=told)
-    policy = cache(partial(policy_of, subject))
+    # Both models stay in memory between the two only if there are tasks: a judge may need the room.
+    policy = None if tasks is None else cache(partial(policy_of, subject))
     with shown_progress(quiet=quiet) as progress:
         if result is None:
             result = evaluate_run(
@@ -98,22 +97,25 @@ def evaluate(
         else:
             # It may have been lost, or the evaluation be older than tables are.
             write_table(result, subject.path)
+        # What comes after it may fail: the page of what there is stays.
+        _write_page(subject, result)
+        if tasks is not None and policy is not None:
+            result = run_tasks(
+                subject, result, tasks, policy(), progress=task_progress(progress), on_note=told
+            )
+            policy.cache_clear()
         if judge is not None:
             result = judge_run(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
-        if tasks is not None:
-            result = run_tasks(subject, result, tasks, policy(), progress=task_progress(progress))
-    atomic_write(
-        subject.page,
-        eval_page(result, _curves(subject.run), _diagnosis(subject.run), read_curve(subject.run)),
-    )
+    if tasks is not None or judge is not None:
+        _write_page(subject, result)
     if as_json:
         emit(result_json(result, path=subject.path, table=table_path(subject.path), report=subject.page))
     else:
         show_result(result)
-    if not quiet:
-        note(f"Report: {subject.page}")
-        note(f"Completions: {table_path(subject.path)}")
-        note(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
+    told(f"Report: {subject.page}")
+    told(f"Completions: {table_path(subject.path)}")
+    if not subject.chosen:
+        told(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
 
 
 def compare(
@@ -194,6 +196,15 @@ def compare(
     if not quiet:
         note(f"Page: {page}")
         note("Next: open it in a browser.")
+
+
+def _write_page(subject: Subject, result: EvalResult) -> None:
+    from pgrpo_cli.report.page import eval_page
+    from pgrpo_cli.state.curve import read_curve
+    from pgrpo_cli.state.files import atomic_write
+
+    run = subject.run
+    atomic_write(subject.page, eval_page(result, _curves(run), _diagnosis(run), read_curve(run)))
 
 
 def _run_and_recipe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .policy import Policy
@@ -12,15 +12,20 @@ Progress = Callable[[int, int], None]
 """Called with the requests answered and the number of requests."""
 
 
-def task_model(policy: Policy, batch_size: int) -> Any:
+def task_model(
+    policy: Policy, *, batch_size: int, max_length: int, chat_template_kwargs: Mapping[str, Any]
+) -> Any:
     """An `lm_eval.models.huggingface.HFLM` of the policy as it is: adapter on or off when it is asked.
 
-    Its attribute `progress` takes a `Progress`; requests of one kind count together.
+    `max_length`: tokens of a request. `chat_template_kwargs`: as `apply_chat_template` of the tokenizer takes
+    them. The attribute `progress` of the model takes a `Progress`; requests of one kind count together. What
+    rollouts left in the policy's workspace is given back: full logits need the room.
     """
     from lm_eval.models.huggingface import HFLM
 
     class TaskModel(HFLM):  # type: ignore[misc, unused-ignore]
         progress: Progress
+        batch_size_per_gpu: int
 
         def _counted(self, ask: Callable[..., Any], requests: list[Any]) -> Any:
             self.set_cache_hook(_Counter(self.progress, len(requests)))
@@ -39,10 +44,24 @@ def task_model(policy: Policy, batch_size: int) -> Any:
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **options: Any) -> Any:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
 
+        def lower_batch_size(self) -> bool:
+            """Halve it; whether that could be done."""
+            can = self.batch_size_per_gpu > 1
+            self.batch_size_per_gpu = max(1, self.batch_size_per_gpu // 2)
+            return can
+
+    policy.workspace.release()
     with warnings.catch_warnings():
         # What transformers says about attributes that lm-eval asks for is nothing to the user.
         warnings.simplefilter("ignore", FutureWarning)
-        model = TaskModel(pretrained=policy.model, tokenizer=policy.tokenizer, batch_size=batch_size)
+        model = TaskModel(
+            pretrained=policy.model,
+            tokenizer=policy.tokenizer,
+            batch_size=batch_size,
+            chat_template_args=dict(chat_template_kwargs),
+        )
+    # A model that takes less says so.
+    model._max_length = min(max_length, model.max_length)
     model.progress = lambda done, total: None
     return model
 

@@ -217,12 +217,12 @@ class TaskScore(Data):
 class TaskScores(Data):
     """Tasks of lm-eval. `settings` is the section of the recipe, `lm_eval_version` the package's.
 
-    `code_hash`: of the task files in `settings["include_path"]`.
+    `files_hash`: SHA-256 over the files in `settings["include_path"]`.
     """
 
     settings: dict[str, Any]
     lm_eval_version: str
-    code_hash: str | None
+    files_hash: str | None
     scores: list[TaskScore]
 
 

@@ -29,8 +29,13 @@ class Scorer:
         self._loop = EventLoopThread()
         self._resources = ExitStack()
 
+    @property
+    def asks_others(self) -> bool:
+        """Whether some of the rewards are asynchronous."""
+        return any(is_asynchronous(term.function) for term in self._rewards.terms)
+
     def __enter__(self) -> Scorer:
-        if any(is_asynchronous(term.function) for term in self._rewards.terms):
+        if self.asks_others:
             self._resources.enter_context(self._loop)
         return self
 

@@ -127,6 +127,22 @@ def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult |
     return kept if same and _equal(kept, subject.header, settings) else None
 
 
+def has_judged(recipe: Recipe, kept: EvalResult | None) -> bool:
+    """Whether the judge of the recipe, if there is one, has compared the completions of `kept`."""
+    judge = recipe.eval.judge
+    if judge is None:
+        return True
+    return bool(kept and kept.judged and kept.judged.judge == judge.model_dump(mode="json"))
+
+
+def has_tasks(recipe: Recipe, kept: EvalResult | None) -> bool:
+    """Whether `kept` has scores of the tasks of the recipe, if there are any."""
+    tasks = recipe.eval.lm_eval
+    if tasks is None:
+        return True
+    return bool(kept and kept.lm_eval and kept.lm_eval.settings == tasks.model_dump(mode="json"))
+
+
 def shares_base(header: Header, other: Header) -> bool:
     """Whether the base model's completions are the same in evaluations with these headers."""
     precision = header.recipe["model"] == other.recipe["model"]

@@ -51,7 +51,7 @@ def test_measures_and_differences_by_hand() -> None:
     ends = {"grpo": 1.0, "pgrpo": 3.0}
     runs = [*tuning_runs(list(ends)), *compared_runs(dict.fromkeys(ends, RATES[1]), 3)]
     records = {run.name: record(run, last=ends[run.method]) for run in runs}
-    methods = methods_of(dict.fromkeys(ends, RATES[1]), records, 3)
+    methods = methods_of(dict.fromkeys(ends, RATES[1]), records)
     # The mean over seeds of half of 0.50, 0.51, 0.52 comes to every point: 0.255.
     assert methods["grpo"].mean("base") == pytest.approx(0.255)
     assert methods["grpo"].mean("final") == pytest.approx(1.255)
@@ -64,9 +64,9 @@ def test_measures_and_differences_by_hand() -> None:
 
 
 def test_methods_without_all_seeds_are_left_out() -> None:
-    runs = compared_runs({"grpo": RATES[0], "pgrpo": RATES[0]}, 2)[:3]
+    runs = compared_runs({"grpo": RATES[0], "pgrpo": RATES[0]}, 3)[:5]
     records = {run.name: record(run, last=1.0) for run in runs}
-    assert set(methods_of({"grpo": RATES[0], "pgrpo": RATES[0]}, records, 2)) == {"grpo"}
+    assert set(methods_of({"grpo": RATES[0], "pgrpo": RATES[0]}, records)) == {"grpo"}
 
 
 def test_further_seeds_of_a_method_count_where_the_other_has_them_too() -> None:
@@ -75,13 +75,13 @@ def test_further_seeds_of_a_method_count_where_the_other_has_them_too() -> None:
     rates = dict.fromkeys(ends, RATES[1])
     runs = [*tuning_runs(list(ends)), *compared_runs(rates, 3), Run("pgrpo", RATES[1], 3)]
     records = {run.name: record(run, last=99.0 if run.seed == 3 else ends[run.method]) for run in runs}
-    methods = methods_of(rates, records, 3)
+    methods = methods_of(rates, records)
     assert {name: len(method.records) for name, method in methods.items()} == {"grpo": 3, "pgrpo": 4}
     text = tables(methods, records)
     assert "| `pgrpo` − `grpo` | +0.500 [+0.500..+0.500] ahead | +2.000 [+2.000..+2.000] ahead |" in text
     # A gap ends the row: seed 4 without seed 3 is left out.
     records[Run("grpo", RATES[1], 4).name] = record(Run("grpo", RATES[1], 4), last=1.0)
-    assert len(methods_of(rates, records, 3)["grpo"].records) == 3
+    assert len(methods_of(rates, records)["grpo"].records) == 3
 
 
 def test_runs_are_trained_once_and_leave_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import lm_eval
 import lm_eval.tasks
 import pytest
+import torch
 from lm_eval.models.huggingface import HFLM
 from typer.testing import Result
 
@@ -19,6 +20,7 @@ from pgrpo_cli.evaluate import policy_of
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import subject_of
+from pgrpo_cli.sweep import PlannedRun
 from tests.support.evaluated import KEPT, pgrpo
 from tests.support.lm_tasks import CHOICES, COPIES, DOCUMENTS, GROUP, PERPLEXITY, task_folder
 
@@ -109,7 +111,7 @@ def test_scores_stay_until_their_settings_or_files_change(run: Path, folder: Pat
     kept = (run / KEPT).read_bytes()
     assert "reading its tasks" not in again().stderr
     assert (run / KEPT).read_bytes() == kept
-    (folder / "code.py").write_text("def answer(document):\n    return 'nothing'\n")
+    (folder / "_default_template_yaml").write_text("# What task files include may have no suffix.\n")
     assert "reading its tasks" in again().stderr
     assert "reading its tasks" in again(num_fewshot=2).stderr
     found = json.loads((run / KEPT).read_text())
@@ -154,12 +156,81 @@ def test_an_unknown_name_gets_the_nearest_of_lm_evals_own(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_tasks_only")
-def test_tasks_that_run_programs_of_the_model_are_refused(run: Path, folder: Path) -> None:
+def test_tasks_that_run_programs_of_the_model_are_refused_unread(run: Path, folder: Path) -> None:
+    """Such a task may run something already where it is loaded."""
     with (folder / f"{COPIES}.yaml").open("a") as file:
         file.write("unsafe_code: true\n")
+    (folder / "code.py").write_text("raise SystemExit('loaded')\n")
     result = evaluated(run, folder, "--allow-code", tasks=[GROUP])
     assert result.exit_code == 2
     assert COPIES in result.stderr and "program" in result.stderr
+
+
+def test_a_metric_beside_the_recipe_is_not_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package evaluate takes a script of that name from the current folder before any other."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squad_v2").mkdir()
+    (tmp_path / "squad_v2" / "squad_v2.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "asks.py").write_text("import evaluate\nmetric = evaluate.load('squad_v2')\n")
+    (tmp_path / "own" / "asks.yaml").write_text(
+        "task: asks\ndataset_path: json\ndoc_to_text: !function asks.metric\n"
+    )
+    defaults = partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    manager = lambda include_path: defaults(include_path=str(tmp_path / "own"))  # noqa: E731
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    result = evaluated(run, None, tasks=["asks"])
+    assert result.exit_code == 2
+    assert "wants the metric 'squad_v2'" in result.stderr and "--allow-code" in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_a_sweep_is_done_when_its_tasks_are(run: Path, folder: Path) -> None:
+    """Tasks come after an evaluation, so that there may be one without them."""
+    section = {"tasks": [CHOICES], "include_path": str(folder), "limit": 2}
+
+    def status(*words: str) -> str:
+        recipe = load_recipe(run / "recipe.yaml", words)
+        return PlannedRun(run, words, recipe).status(evaluated=True)
+
+    with_tasks = f"eval.lm_eval={json.dumps(section)}"
+    assert (status(), status(with_tasks)) == ("done", "trained")
+    judge = {"base_url": "http://localhost:9/v1", "model": "small"}
+    assert status(f"eval.judge={json.dumps(judge)}") == "trained"
+    assert pgrpo("eval", run, "--set", with_tasks, "--allow-code", "--quiet").exit_code == 0
+    assert status(with_tasks) == "done"
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_what_tasks_print_does_not_reach_standard_output(run: Path, folder: Path) -> None:
+    code = "print('imported')\ndef answer(document):\n    print('asked')\n    return document['choices'][0]\n"
+    (folder / "code.py").write_text(code)
+    result = evaluated(run, folder, "--allow-code", "--json", "--quiet", tasks=[COPIES], limit=2)
+    assert scores(result) and result.stderr == ""
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_out_of_memory_halves_the_batch(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = scores(evaluated(run, folder, "--allow-code", "--json", tasks=[CHOICES], limit=6))
+    call = HFLM._model_call
+
+    def small(self: Any, inps: Any, *rest: Any, **options: Any) -> Any:
+        if len(inps) > 2:
+            raise torch.OutOfMemoryError("made up")
+        return call(self, inps, *rest, **options)
+
+    monkeypatch.setattr(HFLM, "_model_call", small)
+    result = evaluated(run, folder, "--allow-code", "--json", tasks=[CHOICES], limit=6, max_length=200)
+    assert "lm-eval now computes 4 at a time" in result.stderr
+    assert "lm-eval now computes 2 at a time" in result.stderr
+    assert scores(result) == whole
+    monkeypatch.setattr(HFLM, "_model_call", lambda *_: small(None, [0] * 3))
+    result = evaluated(run, folder, "--allow-code", tasks=[CHOICES], limit=7)
+    assert result.exit_code == 1
+    assert "lm-eval failed: out of memory" in result.stderr and "max_length" in result.stderr
 
 
 @pytest.mark.usefixtures("own_tasks_only")
@@ -175,6 +246,7 @@ def test_documents_that_are_missing_cost_no_sampling(run: Path, folder: Path) ->
 @pytest.mark.usefixtures("own_tasks_only")
 def test_a_task_that_fails_leaves_the_evaluation(run: Path, folder: Path) -> None:
     shutil.rmtree(run / "eval")
+    (run / "report.html").unlink()
     code = "def answer(document):\n    return {'0 + 0 =': 'a'}[document['question']]\n"
     (folder / "code.py").write_text(code)
     result = evaluated(run, folder, "--allow-code", tasks=[COPIES], limit=3)
@@ -182,6 +254,7 @@ def test_a_task_that_fails_leaves_the_evaluation(run: Path, folder: Path) -> Non
     assert "lm-eval failed: KeyError: '0 + 1 ='" in result.stderr and "Traceback" not in result.output
     found = json.loads((run / KEPT).read_text())
     assert found["lm_eval"] is None and found["rows"]
+    assert "tuned - base" in (run / "report.html").read_text()
 
 
 def test_without_the_package_the_remedy_is_named(

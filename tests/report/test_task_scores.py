@@ -160,7 +160,7 @@ def test_the_table_and_the_sentence_leave_out_parts() -> None:
     base = grouped(found(a=[0.0] * 3, b=[1.0] * 2), 0.4, g=["a", "b"])
     tuned = grouped(found(a=[1.0] * 3, b=[1.0] * 2), 1.0, g=["a", "b"])
     scores = task_scores(base, tuned, ESTIMATOR)
-    told = TaskScores(settings={}, lm_eval_version="0.4", code_hash=None, scores=scores)
+    told = TaskScores(settings={}, lm_eval_version="0.4", files_hash=None, scores=scores)
     assert [[cell.text for cell in row] for row in tasks_table(told).rows] == [
         ["g acc", "0.400", "1.000", "+0.600", "ahead", "higher", "5"]
     ]

@@ -55,7 +55,7 @@ def task_folder(folder: Path) -> Path:
     ]
     data.write_text("\n".join(map(json.dumps, lines)))
     for name, text in ((CHOICES, _CHOICES), (COPIES, _COPIES), (PERPLEXITY, _PERPLEXITY)):
-        head = _HEAD.format(name=name, data=data, cache=folder / "cache")
+        head = _HEAD.format(name=name, data=data, cache=folder.with_name("cache"))
         (folder / f"{name}.yaml").write_text(head + text)
     (folder / "group.yaml").write_text(_GROUP.format(name=GROUP, parts=f"{CHOICES}, {COPIES}"))
     (folder / "code.py").write_text("def answer(document):\n    return document['choices'][0]\n")

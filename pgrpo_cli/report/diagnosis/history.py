@@ -76,9 +76,8 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
         f"The history mean of preference group {name!r} ({shown(past.mean)}) lags behind its rewards of the "
         f"last {RECENT_STEPS} steps (mean {shown(now)}) by {abs(lag):.1f} standard deviations: most answers "
         f"are pushed {way}, good or bad, because of the past.",
-        f"{remedy}, so that it forgets sooner; or advantage.estimator=pgrpo_centered, which compares an "
-        "answer with the "
-        "others to the same prompt.",
+        f"{remedy}, so that it forgets sooner; or advantage.estimator=pgrpo_adaptive, which weighs it "
+        "against the other answers to the same prompt.",
         {"history_mean": past.mean, "recent_mean": now, "std": past.std, "prompts": int(own_P.sum())},
     )
 

@@ -145,7 +145,7 @@ def _why_stuck(view: RunView, kl: float | None) -> tuple[str, str]:
         "noisy, or too hard, for what is sampled.",
         f"Set train.prompts_per_step={2 * recipe.train.prompts_per_step} or "
         f"rollout.num_generations={2 * recipe.rollout.num_generations} for less noise, or give the reward a "
-        "slope. advantage.estimator=pgrpo_centered helps where prompts differ much in difficulty.",
+        "slope. advantage.estimator=pgrpo_adaptive helps where prompts differ much in difficulty.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from pgrpo_cli.algo.advantages import PRESETS
 from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
 from pgrpo_cli.recipe.schema import Recipe
 
@@ -192,7 +193,8 @@ def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: f
 def _looks_at_history(recipe: Recipe) -> bool:
     """Whether a prompt all of whose rewards are alike may still have advantages that are not 0."""
     section = recipe.advantage
-    return section.estimator in ("pgrpo", "pgrpo_shrinkage") or section.baseline in ("history", "shrinkage")
+    baseline, _ = PRESETS.get(section.estimator, (section.baseline, section.scale))
+    return baseline in ("history", "shrinkage")
 
 
 def _lacks_generation_groups(view: RunView) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.algo.advantages import PRESETS
 from pgrpo_cli.report.diagnosis import RULES, Finding, diagnose
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import RunReader, view_of
@@ -184,6 +185,9 @@ def test_what_dead_prompts_cost_depends_on_the_estimator(tmp_path: Path) -> None
     assert "a good prompt from a bad one" in said(tmp_path / "history", Made(parts=parts)).says
     grpo = said(tmp_path / "grpo", Made(parts=parts, recipe={"advantage__estimator": "grpo"}))
     assert "With advantage.estimator grpo nothing is learnt from them" in grpo.says
+    for name, (baseline, _) in PRESETS.items():
+        told = said(tmp_path / f"all-{name}", Made(parts=parts, recipe={"advantage__estimator": name})).says
+        assert ("nothing is learnt" in told) == (baseline in ("prompt", "leave_one_out"))
 
 
 def test_without_kl_its_rule_says_why_it_is_silent(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def tables(methods: Mapping[str, Method], records: Records) -> str:
     first = next(iter(methods.values()))
     parts = [
         f"Means are over the first {LEAST_SEEDS} seeds; before training the macro reward is "
-        f"{first.mean('base'):.3f}. `tuning`: mean training reward over the second half of seed 0's run at the "
-        f"rates {', '.join(f'{rate:g}' for rate in RATES)}.",
+        f"{first.mean('base'):.3f}. `tuning`: mean training reward over the second half of seed 0's run at "
+        f"the rates {', '.join(f'{rate:g}' for rate in RATES)}.",
         "",
         table(
             ["method", "rate", "seeds", "tuning", "area", "final", "majority", "others", "worst"],

@@ -77,6 +77,8 @@ def test_further_seeds_of_a_method_count_where_the_other_has_them_too() -> None:
     records = {run.name: record(run, last=99.0 if run.seed == 3 else ends[run.method]) for run in runs}
     methods = methods_of(rates, records)
     assert {name: len(method.records) for name, method in methods.items()} == {"grpo": 3, "pgrpo": 4}
+    # Means are over the seeds that all have: 3, and half of 0.50, 0.51, 0.52.
+    assert methods["pgrpo"].mean("final") == pytest.approx(3.255)
     text = tables(methods, records)
     assert "| `pgrpo` − `grpo` | +0.500 [+0.500..+0.500] ahead | +2.000 [+2.000..+2.000] ahead |" in text
     # A gap ends the row: seed 4 without seed 3 is left out.

@@ -10,6 +10,7 @@ from pgrpo_cli.errors import IncomparableError, RunError
 from pgrpo_cli.evaluate import Progress as Shown
 from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
+from pgrpo_cli.report.areas import area_pairs
 from pgrpo_cli.report.comparison import Side, pairs_of
 from pgrpo_cli.report.comparison_types import ComparedRun, Comparison, Method
 from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, varying_keys
@@ -124,7 +125,11 @@ def compare(
             for entrant in entrants
         ],
         learning=learning_of(
-            methods, progress or {}, threshold=threshold, confidence=first.result.confidence
+            methods,
+            progress or {},
+            areas_by_prompt=area_pairs(methods, progress or {}, bootstrap, users),
+            threshold=threshold,
+            confidence=first.result.confidence,
         ),
         pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap, users)],
         notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],

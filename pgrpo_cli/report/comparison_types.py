@@ -50,7 +50,9 @@ class Learning(Data):
     """How fast a method learns in one preference group (None: the macro mean), over its seeds.
 
     `source`: whose rewards the curve is of. `area`: mean height of the curve over the steps that all runs
-    have; `area_difference`: that, minus the reference's. `steps` and `seconds` until the curve is at
+    have; `area_difference`: that, minus the reference's, over prompts and seeds as `Pair` is where the curves
+    tell prompts apart, else over seeds; `area_verdict` and `area_explanation` as a pair's, None and empty for
+    the reference. `steps` and `seconds` until the curve is at
     `threshold`, which `reached` of the seeds attain; unknown unless all do.
     """
 
@@ -59,6 +61,8 @@ class Learning(Data):
     source: CurveSource
     area: Estimate
     area_difference: Estimate
+    area_verdict: Verdict | None
+    area_explanation: str
     threshold: Number
     reached: int
     steps: Estimate

@@ -15,10 +15,10 @@ from statistics import fmean, stdev
 
 from pgrpo_cli.algo.intervals import student_t_quantile
 
-from .comparison_types import CurveSource, Learning, Method
+from .comparison_types import CurveSource, Learning, Method, Pair
 from .curves import group_curves, half_life_of, macro_curve
-from .summary import ROUNDING
-from .types import CurvePoint, Estimate
+from .estimates import ROUNDING, PromptValues, verdict
+from .types import CurvePoint, Estimate, Verdict
 
 Line = list[tuple[int, float]]
 """Steps in order, each with a mean reward."""
@@ -29,11 +29,13 @@ class Progress:
     """What a run recorded while it trained.
 
     `points`: training rewards. `held_out`: by step the mean reward of each preference group, and the macro
-    mean under None; empty where nothing was measured. `seconds`: what each step took.
+    mean under None; empty where nothing was measured. `prompts`: by step that of each prompt, by preference
+    group; empty where a step does not tell. `seconds`: what each step took.
     """
 
     points: Sequence[CurvePoint] = ()
     held_out: Mapping[int, Mapping[str | None, float]] = field(default_factory=dict)
+    prompts: Mapping[int, PromptValues] = field(default_factory=dict)
     seconds: Mapping[int, float] = field(default_factory=dict)
 
     def seconds_until(self, step: float) -> float:
@@ -78,13 +80,16 @@ def learning_of(
     methods: Sequence[Method],
     runs: Mapping[str, Progress],
     *,
+    areas_by_prompt: Mapping[tuple[str, str | None], Pair] | None = None,
     threshold: float | None = None,
     confidence: float = 0.95,
 ) -> list[Learning]:
     """A line a method and preference group, the macro mean (None) first; the first method is the reference.
 
-    `threshold`: a mean reward; by default, in each preference group, the lowest of the methods' last values.
+    `areas_by_prompt`: what `area_pairs` says; without, areas differ by what seeds scatter alone. `threshold`:
+    a mean reward; by default, in each preference group, the lowest of the methods' last values.
     """
+    by_prompt = areas_by_prompt or {}
     if not runs:
         return []
     source, lines = curve_source(runs), run_lines(runs)
@@ -97,7 +102,9 @@ def learning_of(
         goal = _goal(methods, by_run) if threshold is None else threshold
         areas = _areas(by_run)
         for method in methods:
-            found.append(_learning(method, methods[0], group, source, by_run, runs, areas, goal, confidence))
+            pair = by_prompt.get((method.label, group))
+            learnt = _learning(method, methods[0], group, source, by_run, runs, areas, goal, confidence)
+            found.append(learnt if pair is None else _judged(learnt, pair))
     return found
 
 
@@ -138,6 +145,8 @@ def _learning(
     goal: float,
     confidence: float,
 ) -> Learning:
+    difference = _area_difference(method, reference, areas, confidence)
+    says, explanation = _over_seeds_verdict(difference)
     steps = [steps_until(lines[run], goal) for run in method.runs]
     seconds = [runs[run].seconds_until(step) for run, step in zip(method.runs, steps, strict=True)]
     return Learning(
@@ -145,12 +154,28 @@ def _learning(
         preference_group=group,
         source=source,
         area=over_seeds([areas[run] for run in method.runs], confidence),
-        area_difference=_area_difference(method, reference, areas, confidence),
+        area_difference=difference,
+        area_verdict=None if method is reference else says,
+        area_explanation="" if method is reference else explanation,
         threshold=goal,
         reached=sum(not math.isnan(step) for step in steps),
         steps=over_seeds(steps, confidence),
         seconds=over_seeds(seconds, confidence),
     )
+
+
+def _judged(line: Learning, pair: Pair) -> Learning:
+    """The line with the difference of areas by prompts and seeds."""
+    difference = Estimate(mean=pair.difference, ci_low=pair.ci_low, ci_high=pair.ci_high, n=pair.seeds)
+    told = {"area_verdict": pair.verdict, "area_explanation": pair.explanation}
+    return line.model_copy(update={"area_difference": difference, **told})
+
+
+def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
+    if math.isnan(difference.ci_low):
+        return "can't tell", "can't tell with one seed of a curve that does not tell prompts apart"
+    says = verdict(difference)
+    return says, says if says != "can't tell" else f"can't tell with {difference.n} seeds"
 
 
 def _area_difference(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from .comparison_types import Comparison, Learning
-from .tables import MACRO, Cell, Table, number
+from .tables import MACRO, TONES, Cell, Table, Tone, number
 from .types import Estimate
 
 
@@ -24,8 +24,8 @@ def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Table
         summaries=frozenset(
             i for i, row in enumerate(rows) if row.preference_group is None and not macro_only
         ),
-        details=frozenset({3 - skipped, 5 - skipped}),
-        spare=frozenset({7 - skipped}),
+        details=frozenset({3 - skipped}),
+        spare=frozenset({8 - skipped}),
     )
 
 
@@ -39,12 +39,22 @@ def learning_sentence(comparison: Comparison) -> str:
     )
     return (
         f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
-        "their number. Steps and seconds are those of training until the curve is at the reward named: by "
-        "default the lowest of the methods' last values."
+        "their number; verdicts on it are made as those above. Steps and seconds are those of training until "
+        "the curve is at the reward named: by default the lowest of the methods' last values."
     )
 
 
-_COLUMNS = ("mean of", "method", "mean height", "less reference", "reward", "steps to it", "seconds", "by")
+_COLUMNS = (
+    "mean of",
+    "method",
+    "mean height",
+    "less reference",
+    "verdict",
+    "reward",
+    "steps to it",
+    "seconds",
+    "by",
+)
 _SOURCES = {
     "held-out": "held-out prompts during training",
     "training": "training rewards, smoothed",
@@ -54,13 +64,15 @@ _SOURCES = {
 def _row(row: Learning, is_reference: bool) -> tuple[Cell, ...]:
     difference = row.area_difference
     seeds = row.area.n
+    tone: Tone = TONES[row.area_verdict] if row.area_verdict else ""
     return (
         Cell(MACRO if row.preference_group is None else row.preference_group),
         Cell(row.method),
         Cell(number(row.area.mean), _interval(row.area, number)),
         Cell("")
         if is_reference
-        else Cell(number(difference.mean, signed=True), _interval(difference, number)),
+        else Cell(number(difference.mean, signed=True), _interval(difference, number), tone),
+        Cell(row.area_verdict or "", tone=tone),
         Cell(number(row.threshold)),
         Cell(_whole(row.steps.mean), _interval(row.steps, _whole)),
         Cell(_whole(row.seconds.mean), _interval(row.seconds, _whole)),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.report.estimates import prompt_values
+from pgrpo_cli.report.estimates import PromptValues, prompt_values
 from pgrpo_cli.report.types import CurvePoint, Row
 
 from .files import explained
@@ -57,3 +57,15 @@ def read_curve(run: RunDirectory) -> list[CurvePoint]:
         for record in records
         for group, numbers in record["groups"].items()
     ]
+
+
+def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
+    """By step the mean reward of each prompt, by preference group; empty without a curve, or one without."""
+    path = curve_path(run)
+    records = read_metrics(path) if path.is_file() else []
+    if not all("prompts" in numbers for record in records for numbers in record["groups"].values()):
+        return {}
+    return {
+        record["step"]: {group: numbers["prompts"] for group, numbers in record["groups"].items()}
+        for record in records
+    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgrpo_cli.report.learning import Progress
 
-from .curve import read_curve
+from .curve import read_curve, read_prompts
 from .history_store import read_curves
 from .run import RunDirectory
 from .runlog import read_metrics
@@ -21,6 +21,7 @@ def read_progress(run: RunDirectory) -> Progress:
     return Progress(
         points=read_curves(run.history_path) if run.history_path.is_file() else [],
         held_out=_held_out(run),
+        prompts=read_prompts(run),
         seconds={step: found for step, found in seconds.items() if not math.isnan(found)},
     )
 

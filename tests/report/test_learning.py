@@ -121,8 +121,8 @@ def test_the_table_says_whose_rewards_they_are() -> None:
     table = learning_table(held_out, macro_only=True)
     assert table is not None and table.title == "How fast: macro mean, held-out prompts during training"
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["slow", "0.150", "", "0.200", "20", "40", "1 of 1"],
-        ["fast", "0.400", "+0.250", "0.200", "10", "20", "1 of 1"],
+        ["slow", "0.150", "", "", "0.200", "20", "40", "1 of 1"],
+        ["fast", "0.400", "+0.250", "can't tell", "0.200", "10", "20", "1 of 1"],
     ]
     whole = learning_table(held_out)
     assert whole is not None and [row[0].text for row in whole.rows] == ["macro mean"] * 2 + ["calm"] * 2

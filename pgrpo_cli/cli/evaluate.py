@@ -69,7 +69,7 @@ def evaluate(
     from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
     from pgrpo_cli.evaluate import evaluate_run, policy_of
     from pgrpo_cli.state.eval_rows import table_path, write_table
-    from pgrpo_cli.state.results import other_results
+    from pgrpo_cli.state.results import kept_results
     from pgrpo_cli.state.subject import kept_result, subject_of
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
@@ -90,7 +90,7 @@ def evaluate(
                 policy=policy,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
-                others=() if fresh else other_results(subject.path),
+                others=() if fresh else kept_results(subject.run),
                 progress=progress,
                 on_note=told,
             )

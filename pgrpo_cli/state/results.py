@@ -35,12 +35,11 @@ def write_result(result: EvalResult, path: Path) -> None:
     write_table(result, path)
 
 
-def other_results(path: Path) -> Iterator[EvalResult]:
-    """The evaluations beside the one in `path` that can be read, newest step first."""
-    for other in sorted(path.parent.glob("step-*.json"), reverse=True):
-        if other != path:
-            with suppress(EvalError):
-                yield read_result(other)
+def kept_results(run: RunDirectory) -> Iterator[EvalResult]:
+    """The evaluations of a run that can be read, newest step first."""
+    for path in sorted(run.eval_dir.glob("step-*.json"), reverse=True):
+        with suppress(EvalError):
+            yield read_result(path)
 
 
 def read_result(path: Path) -> EvalResult:

@@ -40,6 +40,14 @@ def test_evaluations_of_a_run_share_the_base_models_completions(run: Path) -> No
     assert evaluation(run, FIRST) == found
 
 
+def test_other_intervals_of_the_same_adapter_share_them_too(run: Path) -> None:
+    before = evaluation(run, KEPT)
+    result = pgrpo("eval", run, "--set", "eval.confidence=0.9")
+    assert "tuned model: sampling" in result.stderr and "base model: sampling" not in result.stderr
+    after = evaluation(run, KEPT)
+    assert after["rows"] == before["rows"] and after["confidence"] == 0.9
+
+
 def test_other_sampling_shares_nothing(run: Path) -> None:
     result = pgrpo("eval", run, "--checkpoint", "1", "--set", "eval.temperature=0.5")
     assert result.exit_code == 0 and "base model: sampling" in result.stderr

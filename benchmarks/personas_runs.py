@@ -39,12 +39,6 @@ METHODS: dict[str, tuple[str, ...]] = {
         "data.preference_groups={type: random, count: 7}",
     ),
     "pgrpo_adaptive": ("advantage.estimator=pgrpo_adaptive",),
-    # There is one reward, so the order of sums changes nothing; the step's advantages are then centred.
-    "pgrpo, renormalized": (
-        "advantage.estimator=pgrpo",
-        "advantage.aggregate=normalize_then_sum",
-        "advantage.renormalize=true",
-    ),
 }
 RATES = (6e-4, 1.2e-3, 2.4e-3)
 SETTINGS = ("train.steps=20", "eval.every=10", "eval.num_completions=2", "data.seed=0")

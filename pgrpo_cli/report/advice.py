@@ -69,9 +69,10 @@ def estimator_advice(groups: Mapping[str, Components], num_generations: int) -> 
         for name, group in groups.items()
         if weights[name] is not None and group.within_variance is not None
     }
-    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)}")
+    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)} {_BASIS}")
 
 
+_BASIS = "The rule is that of a simulation, which one language model did not confirm (docs/reproduction.md)."
 _TOO_EARLY = (
     f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} prompts or more with "
     "rewards that differ."

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.held_out import held_out
+from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.judged import judged_of
 from pgrpo_cli.report.types import EvalResult, JudgedPair, Row
@@ -91,14 +92,7 @@ def _pairs(subject: Subject, result: EvalResult, most: int) -> list[tuple[Row, C
     for prompt in prompts:
         for index in range(most):
             base, tuned = (
-                Completion(
-                    prompt.prompt_id,
-                    prompt.preference_group,
-                    prompt.prompt,
-                    rows[which, prompt.prompt_id, index].text,
-                    prompt.columns,
-                    prompt.messages,
-                )
+                completion_of(prompt, rows[which, prompt.prompt_id, index].text)
                 for which in ("base", "tuned")
             )
             pairs.append((rows["tuned", prompt.prompt_id, index], base, tuned))

@@ -13,12 +13,12 @@ from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.model.load import load_policy, pick_device
 from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.kept import kept_of
 from pgrpo_cli.report.matrix import few_enough, matrix_of
 from pgrpo_cli.report.summary import summarise
 from pgrpo_cli.report.types import EvalResult, Header, Matrix, Row, Which
-from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
@@ -107,18 +107,11 @@ def _scored_again(rows: Sequence[Row], prompts: Sequence[PreparedPrompt], scorer
     if scorer.asks_others:
         return rows
     asked = {prompt.prompt_id: prompt for prompt in prompts}
-    scores = scorer.start().scores([_completion(row, asked[row.prompt_id]) for row in rows])
+    scores = scorer.start().scores([completion_of(asked[row.prompt_id], row.text) for row in rows])
     return [
         row.model_copy(update={"reward": score.value, "parts": dict(score.parts)})
         for row, score in zip(rows, scores, strict=True)
     ]
-
-
-def _completion(row: Row, prompt: PreparedPrompt) -> Completion:
-    """What the rewards see of a row."""
-    return Completion(
-        row.prompt_id, row.preference_group, prompt.prompt, row.text, prompt.columns, prompt.messages
-    )
 
 
 def _matrix(
@@ -137,7 +130,7 @@ def _matrix(
     groups = sorted({prompt.preference_group for prompt in prompts})
     if limited:
         rows = few_enough(rows, len(groups), _MOST_SCORES)
-    scores = cross_scores(rewards, [_completion(row, asked[row.prompt_id]) for row in rows], groups)
+    scores = cross_scores(rewards, [completion_of(asked[row.prompt_id], row.text) for row in rows], groups)
     if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
         return None
     return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)

@@ -84,7 +84,7 @@ def in_pieces(
             continue
         # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
         spared, more = True, not spared and spare()
-        _release_memory()
+        release_memory()
         if more:
             continue
         if len(piece.completions) == 1:
@@ -103,7 +103,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
+    """Give the device what nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

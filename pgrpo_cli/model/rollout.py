@@ -50,10 +50,11 @@ class Rollouts:
     def completions(self) -> list[Completion]:
         """What the rewards see, a completion each."""
         prompts_N = [p for p in self.prompts for _ in range(self.num_generations)]
-        return [_completion(p, text) for p, text in zip(prompts_N, self.texts_N, strict=True)]
+        return [completion_of(p, text) for p, text in zip(prompts_N, self.texts_N, strict=True)]
 
 
-def _completion(prompt: PreparedPrompt, text: str) -> Completion:
+def completion_of(prompt: PreparedPrompt, text: str) -> Completion:
+    """What the rewards see of an answer to a prompt."""
     return Completion(
         prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
     )
@@ -107,7 +108,7 @@ def sample(
             for n in rows.tolist():
                 ids_T = ids_N_T[n, : lengths_N[n]].tolist()
                 texts_N[n] = policy.tokenizer.decode(ids_T, skip_special_tokens=True)
-            on_batch(rows.tolist(), [_completion(prompts[n // G], texts_N[n]) for n in rows.tolist()])
+            on_batch(rows.tolist(), [completion_of(prompts[n // G], texts_N[n]) for n in rows.tolist()])
     policy.model.train(was_training)
 
     mask_N_T = (torch.arange(T) < lengths_N.unsqueeze(1))[:, : int(lengths_N.max())]

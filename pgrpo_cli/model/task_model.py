@@ -60,7 +60,7 @@ def task_model(
             batch_size=batch_size,
             chat_template_args=dict(chat_template_kwargs),
         )
-    # A model that takes less says so.
+    # Never more than the model takes.
     model._max_length = min(max_length, model.max_length)
     model.progress = lambda done, total: None
     return model

@@ -21,7 +21,7 @@ import torch
 from pgrpo_cli.errors import EvalError, PgrpoError, RecipeError
 from pgrpo_cli.registry import nearest
 
-from .oom import is_out_of_memory
+from .oom import is_out_of_memory, release_memory
 
 # lm-eval's own, so that its command line gives the same numbers.
 _FEWSHOT_SEED, _PYTHON_SEED, _TORCH_SEED = 1234, 0, 1234
@@ -46,7 +46,11 @@ def load_tasks(names: Sequence[str], folder: Path | None, *, allow_code: bool) -
                     remedy="`lm-eval ls tasks` lists them; task files of your own need `include_path`.",
                 )
             _refuse_programs(name, manager.task_index)
-        with explained(f"lm-eval cannot load {', '.join(names)}", "Are their documents at hand?"):
+        remedy = (
+            "Most documents come from the Hugging Face Hub: go online once, or leave the task out of "
+            "eval.lm_eval.tasks."
+        )
+        with explained(f"lm-eval cannot load {', '.join(names)}", remedy):
             return manager.load(list(names))
 
 
@@ -95,8 +99,8 @@ def answered(
                 if not is_out_of_memory(error) or not model.lower_batch_size():
                     raise
         on_note(f"out of memory; lm-eval now computes {model.batch_size_per_gpu} at a time")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        # Only here: within the block above the traceback holds the failed attempt's tensors.
+        release_memory()
 
 
 def package(module: str) -> Any:

@@ -37,9 +37,10 @@ def learning_sentence(comparison: Comparison) -> str:
         if source == "held-out"
         else "Curves are of training rewards, smoothed, not of held-out prompts: how fast, not how well."
     )
+    verdicts = "made as those above" if source == "held-out" else "over seeds alone"
     return (
         f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
-        "their number; verdicts on it are made as those above. Steps and seconds are those of training until "
+        f"their number; verdicts on it are {verdicts}. Steps and seconds are those of training until "
         "the curve is at the reward named: by default the lowest of the methods' last values."
     )
 

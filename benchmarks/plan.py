@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.processes import FAILED, keep, measured_by, output_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
@@ -65,21 +68,27 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = measure(name, Path(folder), arguments.steps)
         console.print(f"{name}: {json.dumps(results[name])}", soft_wrap=True)
+        keep(arguments.json, {"steps": arguments.steps, "cases": results})
     console.print(as_table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"steps": arguments.steps, "cases": results}, indent=2) + "\n")
 
 
 def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    """Planned and measured peak in MiB, and the plan over the measurement."""
+    """Planned and measured peak in MiB, and the plan over the measurement; or `{"failed": why}`."""
     settings = [*USUAL, *CASES[name], f"train.steps={steps}"]
     if name == LONG_PROMPTS:
         settings.append(f"data.source={{type: jsonl, path: {write_long_prompts(folder)}}}")
     sets = [word for setting in settings for word in ("--set", setting)]
     common = [str(RECIPE), "--run-dir", str(folder / "run"), *sets]
-    run(PGRPO, "prepare", *common, "--quiet")
-    plan = json.loads(run(PGRPO, "plan", *common, "--json"))
-    peak = json.loads(run(TRAIN, "train", *common, "--quiet").strip().splitlines()[-1])
+    _, failed = output_of(program(PGRPO, "prepare", *common, "--quiet"), cwd=ROOT)
+    if failed:
+        return {FAILED: f"prepare: {failed}"}
+    planned_as, failed = output_of(program(PGRPO, "plan", *common, "--json"), cwd=ROOT)
+    if failed:
+        return {FAILED: f"plan: {failed}"}
+    plan = json.loads(planned_as)
+    peak = measured_by(program(TRAIN, "train", *common, "--quiet"), cwd=ROOT)
+    if FAILED in peak:
+        return {FAILED: f"train: {peak[FAILED]}", "planned_mib": plan["peak_bytes"] >> 20}
     on_gpu = "allocated" in peak
     measured = peak["allocated" if on_gpu else "resident"]
     planned = plan["here"]["tensors_bytes"] if on_gpu else plan["peak_bytes"]
@@ -92,10 +101,9 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def run(program: str, *arguments: str) -> str:
-    """What a program prints; its progress goes to the terminal."""
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
+def program(source: str, *arguments: str) -> list[str]:
+    """The command that runs Python source with arguments."""
+    return [sys.executable, "-c", source, *arguments]
 
 
 def write_long_prompts(folder: Path) -> Path:
@@ -127,6 +135,9 @@ def as_table(results: dict[str, dict[str, Any]]) -> Table:
     for heading in ("planned MiB", "measured MiB", "planned / measured"):
         table.add_column(heading, justify="right")
     for name, found in results.items():
+        if FAILED in found:
+            table.add_row(name, str(found.get("planned_mib", "-")), FAILED)
+            continue
         table.add_row(name, str(found["planned_mib"]), str(found["measured_mib"]), f"{found['ratio']:.2f}")
     return table
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.processes import FAILED, keep, measured_by
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (100_000, 1_000_000, 32_000_000)
@@ -67,20 +68,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = results[str(size)] = {"written": apart("write", folder, str(size))}
             console.print(f"{size:,} ratings: {json.dumps(found['written'])}", soft_wrap=True)
+            if FAILED in found["written"]:
+                continue
             for case in arguments.cases:
                 found[case] = apart(case, folder, str(size))
                 console.print(f"{size:,} ratings, {case}: {json.dumps(found[case])}", soft_wrap=True)
+                keep(arguments.json, results)
     console.print(as_table(results, arguments.cases))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def apart(*arguments: str) -> dict[str, Any]:
-    """What `step` finds in a process of its own."""
-    command = [sys.executable, __file__, "--step", *arguments]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return found
+    """What `step` finds in a process of its own, or `{"failed": why}`."""
+    return measured_by([sys.executable, __file__, "--step", *arguments])
 
 
 def step(name: str, folder: str, size: str) -> dict[str, Any]:
@@ -196,17 +195,19 @@ def as_table(results: dict[str, dict[str, Any]], cases: list[str]) -> Any:
     table.add_column("case", no_wrap=True)
     for heading in ("prompts", "seconds", "processor", "processor a million", "peak MB"):
         table.add_column(heading, justify="right")
-    for found in results.values():
-        ratings = found["written"]["ratings"]
+    for size, found in results.items():
         for case in cases:
-            numbers = found[case]
+            numbers = found.get(case, found["written"])
+            if FAILED in numbers:
+                table.add_row(size, case, FAILED)
+                continue
             table.add_row(
-                f"{ratings:,}",
+                f"{found['written']['ratings']:,}",
                 case,
                 f"{numbers['train'] + numbers['eval']:,}",
                 f"{numbers['seconds']:.1f}",
                 f"{numbers['processor_seconds']:.1f}",
-                f"{numbers['processor_seconds'] / ratings * 1e6:.2f}",
+                f"{numbers['processor_seconds'] / found['written']['ratings'] * 1e6:.2f}",
                 f"{numbers['peak_mb']:,}",
             )
     return table

@@ -5,7 +5,8 @@
 
 Each side of each shape runs in a process of its own, one after the other, on the same model, prompts, number
 and forced length of completions, LoRA, dtype, beta and cut into micro-batches. Seconds are the median of the
-timed steps; peak memory is counted from the first step on (resident on a CPU, allocated on a GPU).
+timed steps; peak memory is counted from the first step on (resident on a CPU, allocated on a GPU). A side
+that dies, for instance where memory runs out, is recorded as `failed`; the file is written after every shape.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.processes import FAILED, keep, measured_by
 from benchmarks.shapes import SHAPES
 
 SIDES = Path(__file__).with_name("sides.py")
@@ -56,18 +57,20 @@ def main() -> None:
             key = name if beta == arguments.beta[0] else f"{name}-beta-{beta:g}"
             shapes[key] = {"beta": beta, **sides, **ratios(sides), "shape": asdict(SHAPES[name])}
             console.print(f"{key}: {json.dumps(sides)}", soft_wrap=True)
+            settings = {"steps": arguments.steps}
+            keep(arguments.json, {"shapes": shapes, "machine": machine(), "settings": settings})
     console.print(as_table(shapes))
-    if arguments.json:
-        result = {"shapes": shapes, "machine": machine(), "settings": {"steps": arguments.steps}}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(side: str, shape: str, beta: float, steps: int, without: str | None = None) -> dict[str, Any]:
-    """Median seconds of a step (and of its phases, where the side tells them) and peak memory in MB."""
+    """Median seconds of a step (and of its phases, where the side tells them) and peak memory in MB; or
+    `{"failed": why}`.
+    """
     settings = {"side": side, "shape": shape, "beta": beta, "steps": steps, "without": without}
     command = [sys.executable, str(SIDES), json.dumps(settings)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = measured_by(command)
+    if FAILED in found:
+        return found
     medians = {phase: statistics.median(values[1:]) for phase, values in found["seconds"].items()}
     return {
         "seconds": round(medians.pop("total"), 3),
@@ -78,8 +81,8 @@ def measure(side: str, shape: str, beta: float, steps: int, without: str | None 
 
 
 def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """TRL's seconds over ours, and our peak memory over TRL's."""
-    if set(sides) != {"ours", "trl"}:
+    """TRL's seconds over ours, and our peak memory over TRL's; none unless both sides were measured."""
+    if set(sides) != {"ours", "trl"} or any(FAILED in found for found in sides.values()):
         return {}
     ours, trl = sides["ours"], sides["trl"]
     return {
@@ -95,10 +98,17 @@ def as_table(shapes: dict[str, dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for name, shape in shapes.items():
         ours, trl = shape.get("ours", {}), shape.get("trl", {})
-        cells = [shape["beta"], ours.get("seconds"), trl.get("seconds"), shape.get("speedup")]
+        seconds = [side.get("seconds", FAILED if FAILED in side else None) for side in (ours, trl)]
+        cells = [shape["beta"], *seconds, shape.get("speedup")]
         cells += [ours.get("peak_mb"), trl.get("peak_mb"), shape.get("memory_ratio")]
-        table.add_row(name, *("-" if cell is None else f"{cell:g}" for cell in cells))
+        table.add_row(name, *map(_cell, cells))
     return table
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def machine() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.processes import FAILED, keep
 from benchmarks.shapes import SHAPES
 
 
@@ -102,12 +103,20 @@ def main() -> None:
     for name in arguments.shapes:
         whole = measure("ours", name, 0.0, arguments.steps)
         shapes[name] = {"": whole}
+        if FAILED in whole:
+            console.print(f"{name}: {whole[FAILED]}; the techniques are not tried", soft_wrap=True)
+            continue
         table.add_row(name, "-", f"{whole['seconds']:g}", "1", f"{whole['peak_mb']:g}", "1")
         for technique in TECHNIQUES:
             found = measure("ours", name, 0.0, arguments.steps, without=technique)
+            console.print(f"{name} without {technique}: {json.dumps(found)}", soft_wrap=True)
+            if FAILED in found:
+                shapes[name][technique] = found
+                table.add_row(name, technique, FAILED)
+                continue
             ratios = {of: round(found[of] / whole[of], 2) for of in ("seconds", "peak_mb")}
             shapes[name][technique] = {**found, "ratios": ratios}
-            console.print(f"{name} without {technique}: {json.dumps(found)}", soft_wrap=True)
+            keep(arguments.json, {"shapes": shapes, "machine": machine()})
             table.add_row(
                 name,
                 technique,
@@ -117,8 +126,7 @@ def main() -> None:
                 f"{ratios['peak_mb']:g}",
             )
     console.print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"shapes": shapes, "machine": machine()}, indent=2) + "\n")
+    keep(arguments.json, {"shapes": shapes, "machine": machine()})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ DEV := $(VENV)/.installed-dev
 
 # Nothing below asks a model hub: quickstart's model is a Python package, tests make their own.
 OFFLINE := HF_HUB_OFFLINE=1
+# Tests run in several processes, of one thread each; make TEST_JOBS=0 test runs them in one.
+TEST_JOBS ?= auto
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n $(TEST_JOBS) --maxprocesses 4 --dist worksteal
 QUICKSTART := recipes/quickstart.yaml
 
 .PHONY: help install quickstart test test-all test-gpu torture bench reproduction lint type layers check docs docs-check clean
@@ -47,16 +51,16 @@ quickstart: $(RUNTIME)  ## Prepare, train, evaluate and compare on a small real 
 	@echo "      $(BIN)/pgrpo recipes copy quickstart my.yaml    makes one your own."
 
 test: $(DEV)  ## Run the tests that need no GPU and little time.
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL)
 
 test-all: $(DEV)  ## Run the slow tests too.
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) $(PARALLEL) -m "not gpu"
 
 test-gpu: $(DEV)  ## Run the tests that need a CUDA device.
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu
 
 torture: $(DEV)  ## Kill a run at 20 random moments and compare it with one that was left alone.
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -k torture -s
+	$(PYTEST) -m slow -k torture -s
 
 bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 2 CPU cores, with nothing else running.
 	$(OFFLINE) $(BIN)/python benchmarks/step_time.py --json step_time.json

@@ -10,6 +10,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before transformers is imported, as the command does it: no progress bars of its own.
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+# The consoles keep the width that these say when they are made: make them before a test sets its own.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
+import pgrpo_cli.cli.common  # noqa: F401
+
 settings.register_profile(
     "pgrpo",
     deadline=None,

@@ -28,6 +28,13 @@ class RecipeError(PgrpoError, ValueError):
     exit_code = 2
 
 
+class PathError(PgrpoError):
+    """A path that an option or the recipe names cannot be used, whatever it is for."""
+
+    # Not a ValueError: the command line's parser would take it for one of its own, and drop the remedy.
+    exit_code = 2
+
+
 class DataError(PgrpoError, ValueError):
     """The preference data cannot be used as they are."""
 

@@ -18,6 +18,7 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.task_model import task_model
 from pgrpo_cli.model.tasks import answered, explained, load_tasks, package, quiet
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.eval_tasks import LmEvalSection
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.task_scores import task_scores
@@ -126,7 +127,7 @@ def _folder(section: LmEvalSection, recipe_dir: Path) -> Path | None:
     """The folder of the user's own task files. Raises RecipeError where it is missing."""
     if section.include_path is None:
         return None
-    folder = recipe_dir / Path(section.include_path).expanduser()
+    folder = path_of(section.include_path, "eval.lm_eval.include_path", recipe_dir)
     if not folder.is_dir():
         raise RecipeError(
             f"eval.lm_eval.include_path: there is no folder {folder}",

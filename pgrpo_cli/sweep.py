@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.run import RunDirectory
@@ -94,7 +95,8 @@ def plan_sweep(
             )
         taken.add(name)
         words = (*overrides, *shared, *chosen)
-        runs.append(PlannedRun(runs_dir / name, words, load_recipe(recipe_path, words)))
+        path = path_of(name, "the grid's run", runs_dir)
+        runs.append(PlannedRun(path, words, load_recipe(recipe_path, words)))
     return Sweep(tuple(runs), tuple(notes))
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,15 +21,36 @@ from rich.console import Console
 from rich.text import Text
 
 from pgrpo_cli.errors import Interrupted, PgrpoError
+from pgrpo_cli.paths import path_of
 
 stdout = Console(highlight=False)
 """Results."""
 stderr = Console(stderr=True, highlight=False)
 """Progress, notes and errors: with --json, standard output holds the JSON alone."""
 
+
+def path_parser(name: str) -> Callable[[str], Path]:
+    """What makes a path of the text of the option or argument `name`: every one that takes a path has it."""
+    return lambda text: path_of(text, name)
+
+
 RecipeArgument = Annotated[
     Path,
-    typer.Argument(metavar="RECIPE", help="Recipe in YAML; `pgrpo recipes` lists some.", show_default=False),
+    typer.Argument(
+        metavar="RECIPE",
+        parser=path_parser("RECIPE"),
+        help="Recipe in YAML; `pgrpo recipes` lists some.",
+        show_default=False,
+    ),
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        parser=path_parser("RUN"),
+        help="A run directory, also of a running run.",
+        show_default=False,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -45,6 +66,7 @@ RunDirOption = Annotated[
     typer.Option(
         "--run-dir",
         metavar="DIR",
+        parser=path_parser("--run-dir"),
         help="Where the run lands. Default: runs/<recipe name>.",
         show_default=False,
     ),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from .common import JsonOption, emit, stdout
+from .common import JsonOption, RunArgument, emit, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.report.diagnosis import Diagnosis, Finding
@@ -23,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, also of a running run.")],
+    run: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Say what keeps a run from learning, and what to change. A finding is no failure: the exit code is 0."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgrpo_cli.errors import RunError
+from pgrpo_cli.paths import try_to_write
 
 from .common import (
     AllowCodeOption,
@@ -21,6 +22,7 @@ from .common import (
     SetOption,
     emit,
     note,
+    path_parser,
 )
 from .eval_progress import shown_progress, task_progress
 from .eval_shown import result_json, show_comparison, show_result
@@ -42,7 +44,12 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     target: Annotated[
         Path,
-        typer.Argument(metavar="RECIPE_OR_RUN", help="A recipe, or a run directory.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE_OR_RUN",
+            parser=path_parser("RECIPE_OR_RUN"),
+            help="A recipe, or a run directory.",
+            show_default=False,
+        ),
     ],
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
@@ -122,7 +129,10 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Two or more runs; the first is the reference.", show_default=False
+            metavar="RUN...",
+            parser=path_parser("RUN"),
+            help="Two or more runs; the first is the reference.",
+            show_default=False,
         ),
     ],
     html: Annotated[
@@ -130,6 +140,7 @@ def compare(
         typer.Option(
             "--html",
             metavar="FILE",
+            parser=path_parser("--html"),
             help="Where the page goes. Default: compare.html in the last run.",
             show_default=False,
         ),
@@ -170,6 +181,9 @@ def compare(
     refuse_fewer_than_two(len(runs))
     if html is not None and not html.parent.is_dir():
         raise RunError(f"{html.parent}: there is no such folder", remedy="Make it, or name another file.")
+    page = html or runs[-1] / "compare.html"
+    if page.parent.is_dir():
+        try_to_write(page.parent)
     labels = _labels(runs)
     directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
     with shown_progress(quiet=quiet) as progress:
@@ -185,7 +199,6 @@ def compare(
     progress_of = {label: read_progress(run) for label, run in directories.items()}
     comparison = compare_results([evaluated[label] for label in labels], by or (), progress_of, threshold)
     results = {label: entrant.result for label, entrant in evaluated.items()}
-    page = html or runs[-1] / "compare.html"
     atomic_write(page, comparison_page(comparison, results, progress_of))
     if as_json:
         found = json.loads(comparison.model_dump_json())

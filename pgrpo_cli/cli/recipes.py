@@ -10,7 +10,7 @@ import typer
 
 from pgrpo_cli.errors import RecipeError
 
-from .common import RecipeArgument, SetOption, emit, note
+from .common import RecipeArgument, SetOption, emit, note, path_parser
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,11 @@ def copy_recipe(
     name: Annotated[str, typer.Argument(help="A name from `pgrpo recipes`.", show_default=False)],
     destination: Annotated[
         Path | None,
-        typer.Argument(help="File or folder to copy to. Default: NAME.yaml here.", show_default=False),
+        typer.Argument(
+            parser=path_parser("DESTINATION"),
+            help="File or folder to copy to. Default: NAME.yaml here.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Copy a recipe that comes with pgrpo, and its sample data if it has some, to change them."""

@@ -21,6 +21,7 @@ from .common import (
     SetOption,
     emit,
     note,
+    path_parser,
     stdout,
 )
 
@@ -68,6 +69,7 @@ def try_on_texts(
         typer.Option(
             "--file",
             metavar="FILE",
+            parser=path_parser("--file"),
             help="JSON lines with a `text` each; `prompt`, `preference_group` and columns if there are any.",
             show_default=False,
         ),

@@ -31,6 +31,7 @@ from .common import (
     SetOption,
     emit,
     note,
+    path_parser,
     stdout,
 )
 
@@ -67,7 +68,13 @@ def sweep(
     ] = None,
     overrides: SetOption = None,
     runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", metavar="DIR", help="Where the runs land, a directory each.")
+        Path,
+        typer.Option(
+            "--runs-dir",
+            metavar="DIR",
+            parser=path_parser("--runs-dir"),
+            help="Where the runs land, a directory each.",
+        ),
     ] = Path("runs"),
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each run when it is trained.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.paths import path_of
 
 from .common import (
     AllowCodeOption,
@@ -18,6 +19,7 @@ from .common import (
     JsonOption,
     QuietOption,
     RecipeArgument,
+    RunArgument,
     RunDirOption,
     SetOption,
     emit,
@@ -114,7 +116,7 @@ def train(
 
 
 def groups(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, also of a running run.")],
+    run: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
@@ -147,7 +149,7 @@ def groups(
 
 def default_run_dir(recipe: Recipe) -> Path:
     """Where a run lands without --run-dir."""
-    return Path("runs") / recipe.name
+    return path_of(f"runs/{recipe.name}", "name")
 
 
 def prepare_data(run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, quiet: bool) -> Any:

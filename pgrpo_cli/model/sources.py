@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.paths import path_of, path_or_id
 from pgrpo_cli.recipe.model import ModelSection
 
 from .random_model import random_config, random_model, random_tokenizer
@@ -41,24 +42,29 @@ def locate(section: ModelSection, recipe_dir: Path) -> ModelLocation:
     model_id = section.id
     if model_id.startswith("package:"):
         return _locate_in_package(model_id)
-    path = Path(model_id).expanduser()
-    path = path if path.is_absolute() else recipe_dir / path
     if model_id.endswith(".gguf"):
+        path = path_of(model_id, "model.id", recipe_dir)
         if not path.is_file():
             raise ModelError(f"model.id: no file {path}", remedy="Give the path of a .gguf file.")
         return ModelLocation(str(path.parent), path.name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    folder = path_or_id(model_id, "model.id", recipe_dir)
+    if folder is None:
+        return ModelLocation(model_id, revision=section.revision)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
             raise ModelError(
-                f"model.id: the folder {path} has no config.json",
+                f"model.id: the folder {folder} has no config.json",
                 remedy="Give a folder that transformers' save_pretrained wrote, or a .gguf file.",
             )
-        return ModelLocation(str(path))
-    if model_id.startswith((".", "/", "~")):
+        return ModelLocation(str(folder))
+    if not folder.exists():
         raise ModelError(
-            f"model.id: no folder or file {path}", remedy="Check the path; it starts at the recipe's folder."
+            f"model.id: no folder or file {folder}",
+            remedy="Check the path; it starts at the recipe's folder.",
         )
-    return ModelLocation(model_id, revision=section.revision)
+    raise ModelError(
+        f"model.id: {folder} is a file, and no .gguf", remedy="Give the folder of a model, or a .gguf file."
+    )
 
 
 def _locate_in_package(model_id: str) -> ModelLocation:

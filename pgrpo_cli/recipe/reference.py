@@ -29,6 +29,9 @@ For completion and checks while typing, write `pgrpo schema > recipe.schema.json
 
 `1e-4` is a number here, which it is not in YAML 1.1; unquoted `yes`, `no`, `on` and `off` are booleans, as
 they are there. Numbers are finite, and a whole number has no decimal point.
+
+In a path `~`, `~user`, `$NAME` and `${NAME}` are expanded, here and in the options of all commands; in an id
+of a hub nothing is.
 """
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import ModelError, RewardError
+from pgrpo_cli.paths import path_or_id
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 
 CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
@@ -112,14 +113,15 @@ def load_pretrained(
 
 def locate(section: PretrainedFields, recipe_dir: Path, label: str) -> str:
     """The folder or hub id. Raises ModelError for a folder that is not there."""
-    path = recipe_dir / Path(section.model).expanduser()
-    if path.is_dir():
-        return str(path)
-    if section.model.startswith((".", "/", "~")):
+    folder = path_or_id(section.model, f"reward {label!r}: model", recipe_dir)
+    if folder is None:
+        return section.model
+    if not folder.is_dir():
         raise ModelError(
-            f"reward {label!r}: no folder {path}", remedy="Check the path; it starts at the recipe's folder."
+            f"reward {label!r}: no folder {folder}",
+            remedy="Check the path; it starts at the recipe's folder.",
         )
-    return section.model
+    return str(folder)
 
 
 def _quantization(section: PretrainedFields) -> Any:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.reward_code import PythonReward
 from pgrpo_cli.registry import nearest
 
@@ -72,7 +73,7 @@ def _scores(values: Any) -> list[Score]:
 
 def build_python(section: PythonReward, context: BuildContext) -> PythonFunction | AsyncPythonFunction:
     """Load the file and take the function from it. Raises RecipeError unless code is allowed and loads."""
-    path = context.recipe_dir / Path(section.file).expanduser()
+    path = path_of(section.file, f"reward {section.label!r}: file", context.recipe_dir)
     if not context.allow_code:
         raise RecipeError(
             f"reward {section.label!r} runs the Python file {path}; "

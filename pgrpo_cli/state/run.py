@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgrpo_cli.errors import RunError
+from pgrpo_cli.paths import made_folder
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved, written_by
 from pgrpo_cli.recipe.schema import Recipe
 
@@ -141,12 +142,10 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 def locked(run: RunDirectory) -> Iterator[None]:
     """Make the directory and hold it for writing; the lock dies with the process.
 
-    Raises RunError if another process holds it, or if `path` is a file.
+    Raises RunError if another process holds it, PathError if it cannot be a folder.
     """
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f"{run.path} is a file", remedy="Give --run-dir a directory.")
     with explained(str(run.path)):
-        run.path.mkdir(parents=True, exist_ok=True)
+        made_folder(run.path, "run directory")
         file = (run.path / ".lock").open("w")
     with file:
         try:

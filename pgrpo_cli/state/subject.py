@@ -12,6 +12,7 @@ from typing import Any
 from pgrpo_cli import __version__
 from pgrpo_cli.data.prepared import read_manifest
 from pgrpo_cli.errors import CheckpointError, DataError, RunError
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
@@ -184,8 +185,10 @@ def _adapter_hash(adapter: Path) -> str:
 def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
     """A reward's section; a Python file's also by the hash of what is in it."""
     described: dict[str, Any] = section.model_dump(mode="json")
-    if section.type == "python" and (recipe_dir / section.file).is_file():
-        described["sha256"] = _sha256(recipe_dir / section.file)
+    if section.type == "python":
+        file = path_of(section.file, f"reward {section.label!r}: file", recipe_dir)
+        if file.is_file():
+            described["sha256"] = _sha256(file)
     return described
 
 

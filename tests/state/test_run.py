@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.errors import RunError
+from pgrpo_cli.errors import PathError, RunError
 from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 from tests.support.runs import recipe_of
 from tests.support.training import files_in
@@ -65,7 +65,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 def test_a_file_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(RunError, match="is a file"), locked(RunDirectory(tmp_path / "run")):
+    with pytest.raises(PathError, match="is a file"), locked(RunDirectory(tmp_path / "run")):
         pass
 
 

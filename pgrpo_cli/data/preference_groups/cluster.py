@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pgrpo_cli.data.records import SourceRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.preference_groups import ClusterGroups
 
 from .base import AssignContext, Fitted, require_users, user_of
@@ -68,7 +69,7 @@ class ClusterAssigner:
         if self.section.features == "tfidf":
             return tfidf_space(_documents(texts, profiles), _stop_words())
         assert self.section.model is not None
-        folder = self.context.recipe_dir / self.section.model
+        folder = path_of(self.section.model, "data.preference_groups.model", self.context.recipe_dir)
         return embedding_space(load_embedder(folder), self.section.model)
 
     def _clustered(

@@ -14,11 +14,12 @@ from typing import IO, Any
 
 from pgrpo_cli.data.records import SourceFile
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import expanded
 
 
 def matching_files(field: str, pattern: str, recipe_dir: Path) -> list[Path]:
     """The files that `data.source.FIELD` names, sorted. Raises DataError where there is none."""
-    full = os.path.join(recipe_dir, os.path.expanduser(pattern))
+    full = os.path.join(recipe_dir, expanded(pattern, f"data.source.{field}", recipe_dir))
     # A file whose name holds glob characters is itself first.
     paths = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
     files = [Path(path) for path in paths if os.path.isfile(path)]

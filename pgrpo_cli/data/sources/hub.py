@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.records import SourceFile
-from pgrpo_cli.errors import DataError
+from pgrpo_cli.errors import DataError, PathError
+from pgrpo_cli.paths import path_or_id
 
 from .arrow_table import BATCH_ROWS, batch_rows, json_columns
 from .rows import RawRow
@@ -44,8 +45,9 @@ class DatasetName:
 def dataset_rows(wanted: DatasetName, recipe_dir: Path) -> Iterator[RawRow]:
     """The rows of one split, in its order. Raises DataError where it cannot be had."""
     with _loading(wanted):
-        folder = os.path.join(recipe_dir, os.path.expanduser(wanted.path))
-        dataset = _saved(folder, wanted) if os.path.isdir(folder) else _of_the_hub(wanted)
+        folder = path_or_id(wanted.path, "data.source.path", recipe_dir)
+        is_folder = folder is not None and folder.is_dir()
+        dataset = _saved(str(folder), wanted) if is_folder else _of_the_hub(wanted)
         first = 1
         for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
             plain = table.select(json_columns(table.schema, wanted.label))
@@ -131,7 +133,7 @@ def _loading(wanted: DatasetName) -> Iterator[None]:
     """Turns what goes wrong with a data set, be it library, network or disk, into a DataError."""
     try:
         yield
-    except DataError:
+    except (DataError, PathError):
         raise
     except Exception as error:
         lines = str(error).splitlines() or [""]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import IO
 
 from pgrpo_cli.data.records import SourceFile
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import path_of
 
 from .files import file_name, hashed
 
@@ -61,7 +61,7 @@ class Collection:
 
 def find_collection(path: str, recipe_dir: Path, *, with_tags: bool) -> Collection:
     """The collection at `path`; its layout is told by the names of its files. Raises DataError."""
-    root = Path(os.path.join(recipe_dir, os.path.expanduser(path)))
+    root = path_of(path, "data.source.path", recipe_dir)
     shown = PurePosixPath(file_name(root, recipe_dir))
     if not root.exists():
         raise DataError(

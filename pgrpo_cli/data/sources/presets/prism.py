@@ -22,6 +22,7 @@ from pgrpo_cli.data.records import (
 )
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.presets import PrismSource
 from pgrpo_cli.registry import nearest
 
@@ -137,8 +138,8 @@ def _table(section: PrismSource, context: ReadContext, name: str, limit: int | N
     """One of the set's tables; only conversations are limited."""
     if section.path is None:
         return hub_table(section, context, HUB_ID, "train", name, limit)
-    folder = os.path.join(context.recipe_dir, os.path.expanduser(section.path))
-    if not os.path.isdir(folder):
+    folder = path_of(section.path, "data.source.path", context.recipe_dir)
+    if not folder.is_dir():
         raise DataError(
             f"data.source.path: there is no folder {folder}",
             remedy="Name the folder of conversations.jsonl and survey.jsonl, relative to the recipe's.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import expanded
 from pgrpo_cli.recipe.presets import PublicSet, RatedSet
 
 from ..arrow_table import parquet_rows
@@ -92,4 +93,4 @@ def _is_folder(path: str, context: ReadContext) -> bool:
 
 
 def _full(path: str, context: ReadContext) -> str:
-    return os.path.join(context.recipe_dir, os.path.expanduser(path))
+    return os.path.join(context.recipe_dir, expanded(path, "data.source.path", context.recipe_dir))

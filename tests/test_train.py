@@ -57,6 +57,12 @@ VARIANTS = {
         "loss": {"aggregation": "constant"},
         "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
     },
+    # bitsandbytes keeps 8 bits for parameters of 4096 numbers or more: here 64 x 64.
+    "8-bit optimizer": {
+        "model": {**TINY["model"], "random": {"hidden_size": 64, "num_layers": 1, "num_heads": 2}},
+        "adapter": {"r": 64, "alpha": 64},
+        "train": {**TINY["train"], "optimizer": {"type": "adamw_8bit"}},
+    },
 }
 
 

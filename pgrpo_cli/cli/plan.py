@@ -48,7 +48,7 @@ def plan(
     from .train import default_run_dir
 
     loaded = load_recipe(recipe, overrides or ())
-    device = device or _device_of_run(loaded)
+    device = device or _device_of_run()
     run = RunDirectory(run_dir or default_run_dir(loaded))
     longest = _longest_prompt(run, loaded)
     planner = Planner(recipe.parent, longest_prompt=longest, paths=_measured_paths(run, device))
@@ -65,12 +65,11 @@ def plan(
         stdout.print(Text(line), soft_wrap=True)
 
 
-def _device_of_run(recipe: Recipe) -> Device:
-    """Where a run would compute on this machine; a GPU for recipes that need one."""
+def _device_of_run() -> Device:
+    """Where a run would compute on this machine."""
     import torch
 
-    needs_cuda = recipe.train.optimizer.type == "adamw_8bit"
-    return "cuda" if needs_cuda or torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _memory_here(device: Device) -> float | None:

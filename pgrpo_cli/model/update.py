@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgrpo_cli.algo import Advantages, LossOutput, mean_metrics, policy_loss
-from pgrpo_cli.errors import RecipeError, TrainingError
+from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
 from pgrpo_cli.seeding import derive_seed
@@ -47,9 +47,7 @@ class UpdateResult:
 
 
 def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
-    """The optimizer of the recipe over the adapter's parameters. Raises RecipeError for one the device
-    lacks.
-    """
+    """The optimizer of the recipe over the adapter's parameters."""
     settings = section.optimizer
     arguments: dict[str, Any] = {
         "lr": section.learning_rate,
@@ -60,11 +58,6 @@ def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimi
     parameters = list(policy.trainable.values())
     if settings.type == "adamw":
         return torch.optim.AdamW(parameters, **arguments)
-    if policy.device.type != "cuda":
-        raise RecipeError(
-            f"train.optimizer.type is adamw_8bit, which needs CUDA; this run is on {policy.device.type}",
-            remedy="Use `adamw`: an adapter's optimizer state is small.",
-        )
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(parameters, **arguments)

@@ -117,7 +117,7 @@ class AdamW(Section):
 
 
 class AdamW8bit(AdamW):
-    """AdamW with states in 8 bits (bitsandbytes, CUDA only)."""
+    """AdamW with states in 8 bits (bitsandbytes); parameters of fewer than 4096 numbers keep 32."""
 
     type: Literal["adamw_8bit"] = "adamw_8bit"  # type: ignore[assignment]
 

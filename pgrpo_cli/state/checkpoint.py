@@ -254,14 +254,17 @@ def _sha256(path: Path) -> str:
 def _optimizer_state(
     optimizer: torch.optim.Optimizer, policy: Policy
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """Tensors by `parameter name/field`, and what is not a tensor by parameter name and field."""
-    names = list(policy.trainable)
+    """Tensors by `parameter name/field`, and what is not a tensor by parameter name and field.
+
+    They are read from `optimizer.state`: the `state_dict()` of bitsandbytes' optimizers wraps their quantized
+    tensors in a dictionary of its own, while the flat fields are what every optimizer loads.
+    """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
-    for index, fields in optimizer.state_dict()["state"].items():
-        for field, value in fields.items():
+    for name, parameter in policy.trainable.items():
+        for field, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{names[index]}/{field}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"{name}/{field}"] = value.detach().cpu().contiguous().clone()
             else:
-                scalars.setdefault(names[index], {})[field] = value
+                scalars.setdefault(name, {})[field] = value
     return tensors, scalars

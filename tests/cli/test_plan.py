@@ -75,11 +75,6 @@ def test_overrides_and_the_other_device(recipe: Path) -> None:
     assert title.strip() == "tiny on a GPU, in GiB"
 
 
-def test_a_recipe_that_needs_a_gpu_is_planned_for_one(tmp_path: Path) -> None:
-    recipe = write_tiny(tmp_path, train={**TINY["train"], "optimizer": {"type": "adamw_8bit"}})
-    assert planned(recipe)["device"] == "cuda"
-
-
 def test_what_does_not_fit_comes_with_remedies(tmp_path: Path) -> None:
     # Micro-batches of 12,000 tokens in rows of 4,000, 24 layers of 512 features in float32: over 8 GB.
     shape = {"hidden_size": 512, "num_layers": 24, "num_heads": 8, "context": 8192}

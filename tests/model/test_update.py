@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pgrpo_cli.algo import compute_advantages
-from pgrpo_cli.errors import RecipeError, TrainingError
+from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.update import build_optimizer, learning_rate, policy_update
 from pgrpo_cli.recipe.schema import Recipe
@@ -105,12 +105,6 @@ def test_the_learning_rate_by_hand():
     assert [learning_rate(train, step) for step in range(1, 7)] == pytest.approx(expected)
     constant = train.model_copy(update={"schedule": "constant"})
     assert [learning_rate(constant, step) for step in range(1, 7)] == [0.5, 1, 1, 1, 1, 1]
-
-
-def test_the_8_bit_optimizer_is_refused_on_a_cpu():
-    recipe = _recipe(train__optimizer={"type": "adamw_8bit"})
-    with pytest.raises(RecipeError, match="needs CUDA"):
-        build_optimizer(tiny_policy(), recipe.train)
 
 
 def test_adamw_takes_the_settings_of_the_recipe():

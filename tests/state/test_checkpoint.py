@@ -25,15 +25,15 @@ from pgrpo_cli.state.checkpoint import (
 )
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.history import comparable, contents
-from tests.support.training import files_in, write_tiny
+from tests.support.training import TINY, files_in, write_tiny
 
 
 class Setup:
     """A policy, an optimizer and a reward history that have made two steps with made gradients."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **sections: Any) -> None:
         self.folder = folder
-        self.recipe: Recipe = load_recipe(write_tiny(folder))
+        self.recipe: Recipe = load_recipe(write_tiny(folder, **sections))
         self.policy: Policy = load_policy(self.recipe, recipe_dir=folder)
         self.optimizer = build_optimizer(self.policy, self.recipe.train)
         self.history = RewardHistory("window", window=3)
@@ -80,6 +80,34 @@ def test_weights_optimizer_and_history_come_back_bit_for_bit(setup: Setup) -> No
         assert set(ours) == set(theirs) == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert float(optimizer.state[restored]["step"]) == 2
+
+
+def test_the_states_of_an_8_bit_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
+    """bitsandbytes' own class, whose `state_dict` wraps what it quantizes; small parameters keep 32 bits."""
+    setup = Setup(
+        tmp_path,
+        model={**TINY["model"], "random": {"hidden_size": 64, "num_layers": 1, "num_heads": 2}},
+        # A of q_proj has 64 x 64 numbers, B of down_proj 64 x 64, B of up_proj 64 x 128: at least 4096 each.
+        adapter={"r": 64, "alpha": 64},
+        train={**TINY["train"], "optimizer": {"type": "adamw_8bit"}},
+    )
+    setup.save(2)
+    checkpoint, _ = latest_checkpoint(setup.run)
+    assert checkpoint is not None
+    policy = load_policy(setup.recipe, recipe_dir=tmp_path, adapter=checkpoint.path)
+    optimizer = build_optimizer(policy, setup.recipe.train)
+    checkpoint.restore_optimizer(optimizer, policy)
+    states = [
+        (setup.optimizer.state[parameter], optimizer.state[policy.trainable[name]])
+        for name, parameter in setup.policy.trainable.items()
+    ]
+    assert any(ours["state1"].dtype == torch.uint8 for ours, _ in states)
+    for ours, theirs in states:
+        assert ours.keys() == theirs.keys()
+        assert ours["step"] == theirs["step"] == 2
+        for field in ours.keys() - {"step"}:
+            assert ours[field].dtype == theirs[field].dtype
+            assert torch.equal(ours[field], theirs[field])
 
 
 def test_the_newest_are_kept(setup: Setup) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgrpo_cli.recipe.schema import Recipe
 
-from .plan import Device, MemoryPlan
+from .plan import MemoryPlan
 from .planner import Planner
 
 _WORTHWHILE = 0.02
@@ -30,7 +30,7 @@ def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan) -> list[Remedy]
     """
     found: list[Remedy] = []
     together, changes = recipe, []
-    for path, value, text in _changes(recipe, plan.device):
+    for path, value, text in _changes(recipe):
         alone = planner.plan(_changed(recipe, path, value), plan.device)
         if alone.peak <= (1 - _WORTHWHILE) * plan.peak:
             change = f"{'.'.join(path)}={text}"
@@ -42,7 +42,7 @@ def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan) -> list[Remedy]
     return found
 
 
-def _changes(recipe: Recipe, device: Device) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+def _changes(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Any, str]]:
     """Path of a key, its value, and the value as it is written."""
     if recipe.model.quantization.type == "none" and recipe.model.id != "random":
         yield ("model", "quantization"), {"type": "nf4"}, "{type: nf4}"
@@ -54,7 +54,7 @@ def _changes(recipe: Recipe, device: Device) -> Iterator[tuple[tuple[str, ...], 
     yield ("train", "tokens_per_micro_batch"), quarter, str(quarter)
     quarter = max(1, recipe.rollout.tokens_per_batch // 4)
     yield ("rollout", "tokens_per_batch"), quarter, str(quarter)
-    if device == "cuda" and recipe.train.optimizer.type == "adamw":
+    if recipe.train.optimizer.type == "adamw":
         yield ("train", "optimizer", "type"), "adamw_8bit", "adamw_8bit"
 
 

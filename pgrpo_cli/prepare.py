@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pgrpo_cli.data import prepared
 from pgrpo_cli.data.advice import Facts, warnings_about
 from pgrpo_cli.data.assemble import Assembled, assemble
+from pgrpo_cli.data.losses import require_few_broken
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
 from pgrpo_cli.data.records import SourceData
@@ -20,6 +22,7 @@ from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons, length_bars
 from pgrpo_cli.data.usable import require_prompts
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
+from pgrpo_cli.recipe.data import DataSection
 from pgrpo_cli.recipe.schema import Recipe
 
 # Called with (stage, done, total) as the work goes on.
@@ -28,11 +31,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found. `groups` has the largest first, `rejected` counts rows by reason.
+    """What `prepare` found. `groups` has the largest first.
 
-    `notes` are the source's. `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens`
-    is the limit. `clusters` is what the manifest says of them, `references` what rewards give to reference
-    answers.
+    `rejected` counts broken rows by reason, `left_out` those that limits and the set leave out. `notes` are
+    the source's. `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens` is the
+    limit. `clusters` is what the manifest says of them, `references` what rewards give to reference answers.
     """
 
     data_dir: Path
@@ -41,6 +44,7 @@ class PrepareReport:
     lengths: tuple[Bar, ...]
     max_prompt_tokens: int
     rejected: dict[str, int]
+    left_out: dict[str, int]
     rejected_path: Path
     warnings: tuple[str, ...]
     data_hash: str
@@ -98,7 +102,7 @@ def prepare(
         seed,
         lambda done, total: report_progress("render", done, total),
     )
-    assembled = require_prompts(source, assembled, every_group=section.type == "column")
+    assembled = _usable(run_dir, source, assembled, recipe.data)
     groups = count_groups(assembled.prompts, assembled.records)
     all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
     references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)
@@ -113,6 +117,7 @@ def prepare(
         length_bars([len(prompt.input_ids) for prompt in all_prompts]),
         recipe.data.max_prompt_tokens,
         description["rejected"],
+        description["left_out"],
         run_dir / "data" / prepared.REJECTED,
         warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
@@ -125,6 +130,19 @@ def prepare(
 def data_seed(recipe: Recipe) -> int:
     """The seed of everything about the data."""
     return recipe.seed if recipe.data.seed is None else recipe.data.seed
+
+
+def _usable(run_dir: Path, source: SourceData, assembled: Assembled, section: DataSection) -> Assembled:
+    """The data if they can be trained on. Otherwise the rejected rows are kept beside data/."""
+    try:
+        require_few_broken(source, assembled, section)
+        return require_prompts(source, assembled, every_group=section.preference_groups.type == "column")
+    except DataError as error:
+        if not assembled.rejected:
+            raise
+        with _written(run_dir):
+            path = prepared.write_rejected(run_dir, assembled.rejected)
+        raise DataError(error.message, remedy=f"{error.remedy}\nAll rejected rows: {path}") from error
 
 
 def _description(
@@ -150,7 +168,8 @@ def _description(
             group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts}
             for group in groups
         },
-        "rejected": count_reasons(assembled.rejected),
+        "rejected": count_reasons(row for row in assembled.rejected if not row.left_out),
+        "left_out": count_reasons(row for row in assembled.rejected if row.left_out),
         **({"clusters": dict(findings)} if (findings := assembled.fitted.findings) else {}),
     }
 
@@ -161,7 +180,7 @@ def _store(
     description: dict[str, Any],
 ) -> tuple[bool, dict[str, Any]]:
     """(whether data/ was the same already, the manifest)."""
-    try:
+    with _written(run_dir):
         existing = _existing_manifest(run_dir)
         manifest = prepared.write_prepared(
             run_dir, assembled.prompts, assembled.rejected, description, assembled.fitted.stored
@@ -172,13 +191,20 @@ def _store(
             prepared.discard(run_dir)
             return True, manifest
         prepared.publish(run_dir)
+    return False, manifest
+
+
+@contextmanager
+def _written(run_dir: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a PgrpoError."""
+    try:
+        yield
     except OSError as error:
         shutil.rmtree(run_dir / prepared.NEXT, ignore_errors=True)
         raise PgrpoError(
             f"the prepared data cannot be written to {run_dir}: {error.strerror or error}",
             remedy="Make room or choose another --run-dir; what was prepared before is untouched.",
         ) from error
-    return False, manifest
 
 
 def _existing_manifest(run_dir: Path) -> dict[str, Any] | None:
@@ -201,7 +227,7 @@ def _refuse_if_trained_on(run_dir: Path, existing: dict[str, Any], manifest: dic
     if not any((run_dir / "checkpoints").glob("step-*")):
         return
     prepared.discard(run_dir)
-    keys = ("seed", "model", "data", "sources", "preference_groups", "rejected", "files")
+    keys = ("seed", "model", "data", "sources", "preference_groups", "rejected", "left_out", "files")
     differing = [key for key in keys if existing.get(key) != manifest[key]]
     raise RunError(
         f"{run_dir} has checkpoints that were trained on other data: {', '.join(differing)} would differ",

@@ -173,7 +173,8 @@ def test_rejected_rows_are_counted_and_kept(folder):
         file.write('{"prompt": ""\n{"prompt": " ", "preference_group": "a"}\n')
         file.write(json.dumps({"prompt": "x" * 2000, "preference_group": "a"}) + "\n")
     report = run(folder)
-    assert report.rejected == {"empty prompt": 1, "longer than data.max_prompt_tokens": 1, "not JSON": 1}
+    assert report.rejected == {"empty prompt": 1, "not JSON": 1}
+    assert report.left_out == {"longer than data.max_prompt_tokens": 1}
     kept = [json.loads(line) for line in report.rejected_path.read_text().splitlines()]
     assert [(row["file"], row["line"]) for row in kept] == [
         ("rows.jsonl", 51),
@@ -195,7 +196,7 @@ def test_the_split_is_made_of_what_survives(folder):
 def test_prompt_and_completion_must_fit_the_context(folder):
     # Prompts have 22 or 23 tokens: with 16 for the completion only the 38 of one-digit numbers fit.
     report = run(folder, context=38)
-    assert report.rejected == {"longer than the model's context": 20 + 10}
+    assert (report.left_out, report.rejected) == ({"longer than the model's context": 20 + 10}, {})
     assert report.train_prompts + report.eval_prompts == 20
 
 
@@ -206,8 +207,8 @@ def test_nothing_left_tells_why(folder):
     with pytest.raises(DataError) as caught:
         run(folder)
     message = str(caught.value)
-    assert "no prompt is left to train on: 2 rows rejected (1 x empty prompt; 1 x longer than" in message
-    assert "the first: rows.jsonl:1: empty prompt (the prompt is blank)" in message
+    assert "no prompt is left to train on: 2 rows rejected\n  1 x empty prompt; 1 x longer than" in message
+    assert "\n  rows.jsonl:1: empty prompt (the prompt is blank)\n" in message
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
@@ -220,7 +221,7 @@ def test_an_empty_file_is_an_error(folder, content):
 def test_a_group_whose_prompts_are_all_too_long_is_refused(folder):
     write_rows(folder, [*rows(a=20), {"prompt": "x" * 2000, "preference_group": "b"}])
     with pytest.raises(
-        DataError, match=r"preference group 'b' has no training prompt; 1 of its rows .*rows\.jsonl:21"
+        DataError, match=r"preference group 'b' has no training prompt; 1 of its rows (.|\n)*rows\.jsonl:21"
     ):
         run(folder)
 
@@ -241,7 +242,7 @@ def test_held_out_files_stay_as_they_are(folder):
     report = run(folder, recipe({"type": "jsonl", "path": "rows.jsonl", "eval_path": "held.jsonl"}))
     assert [prompt.preference_group for prompt in load_prepared(folder / "run", "eval")] == ["a", "b"]
     assert report.train_prompts == 49  # "b 3" left training
-    assert report.rejected == {"text is held out for evaluation too": 1}
+    assert report.left_out == {"text is held out for evaluation too": 1}
 
 
 def test_equal_rows_have_different_ids_and_a_warning(folder):

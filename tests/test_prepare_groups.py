@@ -126,7 +126,7 @@ def test_a_group_a_user(run_dir):
 def test_held_out_users_without_a_trained_group_are_left_out(tmp_path, monkeypatch):
     give(monkeypatch, tastes(held_out=("horror-0",)))
     report = prepared(tmp_path / "run", {"type": "user"})
-    assert report.rejected == {"preference group without training prompts": PROMPTS}
+    assert report.left_out == {"preference group without training prompts": PROMPTS}
     assert report.eval_prompts == 0
     rows = [json.loads(line) for line in report.rejected_path.read_text().splitlines()]
     assert {row["preference_group"] for row in rows} == {"horror-0"}

@@ -122,16 +122,19 @@ def _clusters(clusters: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _rejected(report: PrepareReport) -> Iterator[str]:
+    for reason, count in report.left_out.items():
+        yield f"left out: {count} x {reason}"
     for reason, count in report.rejected.items():
         yield f"rejected: {count} x {reason}"
-    if report.rejected:
+    if report.rejected or report.left_out:
         yield from (f"  {line}" for line in _first_rejected(report))
-        yield f"all rejected rows, with their reasons: {report.rejected_path}"
+        yield f"all rows that are not used, with their reasons: {report.rejected_path}"
 
 
 def _first_rejected(report: PrepareReport) -> list[str]:
-    """Where the first few rejected rows stand, and what is wrong with them."""
+    """Where the first few rejected rows stand, and what is wrong with them; of left-out ones if all are."""
     with report.rejected_path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in islice(file, _SHOWN_REJECTED)]
+        listed = (row for row in map(json.loads, file) if not (report.rejected and row["left_out"]))
+        rows = list(islice(listed, _SHOWN_REJECTED))
     places = (f"{row['file']}:{row['line']}" if row["line"] else row["file"] for row in rows)
     return [f"{place}: {row['reason']}" for place, row in zip(places, rows, strict=True)]

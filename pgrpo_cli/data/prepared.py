@@ -2,7 +2,8 @@
 
 data/train/ data/eval/   datasets.save_to_disk: prompt_id, preference_group, prompt, input_ids; columns and
                          messages as JSON; user_id, where the source knows users
-data/rejected.jsonl      rows that cannot be used, with file, line and reason
+data/rejected.jsonl      rows that are not used, with file, line and reason
+rejected.jsonl           those of data that could not be used and took no place in data/
 data/preference_groups.json    the clusters, where users are clustered (preference_groups/centroids.py)
 data/manifest.json       what the data were made from, and the SHA-256 of every file above
 """
@@ -44,14 +45,13 @@ def write_prepared(
     It is `description` with `version`, `files` and `data_hash`. The same arguments give the same bytes.
     """
     recover(run_dir)
+    (run_dir / REJECTED).unlink(missing_ok=True)
     target = run_dir / NEXT
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for split in SPLITS:
         _save_split(target / split, splits[split])
-    with open(target / REJECTED, "w", encoding="utf-8", newline="\n") as file:
-        for row in rejected:
-            file.write(json.dumps(vars(row), sort_keys=True) + "\n")
+    _write_rows(target / REJECTED, rejected)
     if clusters is not None:
         text = json.dumps(clusters) + "\n"
         (target / CLUSTERS).write_text(text, encoding="utf-8", newline="\n")
@@ -68,6 +68,14 @@ def write_prepared(
         _flush(path)
     _flush(target)
     return manifest
+
+
+def write_rejected(run_dir: Path, rejected: Sequence[RejectedRow]) -> Path:
+    """Keep the rejected rows of data that cannot be used beside data/. Returns the file's path."""
+    path = run_dir / REJECTED
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write_rows(path, rejected)
+    return path
 
 
 def publish(run_dir: Path) -> None:
@@ -156,6 +164,12 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
 
 
 _PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data anew."
+
+
+def _write_rows(path: Path, rejected: Sequence[RejectedRow]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for row in rejected:
+            file.write(json.dumps(vars(row), sort_keys=True) + "\n")
 
 
 # A column of data whose source knows users; all others are without it.

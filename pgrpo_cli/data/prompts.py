@@ -50,19 +50,20 @@ class PromptRenderer:
             )
         # Templates raise whatever they like: jinja's errors for refused roles, type errors for odd contents.
         except Exception as error:
-            return _rejected(record, "refused by the chat template", f"{type(error).__name__}: {error}")
+            detail = f"{type(error).__name__}: {error}"
+            return _rejected(record, "refused by the chat template", detail, left_out=False)
         # The template writes the special tokens that a conversation begins with.
         input_ids = tuple(self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
         length = len(input_ids)
         if length > self.max_prompt_tokens:
             detail = f"{length} tokens, data.max_prompt_tokens is {self.max_prompt_tokens}"
-            return _rejected(record, "longer than data.max_prompt_tokens", detail)
+            return _rejected(record, "longer than data.max_prompt_tokens", detail, left_out=True)
         context = self._context()
         if context is not None and length + self.max_completion_tokens > context:
             detail = (
                 f"{length} tokens + {self.max_completion_tokens} for the completion, the context is {context}"
             )
-            return _rejected(record, "longer than the model's context", detail)
+            return _rejected(record, "longer than the model's context", detail, left_out=True)
         return PreparedPrompt(
             record.prompt_id,
             record.preference_group,
@@ -86,6 +87,8 @@ class PromptRenderer:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rejected(record: PromptRecord, reason: str, detail: str) -> RejectedRow:
+def _rejected(record: PromptRecord, reason: str, detail: str, *, left_out: bool) -> RejectedRow:
     row = json.dumps(list(record.messages))[:500]
-    return RejectedRow(reason, detail, record.file, record.line, record.preference_group, row)
+    return RejectedRow(
+        reason, detail, record.file, record.line, record.preference_group, row, left_out=left_out
+    )

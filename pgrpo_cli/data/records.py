@@ -59,7 +59,11 @@ class PreparedPrompt:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that cannot be used: the rule it breaks (counted), what was found (shown), where it stands."""
+    """A row that is not used: the rule it breaks (counted), what was found (shown), where it stands.
+
+    `left_out`: nothing is wrong with it; a limit of the recipe or the set itself leaves it out. `count`: of
+    how many rows this one tells.
+    """
 
     reason: str
     detail: str
@@ -67,6 +71,8 @@ class RejectedRow:
     line: int | None = None
     preference_group: str | None = None
     row: str = ""
+    left_out: bool = False
+    count: int = 1
 
     @property
     def where(self) -> str:
@@ -97,7 +103,8 @@ class SourceData:
     """What a source read. `eval` is None where it brings no split of its own.
 
     `profiles`: what is known of users by `user_id`, from what came before the held-out prompts only.
-    `notes`: sentences for the user, about what was left out by the recipe's wish.
+    `notes`: sentences for the user, about how files were read and what the recipe's limits left out. `rows`:
+    how many rows were looked at, by file.
     """
 
     train: tuple[SourceRecord, ...]
@@ -106,6 +113,7 @@ class SourceData:
     files: tuple[SourceFile, ...] = ()
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 def text_key(record: SourceRecord | PromptRecord) -> str:

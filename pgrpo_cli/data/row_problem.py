@@ -17,6 +17,10 @@ class RowProblem(Exception):
         self.detail = detail
 
 
+class LeftOut(RowProblem):
+    """Why a row with which nothing is wrong is not used: by a limit of the recipe or by the set itself."""
+
+
 def preference_group_name(value: Any, what: str) -> str:
     """`value` as the name of a preference group: printable text, or a whole number. Raises RowProblem.
 

@@ -65,4 +65,5 @@ def leaked(record: PromptRecord) -> RejectedRow:
         record.line,
         record.preference_group or None,
         text,
+        left_out=True,
     )

@@ -71,7 +71,9 @@ def count_groups(
 
 def count_reasons(rejected: Iterable[RejectedRow]) -> dict[str, int]:
     """Rejected rows by reason, the most frequent first."""
-    counts = Counter(row.reason for row in rejected)
+    counts: Counter[str] = Counter()
+    for row in rejected:
+        counts[row.reason] += row.count
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

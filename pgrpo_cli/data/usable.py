@@ -7,8 +7,8 @@ from dataclasses import replace
 from pgrpo_cli.errors import DataError
 
 from .assemble import Assembled
+from .losses import described
 from .records import RejectedRow, SourceData
-from .summary import count_reasons
 
 UNTRAINED = "preference group without training prompts"
 
@@ -37,13 +37,12 @@ def _why_none(source: SourceData, assembled: Assembled) -> str:
     rejected = assembled.rejected
     if not rejected:
         return f"no rows at all in {', '.join(file.name for file in source.files) or 'the source'}"
-    counts = "; ".join(f"{count} x {reason}" for reason, count in count_reasons(rejected).items())
-    return f"{len(rejected)} rows rejected ({counts}); the first: {_shown(rejected[0])}"
+    return f"{sum(row.count for row in rejected)} rows rejected\n{described(rejected)}"
 
 
 def _untrained(group: str, assembled: Assembled) -> DataError:
     lost = [row for row in assembled.rejected if row.preference_group == group]
-    why = f"; {len(lost)} of its rows were rejected, the first: {_shown(lost[0])}" if lost else ""
+    why = f"; {len(lost)} of its rows were rejected\n{described(lost)}" if lost else ""
     return DataError(
         f"preference group {group!r} has no training prompt{why}",
         remedy="Give it training prompts, raise the limit that rejects them, or remove its rows.",
@@ -60,6 +59,7 @@ def _without_untrained(assembled: Assembled, training: set[str]) -> Assembled:
             record.line,
             record.preference_group,
             record.messages[-1]["content"][:500],
+            left_out=True,
         )
         for record in records
         if record.preference_group not in training
@@ -76,7 +76,3 @@ def _without_untrained(assembled: Assembled, training: set[str]) -> Assembled:
         },
         rejected=(*assembled.rejected, *rejected),
     )
-
-
-def _shown(row: RejectedRow) -> str:
-    return f"{row.where}: {row.reason} ({row.detail})"

@@ -35,6 +35,14 @@ class DataSection(Section):
         ge=8,
         description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
     )
+    max_rejected_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of rows that may be rejected as broken; beyond it nothing is prepared. Of "
+        "one file or one preference group 4 times that share may be. Up to 2 broken rows are always passed "
+        "over, unless it is 0. Rows that the limits above or a public set leave out do not count.",
+    )
     seed: int | None = Field(
         None,
         ge=0,

@@ -9,7 +9,7 @@ import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
 from tests.support.tastes import give, tastes
-from tests.support.training import ROWS, pgrpo, write_tiny
+from tests.support.training import ROWS, files_in, pgrpo, write_tiny
 
 
 def test_a_broken_line_is_named_and_loses_no_other(tmp_path: Path) -> None:
@@ -29,17 +29,62 @@ def test_a_broken_line_is_named_and_loses_no_other(tmp_path: Path) -> None:
     assert len(prompts) == sum(ROWS.values())
     kept = (tmp_path / "run" / "data" / "rejected.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in kept] == [3, 10]
-    assert f"all rejected rows, with their reasons: {tmp_path / 'run' / 'data' / 'rejected.jsonl'}" in told
+    path = tmp_path / "run" / "data" / "rejected.jsonl"
+    assert f"all rows that are not used, with their reasons: {path}" in told
 
 
 def test_of_many_rejected_rows_the_first_few_are_named(tmp_path: Path) -> None:
     recipe = write_tiny(tmp_path)
     with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write("{\n" * 9)
-    told = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run").stderr
+    passed = ("--set", "data.max_rejected_share=0.5")
+    told = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run", *passed).stderr
     # 32 good rows come before them.
     assert [f"rows.jsonl:{line}:" in told for line in range(33, 42)] == [True] * 5 + [False] * 4
     assert "rejected: 9 x not JSON" in told
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_too_many_broken_rows_stop_it_with_reasons_also_if_quiet(tmp_path: Path, command: str) -> None:
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    assert pgrpo("prepare", recipe, "--run-dir", run).exit_code == 0
+    before = files_in(run / "data")
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"prompt": "cut\n' * 2 + '{"preference_group": "often"}\n')
+    result = pgrpo(command, recipe, "--run-dir", run, "--quiet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    # The 32 rows that were there, and 3 more.
+    assert result.stderr.splitlines() == [
+        "error: all files: 3 of 35 rows are broken (8.6%), more than data.max_rejected_share (0.05); "
+        "up to 2 are always passed over",
+        "  2 x not JSON; 1 x no prompt",
+        "  rows.jsonl:33: not JSON (Unterminated string starting at at column 12)",
+        "  rows.jsonl:35: no prompt (neither 'prompt' nor 'messages' has a value)",
+        "  rows.jsonl:34: not JSON (Unterminated string starting at at column 12)",
+        "  Correct the rows or what the recipe says of them, or raise data.max_rejected_share to train "
+        "without them.",
+        f"  All rejected rows: {run / 'rejected.jsonl'}",
+    ]
+    assert files_in(run / "data") == before
+    kept = (run / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in kept] == [33, 34, 35]
+
+    passed = ("--set", "data.max_rejected_share=0.1")
+    assert pgrpo("prepare", recipe, "--run-dir", tmp_path / "other", *passed).exit_code == 0
+    assert len((tmp_path / "other" / "data" / "rejected.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_a_stop_left_behind_goes_with_the_next_preparing(tmp_path: Path) -> None:
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    rows = tmp_path / "rows.jsonl"
+    good = rows.read_text(encoding="utf-8")
+    rows.write_text(good + "{\n" * 9, encoding="utf-8")
+    assert pgrpo("prepare", recipe, "--run-dir", run).exit_code == 2
+    assert (run / "rejected.jsonl").exists()
+    assert not (run / "data").exists()
+    rows.write_text(good, encoding="utf-8")
+    assert pgrpo("prepare", recipe, "--run-dir", run).exit_code == 0
+    assert not (run / "rejected.jsonl").exists()
 
 
 def test_the_report_says_what_a_user_should_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord
-from pgrpo_cli.data.row_problem import RowProblem
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 from pgrpo_cli.registry import Registry
 
 from .base import AssignContext, Assigner, Fitted, GroupOf
@@ -48,7 +48,13 @@ def assign(
             text = record.messages[-1]["content"][:ROW_EXCERPT]
             rejected.append(
                 RejectedRow(
-                    problem.reason, problem.detail, record.file, record.line, record.preference_group, text
+                    problem.reason,
+                    problem.detail,
+                    record.file,
+                    record.line,
+                    record.preference_group,
+                    text,
+                    left_out=isinstance(problem, LeftOut),
                 )
             )
     return tuple(grouped), tuple(rejected)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgrpo_cli.data.records import SourceRecord, UserProfile
-from pgrpo_cli.data.row_problem import RowProblem
+from pgrpo_cli.data.row_problem import LeftOut
 from pgrpo_cli.errors import DataError
 
 from .centroids import DECIMALS, VERSION, profile_vector, tfidf_vector, words
@@ -81,7 +81,7 @@ def profile_space(profiles: Mapping[str, UserProfile], source: str) -> Space:
 
     def place(profile: UserProfile, texts: Sequence[str]) -> NDArray[np.float64]:
         if not profile.features:
-            raise RowProblem("nothing is known of the user", "the source has no profile of them")
+            raise LeftOut("nothing is known of the user", "the source has no profile of them")
         return profile_vector(stored, profile.features)
 
     return Space(stored, False, place)

@@ -55,9 +55,18 @@ def read_goodreads(section: GoodreadsSource, context: ReadContext) -> SourceData
     split_here = any(reviews and reviews[0].time < reviews[-1].time for reviews in readers)
     files = tuple(hashed((*paths, *book_paths), context.recipe_dir))
     if not split_here:
-        return SourceData(tuple(records["train"]), None, rejections.rows(), files)
+        return SourceData(
+            tuple(records["train"]), None, rejections.rows(), files, rows=rejections.rows_by_file
+        )
     kept = tuple(_without_held_out_texts(records["train"], records["eval"], rejections))
-    return SourceData(kept, tuple(records["eval"]), rejections.rows(), files, _profiles(train))
+    return SourceData(
+        kept,
+        tuple(records["eval"]),
+        rejections.rows(),
+        files,
+        _profiles(train),
+        rows=rejections.rows_by_file,
+    )
 
 
 def _books(paths: list[Path], wanted: set[str]) -> dict[str, Book]:
@@ -82,7 +91,9 @@ def _with_book(reviews: list[Review], books: Mapping[str, Book], rejections: Rej
             yield review
         else:
             detail = f"book_id {review.book_id!r} is not in data.source.books_path with a title"
-            rejections.add(RejectedRow("book without a title", detail, review.file, review.line))
+            rejections.add(
+                RejectedRow("book without a title", detail, review.file, review.line, left_out=True)
+            )
 
 
 def _split(readers: list[list[Review]], rejections: Rejections) -> tuple[list[Review], list[Review]]:
@@ -98,7 +109,8 @@ def _split(readers: list[list[Review]], rejections: Rejections) -> tuple[list[Re
         held_out.append(last)
         for review in reviews[len(earlier) : -1]:
             reason = "written in the same second as what is held out"
-            rejections.add(RejectedRow(reason, f"review_id {last.review_id}", review.file, review.line))
+            detail = f"review_id {last.review_id}"
+            rejections.add(RejectedRow(reason, detail, review.file, review.line, left_out=True))
     rated = {review.rating for review in train}
     train += [review for review in held_out if review.rating not in rated]
     return train, [review for review in held_out if review.rating in rated]
@@ -144,7 +156,9 @@ def _without_held_out_texts(
             yield record
         else:
             detail = f"{record.prompt_id} has the same prompt as one that is held out"
-            rejections.add(RejectedRow("the same text is held out", detail, record.file, record.line))
+            rejections.add(
+                RejectedRow("the same text is held out", detail, record.file, record.line, left_out=True)
+            )
 
 
 def _profiles(train: list[Review]) -> dict[str, UserProfile]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.records import RejectedRow
-from pgrpo_cli.data.row_problem import RowProblem
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 from pgrpo_cli.seeding import derive_seed
 
@@ -60,11 +60,15 @@ def sampled_reviews(
     for path in paths:
         name = file_name(path, recipe_dir)
         for line, content in lines(path):
+            rejections.looked_at(name)
             try:
                 sample.add(_review(parse_line(content), section, name, line))
             except RowProblem as problem:
                 text = content[:500].decode("utf-8", errors="backslashreplace")
-                rejections.add(RejectedRow(problem.reason, problem.detail, name, line, row=text))
+                left_out = isinstance(problem, LeftOut)
+                rejections.add(
+                    RejectedRow(problem.reason, problem.detail, name, line, row=text, left_out=left_out)
+                )
     return sample.readers()
 
 
@@ -146,13 +150,13 @@ def _review(row: dict[str, Any], section: GoodreadsSource, file: str, line: int)
         raise RowProblem("rating is no whole number from 0 to 5", f"column 'rating' is {repr(rating)[:60]}")
     time = _time(row.get("date_added"))
     if rating == 0:
-        raise RowProblem("review without a rating", "column 'rating' is 0")
+        raise LeftOut("review without a rating", "column 'rating' is 0")
     text = text_of(row, "review_text", "review_text_incomplete")
     words = len(text.split())
     if words < section.min_words:
-        raise RowProblem("review shorter than data.source.min_words", f"{words} words")
+        raise LeftOut("review shorter than data.source.min_words", f"{words} words")
     if words > section.max_words:
-        raise RowProblem("review longer than data.source.max_words", f"{words} words")
+        raise LeftOut("review longer than data.source.max_words", f"{words} words")
     return Review(user_id, book_id, review_id, rating, text, time, file, line)
 
 

@@ -45,7 +45,9 @@ def read_movielens(section: MovielensSource, context: ReadContext) -> SourceData
     held_out = tuple(_held_out(splits, groups, write, texts, ratings, rejections))
     profiles = {str(ratings.user_ids_U[user]): taste.profile for user, taste in tastes.items()}
     notes = _drawn(len(splits), len(ratings.user_ids_U), section)
-    return SourceData(train, held_out, rejections.rows(), collection.files, profiles, notes)
+    return SourceData(
+        train, held_out, rejections.rows(), collection.files, profiles, notes, rejections.rows_by_file
+    )
 
 
 def _drawn(drawn: int, users: int, section: MovielensSource) -> tuple[str, ...]:
@@ -90,13 +92,16 @@ def _held_out(
             if split.user not in groups:
                 detail = f"user {ratings.user_ids_U[split.user]} shares no genre with users who have some"
                 rejections.add(
-                    RejectedRow("preference group without training prompts", detail, ratings.name, line)
+                    RejectedRow(
+                        "preference group without training prompts", detail, ratings.name, line, left_out=True
+                    )
                 )
                 continue
             record = write(split, row, "eval", groups[split.user])
             if record.messages[-1]["content"] in texts:
                 detail = f"user {record.user_id} rated the same films as another one"
-                rejections.add(RejectedRow("the same text is in training too", detail, ratings.name, line))
+                reason = "the same text is in training too"
+                rejections.add(RejectedRow(reason, detail, ratings.name, line, left_out=True))
                 continue
             yield record
 

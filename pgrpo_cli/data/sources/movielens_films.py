@@ -83,6 +83,7 @@ def rows_of(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of the rows of a table of text with as many fields as `header`."""
     for line, content in lines(table):
+        rejections.looked_at(table.name)
         try:
             fields = _fields(content, layout.separator)
             if len(fields) != len(header):

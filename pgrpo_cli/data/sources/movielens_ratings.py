@@ -60,8 +60,10 @@ def read_ratings(
             first_line, block = 2, _without_header(table, block)
         for start, piece, columns in _parsed(block, layout.separator, first_line):
             if columns is None:
+                rejections.looked_at(table.name)
                 _reject(rejections, table, start, piece, "not a user, a film, a rating and a time", layout)
                 continue
+            rejections.looked_at(table.name, len(columns["user"]))
             kept = _checked(columns, piece, start, film_ids, table, rejections)
             for name, values in kept.items():
                 parts[name].append(values)
@@ -220,7 +222,8 @@ def _without_repeats(table: Table, columns: Columns, rejections: Rejections) -> 
     for row in np.sort(repeats).tolist():
         detail = f"user {columns['user'][row]} has rated the film before"
         line = int(columns["line"][row])
-        rejections.add(RejectedRow("film rated again by the same user", detail, table.name, line))
+        reason = "film rated again by the same user"
+        rejections.add(RejectedRow(reason, detail, table.name, line, left_out=True))
     kept = np.ones(len(pair), dtype=bool)
     kept[repeats] = False
     return {name: values[kept] for name, values in columns.items()}

@@ -60,7 +60,7 @@ def split_users(
     counts = np.diff(ratings.starts_U1)
     for user in np.flatnonzero(counts < section.min_ratings).tolist():
         detail = f"user {ratings.user_ids_U[user]} has {counts[user]}, min_ratings is {section.min_ratings}"
-        rejections.add(RejectedRow("user with too few ratings", detail, ratings.name))
+        rejections.add(RejectedRow("user with too few ratings", detail, ratings.name, left_out=True))
     users: Iterable[int] = np.flatnonzero(counts >= section.min_ratings).tolist()
     if section.max_users is not None:
         users = sorted(users, key=lambda user: derive_seed(seed, "user", int(ratings.user_ids_U[user])))
@@ -72,7 +72,7 @@ def split_users(
                 f"user {ratings.user_ids_U[user]} has no film of {section.min_rating:g} stars or more "
                 f"with {section.history} before it"
             )
-            rejections.add(RejectedRow("user without a target", detail, ratings.name))
+            rejections.add(RejectedRow("user without a target", detail, ratings.name, left_out=True))
             continue
         splits.append(split)
         if len(splits) == section.max_users:

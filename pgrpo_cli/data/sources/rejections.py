@@ -1,4 +1,4 @@
-"""Rejected rows of inputs that are too long to list every one of them."""
+"""Rejected rows of inputs that are too long to list every one of them, and how many rows there were."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class Rejections:
         self._listed = listed
         self._rows: dict[str, list[RejectedRow]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
+        self.rows_by_file: Counter[str] = Counter()
+
+    def looked_at(self, file: str, rows: int = 1) -> None:
+        """Count rows, whether they are rejected or not."""
+        self.rows_by_file[file] += rows
 
     def add(self, row: RejectedRow) -> None:
         self._counts[row.reason] += 1
@@ -39,5 +44,8 @@ class Rejections:
             found += rows
             if self._counts[reason] > len(rows):
                 detail = f"{self._counts[reason]} rows in all, of which {len(rows)} are listed"
-                found.append(RejectedRow(f"{reason} (further rows, not listed)", detail, rows[0].file))
+                further = self._counts[reason] - len(rows)
+                found.append(
+                    RejectedRow(reason, detail, rows[0].file, left_out=rows[0].left_out, count=further)
+                )
         return tuple(found)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
-from pgrpo_cli.data.row_problem import RowProblem, shown, storable
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem, shown, storable
 
 ROW_EXCERPT = 500
 ROLES = ("system", "user", "assistant", "tool")
@@ -33,7 +33,13 @@ class RawRow:
     def rejected(self, problem: RowProblem, preference_group: str | None = None) -> RejectedRow:
         """The row as it is reported."""
         return RejectedRow(
-            problem.reason, problem.detail, self.file, self.line, preference_group, self._excerpt()
+            problem.reason,
+            problem.detail,
+            self.file,
+            self.line,
+            preference_group,
+            self._excerpt(),
+            left_out=isinstance(problem, LeftOut),
         )
 
     def _excerpt(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, text_key
 from pgrpo_cli.data.row_problem import RowProblem
@@ -32,15 +33,17 @@ class Table:
 
 def read_tables(train: Table, held_out: Table | None, make: Maker) -> SourceData:
     """What the tables hold; a training text that is held out, too, is rejected."""
-    records, rejected = _made(train, make)
+    rows: Counter[str] = Counter()
+    records, rejected = _made(train, make, rows)
     if held_out is None:
-        return SourceData(tuple(records), None, tuple(rejected), tuple(train.files))
-    eval_records, eval_rejected = _made(held_out, make)
+        return SourceData(tuple(records), None, tuple(rejected), tuple(train.files), rows=rows)
+    eval_records, eval_rejected = _made(held_out, make, rows)
     eval_texts = {text_key(record) for record in eval_records}
     kept = [record for record in records if text_key(record) not in eval_texts]
     leaked = [_leaked(record) for record in records if text_key(record) in eval_texts]
     files = train.files + [file for file in held_out.files if file not in train.files]
-    return SourceData(tuple(kept), tuple(eval_records), (*rejected, *eval_rejected, *leaked), tuple(files))
+    rejected += eval_rejected + leaked
+    return SourceData(tuple(kept), tuple(eval_records), tuple(rejected), tuple(files), rows=rows)
 
 
 def read_mapped(
@@ -65,10 +68,17 @@ def read_mapped(
     return read_tables(train, held_out, make)
 
 
-def _made(table: Table, make: Maker) -> tuple[list[SourceRecord], list[RejectedRow]]:
+def _made(table: Table, make: Maker, rows: Counter[str]) -> tuple[list[SourceRecord], list[RejectedRow]]:
+    """What `make` makes of the table; its rows are counted by file in `rows`."""
     records: list[SourceRecord] = []
     rejected: list[RejectedRow] = []
-    for result in make(table):
+
+    def counted() -> Iterator[RawRow]:
+        for row in table.rows:
+            rows[row.file] += 1
+            yield row
+
+    for result in make(replace(table, rows=counted())):
         if isinstance(result, SourceRecord):
             records.append(result)
         else:
@@ -103,5 +113,11 @@ def _leaked(record: SourceRecord) -> RejectedRow:
     text = record.messages[-1]["content"][:ROW_EXCERPT]
     reason = "text is held out for evaluation too"
     return RejectedRow(
-        reason, "the same text is held out", record.file, record.line, record.preference_group, text
+        reason,
+        "the same text is held out",
+        record.file,
+        record.line,
+        record.preference_group,
+        text,
+        left_out=True,
     )

@@ -169,7 +169,8 @@ def test_the_same_prompt_is_not_in_both_halves(tmp_path):
     # Without titles Ann's held-out prompt equals the one of Bob's second review.
     data = read(tmp_path, rows)
     assert not {text(record) for record in data.train} & {text(record) for record in data.eval}
-    assert [(row.line, row.reason) for row in data.rejected] == [(4, "the same text is held out")]
+    (row,) = data.rejected
+    assert (row.line, row.reason, row.left_out) == (4, "the same text is held out", True)
 
 
 BROKEN = [
@@ -202,6 +203,9 @@ def test_a_broken_row_is_named_and_costs_no_other(tmp_path, row, reason):
     assert [(found.where, found.reason) for found in data.rejected] == [
         ("goodreads_reviews_x.json.gz:2", reason)
     ]
+    # A review that is too short or long is in order, and so is one without stars.
+    assert data.rejected[0].left_out == reason.startswith("review ")
+    assert data.rows == {"goodreads_reviews_x.json.gz": 4}
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,7 @@ def test_users_without_targets_are_counted_with_their_reason(tmp_path):
         ("user with too few ratings", "user 4 has 2, min_ratings is 3"),
         ("user without a target", "user 3 has no film of 4 stars or more with 2 before it"),
     ]
+    assert all(row.left_out for row in data.rejected)
 
 
 def test_nothing_to_train_on_is_an_error_with_the_settings_to_change(tmp_path):

@@ -10,7 +10,9 @@ on the hub, its paper arXiv 2404.16019.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pgrpo_cli.data.records import (
@@ -20,7 +22,7 @@ from pgrpo_cli.data.records import (
     SourceRecord,
     UserProfile,
 )
-from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.presets import PrismSource
@@ -52,7 +54,13 @@ def read_prism(section: PrismSource, context: ReadContext) -> SourceData:
     reader = _Reader(section, people, needs_group=context.groups_from_rows)
     data = read_tables(_table(section, context, "conversations", section.limit), None, reader.records)
     profiles = {user: _profile(person) for user, person in people.items()}
-    return SourceData(data.train, None, (*lost, *data.rejected), (*data.files, *survey.files), profiles)
+    return replace(
+        data,
+        rejected=(*lost, *data.rejected),
+        files=(*data.files, *survey.files),
+        profiles=profiles,
+        rows={**data.rows, **Counter(row.file for row in rows)},
+    )
 
 
 class _Reader:
@@ -101,7 +109,9 @@ class _Reader:
         try:
             if person is None:
                 raise RowProblem("no preference group", f"the survey has no user {user!r}")
-            return preference_group_name(_at(person, column), f"column {column!r}")
+            if (value := _at(person, column)) is None:
+                raise LeftOut("no preference group", f"the survey has nothing at {column!r} of user {user!r}")
+            return preference_group_name(value, f"column {column!r}")
         except RowProblem:
             if self._needs_group:
                 raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
-from pgrpo_cli.data.row_problem import RowProblem, shown, storable
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem, shown, storable
 
 from ..mapping import REFERENCE
 from ..rows import RawRow, prompt_text, record_of
@@ -44,7 +44,7 @@ def best_answer(answers: Sequence[Answer], preference_group: str) -> dict[str, A
     """The columns that tell the rewards of the best answer. Raises RowProblem."""
     rated = [answer for answer in answers if preference_group in answer.ratings and answer.text.strip()]
     if not rated:
-        raise RowProblem("no rated answer", f"none of {len(answers)} has a rating for {preference_group!r}")
+        raise LeftOut("no rated answer", f"none of {len(answers)} has a rating for {preference_group!r}")
     best = max(rated, key=lambda answer: answer.ratings[preference_group])
     return {
         REFERENCE: storable(best.text, "answer"),

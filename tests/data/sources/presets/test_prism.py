@@ -181,6 +181,9 @@ def test_broken_rows_cost_no_others(tmp_path):
         ("prism/conversations.jsonl:11", "no rated answer"),
         ("prism/conversations.jsonl:12", "not JSON"),
     ]
+    # Line 3 is of a person of whom the survey has no region; 10 and 11 have no score.
+    assert [row.line for row in data.rejected if row.left_out] == [3, 10, 11]
+    assert data.rows == {"prism/conversations.jsonl": 13, "prism/survey.jsonl": 3}
 
 
 def test_without_a_chosen_answer_the_best_scored_counts(tmp_path):

@@ -97,6 +97,8 @@ def test_ultrafeedback_has_a_record_an_aspect(tmp_path):
         ("no rated answer", "honesty", "set/flan.jsonl:1"),
         ("no rated answer", "honesty", "set/sharegpt.jsonl:1"),
     ]
+    assert all(row.left_out for row in data.rejected)
+    assert data.rows == {"set/flan.jsonl": 1, "set/sharegpt.jsonl": 1}
     assert data.eval is None
 
 

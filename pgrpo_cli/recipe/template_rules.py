@@ -1,4 +1,4 @@
-"""Rules of templates and expressions: they are of the Jinja that a recipe may use; see `rules.py`."""
+"""Rules of templates and expressions: they are Jinja; see `rules.py`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ from .reward_base import RewardBase
 from .reward_judge import RUBRIC_VARIABLES, JudgeReward
 from .schema import Recipe
 from .sources import ColumnMapping
+from .templates import Expression, Template, TemplateProblem
 from .violation import Violation
-
-# Jinja is loaded by recipes that have templates, so that each rule imports templates.py itself.
 
 
 def templates_parse(recipe: Recipe) -> Iterator[Violation]:
-    """Templates of rows are Jinja, of the part that a recipe may use."""
+    """Templates of rows are Jinja."""
     source = recipe.data.source
     for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
         text = source.__dict__.get(key)
         if text is None:
             continue
-        from .template_filters import TemplateProblem
-        from .templates import Template
-
         try:
             Template(text)
         except TemplateProblem as problem:
@@ -34,13 +30,10 @@ def templates_parse(recipe: Recipe) -> Iterator[Violation]:
 
 
 def expression_parses(recipe: Recipe) -> Iterator[Violation]:
-    """The expression that names preference groups is Jinja, of the part that a recipe may use."""
+    """The expression that names preference groups is Jinja."""
     section = recipe.data.preference_groups
     if not isinstance(section, ExpressionGroups):
         return
-    from .template_filters import TemplateProblem
-    from .templates import Expression
-
     try:
         Expression(section.expression)
     except TemplateProblem as problem:
@@ -65,9 +58,6 @@ def _rubric(
     path: KeyPath, judge: JudgeSection, rubric: str, known: Sequence[str], needed: Sequence[str]
 ) -> Iterator[Violation]:
     """What is wrong with a rubric that may use the variables `known` and must use those `needed`."""
-    from .template_filters import TemplateProblem
-    from .templates import Template
-
     place = (*path, "rubric")
     try:
         used = Template(rubric).variables

@@ -1,238 +1,151 @@
-"""Jinja of a recipe, as a template or an expression: a small, bounded part of the language, sandboxed.
+"""Jinja of a recipe and of a model, bounded as a whole: rendered by a process with limits.
 
-A recipe may come from a stranger and rows may be hostile, so that neither can reach Python or take much time
-or memory: there are no macros, includes or recursion, no lists that grow, a fixed set of filters and methods,
-and bounds on loop passes, calls and text (template_filters.py). Rows, preference groups and judges' rubrics
-share this one sandbox.
+A recipe, a model and rows may all come from a stranger. template_worker.py says what a template can do and
+why nothing that it does takes much time or memory. One worker serves this process, one request at a time; a
+worker that its template ends is replaced at the next request.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import atexit
+import errno
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
-from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
-
-from .template_filters import FILTERS, MAX_CHARACTERS, Budget, TemplateProblem, as_text, short, small
-
-MAX_TEMPLATE = 20_000
-METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        {"casefold", "endswith", "find", "isdigit", "lower", "lstrip", "rstrip", "split", "splitlines"}
-        | {"startswith", "strip", "title", "upper"}
-    ),
-    dict: frozenset({"get", "items", "keys", "values"}),
-}
-_METHOD_NAMES = frozenset().union(*METHODS.values())
-_STATEMENTS = (
-    nodes.Template,
-    nodes.Output,
-    nodes.TemplateData,
-    nodes.If,
-    nodes.For,
-    nodes.Assign,
-    nodes.With,
-)
-_CONSTANTS = (nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Neg)
-_EXPRESSIONS = (
-    *(nodes.Name, nodes.Keyword, nodes.CondExpr, nodes.Filter, nodes.Test, nodes.Call),
-    *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Concat, nodes.Compare, nodes.Operand),
-    *(nodes.And, nodes.Or, nodes.Not, nodes.Pos),
-    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod),
-)
-# Filters that a template cannot name.
-_COUNTED, _TEXT, _SHORT = " counted", " text", " short"
+SECONDS = 3.0
+"""Processor time of one rendering."""
+MEMORY = 1 << 29
+"""Address space of the worker, in bytes. macOS does not hold a process to it."""
+_WORKER = Path(__file__).with_name("template_worker.py")
 
 
-class _Program(ABC):
-    """Checked and compiled source. Raises TemplateProblem where it is not of this language.
+class TemplateProblem(Exception):
+    """Why a template cannot be used or fails on its variables; the message is the whole reason.
+
+    `exhausted`: it was stopped for its time or memory, so that trying it on other variables may take as long.
+    """
+
+    def __init__(self, reason: str, *, exhausted: bool = False) -> None:
+        super().__init__(reason)
+        self.exhausted = exhausted
+
+
+class _Jinja:
+    """Checked source. Raises TemplateProblem where it is none.
 
     `variables` are the names that it takes from outside.
     """
 
-    what: ClassVar[str]
+    kind: ClassVar[str]
 
     def __init__(self, source: str) -> None:
-        if len(source) > MAX_TEMPLATE:
-            raise TemplateProblem(f"the {self.what} has more than {MAX_TEMPLATE:,} characters")
-        self._budget = Budget()
-        environment = _Environment(self._budget)
-        try:
-            tree = self._parsed(environment, source)
-            _check(tree, self.what)
-            self.variables = frozenset(meta.find_undeclared_variables(tree))
-            code = environment.compile(_Bound().visit(tree))
-        except TemplateError as error:
-            line = getattr(error, "lineno", None)
-            where = f" in line {line} of the {self.what}" if line else ""
-            raise TemplateProblem(f"{str(error.message).rstrip('.')}{where}") from error
-        # Python gives up on deep nesting in several ways.
-        except (RecursionError, MemoryError, SyntaxError) as error:
-            raise TemplateProblem(f"the {self.what} is nested too deeply") from error
-        self._template = environment.template_class.from_code(environment, code, environment.globals)
-
-    @abstractmethod
-    def _parsed(self, environment: Environment, source: str) -> nodes.Template:
-        """The syntax tree of the whole source."""
-
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
-        """A budget of its own for one run, whose failures are TemplateProblems."""
-        self._budget.reset()
-        try:
-            yield
-        except TemplateProblem:
-            raise
-        except TemplateError as error:
-            raise TemplateProblem(str(error.message)) from error
-        # Odd values make Python raise what it likes: type and value errors, division by 0.
-        except Exception as error:
-            raise TemplateProblem(f"{type(error).__name__}: {error}") from error
+        self._source = source
+        self.variables = frozenset(_worker.ask(self.kind, source, None))
 
 
-class Template(_Program):
-    """Text with `{{ }}` and `{% %}`."""
+class Template(_Jinja):
+    """Text with `{{ }}` and `{% %}`, where what is missing is a problem."""
 
-    what = "template"
+    kind = "template"
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text that it makes of its variables. Raises TemplateProblem."""
-        parts: list[str] = []
-        length = 0
-        with self._bounded():
-            for part in self._template.generate(values):
-                parts.append(part)
-                length += len(part)
-                if length > MAX_CHARACTERS:
-                    raise TemplateProblem(f"more than {MAX_CHARACTERS:,} characters")
-        return "".join(parts)
-
-    def _parsed(self, environment: Environment, source: str) -> nodes.Template:
-        return environment.parse(source)
+        """The text that it makes of its variables, which are JSON values. Raises TemplateProblem."""
+        return str(_worker.ask(self.kind, self._source, values))
 
 
-class Expression(_Program):
+class ChatTemplate(Template):
+    """A model's chat template, in the dialect that transformers' apply_chat_template knows."""
+
+    kind = "chat template"
+
+
+class Expression(_Jinja):
     """What stands between `{{` and `}}`, by itself."""
 
-    what = "expression"
-    _RESULT: ClassVar[str] = "_result"
+    kind = "expression"
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """Its value, of any type, for these variables. Raises TemplateProblem."""
-        with self._bounded():
-            context = self._template.new_context(dict(values))
-            for _ in self._template.root_render_func(context):
-                pass
-            value = context.vars[self._RESULT]
-            if isinstance(value, Undefined):
-                # Raises, and says what is undefined.
-                str(value)
-        return value
-
-    def _parsed(self, environment: Environment, source: str) -> nodes.Template:
-        parser = Parser(environment, source, state="variable")
-        expression = parser.parse_expression()
-        if not parser.stream.eos:
-            token = parser.stream.current
-            raise TemplateSyntaxError(f"{str(token)!r} follows its end", token.lineno)
-        line = expression.lineno
-        result = nodes.Name(self._RESULT, "store", lineno=line)
-        tree = nodes.Template([nodes.Assign(result, expression, lineno=line)], lineno=line)
-        tree.set_environment(environment)
-        return tree
+        """Its value, a JSON value, for these variables. Raises TemplateProblem."""
+        return _worker.ask(self.kind, self._source, values)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset("+-*%")
+class _Worker:
+    """The process that renders."""
 
-    def __init__(self, budget: Budget) -> None:
-        super().__init__(undefined=StrictUndefined, finalize=_written, trim_blocks=True, lstrip_blocks=True)
-        self.globals = {"range": self.globals["range"]}
-        self._budget = budget
-        self.filters = {name: budget.charged(function) for name, function in FILTERS.items()}
-        self.filters |= {_COUNTED: budget.counted, _TEXT: as_text, _SHORT: short}
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        # A judge's rubric is rendered by the thread that asks the judge.
+        self._lock = threading.Lock()
 
-    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """A call of a method, paid for by the size of what it works on."""
-        owner = getattr(function, "__self__", None)
-        if type(owner) in METHODS:
-            self._budget.charge(owner, *args)
-        return super().call(context, function, *args, **kwargs)
+    def ask(self, kind: str, source: str, values: Mapping[str, Any] | None) -> Any:
+        """The answer to one request. Raises TemplateProblem."""
+        try:
+            line = json.dumps([kind, source, values if values is None else dict(values)]).encode() + b"\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TemplateProblem(f"its variables are no JSON values: {error}") from error
+        with self._lock:
+            try:
+                answer = self._exchange(line)
+            # Ctrl-C, too: the answer to this request must not be read as one to the next.
+            except BaseException:
+                self.close()
+                raise
+        if "problem" in answer:
+            raise TemplateProblem(answer["problem"])
+        return answer["value"]
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """`left operator right` for numbers; + joins texts, too."""
-        for value in (left, right):
-            if isinstance(value, Undefined):
-                str(value)
-        if operator == "+" and isinstance(left, str) and isinstance(right, str):
-            return short(left + right)
-        for value in (left, right):
-            if not isinstance(value, int | float):
-                raise TemplateProblem(f"{operator} is for numbers here, found a {type(value).__name__}")
-        return small(super().call_binop(context, operator, left, right))
+    def _exchange(self, line: bytes) -> dict[str, Any]:
+        process = self._running()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            process.kill()
+            raise TemplateProblem(_why(process.wait()), exhausted=True)
+        found: dict[str, Any] = json.loads(answer)
+        return found
 
-    def is_safe_callable(self, obj: Any) -> bool:
-        """Whether a template may call `obj`: range, and the methods above of their own types."""
-        allowed = METHODS.get(type(getattr(obj, "__self__", None)), frozenset())
-        return obj is self.globals["range"] or getattr(obj, "__name__", None) in allowed
+    def _running(self) -> subprocess.Popen[bytes]:
+        # Its directory stays out of its path (-P); a session of its own keeps Ctrl-C away from it.
+        command = [sys.executable, "-P", str(_WORKER), str(SECONDS), str(MEMORY)]
+        process = self._process
+        if process is None or process.args != command or process.poll() is not None:
+            self.close()
+            self._process = process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return process
 
-
-def _written(value: Any) -> Any:
-    """What `{{ value }}` writes."""
-    return value if isinstance(value, str) else as_text(value)
-
-
-def _check(tree: nodes.Template, what: str) -> None:
-    """Raises TemplateProblem at the first part of `tree` that the bounded language lacks."""
-    for node in (tree, *tree.find_all(nodes.Node)):
-        refused = _refusal(node)
-        if refused:
-            raise TemplateProblem(f"{refused} in line {node.lineno} of the {what}")
-
-
-def _refusal(node: nodes.Node) -> str | None:
-    if not isinstance(node, _STATEMENTS + _EXPRESSIONS + _CONSTANTS):
-        return f"a recipe's Jinja has if, for and set, but no {type(node).__name__}"
-    if isinstance(node, nodes.For) and node.recursive:
-        return "a recipe's Jinja has no recursive loops"
-    if isinstance(node, nodes.Filter) and node.name not in FILTERS:
-        return f"a recipe's Jinja has no filter {node.name!r}, only {', '.join(sorted(FILTERS))}"
-    if isinstance(node, nodes.Call) and not _may_call(node.node):
-        return f"a recipe's Jinja calls nothing but range, {', '.join(sorted(_METHOD_NAMES))}"
-    built = isinstance(node, nodes.List | nodes.Dict)
-    built = built or (isinstance(node, nodes.Tuple) and node.ctx == "load")
-    # Lists of lists of lists would grow with every `set`.
-    if built and not all(isinstance(part, _CONSTANTS) for part in node.find_all(nodes.Expr)):
-        return "lists and mappings in a recipe's Jinja hold constants only"
-    return None
+    def close(self) -> None:
+        """End the process; the next request starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
 
 
-def _may_call(function: nodes.Expr) -> bool:
-    if isinstance(function, nodes.Name):
-        return function.name == "range"
-    return isinstance(function, nodes.Getattr) and function.attr in _METHOD_NAMES
+def _why(status: int) -> str:
+    """What the status of a worker that has ended says about the template."""
+    if status == -signal.SIGPROF:
+        return f"stopped after {SECONDS:g} seconds of processor time; a template must not take longer"
+    if status == errno.ENOMEM:
+        return f"stopped for needing more than {MEMORY >> 20:,} MiB of memory"
+    return f"ended the process that renders templates (status {status})"
 
 
-class _Bound(NodeTransformer):
-    """Makes loops count their passes, and `~` refuse what is no text or makes too much of it."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        loop = self.generic_visit(node)
-        assert isinstance(loop, nodes.For)
-        loop.iter = _filtered(loop.iter, _COUNTED)
-        return loop
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        joined = self.generic_visit(node)
-        assert isinstance(joined, nodes.Concat)
-        joined.nodes = [_filtered(part, _TEXT) for part in joined.nodes]
-        return _filtered(joined, _SHORT)
-
-
-def _filtered(value: Any, name: str) -> nodes.Expr:
-    return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno, environment=value.environment)
+_worker = _Worker()
+atexit.register(_worker.close)

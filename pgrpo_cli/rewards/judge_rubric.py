@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError, RewardError
-from pgrpo_cli.recipe.template_filters import TemplateProblem
-from pgrpo_cli.recipe.templates import Template
+from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
 from .base import Completion
 from .judge_access import AnyJudge

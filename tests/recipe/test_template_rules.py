@@ -26,7 +26,7 @@ CASES: list[RuleCase] = [
     (
         "templates_parse",
         "data.source.system_template",
-        "no Include",
+        "there is no other template to take in in line 1 of the template",
         changed(data={"source": {**JSONL, "system_template": "{% include 'secrets' %}"}}, rewards=[LENGTH]),
         changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
     ),

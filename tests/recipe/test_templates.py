@@ -1,15 +1,22 @@
-"""Templates of a recipe: what they render, what they refuse, and that nothing takes long."""
+"""Templates of a recipe: what they render, what they refuse, and that nothing takes much time or memory."""
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import jinja2.filters
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_cli.recipe.template_filters import FILTERS, MAX_CHARACTERS, MAX_ITEMS, TemplateProblem
-from pgrpo_cli.recipe.templates import MAX_TEMPLATE, METHODS, Expression, Template
+from pgrpo_cli.recipe import templates
+from pgrpo_cli.recipe.templates import ChatTemplate, Expression, Template, TemplateProblem
+
+MAX_CHARACTERS = 1_000_000
 
 
 def render(source, **row):
@@ -39,16 +46,33 @@ def refused(source, **row):
         ("{{ xs|map(attribute='n')|join('+') }}={{ xs|sum('n') }}", {"xs": [{"n": 1}, {"n": 2}]}, "1+2=3"),
         (
             "{{ x|tojson }} {{ 2.345|round(1) }} {{ t|replace('a', 'b') }}",
-            {"x": ["é"], "t": "aa"},
-            '["é"] 2.3 bb',
+            {"x": ["é<"], "t": "aa"},
+            '["é<"] 2.3 bb',
         ),
         ("{{ gone or 'none' }}{{ other|default('!') }}", {"gone": None}, "none!"),
         ("a\n{% if x %}\nb\n{% endif %}\n", {"x": 1}, "a\nb\n"),
         ("{% raw %}{{ x }}{% endraw %}{# said #}", {}, "{{ x }}"),
+        ("{{ 2 ** 10 }} {{ x * 3 }} {{ '%s-%d' % (x, 7) }}", {"x": "a"}, "1024 aaa a-7"),
+        ("{{ x|center(5) }}|{{ 'long text'|wordwrap(4) }}", {"x": "a"}, "  a  |long\ntext"),
+        ("{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{{ twice('ab') }}", {}, "abab"),
+        (
+            "{% set found = namespace(n=0) %}{% for x in xs %}{% set found.n = found.n + x %}{% endfor %}"
+            "{{ found.n }} {{ [xs, [1]]|tojson }} {{ {'a': xs}.a[1] }}",
+            {"xs": [1, 2]},
+            "3 [[1, 2], [1]] 2",
+        ),
+        # Half of a surrogate pair, which JSON can hold, comes back as it was.
+        ("{{ x }}", {"x": "\ud800"}, "\ud800"),
     ],
 )
 def test_what_templates_render(source, row, text):
     assert render(source, **row) == text
+
+
+def test_the_same_variables_give_the_same_draw():
+    template = Template("{% for i in range(9) %}{{ range(10)|random }}{% endfor %}")
+    draws = [template.render({"n": n}) for n in (1, 2, 1)]
+    assert draws[0] == draws[2] != draws[1]
 
 
 @pytest.mark.parametrize(
@@ -56,19 +80,26 @@ def test_what_templates_render(source, row, text):
     [
         ("{{ gone }}", {}, "'gone' is undefined"),
         ("{{ lipsum }}", {}, "'lipsum' is undefined"),
-        ("{{ x.upper()|length }}", {"x": b"a"}, "<built-in method upper of bytes object"),
         ("{{ a ~ gone }}", {"a": 1}, "'gone' is undefined"),
         ("{{ x + gone }}", {"x": 1}, "'gone' is undefined"),
         ("{{ d.gone }}", {"d": {}}, "'dict object' has no attribute 'gone'"),
         ("{{ x }}", {"x": None}, "writes a null"),
+        ("{{ 'a' ~ x }}", {"x": None}, "writes a null"),
         ("{{ x }}", {"x": [1]}, "writes a list; use |join or |tojson"),
+        ("{{ x.upper }}", {"x": "a"}, "writes a builtin_function_or_method"),
         ("{{ 1 / x }}", {"x": 0}, "ZeroDivisionError: division by zero"),
-        ("{{ 'a' + x }}", {"x": 1}, "+ is for numbers here, found a str"),
-        ("{{ xs|sum }}", {"xs": [[1]]}, "sum is for numbers, found a list"),
+        ("{{ 'a' + x }}", {"x": 1}, "TypeError: "),
+        ("{{ x * 1000001 }}", {"x": "a"}, "more than 1,000,000 characters"),
+        ("{{ range(1000000) }}", {}, "OverflowError: Range too big"),
+        ("{{ x }}", {"x": b"a"}, "its variables are no JSON values"),
     ],
 )
 def test_why_a_row_cannot_be_rendered(source, row, reason):
     assert refused(source, **row).startswith(reason)
+
+
+def test_a_reason_is_short():
+    assert len(refused("{{ x|int(base=99) }}{{ {}[x] }}", x="a" * 100_000)) <= 500
 
 
 @pytest.mark.parametrize(
@@ -76,24 +107,16 @@ def test_why_a_row_cannot_be_rendered(source, row, reason):
     [
         ("{{ x", "unexpected end of template"),
         ("a\n{% for x in %}", "in line 2 of the template"),
-        ("{% macro a() %}{% endmacro %}", "no Macro"),
-        ("{% include 'a' %}", "no Include"),
-        ("{% import 'a' as b %}", "no Import"),
-        ("{% extends 'a' %}", "no Extends"),
-        ("{% for x in xs recursive %}{% endfor %}", "no recursive loops"),
-        ("{{ x|attr('y') }}", "no filter 'attr'"),
-        ("{{ x|center(9) }}", "no filter 'center'"),
-        ("{{ '{}'.format(1) }}", "calls nothing but range"),
-        ("{{ lipsum(9) }}", "calls nothing but range"),
-        ("{{ [x, x] }}", "hold constants only"),
-        ("{{ {'a': x} }}", "hold constants only"),
-        ("{{ 9 ** 9 }}", "no Pow"),
+        ("a\n{% include 'a' %}", "there is no other template to take in in line 2 of the template"),
+        ("{% import 'a' as b %}", "no other template"),
+        ("{% from 'a' import b %}", "no other template"),
+        ("{% extends 'a' %}", "no other template"),
+        ("\n{{ x|uper }}", "No filter named 'uper' in line 2 of the template"),
         ("{{ " + "-" * 15_000 + "1 }}", "nested too deeply"),
         ("{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}", "nested too deeply"),
-        ("x" * (MAX_TEMPLATE + 1), "more than 20,000 characters"),
     ],
 )
-def test_what_is_no_template_of_a_recipe(source, reason):
+def test_what_is_no_template(source, reason):
     with pytest.raises(TemplateProblem) as caught:
         Template(source)
     assert reason in str(caught.value)
@@ -107,50 +130,147 @@ def test_what_is_no_template_of_a_recipe(source, reason):
         ("{{ xs|map(attribute='__class__')|join }}", {"xs": [""]}),
         ("{{ xs|map('attr', '__class__')|join }}", {"xs": [""]}),
         ("{{ range.__globals__ }}", {}),
+        ("{{ cycler.__init__.__globals__.os }}", {}),
+        ("{{ '{0.__class__}'.format(x) }}", {"x": ""}),
+        ("{{ namespace(__class__=x) }}", {"x": ""}),
+        ("{% set n = namespace() %}{% set n.__class__ = x %}{{ n.__class__ }}", {"x": ""}),
+        ("{% set y = xs.append(1) %}", {"xs": []}),
         ("{{ self }}", {}),
-        ("{{ x.upper }}", {"x": "a"}),
     ],
 )
 def test_python_cannot_be_reached(source, row):
     refused(source, **row)
 
 
-@pytest.mark.parametrize(
-    ("source", "row", "reason"),
-    [
-        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", {}, "loop passes"),
-        (
-            "{% for i in xs %}{% for j in xs %}{{ j|upper }}{% endfor %}{% endfor %}",
-            {"xs": ["a"] * 200},
-            "loop passes",
-        ),
-        ("{{ range(1000000) }}", {}, "Range too big"),
-        ("{{ x * 1000000000 }}", {"x": "a"}, "* is for numbers"),
-        ("{{ x % 1 }}", {"x": "%999999999d"}, "% is for numbers"),
-        ("{% set x = 'aaaaaaaaaa' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}", {}, "1,000,000 characters"),
-        ("{% set x = 'aaaaaaaaaa' %}" + "{% set x = x + x %}" * 60 + "{{ x }}", {}, "1,000,000 characters"),
-        (
-            "{% set x = 'aa' %}" + "{% set x = x|replace('a', x) %}" * 60 + "{{ x }}",
-            {},
-            "1,000,000 characters",
-        ),
-        ("{% set x = 9 %}" + "{% set x = x * x %}" * 60 + "{{ x }}", {}, "63 bits"),
-        ("{{ x }}{{ x }}", {"x": "a" * 600_000}, "1,000,000 characters"),
-        ("{{ range(99999)|join(x) }}", {"x": "a" * 1000}, "1,000,000 characters"),
-        ("{{ x|tojson }}", {"x": ["a" * 1000] * 1001}, "1,000,000 characters"),
-        ("{{ 1.5|round(99999999) }}", {}, "precision"),
-    ],
-)
-def test_work_and_text_are_bounded(source, row, reason):
-    assert reason in refused(source, **row)
+DOUBLED = "{% set x = [1] %}{% set y = [1] %}" + "{% set x = [x, x] %}{% set y = [y, y] %}" * 60
+ATTACKS = {
+    "text": "{{ 'a' * 10**9 }}",
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "range": "{% for i in range(10**9) %}{% endfor %}",
+    "center": "{{ 'a'|center(10**9) }}",
+    "folded": "{{ 'a'|center(1000000000) }}",
+    "power": "{{ 10**(10**10) }}",
+    "power in C": "{{ ('9' * 4000)|int ** 4000 > 1 }}",
+    "percent": "{{ '%1000000000s'|format(1) }}",
+    "percent operator": "{{ '%1000000000s' % 1 }}",
+    "format": "{{ '{:1000000000}'.format(1) }}",
+    "doubled text": "{% set x = 'aaaaaaaaaa' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}",
+    "doubled in a loop": "{% set n = namespace(x='a') %}"
+    "{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+    "doubled list, written": DOUBLED + "{{ x|tojson }}",
+    "doubled list, compared": DOUBLED + "{{ x == y }}",
+    "list": "{{ ([[]] * 10**8)|length }}",
+    "batch": "{{ [1]|batch(10**9, 1)|list|length }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "two branches": "{% macro f(n) %}{{ (f(n - 1) ~ f(n - 1)) if n }}{% endmacro %}{{ f(50) }}",
+    "long": "{{ x." + "a." * 50_000 + "b }}",
+    "deep": "{{ " + "[" * 100_000 + "1" + "]" * 100_000 + " }}",
+}
+ATTACKING = """
+import json, resource, sys
+from pgrpo_cli.recipe import templates
+templates.SECONDS = float(sys.argv[1])
+attacks = json.load(sys.stdin)
+for name, source in attacks.items():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        said = [False, templates.Template(source).render({})]
+    except templates.TemplateProblem as problem:
+        said = [True, str(problem)]
+    templates._worker.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # The largest of all workers so far, and this process.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps([name, *said, seconds, (after.ru_maxrss + own) << 10]))
+"""
 
 
-@pytest.mark.parametrize("work", ["x|upper", "x.upper()", "x.split()", "''.startswith(x)", "d.get(x)"])
-def test_calls_are_paid_for_by_the_size_of_what_they_get(work):
-    source = "{% for i in range(90) %}{% set y = " + work + " %}{% endfor %}done"
-    # 90 passes and 90 calls of 1 + 1,000,000 / 10,000 each: 9,180 of 10,000.
-    assert render(source, x="a" * 1_000_000, d={}) == "done"
-    assert "loop passes and calls" in refused(source.replace("90", "100"), x="a" * 1_000_000, d={})
+def attacked(attacks, seconds):
+    """Name to (refused, text or reason, processor seconds, bytes) of each attack, in one other process."""
+    done = subprocess.run(
+        [sys.executable, "-c", ATTACKING, str(seconds)],
+        input=json.dumps(attacks).encode(),
+        capture_output=True,
+        check=True,
+        timeout=300,
+    )
+    return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.fixture(scope="module")
+def results():
+    return attacked(ATTACKS, 0.2)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_costs_little_and_is_told(results, name):
+    was_refused, said, seconds, size = results[name]
+    assert was_refused
+    assert said.strip()
+    # 0.2 seconds, and more to start the worker, to compile and to end.
+    assert seconds < 1.5
+    assert size < 1 << 30
+
+
+def test_what_is_said_of_too_much_memory(results):
+    assert results["batch"][1] == "stopped for needing more than 512 MiB of memory"
+
+
+@pytest.mark.slow
+def test_with_the_time_of_every_day():
+    (_, said, seconds, _), *_ = attacked({"loops": ATTACKS["loops"]}, templates.SECONDS).values()
+    assert said == "stopped after 3 seconds of processor time; a template must not take longer"
+    # The kernel counts for its timer by ticks.
+    assert 2 < seconds < 5
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 0.2)
+
+
+def test_the_next_template_gets_a_new_worker(impatient):
+    template = Template("{% for i in range(n) %}{% for i in range(n) %}{% endfor %}{% endfor %}done")
+    with pytest.raises(TemplateProblem) as caught:
+        template.render({"n": 99_999})
+    assert caught.value.exhausted
+    assert template.render({"n": 2}) == "done"
+    with pytest.raises(TemplateProblem) as caught:
+        template.render({"n": "two"})
+    assert not caught.value.exhausted
+
+
+def test_time_counts_from_one_request_to_the_next(impatient):
+    template = Template("{% for i in range(99999) %}{% endfor %}done")
+    started = time.process_time()
+    assert [template.render({"n": n}) for n in range(200)] == ["done"] * 200
+    assert time.process_time() - started < 5
+
+
+def test_an_interrupted_request_leaves_no_answer_behind():
+    template = Template("{% for i in range(n) %}{% for i in range(n) %}{% endfor %}{% endfor %}{{ x }}")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        # 16 million passes take half a second.
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            template.render({"n": 4000, "x": "first"})
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert template.render({"n": 1, "x": "second"}) == "second"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_opens_no_files_and_starts_no_processes():
+    render("")
+    limits = Path(f"/proc/{templates._worker._process.pid}/limits").read_text()
+    assert re.search(r"Max open files +0 +0 ", limits)
+    assert re.search(r"Max processes +0 +0 ", limits)
 
 
 @pytest.mark.parametrize(
@@ -198,15 +318,11 @@ def test_variables_of_an_expression():
         ("x y", "'y' follows its end in line 1 of the expression"),
         ("x }} y", "follows its end"),
         ("'", "in line 1 of the expression"),
-        ("9 ** 9", "no Pow in line 1 of the expression"),
-        ("x|attr('y')", "no filter 'attr'"),
-        ("'{}'.format(x)", "calls nothing but range"),
-        ("[x]", "hold constants only"),
+        ("x|uper", "No filter named 'uper' in line 1 of the expression"),
         ("(" * 5_000 + "1" + ")" * 5_000, "the expression is nested too deeply"),
-        ("x" * (MAX_TEMPLATE + 1), "the expression has more than 20,000 characters"),
     ],
 )
-def test_what_is_no_expression_of_a_recipe(source, reason):
+def test_what_is_no_expression(source, reason):
     with pytest.raises(TemplateProblem) as caught:
         Expression(source)
     assert reason in str(caught.value)
@@ -218,43 +334,36 @@ def test_what_is_no_expression_of_a_recipe(source, reason):
         ("gone", {}, "'gone' is undefined"),
         ("d.gone", {"d": {}}, "'dict object' has no attribute 'gone'"),
         ("x.__class__", {"x": ""}, "access to attribute '__class__'"),
-        ("x * 9", {"x": "a"}, "* is for numbers"),
-        ("x * x", {"x": 1 << 40}, "63 bits"),
-        ("x ~ x", {"x": "a" * 600_000}, "1,000,000 characters"),
         ("1 // x", {"x": 0}, "ZeroDivisionError"),
-        ("range(1000000)", {}, "Range too big"),
         ("x ~ [1]", {"x": "a"}, "writes a list"),
-        ("~".join(["x|length"] * 100), {"x": "a" * 1_000_000}, "loop passes and calls"),
+        ("x.upper", {"x": "a"}, "its value is a builtin_function_or_method"),
+        ("x * 10**9", {"x": "a"}, "stopped for needing more than 512 MiB of memory"),
     ],
 )
-def test_an_expression_is_as_bounded_as_a_template(source, values, reason):
-    assert reason in refused_value(source, **values)
-
-
-def refused_value(source, **values):
+def test_why_an_expression_has_no_value(source, values, reason):
     with pytest.raises(TemplateProblem) as caught:
         value_of(source, **values)
-    return str(caught.value)
+    assert str(caught.value).startswith(reason)
 
 
-def test_an_expression_has_a_budget_of_its_own_each_time():
-    expression = Expression("+".join(["x|length"] * 90))
-    assert [expression.evaluate({"x": "a" * 1_000_000}) for _ in range(3)] == [90_000_000] * 3
+CHAT = (
+    "{% if tools %}{{ tools }}{% endif %}{% for m in messages %}"
+    "{% if m.role == 'stop' %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "{% if m.role == 'skip' %}{% continue %}{% endif %}"
+    "<|{{ m.role }}|>{% generation %}{{ m.content|tojson(indent=1) }}{% endgeneration %}\n{% endfor %}"
+    "{% set n = namespace(x=1) %}{% set n.x = 2 %}{{ n.x }}{{ strftime_now('%Y')|length }}{{ bos_token }}"
+)
 
 
-def test_the_documentation_names_what_there_is():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    section = page.partition("## Templates")[2].partition("\n## ")[0]
-    assert {*FILTERS, *METHODS[str], *METHODS[dict], "range"} <= set(re.findall(r"`(\w+)`", section))
+def test_a_chat_template_is_what_transformers_makes_of_it():
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-
-def test_the_bounds_leave_room():
-    assert (
-        len(render("{% for i in range(n) %}{{ x }}{% endfor %}", n=MAX_ITEMS, x="a" * 100)) == MAX_CHARACTERS
-    )
-    template = Template("{% for i in range(n) %}{% endfor %}done")
-    # Every rendering has a budget of its own.
-    assert [template.render({"n": MAX_ITEMS}) for _ in range(3)] == ["done"] * 3
+    messages = [{"role": "user", "content": ["é<"]}, {"role": "skip"}, {"role": "assistant", "content": 1}]
+    known = {"add_generation_prompt": False, "bos_token": "<s>"}
+    (expected,), _ = render_jinja_template([messages], chat_template=CHAT, **known)
+    assert ChatTemplate(CHAT).render({"messages": messages, **known}) == expected
+    with pytest.raises(TemplateProblem, match="Roles must alternate"):
+        ChatTemplate(CHAT).render({"messages": [{"role": "stop"}]})
 
 
 values = st.recursive(
@@ -262,13 +371,29 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
+FILTERS = sorted(jinja2.filters.FILTERS)
 expressions = st.recursive(
     st.sampled_from(
-        ["a", "b", "gone", "row", "1", "''", "loop", "a.b", "b[0]", "range(3)", "a.items()", "b|", "("]
+        [
+            "a",
+            "b",
+            "gone",
+            "row",
+            "1",
+            "''",
+            "loop",
+            "a.b",
+            "b[0]",
+            "range(3)",
+            "a.items()",
+            "b|",
+            "(",
+            "[a, b]",
+        ]
     ),
     lambda inner: (
-        st.tuples(inner, st.sampled_from(["~", "+", "*", "%", "in", "and", "=="]), inner).map(" ".join)
-        | st.tuples(inner, st.sampled_from(sorted(FILTERS))).map("|".join)
+        st.tuples(inner, st.sampled_from(["~", "+", "*", "**", "%", "in", "and", "=="]), inner).map(" ".join)
+        | st.tuples(inner, st.sampled_from(FILTERS)).map("|".join)
     ),
     max_leaves=4,
 )
@@ -280,7 +405,7 @@ pieces = (
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(st.lists(pieces, max_size=4).map("".join), values, values)
 def test_every_template_renders_or_says_why_not(source, a, b):
     try:

@@ -9,8 +9,7 @@ from pgrpo_cli.data.records import SourceRecord
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.preference_groups import ExpressionGroups
-from pgrpo_cli.recipe.template_filters import TemplateProblem
-from pgrpo_cli.recipe.templates import Expression
+from pgrpo_cli.recipe.templates import Expression, TemplateProblem
 
 from .base import AssignContext, RowAssigner, require_columns
 
@@ -30,6 +29,8 @@ def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAs
         try:
             value = expression.evaluate(_seen(record))
         except TemplateProblem as problem:
+            if problem.exhausted:
+                raise RecipeError(f"{_KEY}: {problem}", remedy="Simplify the expression.") from problem
             raise RowProblem("the expression fails", str(problem)) from problem
         return preference_group_name(value, "the expression's result")
 

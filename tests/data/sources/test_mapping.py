@@ -204,6 +204,11 @@ def test_a_template_that_fails_for_a_row_rejects_it(template, reason, detail):
     assert (found.reason, found.detail) == (reason, detail)
 
 
+def test_a_template_that_takes_too_much_ends_it():
+    with pytest.raises(RecipeError, match=r"data\.source\.template: stopped for needing more than 512 MiB"):
+        mapped({"n": 10**9}, template="{{ 'a' * n }}")
+
+
 def test_a_section_with_a_broken_template_is_a_recipe_error():
     with pytest.raises(RecipeError, match=r"data\.source\.template: unexpected"):
         mapped({}, template="{{")

@@ -68,14 +68,15 @@ def prepare(
     tokenizer: Any,
     *,
     context: int | None = None,
+    allow_code: bool = False,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Write `run_dir/data` and report on it; the same input and seed give the same bytes.
 
-    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens. Raises
-    DataError where the data cannot be used, ModelError for a tokenizer without chat template, RunError where
-    checkpoints of the run were trained on other data, PgrpoError where the disk refuses. data/ changes on
-    success only.
+    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens; `allow_code`
+    permits code that the recipe names to run. Raises RecipeError where it may not, DataError where the data
+    cannot be used, ModelError for a tokenizer without chat template, RunError where checkpoints of the run
+    were trained on other data, PgrpoError where the disk refuses. data/ changes on success only.
     """
     report_progress = progress or (lambda stage, done, total: None)
     renderer = PromptRenderer(
@@ -92,7 +93,7 @@ def prepare(
         recipe.data.source, ReadContext(recipe_dir, seed, groups_from_rows=section.type == "column")
     )
     assigner = ASSIGNERS[section.type](
-        section, AssignContext(recipe_dir, seed, recipe.data.source.type, source.profiles)
+        section, AssignContext(recipe_dir, seed, recipe.data.source.type, source.profiles, allow_code)
     )
     assembled = assemble(
         source,

@@ -46,6 +46,7 @@ def prepare(
     recipe: RecipeArgument,
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
+    allow_code: AllowCodeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make prompts with preference groups from the recipe's data: split, counted, checked."""
@@ -56,9 +57,9 @@ def prepare(
     run = RunDirectory(run_dir or default_run_dir(loaded))
     with locked(run):
         claim(run, loaded, recipe.parent)
-        prepare_data(run, loaded, recipe.parent, quiet=quiet)
+        prepare_data(run, loaded, recipe.parent, allow_code=allow_code, quiet=quiet)
     if not quiet:
-        note(f"Next: {_train_command(recipe, run, loaded, overrides)}")
+        note(f"Next: {_train_command(recipe, run, loaded, overrides, allow_code)}")
 
 
 def train(
@@ -152,7 +153,9 @@ def default_run_dir(recipe: Recipe) -> Path:
     return path_of(f"runs/{recipe.name}", "name")
 
 
-def prepare_data(run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, quiet: bool) -> Any:
+def prepare_data(
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool, quiet: bool
+) -> Any:
     """Prepare the run's data and show what was found; returns the tokenizer."""
     from pgrpo_cli.model.sources import context_length, load_tokenizer
     from pgrpo_cli.prepare import prepare as prepare_run
@@ -161,7 +164,7 @@ def prepare_data(run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, quiet: 
 
     tokenizer = load_tokenizer(recipe.model, recipe_dir)
     context = context_length(recipe.model, recipe_dir)
-    report = prepare_run(recipe, run.path, recipe_dir, tokenizer, context=context)
+    report = prepare_run(recipe, run.path, recipe_dir, tokenizer, context=context, allow_code=allow_code)
     if not quiet:
         show_report(report)
     return tokenizer
@@ -199,7 +202,9 @@ def _train(
         note(f"warning: {problem}; falling back to the one before")
     done = checkpoint.step if checkpoint else 0
     trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"), first_step=done + 1)
-    tokenizer = prepare_data(run, recipe, recipe_dir, quiet=quiet) if checkpoint is None else None
+    tokenizer = None
+    if checkpoint is None:
+        tokenizer = prepare_data(run, recipe, recipe_dir, allow_code=allow_code, quiet=quiet)
     prompts = load_prepared(run.path, "train")
     adapter = checkpoint.path if checkpoint else None
     device = pick_device()

@@ -119,7 +119,7 @@ class ClusterGroups(Section):
 
 class PluginGroups(Section):
     """What an installed package makes of a row; it registers under the entry point group
-    `pgrpo.preference_groups`.
+    `pgrpo.preference_groups`. Needs --allow-code.
 
     The entry point is called with the options and returns a function from a record (`messages`, `columns`,
     `user_id`, `time`, `preference_group` as the row names it) to the name of its preference group.

@@ -30,6 +30,7 @@ class PythonReward(RewardBase):
 class PluginReward(RewardBase):
     """A reward that an installed package registers under the entry point group `pgrpo.rewards`.
 
+    Needs --allow-code: the recipe chooses which plug-in runs, and with which options.
     With `async def __call__` it is called as an `async def` function of `type: python` is.
     """
 

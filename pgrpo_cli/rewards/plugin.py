@@ -12,9 +12,14 @@ ENTRY_POINT_GROUP = "pgrpo.rewards"
 
 
 def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction | AsyncRewardFunction:
-    """Load the entry point and call it with the options; it returns the reward. Raises RecipeError."""
+    """Load the entry point and call it with the options; it returns the reward.
+
+    Raises RecipeError unless code is allowed and it makes a reward.
+    """
     where = f"reward {section.label!r}"
-    reward, named = build_from_entry_point(ENTRY_POINT_GROUP, section.plugin, section.options, where=where)
+    reward, named = build_from_entry_point(
+        ENTRY_POINT_GROUP, section.plugin, section.options, where=where, allow_code=context.allow_code
+    )
     if not isinstance(reward, RewardFunction) or not callable(reward):
         raise RecipeError(
             f"{where}: {named} made a {type(reward).__name__}, which is no reward",

@@ -47,7 +47,7 @@ def packaging(tmp_path, monkeypatch):
 
 
 def build(tmp_path, **section):
-    return build_rewards([PluginReward(**section)], tmp_path, allow_code=False)
+    return build_rewards([PluginReward(**section)], tmp_path, allow_code=True)
 
 
 def test_an_entry_point_is_built_with_its_options(packaging, tmp_path):

@@ -21,12 +21,16 @@ GroupOf = Callable[[SourceRecord], str]
 
 @dataclass(frozen=True)
 class AssignContext:
-    """What an assigner's factory may depend on besides its own section. `source` is the source's type."""
+    """What an assigner's factory may depend on besides its own section.
+
+    `source` is the source's type; `allow_code` permits code that the recipe names to run.
+    """
 
     recipe_dir: Path
     seed: int = 0
     source: str = "jsonl"
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
+    allow_code: bool = False
 
 
 @dataclass(frozen=True)

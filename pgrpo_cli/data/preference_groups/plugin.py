@@ -14,9 +14,13 @@ ENTRY_POINT_GROUP = "pgrpo.preference_groups"
 
 
 def build_plugin(section: PluginGroups, context: AssignContext) -> RowAssigner:
-    """Load the entry point and call it with the options; it returns the function. Raises RecipeError."""
+    """Load the entry point and call it with the options; it returns the function.
+
+    Raises RecipeError unless code is allowed and it makes a function.
+    """
+    where, allow_code = "data.preference_groups", context.allow_code
     function, named = build_from_entry_point(
-        ENTRY_POINT_GROUP, section.plugin, section.options, where="data.preference_groups"
+        ENTRY_POINT_GROUP, section.plugin, section.options, where=where, allow_code=allow_code
     )
     if not callable(function):
         raise RecipeError(
@@ -27,7 +31,7 @@ def build_plugin(section: PluginGroups, context: AssignContext) -> RowAssigner:
     def group_of(record: SourceRecord) -> str:
         try:
             value = function(record)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RowProblem("the plug-in fails", f"{type(error).__name__}: {error}") from error
         return preference_group_name(value, f"the result of {named}")
 

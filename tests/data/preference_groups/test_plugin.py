@@ -28,7 +28,9 @@ def packaging(tmp_path, monkeypatch):
 
 
 def build(plugin, **options):
-    return ASSIGNERS["plugin"](PluginGroups(plugin=plugin, options=options), AssignContext(Path(".")))
+    return ASSIGNERS["plugin"](
+        PluginGroups(plugin=plugin, options=options), AssignContext(Path("."), allow_code=True)
+    )
 
 
 def test_an_entry_point_is_built_with_its_options_and_names_groups(packaging):

@@ -73,6 +73,7 @@ def plan_sweep(
     Seeds share their data: `data.seed` is set to the recipe's seed unless it is set. Raises RecipeError for a
     grid that cannot be read and for any recipe that breaks a rule.
     """
+    notes: list[str] = []
     base = load_recipe(recipe_path, overrides)
     axes = [_axis(entry) for entry in grid]
     numbers = seeds_of(seeds, base.seed)
@@ -80,7 +81,6 @@ def plan_sweep(
         axes.append((_SEED, [str(number) for number in numbers]))
     _refuse_bad_axes(axes)
     keys = [key for key, _ in axes]
-    notes = []
     shared: tuple[str, ...] = ()
     if _SEED in keys and base.data.seed is None:
         shared = (f"data.seed={base.seed}",)
@@ -96,8 +96,9 @@ def plan_sweep(
         taken.add(name)
         words = (*overrides, *shared, *chosen)
         path = path_of(name, "the grid's run", runs_dir)
-        runs.append(PlannedRun(path, words, load_recipe(recipe_path, words)))
-    return Sweep(tuple(runs), tuple(notes))
+        runs.append(PlannedRun(path, words, load_recipe(recipe_path, words, notes.append)))
+    # Most runs have the same to tell.
+    return Sweep(tuple(runs), tuple(dict.fromkeys(notes)))
 
 
 def seeds_of(text: str | None, first: int) -> list[int]:

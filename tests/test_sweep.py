@@ -47,6 +47,8 @@ def test_seeds_share_their_data(recipe: Path) -> None:
     chosen = plan_sweep(recipe, ["seed=1,2"], None, ["data.seed=9"])
     assert {data_seed(run.recipe) for run in chosen.runs} == {9}
     assert [run.recipe.seed for run in chosen.runs] == [1, 2] and chosen.notes == ()
+    short = plan_sweep(recipe, ["rewards.0.weight=1,2"], None, ["train.steps=2", "train.warmup_steps=3"])
+    assert [note.partition(" from")[0] for note in short.notes] == ["train.warmup_steps is cut"]
     alone = plan_sweep(recipe, ["train.steps=1,2"])
     assert [run.recipe.data.seed for run in alone.runs] == [None, None]
 

@@ -238,8 +238,8 @@ def _run_and_recipe(
         run = RunDirectory(target)
         # Raises RunError with a remedy if the directory is no run.
         run.recipe()
-        return run, load_recipe(run.recipe_path, overrides), run.recipe_dir
-    recipe = load_recipe(target, overrides)
+        return run, load_recipe(run.recipe_path, overrides, note), run.recipe_dir
+    recipe = load_recipe(target, overrides, note)
     run = RunDirectory(run_dir or default_run_dir(recipe))
     if not run.path.is_dir():
         raise RunError(f"{run.path}: there is no such run", remedy=f"Train it first: pgrpo train {target}")

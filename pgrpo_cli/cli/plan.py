@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .common import JsonOption, RecipeArgument, RunDirOption, SetOption, emit, stdout
+from .common import JsonOption, RecipeArgument, RunDirOption, SetOption, emit, note, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.model.memory.plan import Device, MemoryPlan
@@ -47,7 +47,7 @@ def plan(
 
     from .train import default_run_dir
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), note)
     device = device or _device_of_run()
     run = RunDirectory(run_dir or default_run_dir(loaded))
     longest = _longest_prompt(run, loaded)

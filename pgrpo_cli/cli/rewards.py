@@ -114,7 +114,7 @@ def try_on_texts(
     from .reward_texts import Texts, completions_to_try, parse_columns
     from .train import default_run_dir, note_usage
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), note)
     options = Texts(texts or (), file, groups or (), parse_columns(columns or ()), prompt)
     run = run_dir or default_run_dir(loaded)
     completions = completions_to_try(options, loaded, run)

@@ -53,7 +53,7 @@ def prepare(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.run import RunDirectory, claim, locked
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), note)
     run = RunDirectory(run_dir or default_run_dir(loaded))
     with locked(run):
         claim(run, loaded, recipe.parent)
@@ -87,7 +87,7 @@ def train(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_recipe(recipe, overrides or (), note)
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
     if run.finished:

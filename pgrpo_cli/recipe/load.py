@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pgrpo_cli import __version__
@@ -21,14 +21,34 @@ __all__ = ["differing_keys", "dump_resolved", "load_recipe", "load_resolved", "r
 MAX_BYTES = 1_000_000
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), note: Callable[[str], object] | None = None
+) -> Recipe:
     """The recipe at `path` with `overrides` (KEY=VALUE) applied in order.
 
-    Raises RecipeError: InvalidRecipe, whose `problems` holds every mistake, if the file can be read at all.
+    `note` is told what of the file does not count, once the recipe is known to be valid. Raises RecipeError:
+    InvalidRecipe, whose `problems` holds every mistake, if the file can be read at all.
     """
     document = read_document(Path(path))
     apply_overrides(document, overrides, Recipe)
-    return check(document)
+    recipe = _with_short_warm_up(check(document), document.notes)
+    if note is not None:
+        for text in document.notes:
+            note(text)
+    return recipe
+
+
+def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
+    """A run that is shorter than its warm-up, as one for trying is, warms up to its end."""
+    train = recipe.train
+    if train.warmup_steps <= train.steps:
+        return recipe
+    notes.append(
+        f"train.warmup_steps is cut from {train.warmup_steps} to train.steps ({train.steps}): "
+        "the learning rate reaches its peak in the last step"
+    )
+    train = train.model_copy(update={"warmup_steps": train.steps})
+    return recipe.model_copy(update={"train": train})
 
 
 def load_resolved(path: str | Path) -> Recipe:

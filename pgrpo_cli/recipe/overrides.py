@@ -8,7 +8,7 @@ from typing import Any
 
 from .base import Section
 from .messages import InvalidRecipe, KeyPath, Problem, dotted
-from .shape import annotation_at, unwrap
+from .shape import annotation_at, unwrap, variants
 from .yaml_lines import Document, Origin, parse
 
 _NULLS = ("", "~", "null")
@@ -38,6 +38,8 @@ def apply_overrides(document: Document, overrides: Sequence[str], schema: type[S
 def _set(document: Document, names: list[str], text: str, where: str, schema: type[Section]) -> None:
     path, parent = _parent(document, names, where)
     value = _value(document, path, text, where, schema)
+    if path[-1] == "type" and isinstance(parent, dict):
+        _leave_other_types(document, path[:-1], parent, value.data, where, schema)
     _put(parent, path[-1], value.data)
     # What the file said at and below this path is gone, and where it said so.
     for known in [known for known in document.origins if known[: len(path)] == path]:
@@ -50,6 +52,22 @@ def _set(document: Document, names: list[str], text: str, where: str, schema: ty
     document.origins[path] = Origin(where)
     for below, origin in value.origins.items():
         document.origins[(*path, *below)] = origin
+
+
+def _leave_other_types(
+    document: Document, path: KeyPath, section: dict[str, Any], tag: Any, where: str, schema: type[Section]
+) -> None:
+    """Drop the keys of `section` that other types have and `tag`, the new one, has not."""
+    known = variants(annotation_at(schema, document.data, path))
+    if not isinstance(tag, str) or tag not in known:
+        return
+    others = {key for other in known.values() for key in other.model_fields} - known[tag].model_fields.keys()
+    for key in [key for key in section if key in others]:
+        del section[key]
+        place = document.origin((*path, key)).where
+        document.notes.append(
+            f"{where}: {dotted((*path, key))} ({place}) does not count: {tag!r} has no such key"
+        )
 
 
 def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, Any]:

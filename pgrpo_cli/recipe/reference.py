@@ -22,7 +22,8 @@ _INTRODUCTION = """# Recipe reference
 A recipe is a YAML file. Keys that are left out take the default; unknown keys are refused.
 `pgrpo validate RECIPE` reports every problem with its line, `pgrpo validate --resolved RECIPE` prints all
 values, and any key can be set from the command line: `--set train.steps=40`, `--set rewards.0.weight=2`,
-`--set 'train.optimizer={type: adamw_8bit}'`.
+`--set 'train.optimizer={type: adamw_8bit}'`. Another `type`, as in
+`--set model.quantization.type=none`, leaves out the keys that only other types have, and says so.
 
 For completion and checks while typing, write `pgrpo schema > recipe.schema.json` and make
 `# yaml-language-server: $schema=recipe.schema.json` the first line of the recipe.

@@ -75,14 +75,6 @@ def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
         yield Violation(("history", "kind", "size"), kind.size, rule)
 
 
-def warm_up_ends(recipe: Recipe) -> Iterator[Violation]:
-    """The learning rate reaches its peak within the run."""
-    steps, warmup_steps = recipe.train.steps, recipe.train.warmup_steps
-    if warmup_steps > steps:
-        rule = f"must not be greater than train.steps ({steps}); set it to {steps} or less"
-        yield Violation(("train", "warmup_steps"), warmup_steps, rule)
-
-
 def random_heads(recipe: Recipe) -> Iterator[Violation]:
     """Heads share the width equally, and rotary positions pair the features of each."""
     size, heads = recipe.model.random.hidden_size, recipe.model.random.num_heads
@@ -165,7 +157,6 @@ RULES: tuple[RecipeRule, ...] = (
     custom_estimator,
     renormalized_sums,
     window_reaches_min_count,
-    warm_up_ends,
     random_heads,
     random_context,
     package_file,

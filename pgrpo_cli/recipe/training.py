@@ -136,7 +136,11 @@ class TrainSection(Section):
     optimizer: Optimizer = Field(AdamW(), description="The optimizer.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises linearly.")
+    warmup_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps over which the learning rate rises linearly; more than `steps` are cut to that.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     tokens_per_micro_batch: int = Field(
         4096, ge=1, description="Budget of tokens, padding included, of one forward and backward pass."

@@ -69,7 +69,8 @@ class Origin:
 class Document:
     """Plain data, the origin of every path in it, and the problems met on the way.
 
-    `broken` holds paths with a problem of their own: whatever else is wrong there follows from it.
+    `broken` holds paths with a problem of their own: whatever else is wrong there follows from it. `notes`
+    says what of the file does not count.
     """
 
     label: str
@@ -77,6 +78,7 @@ class Document:
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: set[KeyPath] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     def origin(self, path: KeyPath) -> Origin:
         """The origin of `path`, or of the nearest enclosing value that was written down."""

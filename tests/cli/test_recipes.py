@@ -70,6 +70,14 @@ def test_hints_go_to_standard_error(recipe: Path) -> None:
     assert result.stderr.startswith("hint: data.source is 'personas'")
 
 
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_what_of_the_recipe_does_not_count_goes_to_standard_error(recipe: Path, command: str) -> None:
+    result = pgrpo(command, recipe, "--set", "train.warmup_steps=3", "--set", "train.steps=2")
+    assert result.exit_code == 0
+    assert "train.warmup_steps is cut from 3 to train.steps (2): " in result.stderr
+    assert "is cut from" not in result.stdout
+
+
 def test_schema_is_json_alone() -> None:
     result = pgrpo("schema")
     assert json.loads(result.stdout)["title"] == "pgrpo recipe"

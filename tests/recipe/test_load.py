@@ -43,7 +43,7 @@ def test_the_ten_mistakes_put_right_are_a_recipe(tmp_path: Path) -> None:
         ("  scale: batch\n", ""),
         ("  steps: 4\n", ""),
         ("fast", "1e-3"),
-        ("50", "5"),
+        ("optimizer: adamw", "optimizer: {type: adamw}"),
     ]:
         assert text.count(wrong) == 1
         text = text.replace(wrong, right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,87 @@ def test_null_unsets_optional_text(tmp_path: Path) -> None:
 def test_later_overrides_win(tmp_path: Path) -> None:
     recipe = load_data(tmp_path, changed(train={"steps": 3}), "train.steps=4", "train.steps=5")
     assert recipe.train.steps == 5
+
+
+QUANTIZED = changed(model__quantization={"type": "nf4", "double": False})
+REGEX = changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2, "count": True, "weight": 3}])
+
+
+@pytest.mark.parametrize(
+    ("data", "override", "dropped"),
+    [
+        (QUANTIZED, "model.quantization.type=none", ["model.quantization.double"]),
+        (
+            changed(model__quantization={"double": False}),
+            "model.quantization.type=none",
+            ["model.quantization.double"],
+        ),
+        (
+            changed(history={"kind": {"type": "ema", "decay": 0.5}}),
+            "history.kind.type=window",
+            ["history.kind.decay"],
+        ),
+        (
+            changed(train={"optimizer": {"type": "adamw", "beta1": 0.5}}),
+            "train.optimizer.type=adamw_8bit",
+            [],
+        ),
+        (REGEX, "rewards.0.type=personas", ["rewards.0.pattern", "rewards.0.limit", "rewards.0.count"]),
+        (
+            changed(
+                data__source={"type": "jsonl", "path": "a", "user_column": "u"}, rewards=[{"type": "rouge"}]
+            ),
+            "data.source.type=goodreads",
+            ["data.source.user_column"],
+        ),
+        (
+            changed(data__preference_groups={"type": "random", "count": 3}),
+            "data.preference_groups.type=user",
+            ["data.preference_groups.count"],
+        ),
+    ],
+)
+def test_another_type_drops_the_keys_that_it_does_not_have(
+    tmp_path: Path, data: dict[str, Any], override: str, dropped: list[str]
+) -> None:
+    notes: list[str] = []
+    load_data(tmp_path, data, override, note=notes.append)
+    assert [note.split()[2] for note in notes] == dropped
+    form = rf"--set {override}: \S+ \(\S+recipe.yaml:[0-9]+\) does not count: '\w+' has no such key"
+    assert all(re.fullmatch(form, note) for note in notes)
+
+
+def test_a_key_that_no_type_has_is_no_matter_of_the_type(tmp_path: Path) -> None:
+    data = changed(model__quantization={"type": "nf4", "doubel": False})
+    (problem,) = problems_of(tmp_path, data, "model.quantization.type=none")
+    assert problem.path == ("model", "quantization", "doubel")
+
+
+def test_what_another_type_had_is_as_if_it_had_never_been_there(tmp_path: Path) -> None:
+    data = changed(model__quantization={"type": "nf4", "double": "twice"})
+    assert load_data(tmp_path, data, "model.quantization.type=none").model.quantization.type == "none"
+    (problem,) = problems_of(
+        tmp_path, data, "model.quantization.type=none", "model.quantization.type=nf4", "seed=-1"
+    )
+    assert problem.path == ("seed",)
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.steps=1",)])
+def test_a_warm_up_ends_with_the_run(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    notes: list[str] = []
+    recipe = load_data(
+        tmp_path, changed(train={"steps": 10, "warmup_steps": 20}), *overrides, note=notes.append
+    )
+    steps = 1 if overrides else 10
+    assert recipe.train.warmup_steps == recipe.train.steps == steps
+    assert len(notes) == 1
+    assert notes[0].startswith(f"train.warmup_steps is cut from 20 to train.steps ({steps}): ")
+
+
+def test_what_counts_is_not_noted(tmp_path: Path) -> None:
+    notes: list[str] = []
+    load_data(tmp_path, changed(train={"steps": 20, "warmup_steps": 20}), "seed=3", note=notes.append)
+    assert notes == []
 
 
 def test_one_more_entry_can_be_added_to_a_list(tmp_path: Path) -> None:

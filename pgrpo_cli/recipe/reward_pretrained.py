@@ -5,14 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from .base import Section
-from .model import NoQuantization, Quantization
+from .model import ModelName, NoQuantization, Quantization
 
 
 class PretrainedFields(Section):
     """Which model, and how much of it at once. It loads from safetensors, without remote code."""
 
-    model: str = Field(
-        min_length=1,
+    model: ModelName = Field(
         description="A hub id, or a local directory; a relative path starts at the recipe's folder.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")

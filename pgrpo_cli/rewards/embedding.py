@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.files import check_settings
+from pgrpo_cli.pretrained.location import CONFIG, POOLING, Location
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.reward_similarity import EmbeddingReward
 
 from .base import BuildContext
-from .pretrained import ENCODER, Pretrained, load_pretrained, locate
+from .pretrained import ENCODER, Pretrained, load_pretrained, location_of
 from .similarity import SimilarityFunction
 
-_POOLING = "1_Pooling/config.json"
+Embedder = Callable[[Sequence[str]], list[Any]]
+"""From texts to a vector of length 1 for each, as tensors on the CPU."""
 
 
 def build_embedding(section: EmbeddingReward, context: BuildContext) -> SimilarityFunction:
     """The factory of `type: embedding`. Raises ModelError where the model cannot be loaded."""
-    folder = locate(section, context.recipe_dir, section.label)
-    first_token = _pools_first_token(_pooling_file(folder, section.revision), section.label)
-    # The pooler of BERT is not what is averaged.
-    model = load_pretrained(ENCODER, section, context.recipe_dir, section.label, unused="pooler.")
+    embed = load_embedder(section, location_of(section, context.recipe_dir, section.label))
 
     def compare(texts: Sequence[str], references: Sequence[str]) -> list[float]:
         distinct = list(dict.fromkeys((*texts, *references)))
-        embeddings = dict(zip(distinct, embed(model, distinct, first_token), strict=True))
+        embeddings = dict(zip(distinct, embed(distinct), strict=True))
         cosines = (
             float(embeddings[text] @ embeddings[reference])
             for text, reference in zip(texts, references, strict=True)
@@ -36,8 +37,19 @@ def build_embedding(section: EmbeddingReward, context: BuildContext) -> Similari
     return SimilarityFunction(section, compare)
 
 
-def embed(model: Pretrained, texts: Sequence[str], first_token: bool) -> list[Any]:
-    """A vector of length 1 for each text, on the CPU."""
+def load_embedder(section: PretrainedFields, at: Location, *, device: Any = None) -> Embedder:
+    """The sentence embedding model at that place. Raises ModelError.
+
+    It pools as its folder says in the file of sentence-transformers, else by the mean over the tokens.
+    `device`: as `load_pretrained` takes it.
+    """
+    first_token = _pools_first_token(at)
+    # The pooler of BERT is not what is averaged.
+    model = load_pretrained(ENCODER, section, at, unused="pooler.", device=device)
+    return partial(_embed, model, first_token)
+
+
+def _embed(model: Pretrained, first_token: bool, texts: Sequence[str]) -> list[Any]:
     from torch.nn.functional import normalize
 
     def pooled(outputs: Any, tensors: Mapping[str, Any]) -> Any:
@@ -53,35 +65,21 @@ def embed(model: Pretrained, texts: Sequence[str], first_token: bool) -> list[An
     return model.outputs([len(text) for text in texts], encode, pooled)
 
 
-def _pooling_file(folder: str, revision: str | None) -> Path | None:
-    """Where sentence-transformers says how to pool; None where it does not."""
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        folder,
-        _POOLING,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
-
-
-def _pools_first_token(path: Path | None, label: str) -> bool:
-    if path is None:
+def _pools_first_token(at: Location) -> bool:
+    path = check_settings(at, (CONFIG,)) / POOLING
+    if not path.is_file():
         return False
     try:
         modes = json.loads(path.read_text(encoding="utf-8"))
         used = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(
-            f"reward {label!r}: {path} cannot be read: {error}", remedy="Download the model again."
+            f"{at.where}: {path} cannot be read: {error}", remedy="Download the model again."
         ) from error
     known = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
     if len(used) != 1 or used[0] not in known:
         raise ModelError(
-            f"reward {label!r}: {path} asks for {', '.join(used) or 'no pooling'}; known are "
+            f"{at.where}: {path} asks for {', '.join(used) or 'no pooling'}; known are "
             f"{' and '.join(known)}, one at a time",
             remedy="Name another embedding model.",
         )

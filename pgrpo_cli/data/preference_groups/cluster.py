@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pgrpo_cli.data.records import SourceRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.preference_groups import ClusterGroups
 
 from .base import AssignContext, Fitted, require_users, user_of
@@ -69,8 +68,8 @@ class ClusterAssigner:
         if self.section.features == "tfidf":
             return tfidf_space(_documents(texts, profiles), _stop_words())
         assert self.section.model is not None
-        folder = path_of(self.section.model, "data.preference_groups.model", self.context.recipe_dir)
-        return embedding_space(load_embedder(folder), self.section.model)
+        embed = load_embedder(self.section.model, self.context.recipe_dir)
+        return embedding_space(embed, self.section.model)
 
     def _clustered(
         self, space: Space, placed: dict[str, NDArray[np.float64]], texts: Mapping[str, Sequence[str]]

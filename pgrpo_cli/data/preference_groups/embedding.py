@@ -1,12 +1,15 @@
-"""Sentence embeddings by a model in a local folder: mean pooling, safetensors, no code of the model's own."""
+"""Sentence embeddings of users' texts, by a model in a local folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.location import located
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.rewards import embedding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,42 +23,21 @@ MAX_TEXTS = 64
 _KEY = "data.preference_groups.model"
 
 
-def load_embedder(folder: Path) -> Callable[[Sequence[str]], NDArray[np.float64]]:
-    """A function from texts to their embeddings [texts, dimensions] of length 1. Raises ModelError."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{_KEY}: {folder} is no folder with a config.json",
-            remedy="Give a folder that transformers' save_pretrained wrote; nothing is downloaded.",
-        )
-    from transformers import AutoModel, AutoTokenizer
+def load_embedder(model: str, start: Path) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """A function from texts to their embeddings [texts, dimensions] of length 1. Raises ModelError.
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
-        model = AutoModel.from_pretrained(str(folder), use_safetensors=True, **local).eval().float()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"{_KEY}: {folder} cannot be loaded: {error}",
-            remedy="A model that transformers knows, with tokenizer and weights in safetensors, is needed.",
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return lambda texts: _embed(model, tokenizer, list(texts)[:MAX_TEXTS])
-
-
-def _embed(model: Any, tokenizer: Any, texts: list[str]) -> NDArray[np.float64]:
+    `model`: a folder; a relative one starts at `start`.
+    """
     import numpy as np
     import torch
 
-    limit = min(MAX_TOKENS, tokenizer.model_max_length)
-    rows: list[NDArray[np.float64]] = []
-    for start in range(0, len(texts), BATCH):
-        batch = tokenizer(
-            texts[start : start + BATCH], padding=True, truncation=True, max_length=limit, return_tensors="pt"
+    at = located(_KEY, model, start)
+    if at.folder is None:
+        raise ModelError(
+            f"{_KEY}: no folder {model!r}",
+            remedy="Give a folder that transformers' save_pretrained wrote; nothing is downloaded.",
         )
-        with torch.no_grad():
-            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        kept = batch["attention_mask"][..., None].double()
-        mean = (states.last_hidden_state.double() * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
-        rows.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
-    return np.concatenate(rows)
+    section = PretrainedFields(model=model, max_tokens=MAX_TOKENS, batch_size=BATCH)
+    # Everywhere the same numbers: who is in which cluster must not depend on the machine's GPU.
+    embed = embedding.load_embedder(section, at, device=torch.device("cpu"))
+    return lambda texts: np.stack([vector.double().numpy() for vector in embed(list(texts)[:MAX_TEXTS])])

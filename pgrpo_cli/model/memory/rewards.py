@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.loading import load_config
+from pgrpo_cli.pretrained.location import first_line
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
-from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, locate
+from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, location_of
 
 from .plan import Device
 from .weights import nf4_bytes
@@ -29,18 +31,15 @@ def _bytes_of(section: Any, recipe_dir: Path, device: Device) -> int:
     import transformers
 
     factory = CLASSIFIER if section.type == "reward_model" else ENCODER
-    name = locate(section, recipe_dir, section.label)
+    at = location_of(section, recipe_dir, section.label)
+    config = load_config(at)
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            name, trust_remote_code=False, revision=section.revision or "main"
-        )
         with torch.device("meta"):
             model = getattr(transformers, factory).from_config(config, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"reward {section.label!r}: the configuration of {section.model!r} cannot be read: "
-            f"{str(error).splitlines()[0]}",
-            remedy="Check the id or path. Offline, a hub model must be in the local cache.",
+            f"{at.shown} is no model for this reward: {first_line(error)}",
+            remedy="Name a checkpoint that was saved for this task.",
         ) from error
     # As rewards load them: in the checkpoint's type on a GPU, in float32 on a CPU.
     dtype = getattr(config, "dtype", None) if device == "cuda" else None

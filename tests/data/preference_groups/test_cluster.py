@@ -157,7 +157,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 
 
 def test_a_missing_embedding_model_is_named():
-    with pytest.raises(ModelError, match=r"no folder with a config\.json"):
+    with pytest.raises(ModelError, match="no folder 'gone'"):
         fit(features="embedding", model="gone")
 
 

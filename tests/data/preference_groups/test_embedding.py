@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def test_an_embedding_is_the_mean_of_a_texts_states_whatever_else_is_in_its_batch(folder):
-    embed = load_embedder(folder)
+    embed = load_embedder(str(folder), Path())
     texts = ["short", "a much longer text than the other"]
     together = embed(texts)
     assert together.shape == (2, 16)
@@ -43,7 +43,7 @@ def test_an_embedding_is_the_mean_of_a_texts_states_whatever_else_is_in_its_batc
 
 
 def test_a_text_beyond_the_models_length_is_cut(folder):
-    embed = load_embedder(folder)
+    embed = load_embedder(str(folder), Path())
     assert embed(["x" * 5000]) == pytest.approx(embed(["x" * 512]), abs=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_users_are_clustered_by_it_and_named_by_their_words(folder):
     names = [record.preference_group for record in grouped]
     assert sorted(map(set, (names[:6], names[6:])), key=min) == [{"aaa, aaaa"}, {"zzz, zzzz"}]
     assert fitted.stored["model"] == folder.name
-    vector = load_embedder(folder)(["aaaa aaa 7"])[0]
+    vector = load_embedder(str(folder), Path())(["aaaa aaa 7"])[0]
     assert nearest_group(fitted.stored, vector) == names[0]
     (new,), _ = assign([source_record("zzzz zzz", "new")], fitted.group_of)
     assert new.preference_group == names[6]
@@ -67,10 +67,10 @@ def test_pickled_weights_are_refused(folder, tmp_path):
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(BertModel.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"cannot be loaded(.|\n)*safetensors"):
-        load_embedder(tmp_path)
+    with pytest.raises(ModelError, match=r"lacks model\.safetensors"):
+        load_embedder(str(tmp_path), Path())
 
 
 def test_a_folder_without_a_model_is_refused():
-    with pytest.raises(ModelError, match=r"no folder with a config\.json"):
-        load_embedder(Path("gone"))
+    with pytest.raises(ModelError, match="no folder 'gone'"):
+        load_embedder("gone", Path())

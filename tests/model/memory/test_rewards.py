@@ -16,14 +16,14 @@ from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.recipe.reward_model import RewardModelReward
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.rewards import EmbeddingReward
-from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, load_pretrained
+from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, load_pretrained, location_of
 from tests.support.reward_models import save_chat_classifier, save_encoder, save_pair_classifier
 from tests.support.shadows import nf4_held, recipe_for
 
 
 def held(section: PretrainedFields, factory: str) -> int:
     """Bytes of the model that the reward loads."""
-    model = load_pretrained(factory, section, Path(), "it", unused="pooler.").model
+    model = load_pretrained(factory, section, location_of(section, Path(), "it"), unused="pooler.").model
     layers = {id(layer.weight): nf4_held(layer) for layer in nf4_layers(model)}
     tensors = [*model.parameters(), *model.buffers()]
     return sum(layers.get(id(t), t.numel() * t.element_size()) for t in tensors)
@@ -74,7 +74,5 @@ def test_it_stands_in_all_phases_of_a_plan(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"reward 'reward_model': the configuration of 'no/where' cannot be read"
-    ):
+    with pytest.raises(ModelError, match=r"reward 'reward_model': 'no/where' is no folder here"):
         reward_bytes([classifier(Path("no/where"))], tmp_path, "cpu")

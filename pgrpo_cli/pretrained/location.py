@@ -1,0 +1,161 @@
+"""Which pretrained model is meant, and its files on this machine; a hub's are fetched first."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.errors import ModelError
+from pgrpo_cli.paths import path_or_id
+
+CONFIG = "config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+POOLING = "1_Pooling/config.json"
+"""Where sentence-transformers says how the states of a text become one vector."""
+SETTINGS = (CONFIG, "generation_config.json", INDEX, POOLING)
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("chat_template.jinja", "chat_template.json"),
+)
+"""All files but weights that transformers may read of a model; a hub's other files are not fetched."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
+_PATIENCE = 5.0
+"""Seconds that the hub has for its first answer."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A model: a folder, a GGUF file in a folder, or, without a folder, the id of a hub's model.
+
+    `where` begins messages about it: the key or the reward that names it. `name`: as it is written there.
+    """
+
+    where: str
+    name: str
+    folder: Path | None = None
+    gguf_file: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder is None and not _HUB_ID.fullmatch(self.name):
+            raise ModelError(
+                f"{self.where}: no folder {self.name!r}, and no model of a hub has such a name",
+                remedy="Check the path, which starts at the recipe's folder, or the id (OWNER/NAME).",
+            )
+
+    @property
+    def shown(self) -> str:
+        """How messages begin."""
+        return f"{self.where}: {self.name!r}"
+
+    def files(self) -> Path:
+        """The folder with its settings, fetched if it is a hub's. Raises ModelError."""
+        return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER))
+
+    def with_weights(self, shards: Sequence[str]) -> Path:
+        """The folder, with those files too."""
+        return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER, *shards), bars=True)
+
+
+def located(where: str, name: str, start: Path, revision: str | None = None) -> Location:
+    """The folder of that name, a relative one below `start`, or else the hub's model.
+
+    Raises ModelError, or PathError.
+    """
+    path = path_or_id(name, where, start)
+    if path is not None and not path.is_dir():
+        raise ModelError(
+            f"{where}: no folder {path}", remedy="Check the path; it starts at the recipe's folder."
+        )
+    return Location(where, name, path, revision=None if path else revision)
+
+
+def _fetched(at: Location, names: Sequence[str], *, bars: bool = False) -> Path:
+    """The folder in the hub's cache with the files of those names that the model has.
+
+    The hub is asked once, for a short time: what cannot be reached is looked for in the cache.
+    """
+    import httpx2
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def snapshot(**options: Any) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                at.name, revision=at.revision, allow_patterns=list(names), **options
+            )
+        )
+
+    with quiet(bars=bars):
+        try:
+            huggingface_hub.HfApi().model_info(at.name, revision=at.revision, timeout=_PATIENCE)
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            try:
+                return snapshot(local_files_only=True)
+            except LocalEntryNotFoundError:
+                raise _unreachable(at, error) from error
+        try:
+            return snapshot()
+        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+            raise ModelError(
+                f"{at.shown} was not downloaded: {first_line(error)}",
+                remedy="Run the same command again: it goes on with what is there.",
+            ) from error
+
+
+def _unreachable(at: Location, error: Exception) -> ModelError:
+    """The message for a model that neither the hub nor the cache gives."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"{at.shown} is gated: its owners want to be asked",
+            remedy="Ask for access on its page, then log in with `hf auth login`.",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"{at.shown} is neither a folder here nor a model of the hub",
+            remedy="Check the id or path; a path starts at the recipe's folder. A private model needs "
+            "`hf auth login`.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelError(f"{at.shown} has no revision {at.revision!r}", remedy="Check the revision.")
+    return ModelError(
+        f"{at.shown} is no folder here, not (or not wholly) in the local cache, and the hub cannot be asked: "
+        f"{first_line(error)}",
+        remedy="Check the id or path. A hub model must be downloaded once while online (HF_HUB_OFFLINE "
+        "unset).",
+    )
+
+
+@contextmanager
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Within the block the libraries of Hugging Face report by exceptions alone, with progress if `bars`."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "transformers")]
+    levels = [logger.level for logger in loggers]
+    hide = not bars and not are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if hide:
+            enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,34 @@
+"""What may name a model."""
+
+import pytest
+
+from tests.support.recipes import changed, problems_of
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "some/model",
+        "gpt2",
+        "a/b/c",
+        "./my model",
+        "~/Größe",
+        "/x y",
+        "$HOME/x y",
+        "x y.gguf",
+        "package:a/b.gguf",
+    ],
+)
+def test_ids_and_paths(tmp_path, name):
+    assert problems_of(tmp_path, changed(model={"id": name})) == ()
+
+
+@pytest.mark.parametrize("name", ["some/mo\u00a0del", "my model", "some/model?", "a//b", "Größe", "-x", ""])
+def test_what_is_neither_is_refused_when_the_recipe_is_read(tmp_path, name):
+    reward = {"type": "reward_model", "model": name}
+    (first, second) = problems_of(tmp_path, changed(model={"id": name}, rewards=[reward]))
+    assert first.path == ("model", "id")
+    assert second.path == ("rewards", 0, "model")
+    if name:
+        assert "a hub id has letters, digits" in first.text
+        assert "./" in first.text

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from .reward_base import RewardBase
+from .templates import Pattern, TemplateProblem
 
 
 class RegexReward(RewardBase):
     """1 where the pattern is found in the completion; with `count`, the share of `limit` matches found."""
 
     type: Literal["regex"] = "regex"
-    pattern: str = Field(description="Python regular expression, searched anywhere in the completion.")
+    pattern: str = Field(
+        description="Python regular expression, searched anywhere in the completion, for 3 seconds of "
+        "processor time at most."
+    )
     ignore_case: bool = Field(False, description="Match without regard to case.")
     count: bool = Field(False, description="Reward matches / limit instead of 0 or 1.")
     limit: int = Field(1, ge=1, description="Matches worth the full reward when `count` is true.")
@@ -23,9 +27,9 @@ class RegexReward(RewardBase):
     @classmethod
     def _compiles(cls, value: str) -> str:
         try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+            Pattern(value)
+        except TemplateProblem as problem:
+            raise ValueError(str(problem)) from problem
         return value
 
 
@@ -47,6 +51,16 @@ class KeywordReward(RewardBase):
         min_length=1, description="Words or phrases."
     )
     need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
+
+    @field_validator("keywords")
+    @classmethod
+    def _words_are_apart(cls, keywords: tuple[str, ...]) -> tuple[str, ...]:
+        # A hyphen could count as the word's or as the blank's: too many ways to look for it.
+        for keyword in keywords:
+            words = unicodedata.normalize("NFKD", keyword).split()
+            if len(words) > 1 and any(word != word.strip("-") for word in words):
+                raise ValueError(f"{keyword!r} has a hyphen beside a blank, which matches hyphens already")
+        return keywords
 
 
 class ReadabilityReward(RewardBase):

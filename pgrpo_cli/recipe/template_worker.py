@@ -1,8 +1,9 @@
-"""The process that renders templates: run by templates.py, never imported by it.
+"""The process that renders templates and matches patterns: run by templates.py, never imported by it.
 
 A template may come from a stranger. Whatever it does, in Jinja or inside one call of C, happens here: with a
 limit on this process's memory, one on its processor time for each request (the kernel ends it), no files and
-no further processes. So templates are plain Jinja in its own sandbox, and nothing of the language is counted.
+no further processes. So templates are plain Jinja in its own sandbox, patterns are Python's own, and nothing
+of either language is counted.
 
 A request is one line of JSON: kind, source, variables (null: only check the source); the answer is another.
 """
@@ -13,6 +14,7 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any, cast
 
 from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
@@ -172,11 +175,33 @@ class Program:
         return self.template.render(values)
 
 
+class Pattern:
+    """A compiled regular expression, of the kind `pattern` or `pattern in any case`. Raises Refused."""
+
+    variables = ()
+
+    def __init__(self, kind: str, source: str) -> None:
+        try:
+            self.pattern = re.compile(source, re.IGNORECASE if kind == "pattern in any case" else 0)
+        except (re.error, OverflowError) as error:
+            raise Refused(f"not a regular expression: {error}") from error
+        except RecursionError as error:
+            raise Refused("not a regular expression: it is nested too deeply") from error
+
+    def run(self, values: dict[str, Any]) -> int:
+        """How often it is found in the text, `most` times at most."""
+        return sum(1 for _ in islice(self.pattern.finditer(values["text"]), values["most"]))
+
+
 def _no_value(value: Any) -> None:
     raise Refused(f"its value is a {type(value).__name__}, which is neither text nor a number nor a list")
 
 
-program: Callable[[str, str], Program] = lru_cache(maxsize=64)(Program)
+def _compiled(kind: str, source: str) -> Program | Pattern:
+    return Pattern(kind, source) if kind.startswith("pattern") else Program(kind, source)
+
+
+program: Callable[[str, str], Program | Pattern] = lru_cache(maxsize=64)(_compiled)
 
 
 def answer(line: bytes) -> str:

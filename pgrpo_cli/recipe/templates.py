@@ -1,4 +1,4 @@
-"""Jinja of a recipe and of a model, bounded as a whole: rendered by a process with limits.
+"""Jinja of a recipe and of a model, and a recipe's patterns, bounded as a whole: by a process with limits.
 
 A recipe, a model and rows may all come from a stranger. template_worker.py says what a template can do and
 why nothing that it does takes much time or memory. One worker serves this process, one request at a time; a
@@ -26,7 +26,7 @@ _WORKER = Path(__file__).with_name("template_worker.py")
 
 
 class TemplateProblem(Exception):
-    """Why a template cannot be used or fails on its variables; the message is the whole reason.
+    """Why a template or pattern cannot be used or fails on its variables; the message is the whole reason.
 
     `exhausted`: it was stopped for its time or memory, so that trying it on other variables may take as long.
     """
@@ -75,8 +75,20 @@ class Expression(_Jinja):
         return _worker.ask(self.kind, self._source, values)
 
 
+class Pattern:
+    """A regular expression, Python's own. Raises TemplateProblem where it is none."""
+
+    def __init__(self, source: str, *, ignore_case: bool = False) -> None:
+        self._kind, self._source = "pattern in any case" if ignore_case else "pattern", source
+        _worker.ask(self._kind, source, None)
+
+    def count(self, text: str, most: int) -> int:
+        """How often it is found in the text, `most` times at most. Raises TemplateProblem."""
+        return int(_worker.ask(self._kind, self._source, {"text": text, "most": most}))
+
+
 class _Worker:
-    """The process that renders."""
+    """The process that renders and matches."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,9 +151,9 @@ class _Worker:
 
 
 def _why(status: int) -> str:
-    """What the status of a worker that has ended says about the template."""
+    """What the status of a worker that has ended says about what it worked on."""
     if status == -signal.SIGPROF:
-        return f"stopped after {SECONDS:g} seconds of processor time; a template must not take longer"
+        return f"stopped after {SECONDS:g} seconds of processor time; it must not take longer"
     if status == errno.ENOMEM:
         return f"stopped for needing more than {MEMORY >> 20:,} MiB of memory"
     return f"ended the process that renders templates (status {status})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
+from pgrpo_cli.errors import RewardError
+from pgrpo_cli.recipe.messages import show
 from pgrpo_cli.recipe.reward_text import KeywordReward, LengthReward, RegexReward
+from pgrpo_cli.recipe.templates import Pattern, TemplateProblem
 
 from .base import BuildContext, TextReward
 from .text import distinct_hits, inside, sentences, term_patterns, words
@@ -19,13 +21,19 @@ LENGTH_UNITS: dict[str, Callable[[str], int]] = {
 
 def build_regex(section: RegexReward, context: BuildContext) -> TextReward:
     """1 where the pattern is found; with `count`, matches / limit, at most 1."""
-    pattern = re.compile(section.pattern, re.IGNORECASE if section.ignore_case else 0)
+    pattern = Pattern(section.pattern, ignore_case=section.ignore_case)
+    most = section.limit if section.count else 1
 
     def score(text: str) -> float:
-        if not section.count:
-            return float(pattern.search(text) is not None)
-        matches = sum(1 for _ in pattern.finditer(text))
-        return min(matches, section.limit) / section.limit
+        try:
+            return pattern.count(text, most) / most
+        except TemplateProblem as problem:
+            raise RewardError(
+                f"reward {section.label!r}: the pattern {show(section.pattern)} on a completion of "
+                f"{len(text):,} characters: {problem}",
+                remedy="Write it so that a text can match in one way only: `(a+)+b` splits aaaa in many "
+                "ways, `a+b` in one.",
+            ) from problem
 
     return TextReward(score)
 

@@ -14,7 +14,8 @@ from .text import distinct_hits, lines, listed_terms, ramp, sentences, words
 
 BULLET = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s*\S")
 QUESTION = re.compile(r"\w['’\")]*\s*\?")
-FINISHED_SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*([.!?])")
+# One pass over any text: with the end required, a text without one would be tried from each of its letters.
+SENTENCE = re.compile(r"([^.!?\n]+)([.!?]?)")
 CONTRACTION = re.compile(r"(?<!\w)\w+['’](?:s|m|d|ll|re|ve|t)(?!\w)", re.IGNORECASE)
 
 EMPHATIC = listed_terms(
@@ -74,7 +75,7 @@ def excited(text: str) -> float:
 
 def asking(text: str) -> float:
     """Question marks, the share of finished sentences that are questions, and words that address someone."""
-    ends = FINISHED_SENTENCE.findall(text)
+    ends = [end for body, end in SENTENCE.findall(text) if end and re.search(r"\w", body)]
     share = ends.count("?") / len(ends) if ends else 0.0
     address = 0.5 * distinct_hits(SECOND_PERSON, text) + 0.5 * distinct_hits(INTERROGATIVE, text)
     return 0.4 * ramp(len(QUESTION.findall(text)), 0, 2) + 0.4 * share + 0.2 * ramp(address, 0, 2)

@@ -220,7 +220,7 @@ def test_what_is_said_of_too_much_memory(results):
 @pytest.mark.slow
 def test_with_the_time_of_every_day():
     (_, said, seconds, _), *_ = attacked({"loops": ATTACKS["loops"]}, templates.SECONDS).values()
-    assert said == "stopped after 3 seconds of processor time; a template must not take longer"
+    assert said == "stopped after 3 seconds of processor time; it must not take longer"
     # The kernel counts for its timer by ticks.
     assert 2 < seconds < 5
 

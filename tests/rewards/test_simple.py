@@ -1,7 +1,9 @@
+import time
 from pathlib import Path
 
 import pytest
 
+from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.simple import LENGTH_UNITS, build_keyword, build_length, build_regex
@@ -26,6 +28,35 @@ def value(function, text):
 )
 def test_regex(section, text, expected):
     assert value(build_regex(RegexReward(**section), CONTEXT), text) == expected
+
+
+def test_counting_stops_at_the_limit():
+    # There are a million and one places where nothing is found.
+    section = RegexReward(pattern="", count=True, limit=3)
+    assert value(build_regex(section, CONTEXT), "a" * 1_000_000) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "why"),
+    [
+        # Each way to split 40 letters among the repetitions is tried: 2^39.
+        ("(a+)+$", "a" * 40 + "b", "3 seconds of processor time"),
+        # Memory for each of the repetitions of nothing.
+        ("(?:(?:(?:a|){1000}){1000}){1000}b", "a" * 20, "512 MiB of memory"),
+    ],
+)
+def test_a_pattern_without_an_end_is_stopped_and_named(pattern, text, why):
+    function, begun = build_regex(RegexReward(name="mine", pattern=pattern), CONTEXT), time.monotonic()
+    with pytest.raises(RewardError) as caught:
+        value(function, text)
+    assert time.monotonic() - begun < 60
+    assert f"reward 'mine': the pattern \"{pattern}\" on a completion of {len(text)} char" in str(
+        caught.value
+    )
+    assert why in caught.value.message
+    assert "`a+b`" in str(caught.value.remedy)
+    # The next pattern is matched as ever.
+    assert value(build_regex(RegexReward(pattern="a+b"), CONTEXT), text + "b") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 import math
+import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.rewards.styles import STYLES, textness
+from pgrpo_cli.rewards.styles import SENTENCE, STYLES, textness
 
 SAMPLES = {
     "terse": "Miles Davis. Enjoy.",
@@ -103,3 +105,17 @@ def test_every_text_has_scores_between_0_and_1(text):
     assert 0 <= textness(text) <= 1
     for score in STYLES.values():
         assert 0 <= score(text) <= 1
+
+
+@given(st.text(alphabet="ab .!?\n-_", max_size=30))
+def test_finished_sentences_are_those_with_a_word_and_an_end(text):
+    # As it was written first: clear, and cubic in the length of a text without an end.
+    clear = re.findall(r"[^.!?\n]*\w[^.!?\n]*([.!?])", text)
+    assert [end for body, end in SENTENCE.findall(text) if end and re.search(r"\w", body)] == clear
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_long_text_without_an_end_takes_no_time(style):
+    begun = time.process_time()
+    STYLES[style]("word " * 4000)
+    assert time.process_time() - begun < 2

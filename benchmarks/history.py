@@ -36,7 +36,7 @@ from rich.table import Table
 
 from pgrpo_cli.algo import RewardHistory
 from pgrpo_cli.algo.history import HistoryKind
-from pgrpo_cli.cli.common import prepare_libraries
+from pgrpo_cli.cli.libraries import prepare_libraries
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS: dict[HistoryKind, dict[str, Any]] = {

@@ -105,7 +105,7 @@ def read(folder: Path, **section: Any) -> dict[str, Any]:
 
 
 def prepare(folder: Path, **section: Any) -> dict[str, Any]:
-    from pgrpo_cli.cli.common import prepare_libraries
+    from pgrpo_cli.cli.libraries import prepare_libraries
 
     prepare_libraries()
     from pgrpo_cli.model.sources import load_tokenizer

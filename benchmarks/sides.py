@@ -43,7 +43,7 @@ def main() -> None:
 
         TECHNIQUES[settings.without]()
     if settings.side == "ours":
-        from pgrpo_cli.cli.common import prepare_libraries
+        from pgrpo_cli.cli.libraries import prepare_libraries
 
         prepare_libraries()
     run = {"ours": run_ours, "trl": run_trl}[settings.side]

@@ -5,15 +5,18 @@ A command module has `register(app)`, which adds its commands; at its top it imp
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from pgrpo_cli import __version__
 
-from .common import emit, prepare_libraries, reported_errors
+from .failures import reported_errors, show_usage
+from .libraries import prepare_libraries
+from .terminal import emit
 
 COMMAND_MODULES = ("train", "evaluate", "sweep", "doctor", "plan", "recipes", "rewards")
 """Modules of this package, in the order in which `--help` lists their commands."""
@@ -21,6 +24,22 @@ COMMAND_MODULES = ("train", "evaluate", "sweep", "doctor", "plan", "recipes", "r
 
 class _ReportingGroup(TyperGroup):
     """Every command below it is rid of other libraries' noise, and maps errors to messages and exit codes."""
+
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
+        """What is wrong with the words of a command is said like everything else."""
+        try:
+            with reported_errors():
+                code = super().main(*arguments, **{**options, "standalone_mode": False})
+        except typer.Exit as end:
+            code = end.exit_code
+        except typer.Abort as abort:
+            # Typer's name for an EOFError, of a library for instance.
+            raise abort.__cause__ or abort from None
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            code = show_usage(error)
+        sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         prepare_libraries()

@@ -19,7 +19,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from pgrpo_cli.state.history_store import GroupRow, PartRow
 
@@ -48,7 +47,7 @@ class LineDisplay:
 
     def on_message(self, text: str) -> None:
         """Print a note about the run."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
 class QuietDisplay(LineDisplay):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from .common import JsonOption, RunArgument, emit, stdout
+from .common import JsonOption, RunArgument
+from .terminal import emit, say, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.report.diagnosis import Diagnosis, Finding
@@ -46,7 +47,7 @@ def doctor(
     _show(diagnosis, view.step)
     _list("Not a fault:", normal)
     if diagnosis.findings:
-        _say(
+        say(
             "\nA run that has begun keeps its recipe: try a change with `pgrpo train RECIPE --fresh --set …`."
         )
 
@@ -54,9 +55,9 @@ def doctor(
 def _show(diagnosis: Diagnosis, step: int) -> None:
     after = f"after {step} step{'' if step == 1 else 's'}"
     if diagnosis.findings:
-        _say(f"{len(diagnosis.findings)} finding{'' if len(diagnosis.findings) == 1 else 's'} {after}:")
+        say(f"{len(diagnosis.findings)} finding{'' if len(diagnosis.findings) == 1 else 's'} {after}:")
     else:
-        _say(f"Nothing found {after}.")
+        say(f"Nothing found {after}.")
     for finding in diagnosis.findings:
         _show_finding(finding)
     _list("Checked:" if not diagnosis.findings else "Checked, with the findings above:", diagnosis.answered)
@@ -66,16 +67,12 @@ def _show(diagnosis: Diagnosis, step: int) -> None:
 def _show_finding(finding: Finding) -> None:
     head = Text.assemble("\n", (finding.severity, _STYLES[finding.severity]), f": {finding.rule}")
     stdout.print(head)
-    _say(f"  {finding.says}")
-    _say(f"  What to do: {finding.remedy}")
+    say(f"  {finding.says}")
+    say(f"  What to do: {finding.remedy}")
 
 
 def _list(heading: str, lines: list[str] | tuple[str, ...]) -> None:
     if lines:
-        _say(f"\n{heading}")
+        say(f"\n{heading}")
         for line in lines:
-            _say(f"  - {line}")
-
-
-def _say(text: str) -> None:
-    stdout.print(Text(text), soft_wrap=True)
+            say(f"  - {line}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from .common import note, stderr
+from .terminal import note, stderr
 
 # Who is at work -> the label of its bar, and its line where there is no terminal.
 _BARS = {

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from .common import stdout
+from .terminal import say, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.report.comparison_types import Comparison
@@ -37,7 +35,7 @@ def show_result(result: EvalResult) -> None:
     for table in tables:
         stdout.print(to_rich(table, stdout.width))
     for line in (*sentences, *result.notes):
-        stdout.print(Text(line), soft_wrap=True)
+        say(line)
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -55,4 +53,4 @@ def show_comparison(comparison: Comparison) -> None:
         stdout.print(to_rich(how_fast, stdout.width))
         sentences.append(learning_sentence(comparison))
     for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
-        stdout.print(Text(line), soft_wrap=True)
+        say(line)

@@ -20,12 +20,11 @@ from .common import (
     QuietOption,
     RunDirOption,
     SetOption,
-    emit,
-    note,
     path_parser,
 )
 from .eval_progress import shown_progress, task_progress
 from .eval_shown import result_json, show_comparison, show_result
+from .terminal import emit, note
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .common import note
+from .terminal import note
 
 _AGAIN_AFTER = 0.05
 """Seconds until an interrupt that was swallowed is raised anew, elsewhere."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from .common import JsonOption, RecipeArgument, RunDirOption, SetOption, emit, note, stdout
+from .common import JsonOption, RecipeArgument, RunDirOption, SetOption
+from .terminal import emit, note, say, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.model.memory.plan import Device, MemoryPlan
@@ -62,7 +62,7 @@ def plan(
         return
     stdout.print(_table(loaded.name, planned))
     for line in _sentences(loaded, planned, on_cards, found, longest, here):
-        stdout.print(Text(line), soft_wrap=True)
+        say(line)
 
 
 def _device_of_run() -> Device:

@@ -8,9 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
-from .common import note, stderr
+from .terminal import note, stderr
 
 if TYPE_CHECKING:
     from pgrpo_cli.data.summary import GroupCounts
@@ -33,7 +32,7 @@ def show_report(report: PrepareReport) -> None:
     for line in (*_lengths(report), *report.notes, *_clusters(report.clusters), *_rejected(report)):
         note(line)
     for warning in report.warnings:
-        stderr.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
+        note(warning, "warning: ", "bold yellow")
     note(
         f"{report.data_dir}: {report.train_prompts} training prompts, {report.eval_prompts} held out"
         + (" (unchanged)" if report.unchanged else "")
@@ -42,21 +41,22 @@ def show_report(report: PrepareReport) -> None:
 
 def _groups_table(report: PrepareReport) -> Table:
     with_users = any(group.users is not None for group in report.groups)
-    table = Table("preference group", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("preference group", overflow="ellipsis", no_wrap=True)
     for heading in ("users",) * with_users + ("train", "share", "held out", "tokens: mean", "95 %", "max"):
         table.add_column(heading, justify="right")
     if _has_references(report):
         table.add_column("reference reward", justify="right")
     for group in report.groups[:_SHOWN_GROUPS]:
-        cells = [Text(group.preference_group, overflow="ellipsis", no_wrap=True)]
+        cells = [group.preference_group]
         if with_users:
-            cells.append(Text("-" if group.users is None else str(group.users)))
-        cells += map(Text, (
+            cells.append("-" if group.users is None else str(group.users))
+        cells += [
             str(group.train_prompts), f"{group.share:.1%}", str(group.eval_prompts),
             f"{group.tokens_mean:.0f}", str(group.tokens_p95), str(group.tokens_max),
-        ))  # fmt: skip
+        ]  # fmt: skip
         if _has_references(report):
-            cells.append(Text(_reference(report, group)))
+            cells.append(_reference(report, group))
         table.add_row(*cells)
     return table
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .common import note
 from .display import LineDisplay
+from .terminal import note
 
 
 class ProfilingDisplay:

@@ -10,7 +10,8 @@ import typer
 
 from pgrpo_cli.errors import RecipeError
 
-from .common import RecipeArgument, SetOption, emit, note, path_parser
+from .common import RecipeArgument, SetOption, path_parser
+from .terminal import emit, note
 
 
 def register(app: typer.Typer) -> None:

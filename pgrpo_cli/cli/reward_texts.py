@@ -19,7 +19,7 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.personas import PERSONAS
 
-from .common import note
+from .terminal import note
 
 MAX_GROUPS = 12
 """Preference groups that a text is scored for, unless they are named."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from .common import (
     AllowCodeOption,
@@ -19,11 +18,9 @@ from .common import (
     RecipeArgument,
     RunDirOption,
     SetOption,
-    emit,
-    note,
     path_parser,
-    stdout,
 )
+from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.rewards.trial import PartTrial, RewardTrial, Trial
@@ -51,7 +48,7 @@ def list_rewards() -> None:
     for name, section in variants(Reward).items():
         assert issubclass(section, RewardBase)
         summary = (section.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, ", ".join(section.parts) or "its own", Text(summary))
+        table.add_row(name, ", ".join(section.parts) or "its own", summary)
     stdout.print(table)
     note(
         "docs/recipes.md and `pgrpo schema --markdown` have all keys; `pgrpo rewards try RECIPE` tries them."
@@ -148,7 +145,7 @@ def _by_text(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
 def _table(text: str, trials: Sequence[Trial]) -> Table:
     """A line for each reward and part of each preference group; `weighted` adds up to the total."""
     shown = text if len(text) <= _LONGEST_TITLE else text[: _LONGEST_TITLE - 3] + "..."
-    table = Table(title=Text(shown), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=shown, title_justify="left", box=None, pad_edge=False)
     table.add_column("preference group", overflow="fold")
     table.add_column("reward, part", overflow="fold")
     for heading in ("value", "weight", "weighted", "range"):
@@ -158,14 +155,14 @@ def _table(text: str, trials: Sequence[Trial]) -> Table:
         for reward in trial.rewards:
             bounds = "-" if reward.value_range is None else " to ".join(f"{b:g}" for b in reward.value_range)
             table.add_row(
-                Text(group), Text(reward.label), _number(reward.value), f"{reward.weight:g}",
+                group, reward.label, _number(reward.value), f"{reward.weight:g}",
                 _number(reward.weighted), bounds,
             )  # fmt: skip
             for part in _parts_of_interest(reward):
                 weight = "-" if part.weight is None else f"{part.weight:g}"
-                table.add_row("", Text(f"  {part.name}"), _number(part.value), weight, _number(part.weighted))
+                table.add_row("", f"  {part.name}", _number(part.value), weight, _number(part.weighted))
             group = ""
-        table.add_row(Text(group), Text("total"), "", "", _number(trial.total), style="bold")
+        table.add_row(group, "total", "", "", _number(trial.total), style="bold")
     return table
 
 

@@ -19,21 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from pgrpo_cli.errors import Interrupted, PgrpoError
 
-from .common import (
-    AllowCodeOption,
-    AllowHostOption,
-    QuietOption,
-    RecipeArgument,
-    SetOption,
-    emit,
-    note,
-    path_parser,
-    stdout,
-)
+from .common import AllowCodeOption, AllowHostOption, QuietOption, RecipeArgument, SetOption, path_parser
+from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.sweep import PlannedRun, Sweep
@@ -107,12 +97,12 @@ def sweep(
 
 
 def _show_plan(plan: Sweep, evaluate: bool) -> None:
-    table = Table("run", "status", "overrides", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "status", "overrides"):
+        table.add_column(heading, overflow="fold")
     for run in plan.runs:
         status = _status(run, evaluate)
-        table.add_row(
-            *(Text(cell, overflow="fold") for cell in (str(run.path), status, " ".join(run.overrides)))
-        )
+        table.add_row(str(run.path), status, " ".join(run.overrides))
     stdout.print(table)
     for line in plan.notes:
         note(line)
@@ -138,7 +128,7 @@ def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) 
                 continue
             note(told)
             for words in _commands(run, recipe, status, evaluate, options):
-                code = child.call([sys.executable, "-m", "pgrpo_cli", *words])
+                code = child.call([sys.executable, "-P", "-m", "pgrpo_cli", *words])
                 if child.stopped or code == _STOPPED:
                     raise Interrupted(
                         f"stopped in {run.path}; what is finished stays", remedy="The same command goes on."

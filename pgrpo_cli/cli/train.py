@@ -22,12 +22,9 @@ from .common import (
     RunArgument,
     RunDirOption,
     SetOption,
-    emit,
-    note,
-    stderr,
-    stdout,
 )
 from .interrupts import stop_on_interrupt
+from .terminal import emit, note, stderr, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe

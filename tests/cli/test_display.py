@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import pgrpo_cli.cli.common
+import pgrpo_cli.cli.terminal
 from pgrpo_cli.cli.display import groups_table
 from pgrpo_cli.state.history_store import GroupRow
 from tests.support.training import trained, write_tiny
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pgrpo_cli.cli.common.stderr, "_force_terminal", True)
+    monkeypatch.setattr(pgrpo_cli.cli.terminal.stderr, "_force_terminal", True)
     monkeypatch.setenv("TERM", "xterm")
     result = trained(write_tiny(tmp_path), tmp_path / "run")
     assert "step 1/6" not in result.stderr

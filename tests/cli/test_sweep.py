@@ -48,8 +48,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     call = module._Child.call
 
     def scripted(self: Any, words: Sequence[str]) -> int:
-        assert list(words[:3]) == [sys.executable, "-m", "pgrpo_cli"]
-        found["calls"].append(list(words[3:]))
+        assert list(words[:4]) == [sys.executable, "-P", "-m", "pgrpo_cli"]
+        found["calls"].append(list(words[4:]))
         run = words[words.index("--run-dir") + 1]
         code = found["codes"].get(Path(run).name, 0)
         ending = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"

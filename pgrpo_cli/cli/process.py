@@ -1,0 +1,48 @@
+"""The process that a command runs in: its standard streams, and where its children look for code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """Run the command that the process was started for, and end with its exit code."""
+    open_streams()
+    # Children, those of libraries too, do not run what lies in the folder that the command is started in.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    from .app import app
+
+    try:
+        app(prog_name="pgrpo")
+        sys.exit()
+    finally:
+        empty_streams()
+
+
+def open_streams() -> None:
+    """Make the standard streams fit to be written to, whatever the parent has left of them.
+
+    A stream that it has closed is opened on nothing: the next file would take its number, and what a library
+    prints would land in that file. A character that a stream's encoding lacks is written as an escape.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, so this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def empty_streams() -> None:
+    """Write what waits in the standard streams' buffers, or drop it: Python would try again, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,92 @@
+"""The only way to print: what others wrote is shown as text, on both consoles and in plain results.
+
+Names, messages and answers come from recipes, models, judges and files of strangers. No markup is read in
+them, and characters that would move the cursor, hide text or turn it around are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+_UNSAFE = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
+    "\xad\u180e\u200b\u2060-\u2065\ufeff"  # invisible ones; the two joiners belong to scripts and emoji
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # the direction of text
+    "\u2028\u2029\ufff9-\ufffb"  # other ends of lines, annotations
+    "\ud800-\udfff"  # halves of pairs, as in file names that are no UTF-8
+    "\U000e0000-\U000e007f"  # tags
+    "]"
+)
+
+
+def safe(text: str) -> str:
+    r"""The text with an escape such as `\u001b`, as JSON has it, for each character that is not shown."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class SafeConsole(Console):
+    """Text is safe wherever it stands: in tables, in progress bars, in styled text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        """Before rich drops some control characters without a trace."""
+        return super().render_str(safe(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Before lines are cut and cells are filled, so that escapes have their room."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(safe(segment.text), segment.style)
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:
+            if not self.stderr:
+                raise
+            # That nobody reads the progress any more, in a terminal or a pipe, is no reason to stop.
+            self.quiet = True
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to whoever printed."""
+        raise
+
+
+stdout = SafeConsole()
+"""Results."""
+stderr = SafeConsole(stderr=True)
+"""Progress, notes and errors: with --json, standard output holds the JSON alone."""
+
+
+def emit(text: str) -> None:
+    """Write a result to standard output as it is: no wrapping, no colour."""
+    text = safe(text)
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    # A closed pipe must show here, where it is handled, and not when the interpreter shuts down.
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Write a line for the reader to standard output; a terminal wraps it."""
+    stdout.print(text, soft_wrap=True)
+
+
+def note(text: str, head: str = "", style: str = "") -> None:
+    """Write a line for the reader to standard error, after a head in a style of its own."""
+    stderr.print(Text.assemble((head, style), safe(text)), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -83,11 +84,12 @@ def test_a_run_is_scored_by_its_judge(
     assert "sk-very-secret" not in result.stdout + result.stderr
 
 
-def test_a_second_run_with_the_same_answers_asks_nothing(tmp_path: Path, judge: JudgeServer) -> None:
-    answers = str(tmp_path / "answers.sqlite")
-    assert run_of(tmp_path / "one", judge, cache=answers).exit_code == 0
+def test_a_second_run_with_a_copy_of_the_answers_asks_nothing(tmp_path: Path, judge: JudgeServer) -> None:
+    assert run_of(tmp_path / "one", judge).exit_code == 0
     asked = len(judge.asked)
-    assert run_of(tmp_path / "two", judge, cache=answers).exit_code == 0
+    (tmp_path / "two" / "run").mkdir(parents=True)
+    shutil.copy(tmp_path / "one" / "run" / "judge.sqlite", tmp_path / "two" / "run")
+    assert run_of(tmp_path / "two", judge).exit_code == 0
     assert len(judge.asked) == asked
     assert recorded(tmp_path / "one" / "run") == recorded(tmp_path / "two" / "run")
     assert sum(usage(tmp_path / "two" / "run", "cached")) == 72

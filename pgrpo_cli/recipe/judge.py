@@ -56,11 +56,6 @@ class JudgeSection(Section):
     failure_window: int = Field(
         50, ge=1, description="Latest questions put to the judge of which that share is taken."
     )
-    cache: str | None = Field(
-        None,
-        description="SQLite file of the answers; a relative path starts at the recipe's folder. "
-        "Null: judge.sqlite in the run directory.",
-    )
     price_per_million_tokens: TokenPrice | None = Field(
         None, description="Prices, for the cost in metrics.jsonl and at the end of a command."
     )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.paths import path_of
+from pgrpo_cli.paths import below
 from pgrpo_cli.recipe.eval_judge import PairJudge
 from pgrpo_cli.recipe.reward_judge import JudgeReward
 
@@ -33,9 +33,7 @@ def access(section: AnyJudge, context: BuildContext) -> tuple[Path | None, str |
             remedy=f"If you trust the recipe and that host with them, add --allow-host {section.host}",
         )
     key = _key(section, who)
-    path = context.run_dir / CACHE_FILE if context.run_dir else None
-    if section.cache is not None:
-        path = path_of(section.cache, f"{who}: cache", context.recipe_dir)
+    path = below(CACHE_FILE, context.run_dir, who) if context.run_dir else None
     if path is not None:
         # What is wrong with the file shows before anything is sampled.
         JudgeCache(path).close()

@@ -6,6 +6,7 @@ kept as hashes only.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from pathlib import Path
 from pgrpo_cli.errors import RewardError
 
 _APPLICATION_ID = 0x70677270
-"""Tells such a file from other databases: a recipe must not name one of those and have it changed."""
+"""Tells such a file from other databases."""
 _PATIENCE_SECONDS = 60.0
-_SCHEMA = "CREATE TABLE IF NOT EXISTS scores (question TEXT PRIMARY KEY, score REAL NOT NULL, answer TEXT)"
+_TABLE = "CREATE TABLE scores (question TEXT PRIMARY KEY, score REAL NOT NULL, answer TEXT)"
+_REMEDY = "Move it away: what it holds is asked again."
 
 
 class JudgeCache:
@@ -31,7 +33,7 @@ class JudgeCache:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 # A kill leaves what was committed; a power failure may take the latest answers along.
                 self._db.execute("PRAGMA synchronous=NORMAL")
-                self._db.execute(_SCHEMA)
+                self._db.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS", 1))
             except BaseException:
                 self._db.close()
                 raise
@@ -44,7 +46,12 @@ class JudgeCache:
         """The score, or None for what has not been asked."""
         with self._usable():
             row = self._db.execute("SELECT score FROM scores WHERE question = ?", (question,)).fetchone()
-        return None if row is None else float(row[0])
+        if row is None:
+            return None
+        # A run directory may be a stranger's.
+        if not isinstance(row[0], float) or not math.isfinite(row[0]):
+            raise RewardError(f"{self._path} holds a score that is no number", remedy=_REMEDY)
+        return row[0]
 
     def put(self, question: str, score: float, answer: str) -> None:
         """Keep a score and the answer that it was read from."""
@@ -52,14 +59,12 @@ class JudgeCache:
             self._db.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", (question, score, answer))
 
     def _claim(self) -> None:
-        """Mark a new file as one of these, and refuse any other."""
+        """Mark a new file as one of these, and refuse any other, also one with views or triggers."""
         (found,) = self._db.execute("PRAGMA application_id").fetchone()
-        if found == _APPLICATION_ID:
-            return
-        if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() or found:
+        tables = self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 2").fetchall()
+        if tables not in ([], [(_TABLE,)]) or found not in (0, _APPLICATION_ID) or (tables and not found):
             raise RewardError(
-                f"{self._path} is a database of something else, not of a judge's answers",
-                remedy="Let `cache` name a file of its own.",
+                f"{self._path} is a database of something else, not of a judge's answers", remedy=_REMEDY
             )
         self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
 
@@ -70,5 +75,5 @@ class JudgeCache:
         except sqlite3.Error as error:
             raise RewardError(
                 f"the judge's answers in {self._path} cannot be used: {error}",
-                remedy="Check the disk and the path, or move the file away: what it holds is asked again.",
+                remedy=f"Check the disk. {_REMEDY}",
             ) from error

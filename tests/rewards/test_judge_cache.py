@@ -68,6 +68,33 @@ def test_a_database_of_something_else_is_left_alone(tmp_path, create):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        # A view that never ends, and something that happens with every answer that is kept.
+        "DROP TABLE scores; CREATE VIEW scores AS WITH RECURSIVE n(question, score) AS "
+        "(SELECT 'q', 1.0 UNION ALL SELECT question, score + 1 FROM n) SELECT * FROM n",
+        "CREATE TRIGGER t AFTER INSERT ON scores BEGIN DELETE FROM scores; END",
+    ],
+)
+def test_a_database_that_does_more_than_hold_scores_is_refused(tmp_path, hostile):
+    JudgeCache(tmp_path / "c").close()
+    with closing(sqlite3.connect(tmp_path / "c")) as db:
+        db.executescript(hostile)
+    with pytest.raises(RewardError, match="is a database of something else"):
+        JudgeCache(tmp_path / "c")
+
+
+@pytest.mark.parametrize("score", ["9e999", "'high'", "x'00'"])
+def test_what_is_no_score_is_not_taken_for_one(tmp_path, score):
+    with closing(JudgeCache(tmp_path / "c")) as cache:
+        with closing(sqlite3.connect(tmp_path / "c")) as db:
+            db.execute(f"INSERT INTO scores VALUES ('q', {score}, '')")
+            db.commit()
+        with pytest.raises(RewardError, match="a score that is no number"):
+            cache.get("q")
+
+
 def test_what_is_no_database_is_left_alone(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("no database" * 100)

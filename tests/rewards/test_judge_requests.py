@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.errors import RewardError
+from pgrpo_cli.errors import PathError, RewardError
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.judge import Judge, build_judge
 from pgrpo_cli.rewards.usage import usage_sentences
@@ -62,18 +62,26 @@ def test_failures_are_asked_again(serve: Any, tmp_path: Path) -> None:
     assert values(build_judge(server.section(), context), ["x"]) == [1.0]
 
 
-def test_a_cache_of_its_own_starts_at_the_recipe(serve: Any, tmp_path: Path) -> None:
+def test_scores_are_kept_in_the_run_directory_and_nowhere_else(serve: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     context = BuildContext(tmp_path, False, run_dir=tmp_path / "run")
-    values(build_judge(serve(by_length).section(cache="mine.sqlite"), context), ["x"])
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.sqlite"]
-    assert list((tmp_path / "run").iterdir()) == []
+    values(build_judge(serve(by_length).section(), context), ["x"])
+    values(build_judge(serve(by_length).section(), BuildContext(tmp_path, False)), ["x"])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "run" / "judge.sqlite"]
 
 
-def test_a_cache_that_cannot_be_used_shows_before_anything_is_asked(serve: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine.sqlite").write_text("no database" * 100)
+def test_a_link_in_the_run_directory_is_not_followed(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "judge.sqlite").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PathError, match=r"judge\.sqlite is a link"):
+        build_judge(serve(by_length).section(), BuildContext(tmp_path, False, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_cannot_be_used_shows_before_anything_is_asked(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "judge.sqlite").write_text("no database" * 100)
     with pytest.raises(RewardError, match="not a database"):
-        build_judge(serve(by_length).section(cache="mine.sqlite"), BuildContext(tmp_path, False))
+        build_judge(serve(by_length).section(), BuildContext(tmp_path, False, run_dir=tmp_path))
 
 
 def test_two_evaluations_of_one_judge_have_a_loop_each(serve: Any, tmp_path: Path) -> None:

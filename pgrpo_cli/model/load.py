@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from pgrpo_cli.errors import CheckpointError, ModelError
-from pgrpo_cli.recipe.model import AdapterSection
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
 from .adapted_linear import use_adapted_linears
+from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
 from .nf4 import keep_differentiable
 from .policy import Paths, Policy
@@ -65,55 +64,13 @@ def adapted(
     keep_differentiable(base)
     base.requires_grad_(False)
     base.config.use_cache = True
-    model = _fresh(base, recipe, device) if adapter is None else _saved(base, adapter)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(recipe.seed, "adapter"))
+        model = attach_adapter(base, recipe.adapter)
+    if adapter is not None:
+        restore_adapter(model, adapter)
     use_adapted_linears(model)
     policy = Policy(model, tokenizer, device)
     if paths is None:
         paths = replace(probe(policy), rollout_dtype=fastest_dtype(policy))
     return replace(policy, paths=paths)
-
-
-def _saved(base: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"the adapter in {adapter} does not load: {str(error).splitlines()[0]}",
-            remedy="It was saved from another base model, or the files are damaged.",
-        ) from error
-
-
-def _fresh(base: Any, recipe: Recipe, device: torch.device) -> Any:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(recipe.seed, "adapter"))
-        return attach_adapter(base, recipe.adapter)
-
-
-def attach_adapter(base: Any, section: AdapterSection, *, on_meta: bool = False) -> Any:
-    """A PEFT model of `base` under a fresh adapter, without contents if `on_meta`. Raises ModelError."""
-    from peft import get_peft_model
-
-    try:
-        return get_peft_model(base, lora_config(section), low_cpu_mem_usage=on_meta)
-    except ValueError as error:
-        raise ModelError(
-            f"adapter.target_modules: {str(error).splitlines()[0]}",
-            remedy="Name modules that the model has, or write all-linear.",
-        ) from error
-
-
-def lora_config(section: AdapterSection) -> Any:
-    """The PEFT configuration of the recipe's adapter."""
-    from peft import LoraConfig
-
-    targets = section.target_modules
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=section.r,
-        lora_alpha=section.alpha,  # type: ignore[arg-type]
-        lora_dropout=section.dropout,
-        use_rslora=section.use_rslora,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )

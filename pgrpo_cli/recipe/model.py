@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from .base import Section
 
@@ -90,6 +90,15 @@ class AdapterSection(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input during training.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
-        description="Module names that get an adapter, or `all-linear` (all but the output layer).",
+        description="Names of the linear layers that get an adapter, such as [q_proj, v_proj], or "
+        "`all-linear` (all but the output layer).",
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) instead of alpha / r.")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        # PEFT would take any other text for a regular expression.
+        if targets != "all-linear" and (isinstance(targets, str) or not targets or not all(targets)):
+            raise ValueError("must be all-linear or a list of names, such as [q_proj, v_proj]")
+        return targets

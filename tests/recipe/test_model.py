@@ -32,3 +32,14 @@ def test_what_is_neither_is_refused_when_the_recipe_is_read(tmp_path, name):
     if name:
         assert "a hub id has letters, digits" in first.text
         assert "./" in first.text
+
+
+@pytest.mark.parametrize("targets", ["q_proj", "(", "(a+)+$", [], ["q_proj", ""]])
+def test_target_modules_are_names_and_no_pattern(tmp_path, targets):
+    (problem,) = problems_of(tmp_path, changed(adapter={"target_modules": targets}))
+    assert "must be all-linear or a list of names" in problem.text
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], ["q_proj", "mlp.up_proj"]])
+def test_target_modules(tmp_path, targets):
+    assert problems_of(tmp_path, changed(adapter={"target_modules": targets})) == ()

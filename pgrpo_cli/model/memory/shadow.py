@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from pgrpo_cli.recipe.schema import Recipe
 
 from ..adapted_linear import use_adapted_linears
-from ..load import attach_adapter
+from ..adapter import attach_adapter
 from ..nf4 import dequantize, nf4_layers
 from ..policy import Policy
 from ..sources import DTYPES, load_config, quantization_config

@@ -1,0 +1,149 @@
+"""The LoRA adapter: always made from the recipe. Of a saved one nothing is used but the weights.
+
+A run directory may come from a stranger, and PEFT does much that an adapter's configuration says: it makes
+other kinds of adapters, matches regular expressions, imports modules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pgrpo_cli.errors import CheckpointError, ModelError
+from pgrpo_cli.recipe.model import AdapterSection
+from pgrpo_cli.registry import nearest
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+_ELSEWHERE = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "revision"})
+"""Fields of a saved configuration that say nothing about the adapter."""
+_REMEDY = "It was saved by another recipe or from another base model, or the files are damaged."
+
+
+def attach_adapter(base: Any, section: AdapterSection, *, on_meta: bool = False) -> Any:
+    """A PEFT model of `base` under a fresh adapter, without contents if `on_meta`. Raises ModelError."""
+    from peft import get_peft_model
+
+    if not isinstance(section.target_modules, str):
+        _refuse_targets(base, section.target_modules)
+    try:
+        return get_peft_model(base, lora_config(section), low_cpu_mem_usage=on_meta)
+    except ValueError as error:
+        raise ModelError(
+            f"adapter.target_modules: {str(error).splitlines()[0]}",
+            remedy="Name modules that the model has, or write all-linear.",
+        ) from error
+
+
+def lora_config(section: AdapterSection) -> Any:
+    """The PEFT configuration of the recipe's adapter."""
+    from peft import LoraConfig
+
+    targets = section.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.r,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]
+        lora_dropout=section.dropout,
+        use_rslora=section.use_rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+
+
+def restore_adapter(model: Any, folder: Path) -> None:
+    """Give the adapter of a PEFT model the weights that are saved in `folder`.
+
+    Raises CheckpointError where the folder's adapter is another one than that of the model.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    _refuse_config(model.peft_config["default"], folder / CONFIG)
+    path = folder / WEIGHTS
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unusable(path, str(error).splitlines()[0]) from error
+    needed = get_peft_model_state_dict(model, save_embedding_layers=False)
+    for name in sorted(needed.keys() | found.keys()):
+        if name not in found:
+            raise _unusable(path, f"it lacks {name}")
+        if name not in needed:
+            raise _unusable(path, f"it has {name}, which the recipe's adapter has not")
+        if found[name].shape != needed[name].shape:
+            shapes = (f"{'x'.join(map(str, one[name].shape))}" for one in (found, needed))
+            raise _unusable(path, "{} is {}, not {}".format(name, *shapes))
+    set_peft_model_state_dict(model, found)
+
+
+def _refuse_targets(base: Any, targets: Sequence[str]) -> None:
+    """Raises ModelError for entries that match no layer that learns."""
+    from transformers.pytorch_utils import Conv1D
+
+    learn = {id(module) for module in base.get_decoder().modules()}
+    linear = [
+        name
+        for name, module in base.named_modules()
+        if id(module) in learn and isinstance(module, (torch.nn.Linear, Conv1D))
+    ]
+    frozen = {
+        id(base.get_output_embeddings()): "the output layer",
+        id(base.get_input_embeddings()): "the embedding",
+    }
+    kept = {name: frozen[id(module)] for name, module in base.named_modules() if id(module) in frozen}
+    leaves = sorted({name.rpartition(".")[2] for name in linear})
+    problems = []
+    for target in targets:
+        if _matching(target, linear):
+            continue
+        near = nearest(target, leaves)
+        if of := _matching(target, kept):
+            problems.append(f"{target!r} is {kept[of[0]]}, which is never trained")
+        else:
+            hint = f"; did you mean {near!r}?" if near else ""
+            problems.append(f"no linear layer that is trained is named {target!r}{hint}")
+    if problems:
+        raise ModelError(
+            f"adapter.target_modules: {'; '.join(problems)}",
+            remedy=f"There are: {', '.join(leaves)}. Or write all-linear, for all of them.",
+        )
+
+
+def _matching(target: str, names: Any) -> list[str]:
+    """The names that an entry of `target_modules` stands for, as PEFT reads it."""
+    return [name for name in names if name == target or name.endswith(f".{target}")]
+
+
+def _refuse_config(ours: Any, path: Path) -> None:
+    """Raises CheckpointError where a saved configuration is not that of the recipe's adapter."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(path, str(error).splitlines()[0]) from error
+    # Fields that either version of PEFT lacks mean what they always meant.
+    for name, value in ours.to_dict().items():
+        if name in found and name not in _ELSEWHERE and _plain(found[name]) != _plain(value):
+            raise _unusable(path, f"{name} is {_shown(found[name])}, and the recipe makes {_shown(value)}")
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, sets in order."""
+    if isinstance(value, (set, list, tuple)):
+        return sorted(map(str, value))
+    return getattr(value, "value", value)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(_plain(value), default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unusable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"the adapter in {path.parent} does not load: {path.name}: {why}", remedy=_REMEDY)

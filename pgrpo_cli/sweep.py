@@ -13,7 +13,7 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, load_recipe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.run import run_if_any
 from pgrpo_cli.state.subject import has_judged, has_tasks, kept_result, subject_of
 
 Status = Literal["new", "started", "trained", "done", "different"]
@@ -35,10 +35,10 @@ class PlannedRun:
         """How far it is: `trained` lacks the evaluation that is wanted, `done` nothing; another recipe made
         what is `different`.
 
-        Raises what `subject_of` and `kept_result` raise for a run that is damaged.
+        Raises what `run_if_any`, `subject_of` and `kept_result` raise for a run that is damaged.
         """
-        run = RunDirectory(self.path)
-        if not run.started:
+        run = run_if_any(self.path)
+        if run is None or not run.started:
             return "new"
         differing = [key for key, *_ in differing_keys(run.recipe(), self.recipe)]
         if any(not (run.finished and key.startswith("eval.")) for key in differing):

@@ -28,10 +28,10 @@ def doctor(
 ) -> None:
     """Say what keeps a run from learning, and what to change. A finding is no failure: the exit code is 0."""
     from pgrpo_cli.report.diagnosis import diagnose, reassurances
-    from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.run import run_at
     from pgrpo_cli.state.run_view import view_of
 
-    view = view_of(RunDirectory(run))
+    view = view_of(run_at(run))
     diagnosis, normal = diagnose(view), list(reassurances(view))
     if as_json:
         found = {

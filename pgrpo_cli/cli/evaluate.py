@@ -174,7 +174,7 @@ def compare(
     from pgrpo_cli.report.page import comparison_page
     from pgrpo_cli.state.files import atomic_write
     from pgrpo_cli.state.progress import read_progress
-    from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.run import run_at
 
     # What would be refused in the end is refused before minutes of sampling.
     refuse_fewer_than_two(len(runs))
@@ -184,7 +184,7 @@ def compare(
     if page.parent.is_dir():
         try_to_write(page.parent)
     labels = _labels(runs)
-    directories = {label: RunDirectory(path) for label, path in zip(labels, runs, strict=True)}
+    directories = {label: run_at(path) for label, path in zip(labels, runs, strict=True)}
     with shown_progress(quiet=quiet) as progress:
         told = (lambda text: None) if quiet else note
         entrants = entrants_of(
@@ -224,7 +224,7 @@ def _run_and_recipe(
 ) -> tuple[RunDirectory, Recipe, Path]:
     """The run that `target` (a recipe or a run) stands for, its recipe, and where relative paths start."""
     from pgrpo_cli.recipe.load import load_recipe
-    from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.run import run_at
 
     from .train import default_run_dir
 
@@ -234,15 +234,12 @@ def _run_and_recipe(
                 f"{target} is a directory and --run-dir names {run_dir}: which one?",
                 remedy="Name the run once; with --run-dir, give the recipe.",
             )
-        run = RunDirectory(target)
+        run = run_at(target)
         # Raises RunError with a remedy if the directory is no run.
         run.recipe()
         return run, load_recipe(run.recipe_path, overrides, note), run.recipe_dir
     recipe = load_recipe(target, overrides, note)
-    run = RunDirectory(run_dir or default_run_dir(recipe))
-    if not run.path.is_dir():
-        raise RunError(f"{run.path}: there is no such run", remedy=f"Train it first: pgrpo train {target}")
-    return run, recipe, target.parent
+    return run_at(run_dir or default_run_dir(recipe)), recipe, target.parent
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:

@@ -43,15 +43,16 @@ def plan(
     from pgrpo_cli.model.memory.planner import Planner
     from pgrpo_cli.model.memory.remedies import remedies
     from pgrpo_cli.recipe.load import load_recipe
-    from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.run import run_if_any
 
     from .train import default_run_dir
 
     loaded = load_recipe(recipe, overrides or (), note)
     device = device or _device_of_run()
-    run = RunDirectory(run_dir or default_run_dir(loaded))
-    longest = _longest_prompt(run, loaded)
-    planner = Planner(recipe.parent, longest_prompt=longest, paths=_measured_paths(run, device))
+    run = run_if_any(run_dir or default_run_dir(loaded))
+    longest = _longest_prompt(run, loaded) if run else None
+    paths = _measured_paths(run, device) if run else None
+    planner = Planner(recipe.parent, longest_prompt=longest, paths=paths)
     planned = planner.plan(loaded, device)
     on_cards = planned if device == "cuda" else planner.plan(loaded, "cuda")
     here = _memory_here(device)
@@ -85,7 +86,7 @@ def _longest_prompt(run: RunDirectory, recipe: Recipe) -> int | None:
     """Tokens of the longest prompt if the run holds prepared data of this recipe."""
     from pgrpo_cli.data.prepared import load_prepared, read_manifest
 
-    manifest = read_manifest(run.path) if run.path.is_dir() else None
+    manifest = read_manifest(run.path)
     if manifest is None or manifest["data"] != recipe.data.model_dump(mode="json"):
         return None
     model = recipe.model.model_dump(mode="json")

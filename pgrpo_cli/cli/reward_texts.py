@@ -39,7 +39,7 @@ class Texts:
     prompt: str | None
 
 
-def completions_to_try(options: Texts, recipe: Recipe, run_dir: Path) -> list[Completion]:
+def completions_to_try(options: Texts, recipe: Recipe, run_dir: Path | None) -> list[Completion]:
     """A completion for each text and preference group. Raises DataError where there is no text."""
     if options.texts or options.file:
         found = [
@@ -110,9 +110,9 @@ def _from_row(line: bytes, place: str, options: Texts) -> Completion:
     return replace(found, preference_group=own, columns={**row, **options.columns})
 
 
-def _references(recipe: Recipe, run_dir: Path, options: Texts) -> Iterator[Completion]:
+def _references(recipe: Recipe, run_dir: Path | None, options: Texts) -> Iterator[Completion]:
     """The reference answers of the first rows of each preference group of the run's data."""
-    if not run_dir.is_dir() or read_manifest(run_dir) is None:
+    if run_dir is None or read_manifest(run_dir) is None:
         return
     names = [reward.reference_column for reward in recipe.rewards if isinstance(reward, ReferenceReward)]
     names = list(dict.fromkeys([*names, "reference"]))
@@ -154,14 +154,14 @@ def _from_stdin() -> str:
     return text
 
 
-def _groups(recipe: Recipe, run_dir: Path) -> list[str]:
+def _groups(recipe: Recipe, run_dir: Path | None) -> list[str]:
     """The preference groups that recipe and prepared data name; one that stands for all if they name none."""
     found: dict[str, None] = {}
     for reward in recipe.rewards:
         found.update(dict.fromkeys(reward.preference_groups or ()))
         if isinstance(reward, PersonasReward) and reward.preference_groups is None:
             found.update(dict.fromkeys(PERSONAS))
-    manifest = read_manifest(run_dir) if run_dir.is_dir() else None
+    manifest = read_manifest(run_dir) if run_dir else None
     found.update(dict.fromkeys(manifest["preference_groups"] if manifest else ()))
     if len(found) > MAX_GROUPS:
         note(f"The first {MAX_GROUPS} of {len(found)} preference groups; --group names others.")

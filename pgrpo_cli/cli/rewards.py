@@ -107,20 +107,21 @@ def try_on_texts(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.rewards.trial import try_rewards
+    from pgrpo_cli.state.run import run_if_any
 
     from .reward_texts import Texts, completions_to_try, parse_columns
     from .train import default_run_dir, note_usage
 
     loaded = load_recipe(recipe, overrides or (), note)
     options = Texts(texts or (), file, groups or (), parse_columns(columns or ()), prompt)
-    run = run_dir or default_run_dir(loaded)
-    completions = completions_to_try(options, loaded, run)
+    # To try a reward begins no run.
+    run = run_if_any(run_dir or default_run_dir(loaded))
+    completions = completions_to_try(options, loaded, run.path if run else None)
     rewards = build_rewards(
         loaded.rewards,
         recipe.parent,
         allow_code,
-        # To try a reward begins no run.
-        run_dir=run if run.is_dir() else None,
+        run_dir=run.path if run else None,
         allowed_hosts=allow_host or (),
     )
     trials = try_rewards(rewards, completions)

@@ -120,9 +120,9 @@ def groups(
     """Show the reward history of every preference group of a run, and which estimator suits them."""
     from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
-    from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.state.run import run_at
 
-    directory = RunDirectory(run)
+    directory = run_at(run)
     rows, parts = read_groups(directory.history_path), read_parts(directory.history_path)
     num_generations = directory.recipe().rollout.num_generations
     if as_json:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ SPLITS = ("train", "eval")
 # Beside data/: the new data while they are written, the old ones while they are replaced.
 NEXT = ".data-next"
 PREVIOUS = ".data-previous"
+_OURS = re.compile(
+    rf"({'|'.join(SPLITS)})(/(data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json))?"
+    rf"|{re.escape(MANIFEST)}|{re.escape(REJECTED)}|{re.escape(CLUSTERS)}"
+)
 
 
 def write_prepared(
@@ -79,13 +84,30 @@ def write_rejected(run_dir: Path, rejected: Sequence[RejectedRow]) -> Path:
 
 
 def publish(run_dir: Path) -> None:
-    """Put the written data in the place of data/. A kill in between leaves either the old or the new ones."""
+    """Put the written data in the place of data/. A kill in between leaves either the old or the new ones.
+
+    Raises DataError where data/ holds what was not written here: it would be removed.
+    """
     data, previous = run_dir / "data", run_dir / PREVIOUS
     if data.exists():
+        try:
+            _refuse_foreign(data)
+        except DataError:
+            discard(run_dir)
+            raise
         os.rename(data, previous)
     os.rename(run_dir / NEXT, data)
     _flush(run_dir)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _refuse_foreign(data: Path) -> None:
+    for path in sorted(data.rglob("*")):
+        if not _OURS.fullmatch(path.relative_to(data).as_posix()):
+            raise DataError(
+                f"{path} is not prepared data, and would be removed with the data that are to be replaced",
+                remedy=f"Move it out of {data}, which belongs to the run.",
+            )
 
 
 def discard(run_dir: Path) -> None:
@@ -105,7 +127,6 @@ def recover(run_dir: Path) -> None:
 
 def read_manifest(run_dir: Path) -> dict[str, Any] | None:
     """The manifest of data/, or None where nothing is prepared. Raises DataError where it cannot be read."""
-    recover(run_dir)
     path = run_dir / "data" / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ from .files import aside, atomic_write, explained, sync_directory, sync_tree, wr
 from .run import RunDirectory
 
 _ADAPTER_BEING_WRITTEN = ".adapter.tmp"
+_OURS = re.compile(
+    r"(adapter_model|optimizer|(part_)?history)\.safetensors|(adapter_config|(part_)?history|trainer|checksums)\.json"
+)
+_NAME = re.compile(r"step-[0-9]+")
 _NEEDED = ("history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
 
 
@@ -97,7 +102,11 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
     What a killed process was writing or deleting goes.
     """
     with explained(str(run.checkpoints)):
-        for leftover in (*run.checkpoints.glob(".step-*"), run.path / _ADAPTER_BEING_WRITTEN):
+        for leftover in (
+            *run.checkpoints.glob(".step-*.tmp"),
+            *run.checkpoints.glob(".step-*.old"),
+            run.path / _ADAPTER_BEING_WRITTEN,
+        ):
             shutil.rmtree(leftover, ignore_errors=True)
         for path in _by_step(run):
             if _step_of(path) > step:
@@ -106,8 +115,13 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
 
 
 def _drop_old(run: RunDirectory, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`; a kill in between leaves none half deleted."""
+    """Delete all checkpoints but the newest `keep`, and those that hold a file of someone else.
+
+    A kill in between leaves none half deleted.
+    """
     for path in _by_step(run)[:-keep]:
+        if any(not _OURS.fullmatch(entry.name) for entry in path.iterdir()):
+            continue
         hidden = path.with_name(f".{path.name}.old")
         path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -238,7 +252,7 @@ def _by_step(run: RunDirectory) -> list[Path]:
     """Folders of checkpoints, whole or not, in order of their steps."""
     if not run.checkpoints.is_dir():
         return []
-    paths = (path for path in run.checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    paths = (path for path in run.checkpoints.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
     return sorted(paths, key=_step_of)
 
 

@@ -19,7 +19,9 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one rename, after the bytes have reached the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        # A new file: a link of that name would lead elsewhere.
+        with temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrpo_cli.data.prepared import recover
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.paths import made_folder
-from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved, written_by
+from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved
 from pgrpo_cli.recipe.schema import Recipe
 
 from .files import atomic_write, explained, write_json
+from .ownership import LOCK, examine, is_run, take
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,17 @@ class RunDirectory:
         return load_resolved(self.recipe_path)
 
 
+def run_at(path: Path) -> RunDirectory:
+    """The run in `path`, to look at. Raises RunError where there is none, or a link in it."""
+    examine(path)
+    return RunDirectory(path)
+
+
+def run_if_any(path: Path) -> RunDirectory | None:
+    """The run in `path`, to look at; None where there is none yet. Raises RunError for a link in it."""
+    return run_at(path) if path.is_dir() and is_run(path) else None
+
+
 def next_free(path: Path) -> Path:
     """`path`, or the first of path-2, path-3, ... that does not exist."""
     number, candidate = 1, path
@@ -115,8 +128,10 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
     """Write the resolved recipe, and where it came from, into the run; or make sure that it is the same.
 
     Before training has begun the recipe may be replaced; afterwards a different one is refused (RunError).
+    A directory that is not a run's is refused as well.
     """
-    if run.started:
+    if run.path.exists() and run.started:
+        examine(run.path)
         differing = differing_keys(run.recipe(), recipe)
         if differing:
             lines = "\n".join(
@@ -127,13 +142,9 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
                 remedy="Undo the change to go on with the run, or start anew: --fresh or another --run-dir.",
             )
         return
-    if run.recipe_path.exists() and written_by(run.recipe_path) is None:
-        raise RunError(
-            f"{run.recipe_path} is not that of a run: it was written by hand and would be replaced",
-            remedy="Give --run-dir a directory of its own.",
-        )
+    take(run.path)
+    recover(run.path)
     with explained(str(run.recipe_path)):
-        run.path.mkdir(parents=True, exist_ok=True)
         atomic_write(run.recipe_path, dump_resolved(recipe))
         write_json(run.path / "origin.json", {"recipe_dir": str(recipe_dir.resolve())})
 
@@ -142,12 +153,13 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 def locked(run: RunDirectory) -> Iterator[None]:
     """Make the directory and hold it for writing; the lock dies with the process.
 
-    Raises RunError if another process holds it, PathError if it cannot be a folder.
+    Raises RunError if another process holds it, or it is not a run's, PathError if it cannot be a folder.
     """
+    take(run.path)
     with explained(str(run.path)):
-        made_folder(run.path, "run directory")
-        file = (run.path / ".lock").open("w")
-    with file:
+        # Neither followed nor emptied, whatever it is.
+        descriptor = os.open(run.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

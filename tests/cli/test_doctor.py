@@ -72,4 +72,4 @@ def test_what_is_no_run_gets_a_message(begun: bool, tmp_path: Path) -> None:
     result = pgrpo("doctor", run)
     assert result.exit_code == 2
     assert "error: " in result.stderr and "\n  " in result.stderr
-    assert "Train the run first" in result.stderr if begun else "is not a run" in result.stderr
+    assert "Train the run first" in result.stderr if begun else "there is no such run" in result.stderr

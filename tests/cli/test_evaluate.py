@@ -208,7 +208,7 @@ def test_what_cannot_be_compared(runs: Path) -> None:
     assert "b cannot be compared with a:\n  sampling.temperature: 0.5, there 1.0" in refused.stderr
     for words, message in [
         ((runs / "a",), "at least two runs, got 1"),
-        ((runs / "a", runs / "nothing"), "is not a run"),
+        ((runs / "a", runs / "nothing"), "there is no such run"),
         ((runs / "a", runs / "a", "--html", "no/page.html"), "no: there is no such folder"),
     ]:
         result = pgrpo("compare", *words)

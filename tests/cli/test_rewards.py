@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.rewards.build import REWARDS
+from pgrpo_cli.state.ownership import take
 from tests.support.judge import Answer, echo, judge_server
 from tests.support.training import TINY
 
@@ -164,7 +165,7 @@ def test_a_judge_is_asked_and_its_scores_are_kept_in_a_run_directory(tmp_path: P
         # (4 - 1) / (10 - 1)
         assert (first["rewards"][0]["value"], first["value"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
         assert not (tmp_path / "run").exists()
-        (tmp_path / "run").mkdir()
+        take(tmp_path / "run")
         assert [tried(recipe, "--text", '{"score": 4}') for _ in range(3)] == [[first]] * 3
         assert len(server.asked) == 2
         assert (tmp_path / "run" / "judge.sqlite").is_file()

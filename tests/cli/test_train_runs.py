@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def test_a_run_from_start_to_end(recipe: Path) -> None:
     assert steps_in(run) == ["step-000002", "step-000004", "step-000006"]
     assert load_resolved(run / "recipe.yaml") == load_recipe(recipe)
     assert sorted(path.name for path in run.iterdir()) == [
-        ".lock", "adapter", "checkpoints", "data", "history.sqlite", "metrics.jsonl", "origin.json",
-        "paths.json", "recipe.yaml",
+        ".lock", ".pgrpo-run", "adapter", "checkpoints", "data", "history.sqlite", "metrics.jsonl",
+        "origin.json", "paths.json", "recipe.yaml",
     ]  # fmt: skip
 
 
@@ -107,8 +108,33 @@ def test_a_recipe_written_by_hand_is_not_replaced(recipe: Path) -> None:
     before = mine.read_bytes()
     result = pgrpo("train", mine, "--run-dir", mine.parent)
     assert result.exit_code == 2
-    assert "written by hand" in result.stderr
+    assert "is not a run's directory: it holds recipe.yaml" in result.stderr
     assert mine.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_the_users_own_folder_is_no_run_directory(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jsonl").write_text('{"prompt": "Hello", "preference_group": "a"}\n')
+    before = files_in(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source = "data.source={type: jsonl, path: data/mine.jsonl}"
+    result = pgrpo(command, "tiny.yaml", "--run-dir", ".", "--set", source)
+    assert result.exit_code == 2
+    assert "error: . is not a run's directory: it holds data, rows.jsonl, tiny.yaml;" in result.stderr
+    assert files_in(tmp_path) == before
+
+
+def test_a_run_that_is_reached_by_a_link_or_renamed_or_copied_goes_on(recipe: Path, run: Path) -> None:
+    (run / "adapter").rename(recipe.parent / "elsewhere")
+    shutil.copytree(run, run.with_name("copy"))
+    run.with_name("link").symlink_to(run)
+    for name in ("copy", "link"):
+        trained(recipe, run.with_name(name))
+    assert outcome(run.with_name("copy")) == outcome(run)
 
 
 def test_a_run_directory_that_is_a_file(recipe: Path) -> None:

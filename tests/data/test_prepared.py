@@ -162,6 +162,7 @@ def test_a_kill_at_any_moment_of_publishing_leaves_one_whole_data_set(tmp_path, 
                 survived = True
             except Killed:
                 survived = False
+        recover(run_dir)
         found = load_prepared(run_dir, "train")
         assert found in (SPLITS["train"], new["train"])
         outcomes.append((survived, found == new["train"]))
@@ -189,6 +190,29 @@ def dying(patch, calls_before_death):
 
     patch.setattr(os, "rename", guarded(os.rename))
     patch.setattr(prepared.shutil, "rmtree", guarded(prepared.shutil.rmtree))
+
+
+@pytest.mark.parametrize(
+    "name", ["mine.jsonl", "train/notes.txt", "raw/a.csv", "train/data-00000-of-00001.arrow.bak"]
+)
+def test_what_was_not_prepared_is_not_removed(tmp_path, name):
+    publish_new(tmp_path)
+    mine = tmp_path / "data" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    write_prepared(tmp_path, {"train": [prompt("new")], "eval": []}, [], {})
+    with pytest.raises(DataError, match="is not prepared data, and would be removed"):
+        publish(tmp_path)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+
+
+def test_reading_changes_nothing(tmp_path):
+    (tmp_path / ".data-previous").mkdir()
+    (tmp_path / ".data-previous" / "mine.txt").write_text("mine")
+    (tmp_path / "data").mkdir()
+    assert read_manifest(tmp_path) is None
+    assert (tmp_path / ".data-previous" / "mine.txt").read_text() == "mine"
 
 
 def test_recovery_prefers_the_new_data(tmp_path):

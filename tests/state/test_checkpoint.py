@@ -118,6 +118,26 @@ def test_the_newest_are_kept(setup: Setup) -> None:
     assert latest_checkpoint(setup.run)[0].step == 1000001  # type: ignore[union-attr]
 
 
+def test_one_with_a_file_of_someone_else_is_kept_too(setup: Setup) -> None:
+    mine = setup.save(1) / "notes.txt"
+    mine.write_text("the best one")
+    for step in (2, 3):
+        setup.save(step, keep=1)
+    assert setup.names() == ["step-000001", "step-000003"]
+    assert mine.read_text() == "the best one"
+
+
+@pytest.mark.parametrize("name", ["step-²", "step-٣", "step-", "step-1x", "step-9"])
+def test_what_only_looks_like_a_checkpoint_is_none(setup: Setup, name: str) -> None:
+    setup.save(1)
+    (setup.run.checkpoints / name).write_text("") if name == "step-9" else (
+        setup.run.checkpoints / name
+    ).mkdir()
+    assert latest_checkpoint(setup.run)[0].step == 1  # type: ignore[union-attr]
+    setup.save(2, keep=1)
+    assert setup.names() == sorted([name, "step-000002"])
+
+
 def test_equal_steps_make_equal_files_in_sorted_order(setup: Setup) -> None:
     assert files_in(setup.save(3)) == {**files_in(setup.save(4)), **_step_files(setup, 3)}
     config = json.loads((setup.run.checkpoints / "step-000003" / "adapter_config.json").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.data.row_problem import RowProblem
-from pgrpo_cli.data.sources.rows import parse_line
+from pgrpo_cli.data.sources.json_text import parse_line
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.reward_personas import PersonasReward
 from pgrpo_cli.recipe.reward_similarity import ReferenceReward

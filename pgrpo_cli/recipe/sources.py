@@ -10,6 +10,8 @@ from .base import Section
 from .interactions import GoodreadsSource, MovielensSource
 from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
 
+MESSAGES_COLUMNS = ("messages", "conversations")
+
 
 class PersonasSource(Section):
     """A synthetic task: seven personas of very unequal frequency, each with a style and favourite genre."""
@@ -23,9 +25,10 @@ class ColumnMapping(Section):
     """Which columns of a table make a prompt. All columns that are not named here go to the rewards."""
 
     prompt_column: str = Field("prompt", description="Column with the prompt's text.")
-    messages_column: str = Field(
-        "messages",
-        description="Column with a list of {role, content}; used where the prompt column is missing.",
+    messages_column: str | None = Field(
+        None,
+        description="Column with a list of {role, content} or, as ShareGPT has them, {from, value}; used "
+        "where the prompt column is missing. Null: `messages`, or `conversations` where there is none.",
     )
     template: str | None = Field(
         None,
@@ -54,13 +57,18 @@ class ColumnMapping(Section):
         None, ge=1, description="Read that many rows only, of training and held-out rows each; for trying."
     )
 
+    @property
+    def messages_columns(self) -> tuple[str, ...]:
+        """Columns that may hold the messages, in the order in which they are looked for."""
+        return MESSAGES_COLUMNS if self.messages_column is None else (self.messages_column,)
+
 
 class FilesSource(Section):
     """Files on this machine."""
 
     path: str = Field(
-        description="File or glob pattern; relative paths start at the recipe's folder. `.gz` is read too, "
-        "where the type is one of text."
+        description="File or glob pattern; relative paths start at the recipe's folder. Files of text may be "
+        "packed with gzip."
     )
     eval_path: str | None = Field(
         None,
@@ -68,19 +76,32 @@ class FilesSource(Section):
     )
 
 
-class JsonlSource(ColumnMapping, FilesSource):
-    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns."""
+class TextSource(FilesSource):
+    """Files of text."""
+
+    encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] | None = Field(
+        None,
+        description="Encoding of the text; a byte order mark is skipped. Null: the one that the byte order "
+        "mark says, UTF-8 where there is none.",
+    )
+
+
+class JsonlSource(ColumnMapping, TextSource):
+    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns.
+
+    A JSON array of such objects, and indented JSON, is read too.
+    """
 
     type: Literal["jsonl"] = "jsonl"
 
 
-class CsvSource(ColumnMapping, FilesSource):
+class CsvSource(ColumnMapping, TextSource):
     """CSV with a header row. Cells are text, an empty one is null; messages are JSON in a cell."""
 
     type: Literal["csv"] = "csv"
-    delimiter: Literal[",", ";", "\t", "|"] = Field(",", description="What separates cells.")
-    encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] = Field(
-        "utf-8", description="Encoding of the text; a byte order mark is skipped."
+    delimiter: Literal[",", ";", "\t", "|"] | None = Field(
+        None,
+        description="What separates cells. Null: what Excel's line `sep=;` or else the first rows show.",
     )
 
 

@@ -15,6 +15,7 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
 from .rows import RawRow
+from .sniff import refuse_unless_parquet
 
 BATCH_ROWS = 256
 """Rows of a batch: what is in memory of a table at a time."""
@@ -22,11 +23,12 @@ READ_BYTES = 1 << 20
 """Bytes of a column that are read at a time."""
 
 
-def parquet_rows(path: Path, name: str) -> Iterator[RawRow]:
-    """The rows of a Parquet file. Raises DataError where it is damaged or none."""
+def parquet_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
+    """The rows of a Parquet file; there is nothing to note. Raises DataError where it is damaged or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_unless_parquet(path, name)
     first = 1
     try:
         # Buffered ahead, which is the default, the whole file would end up in memory.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
 from .files import opened
+from .json_text import parse_value
 from .rows import RawRow
-
-MAX_CELL = 1 << 24
-"""In characters. A quote that is never closed swallows no more than that before it is given up."""
+from .sniff import delimiter_of, excel_delimiter, look
+from .text_lines import MAX_ROW, legible, lines_of, text_of, text_problem
 
 
 class _Lines:
@@ -28,9 +26,11 @@ class _Lines:
         self._again: list[str] = []
         self.taken: list[str] = []
         self.number = 0
+        self._characters = 0
 
     def begin(self) -> None:
         self.taken = []
+        self._characters = 0
 
     def give_back_all_but_first(self) -> None:
         again = self.taken[1:]
@@ -45,54 +45,64 @@ class _Lines:
         line = self._again.pop() if self._again else next(self._lines)
         self.taken.append(line)
         self.number += 1
+        self._characters += len(line)
+        # A quote that is never closed swallows no more before it is given up.
+        if self._characters > MAX_ROW:
+            raise csv.Error(f"the row goes on after {MAX_ROW:,} characters; is a quote not closed?")
         return line
 
 
 def csv_rows(
-    path: Path, name: str, *, delimiter: str = ",", encoding: str = "utf-8", json_column: str | None = None
+    path: Path,
+    name: str,
+    notes: list[str],
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    json_columns: Collection[str] = (),
 ) -> Iterator[RawRow]:
-    """A row of texts a record, null for empty cells; `json_column` holds JSON where it can.
+    """A row of texts a record, null for empty cells; `json_columns` hold JSON where they can.
 
-    Raises DataError where the file or its header cannot be read.
+    A delimiter and encoding that are not given are those that the file's beginning shows; `notes` gets a
+    sentence where they are not the usual ones. Raises DataError where the file or its header cannot be read.
     """
-    csv.field_size_limit(MAX_CELL)
+    csv.field_size_limit(MAX_ROW)
+    seen = look(path, name, "csv", encoding)
+    notes += filter(None, [seen.note])
     with opened(path) as file:
-        # A byte that is no text is kept as a surrogate, so that it costs its own row only.
-        codec = "utf-8-sig" if encoding == "utf-8" else encoding
-        text = io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline="")
-        records = _records(_Lines(_decoded(text, path, encoding)), delimiter, encoding)
-        header = _header(records, path, encoding)
+        lines = _Lines(lines_of(text_of(file, seen.encoding, ""), name, seen.encoding))
+        said = excel_delimiter(seen.head.partition("\n")[0])
+        if said is not None:
+            next(lines)
+        used = delimiter or said or delimiter_of(seen)
+        records = _records(lines, used, seen.encoding)
+        header = _header(records, name, seen.encoding)
         if header is None:
             return
-        for line, cells, written in records:
-            if isinstance(cells, RowProblem):
-                yield RawRow(name, line, problem=cells, text=written)
-            elif len(cells) != len(header):
+        if delimiter is None and used != "," and len(header) > 1:
+            where = "as its first line says" if said else "as its first rows show"
+            notes.append(f"{name} is read with {used!r} between cells, {where}.")
+        for line, cells, written, problem in records:
+            if len(cells) != len(header):
                 detail = f"{len(cells)} cells, the header has {len(header)}"
-                yield RawRow(name, line, problem=RowProblem("ragged row", detail), text=written)
-            else:
-                values = {column: cell or None for column, cell in zip(header, cells, strict=True) if column}
-                _parse_json(values, json_column)
-                yield RawRow(name, line, values, text=written)
+                yield RawRow(name, line, problem=problem or RowProblem("ragged row", detail), text=written)
+                continue
+            values = {column: cell or None for column, cell in zip(header, cells, strict=True) if column}
+            _parse_json(values, json_columns)
+            yield RawRow(name, line, values, problem, written)
 
 
-def _decoded(lines: Iterator[str], path: Path, encoding: str) -> Iterator[str]:
-    try:
-        yield from lines
-    except UnicodeError as error:
-        raise DataError(
-            f"{path} is not {encoding}: {error}", remedy="Set data.source.encoding to the file's."
-        ) from error
+_Record = tuple[int, list[str], str, RowProblem | None]
+"""Line of its beginning, cells (with a problem, as far as they can be told), text, problem."""
 
 
-def _records(
-    lines: _Lines, delimiter: str, encoding: str
-) -> Iterator[tuple[int, list[str] | RowProblem, str]]:
-    """(line of its beginning, cells or what is wrong, text) of each record that is not blank."""
+def _records(lines: _Lines, delimiter: str, encoding: str) -> Iterator[_Record]:
+    """The records that are not blank."""
     while True:
         lines.begin()
         start = lines.number + 1
-        cells: list[str] | RowProblem
+        cells: list[str] = []
+        problem: RowProblem | None = None
         try:
             cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
         except StopIteration:
@@ -100,54 +110,44 @@ def _records(
         except csv.Error as error:
             # The lines that an open quote swallowed may be rows of their own.
             lines.give_back_all_but_first()
-            cells = RowProblem("not CSV", str(error))
+            problem = RowProblem("not CSV", str(error))
         written = "".join(lines.taken)
-        if isinstance(cells, list):
+        if problem is None:
             if not cells:
                 continue
-            cells = _text_problem(written, encoding) or cells
-        yield start, cells, written
+            problem = text_problem(written, encoding)
+        yield start, cells if problem is None else list(map(legible, cells)), written, problem
 
 
-def _text_problem(text: str, encoding: str) -> RowProblem | None:
-    if "\0" in text:
-        return RowProblem("NUL byte", f"at character {text.index(chr(0)) + 1} of the row")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) & 0xFF
-        remedy = "set data.source.encoding to the file's, perhaps latin-1"
-        return RowProblem(f"not {encoding}", f"byte 0x{byte:02x} at character {error.start + 1}; {remedy}")
-    return None
-
-
-def _header(records: Iterator[tuple[int, list[str] | RowProblem, str]], path: Path, encoding: str) -> Any:
+def _header(records: Iterator[_Record], name: str, encoding: str) -> list[str] | None:
     """The names of the columns; None for an empty file."""
-    line, cells, written = next(records, (0, None, ""))
-    if cells is None:
+    record = next(records, None)
+    if record is None:
         return None
+    line, cells, written, problem = record
     remedy = "Correct the first row, which names the columns, or data.source.delimiter and encoding."
-    if isinstance(cells, RowProblem):
-        raise DataError(f"{path}:{line}: the header is no row: {cells}", remedy=remedy)
+    if problem is not None:
+        raise DataError(f"{name}:{line}: the header is no row: {problem}", remedy=remedy)
     if written.startswith("\xef\xbb\xbf"):
-        found = f"{path} begins with the byte order mark of UTF-8, and data.source.encoding is {encoding!r}"
+        found = f"{name} begins with the byte order mark of UTF-8, and data.source.encoding is {encoding!r}"
         raise DataError(found, remedy="Set data.source.encoding to 'utf-8'.")
     doubles = [column for column, count in Counter(cells).items() if count > 1 and column]
     if doubles:
         raise DataError(
-            f"{path}:{line}: the header names columns twice: {', '.join(map(repr, doubles))}",
+            f"{name}:{line}: the header names columns twice: {', '.join(map(repr, doubles))}",
             remedy="Give every column a name of its own.",
         )
     if not any(cells):
-        raise DataError(f"{path}:{line}: the header names no column", remedy=remedy)
+        raise DataError(f"{name}:{line}: the header names no column", remedy=remedy)
     return cells
 
 
-def _parse_json(values: dict[str, Any], column: str | None) -> None:
-    """Replace the text of `column` by what it says, where it is JSON."""
-    text = values.get(column) if column is not None else None
-    if isinstance(text, str):
-        try:
-            values[str(column)] = json.loads(text)
-        except (ValueError, RecursionError):
-            return
+def _parse_json(values: dict[str, Any], columns: Collection[str]) -> None:
+    """Replace the text of the columns by what it says, where it is JSON."""
+    for column in columns:
+        text = values.get(column)
+        if isinstance(text, str):
+            try:
+                values[column] = parse_value(text)
+            except RowProblem:
+                continue

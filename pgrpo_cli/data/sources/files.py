@@ -16,6 +16,8 @@ from pgrpo_cli.data.records import SourceFile
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.paths import expanded
 
+GZIP = b"\x1f\x8b"
+
 
 def matching_files(field: str, pattern: str, recipe_dir: Path) -> list[Path]:
     """The files that `data.source.FIELD` names, sorted. Raises DataError where there is none."""
@@ -43,9 +45,11 @@ def hashed(paths: Iterable[Path], recipe_dir: Path) -> list[SourceFile]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, those of a `.gz` unpacked. What goes wrong with reading them becomes a DataError."""
-    open_bytes: Any = gzip.open if path.suffix == ".gz" else open
+    """The file's bytes, gzip unpacked, whatever its name. What goes wrong with it becomes a DataError."""
     try:
+        with open(path, "rb") as packed:
+            gzipped = path.suffix == ".gz" or packed.read(2) == GZIP
+        open_bytes: Any = gzip.open if gzipped else open
         with open_bytes(path, "rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:

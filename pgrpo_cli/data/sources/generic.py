@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from .jsonl import jsonl_rows
 from .rows import RawRow
 from .tables import Table, read_mapped
 
-FileReader = Callable[[Path, str], Iterator[RawRow]]
-"""Takes the path of a file and its name in messages."""
+FileReader = Callable[[Path, str, list[str]], Iterator[RawRow]]
+"""Takes the path of a file, its name in messages, and a list that it adds sentences for the user to."""
 
 
 def read_jsonl(section: JsonlSource, context: ReadContext) -> SourceData:
@@ -27,22 +28,20 @@ def read_jsonl(section: JsonlSource, context: ReadContext) -> SourceData:
 
     Raises DataError where no file matches, one cannot be read, or all rows lack a column that is needed.
     """
-    return _read_files(section, context, jsonl_rows)
+    columns = {section.prompt_column, *section.messages_columns}
+    reader = partial(jsonl_rows, encoding=section.encoding, columns=columns)
+    return _read_files(section, context, reader)
 
 
 def read_csv(section: CsvSource, context: ReadContext) -> SourceData:
     """As `read_jsonl`, of CSV files."""
-
-    def rows(path: Path, name: str) -> Iterator[RawRow]:
-        return csv_rows(
-            path,
-            name,
-            delimiter=section.delimiter,
-            encoding=section.encoding,
-            json_column=section.messages_column,
-        )
-
-    return _read_files(section, context, rows)
+    reader = partial(
+        csv_rows,
+        delimiter=section.delimiter,
+        encoding=section.encoding,
+        json_columns=section.messages_columns,
+    )
+    return _read_files(section, context, reader)
 
 
 def read_parquet(section: ParquetSource, context: ReadContext) -> SourceData:
@@ -64,8 +63,10 @@ def files_table(
 ) -> Table:
     """The first `limit` rows of the files that `data.source.FIELD` names. Raises DataError."""
     paths = matching_files(field, pattern, context.recipe_dir)
-    rows = chain.from_iterable(reader(path, file_name(path, context.recipe_dir)) for path in paths)
-    return Table(f"data.source.{field} {pattern!r}", islice(rows, limit), hashed(paths, context.recipe_dir))
+    notes: list[str] = []
+    rows = chain.from_iterable(reader(path, file_name(path, context.recipe_dir), notes) for path in paths)
+    label = f"data.source.{field} {pattern!r}"
+    return Table(label, islice(rows, limit), hashed(paths, context.recipe_dir), notes)
 
 
 def dataset_table(wanted: DatasetName, context: ReadContext, limit: int | None) -> Table:

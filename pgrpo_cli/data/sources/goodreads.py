@@ -14,8 +14,8 @@ from pgrpo_cli.recipe.interactions import GoodreadsSource
 from .context import ReadContext
 from .files import hashed, matching_files
 from .goodreads_sample import Review, id_of, lines, sampled_reviews, text_of
+from .json_text import parse_line
 from .rejections import Rejections
-from .rows import parse_line
 
 # Of a reader's earlier reviews the profile keeps so many characters, the latest ones.
 PROFILE_CHARACTERS = 2000

@@ -22,8 +22,9 @@ from pgrpo_cli.recipe.interactions import GoodreadsSource
 from pgrpo_cli.seeding import derive_seed
 
 from .files import file_name, opened
+from .json_text import parse_line
 from .rejections import Rejections
-from .rows import parse_line
+from .text_lines import bounded
 
 MAX_ID = 100
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -116,7 +117,7 @@ class ReaderSample:
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes) of each line that is not blank. Raises DataError."""
     with opened(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(bounded(file.readline, str(path)), start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():

@@ -12,7 +12,8 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import ColumnMapping
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
-from .rows import RawRow, message_of, prompt_text, record_of
+from .messages import messages_of, prompt_text
+from .rows import RawRow, record_of
 
 REFERENCE = "reference"
 """The column that rewards read an answer to compare with from."""
@@ -29,9 +30,11 @@ class RowMapper:
         self._needs_group = needs_group
         self._template = _compiled("template", section.template)
         self._system = _compiled("system_template", section.system_template)
+        self.forms: dict[str, None] = {}
+        """Sentences about forms of messages that were read as another one."""
         used = {section.preference_group_column, section.reference_column}
         if section.template is None:
-            used |= {section.prompt_column, section.messages_column}
+            used |= {section.prompt_column, *section.messages_columns}
         self._used = used
 
     def record(self, row: RawRow) -> SourceRecord:
@@ -73,7 +76,10 @@ class RowMapper:
                 if not messages:
                     raise RowProblem("empty prompt", "the only message is the assistant's")
             if messages[-1]["role"] not in ("user", "tool"):
-                detail = f"the last message is the {messages[-1]['role']}'s, so there is nothing to answer"
+                detail = (
+                    f"the last message is the {messages[-1]['role']}'s, so there is nothing to answer; with "
+                    "data.source.drop_last_assistant an assistant's is the reference"
+                )
                 raise RowProblem("messages do not end with the user's", detail)
         if self._system is not None:
             messages = messages[messages[0]["role"] == "system" :]
@@ -86,21 +92,21 @@ class RowMapper:
         section = self._section
         prompt = values.get(section.prompt_column)
         if prompt is None:
-            prompt = values.get(section.messages_column)
-            if prompt is None:
-                names = f"neither {section.prompt_column!r} nor {section.messages_column!r} has a value"
-                raise RowProblem("no prompt", names)
+            columns = section.messages_columns
+            column = next((name for name in columns if values.get(name) is not None), None)
+            if column is None:
+                names = " nor ".join(map(repr, (section.prompt_column, columns[0])))
+                raise RowProblem("no prompt", f"neither {names} has a value")
+            prompt = values[column]
             if not isinstance(prompt, list):
-                raise RowProblem(
-                    "messages are no list", f"column {section.messages_column!r} is {shown(prompt)}"
-                )
+                raise RowProblem("messages are no list", f"column {column!r} is {shown(prompt)}")
         if isinstance(prompt, str):
             return [{"role": "user", "content": prompt_text(prompt, "prompt")}]
         if not isinstance(prompt, list):
             raise RowProblem("prompt is no text", f"column {section.prompt_column!r} is {shown(prompt)}")
         if not prompt:
             raise RowProblem("empty prompt", "the list of messages is empty")
-        return [message_of(message, index) for index, message in enumerate(prompt)]
+        return messages_of(prompt, self.forms)
 
     def _user(self, values: dict[str, Any]) -> str | None:
         column = self._section.user_column

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, text_key
 from pgrpo_cli.data.row_problem import RowProblem
@@ -24,11 +24,15 @@ Maker = Callable[["Table"], Iterator[SourceRecord | RejectedRow]]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to be read once. `label` names them in messages; `files` is complete when they have been read."""
+    """Rows to be read once. `label` names them in messages.
+
+    `files`, and `notes` for the user about how they were read, are complete when the rows have been read.
+    """
 
     label: str
     rows: Iterable[RawRow]
     files: list[SourceFile]
+    notes: list[str] = field(default_factory=list)
 
 
 def read_tables(train: Table, held_out: Table | None, make: Maker) -> SourceData:
@@ -36,14 +40,16 @@ def read_tables(train: Table, held_out: Table | None, make: Maker) -> SourceData
     rows: Counter[str] = Counter()
     records, rejected = _made(train, make, rows)
     if held_out is None:
-        return SourceData(tuple(records), None, tuple(rejected), tuple(train.files), rows=rows)
+        notes = tuple(train.notes)
+        return SourceData(tuple(records), None, tuple(rejected), tuple(train.files), notes=notes, rows=rows)
     eval_records, eval_rejected = _made(held_out, make, rows)
     eval_texts = {text_key(record) for record in eval_records}
     kept = [record for record in records if text_key(record) not in eval_texts]
     leaked = [_leaked(record) for record in records if text_key(record) in eval_texts]
     files = train.files + [file for file in held_out.files if file not in train.files]
     rejected += eval_rejected + leaked
-    return SourceData(tuple(kept), tuple(eval_records), tuple(rejected), tuple(files), rows=rows)
+    notes = tuple(dict.fromkeys([*train.notes, *held_out.notes]))
+    return SourceData(tuple(kept), tuple(eval_records), tuple(rejected), tuple(files), notes=notes, rows=rows)
 
 
 def read_mapped(
@@ -62,6 +68,7 @@ def read_mapped(
                 yield mapper.record(row)
             except RowProblem as problem:
                 yield row.rejected(problem, mapper.group_named_in(row))
+        table.notes.extend(mapper.forms)
         if columns:
             _require_columns(section, table.label, list(columns), needs_group=context.groups_from_rows)
 
@@ -91,7 +98,7 @@ def _require_columns(section: ColumnMapping, label: str, found: list[str], *, ne
     if needs_group:
         needed.append(("preference_group_column", [section.preference_group_column]))
     if section.template is None:
-        needed.append(("prompt_column", [section.prompt_column, section.messages_column]))
+        needed.append(("prompt_column", [section.prompt_column, *section.messages_columns]))
     for setting in ("user_column", "time_column", "reference_column"):
         name = getattr(section, setting)
         if name is not None:
@@ -100,7 +107,7 @@ def _require_columns(section: ColumnMapping, label: str, found: list[str], *, ne
         if any(name in found for name in names):
             continue
         near = nearest(names[0], found)
-        wanted = " or ".join(repr(name) for name in names)
+        wanted = " or ".join(map(repr, names[:2]))
         raise DataError(
             f"no row of {label} has the column {wanted}; "
             f"columns found: {', '.join(map(repr, found[:MAX_COLUMNS_SHOWN]))}"

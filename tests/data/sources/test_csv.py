@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.sources.context import ReadContext
-from pgrpo_cli.data.sources.csv_table import MAX_CELL
 from pgrpo_cli.data.sources.generic import read_csv
+from pgrpo_cli.data.sources.text_lines import MAX_ROW
 from pgrpo_cli.errors import DataError, PgrpoError
 from pgrpo_cli.recipe.sources import CsvSource
 
@@ -67,21 +67,25 @@ def test_other_encodings(tmp_path, encoding):
 def test_the_wrong_encoding_costs_the_rows_that_show_it(tmp_path):
     data = read(tmp_path, HEADER + "one,a,1\nnaïve,a,1\n".encode("latin-1"))
     assert prompts(data) == ["one"]
-    assert rejected(data) == [(3, "not utf-8")]
-    assert data.rejected[0].detail.startswith("byte 0xef at character 3; set data.source.encoding")
+    assert rejected(data) == [(3, "not UTF-8")]
+    assert data.rejected[0].detail.startswith("byte 0xef at character 3; save the file as UTF-8, or set")
+    assert data.rejected[0].row == "na\\xefve,a,1\n"
 
 
 @pytest.mark.parametrize(
     ("content", "section", "words"),
     [
-        ("prompt,preference_group\nä,a\n".encode("utf-16"), {}, "the header is no row"),
-        ("prompt,preference_group\nä,a\n".encode("utf-16-le"), {}, "the header is no row: NUL byte"),
+        ("prompt,preference_group\nä,a\n".encode("utf-16"), {"encoding": "utf-8"}, "the header is no row"),
         (HEADER + b"x,a,1\n", {"encoding": "utf-16"}, "is not utf-16"),
         (b"\xef\xbb\xbf" + HEADER, {"encoding": "latin-1"}, "byte order mark of UTF-8"),
         (b"prompt,prompt\n", {}, "names columns twice: 'prompt'"),
         (b",,\n", {}, "names no column"),
         (b'"prompt\n', {}, "the header is no row"),
-        (HEADER.replace(b",", b";") + b"one;a;1\n", {}, "columns found: 'prompt;preference_group;stars'"),
+        (
+            HEADER.replace(b",", b";") + b"one;a;1\n",
+            {"delimiter": ","},
+            "columns found: 'prompt;preference_group;stars'",
+        ),
         (b"text,preference_group\none,a\n", {}, "has the column 'prompt' or 'messages'"),
         (b"prompt,preference_group\none,a\n", {"user_column": "user"}, "has the column 'user'"),
     ],
@@ -121,15 +125,23 @@ def test_a_quote_that_is_never_closed_costs_its_row_only(tmp_path):
     assert rejected(data) == [(3, "not CSV")]
 
 
-def test_a_long_cell_is_read_and_a_huge_one_costs_its_row_only(tmp_path):
-    long, huge = b"x" * 10_000_000, b"y" * (MAX_CELL + 1)
-    data = read(
-        tmp_path, HEADER + b"one,a,1\n" + long + b",a,1\n" + huge + b',a,1\n"' + huge + b'\n",a,1\nfive,a,1\n'
-    )
-    assert list(map(len, prompts(data))) == [3, 10_000_000, 4]
-    # The quoted cell ends on a line of its own, which is read as a row again: a quote that is never closed.
-    assert rejected(data) == [(4, "not CSV"), (5, "not CSV"), (6, "not CSV")]
-    assert len(data.rejected[0].row) == 500
+def test_a_long_cell_is_read(tmp_path):
+    data = read(tmp_path, HEADER + b"one,a,1\n" + b"x" * 10_000_000 + b",a,1\n")
+    assert list(map(len, prompts(data))) == [3, 10_000_000]
+
+
+def test_a_line_that_is_too_long_is_another_kind_of_file(tmp_path):
+    with pytest.raises(DataError, match=r"^rows\.csv:3: the row goes on after 16,777,216 characters"):
+        read(tmp_path, HEADER + b"one,a,1\n" + b"y" * (MAX_ROW + 1) + b",a,1\n")
+
+
+def test_a_quoted_row_of_many_lines_that_is_too_long_costs_its_row_only(tmp_path):
+    line = b"y" * (MAX_ROW // 4) + b"\n"
+    data = read(tmp_path, HEADER + b'one,a,1\n"' + 5 * line + b"five,a,1\n")
+    # The lines after it are read as rows again, of one cell each.
+    assert prompts(data) == ["one", "five"]
+    assert rejected(data) == [(3, "not CSV"), *((line, "ragged row") for line in range(4, 8))]
+    assert "is a quote not closed?" in data.rejected[0].detail
 
 
 def test_messages_are_json_in_a_cell(tmp_path):

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import SourceRecord
 from pgrpo_cli.data.row_problem import RowProblem
+from pgrpo_cli.data.sources.json_text import parse_line
 from pgrpo_cli.data.sources.mapping import RowMapper
-from pgrpo_cli.data.sources.rows import RawRow, parse_line
+from pgrpo_cli.data.sources.rows import RawRow
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import JsonlSource
 
@@ -123,34 +124,6 @@ def test_a_missing_preference_group_names_the_column():
 )
 def test_what_is_no_prompt(row, reason):
     assert problem(made, **row).reason == reason
-
-
-@pytest.mark.parametrize(
-    ("line", "reason", "detail"),
-    [
-        (b"{", "not JSON", "Expecting property name enclosed in double quotes at column 2"),
-        (b'{"a": 1} {"b": 2}', "not JSON", "Extra data at column 10"),
-        (b"\xff\xfe{\x00}\x00", "not UTF-8", "byte 0xff at column 1"),
-        (b'{"a": "\xe9"}', "not UTF-8", "byte 0xe9 at column 8"),
-        (b"[1, 2]", "not a JSON object", "found [1, 2]"),
-        (b'"text"', "not a JSON object", "found 'text'"),
-        (b"null", "not a JSON object", "found None"),
-        (b'{"a": "\x00"}', "not JSON", "Invalid control character at at column 8"),
-    ],
-)
-def test_lines_that_are_no_row(line, reason, detail):
-    found = problem(parse_line, line)
-    assert (found.reason, found.detail) == (reason, detail)
-
-
-@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"1" * 5000 + b"}"])
-def test_lines_that_the_parser_gives_up_on(line):
-    assert problem(parse_line, line).reason == "not JSON"
-
-
-@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_numbers_that_json_lacks_become_null(number):
-    assert parse_line(b'{"a": ' + number + b"}") == {"a": None}
 
 
 json_values = st.recursive(

@@ -92,7 +92,7 @@ def test_a_file_is_never_whole_in_memory(tmp_path):
         for _ in range(20):
             writer.write_table(table)
     before, most = pa.total_allocated_bytes(), 0
-    for row in parquet_rows(path, "rows"):
+    for row in parquet_rows(path, "rows", []):
         if row.line % BATCH_ROWS == 0:
             most = max(most, pa.total_allocated_bytes() - before)
     assert row.line == 20_000

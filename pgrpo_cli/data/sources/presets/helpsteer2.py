@@ -16,7 +16,8 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.presets import HelpSteer2Attribute, HelpSteer2Source
 
 from ..context import ReadContext
-from ..rows import RawRow, message_of
+from ..messages import message_of
+from ..rows import RawRow
 from ..tables import Table
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, text_of

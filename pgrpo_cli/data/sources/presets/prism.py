@@ -31,7 +31,8 @@ from pgrpo_cli.registry import nearest
 from ..context import ReadContext
 from ..generic import files_table
 from ..mapping import REFERENCE, seconds
-from ..rows import RawRow, message_of, record_of
+from ..messages import message_of
+from ..rows import RawRow, record_of
 from ..tables import Table, read_tables
 from .published import hub_table, published_rows
 from .rated import Answer, best_answer, rating_of, text_of

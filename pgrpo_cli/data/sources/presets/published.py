@@ -13,13 +13,13 @@ from pgrpo_cli.recipe.presets import PublicSet, RatedSet
 
 from ..arrow_table import parquet_rows
 from ..context import ReadContext
-from ..generic import dataset_table, files_table
+from ..generic import FileReader, dataset_table, files_table
 from ..hub import DatasetName, is_saved
 from ..jsonl import jsonl_rows
 from ..rows import RawRow
 from ..tables import Maker, Table, read_tables
 
-FORMATS = {".jsonl": jsonl_rows, ".json": jsonl_rows, ".parquet": parquet_rows}
+FORMATS: dict[str, FileReader] = {".jsonl": jsonl_rows, ".json": jsonl_rows, ".parquet": parquet_rows}
 
 
 def read_split_set(
@@ -44,7 +44,7 @@ def hub_table(
     return dataset_table(wanted, context, limit)
 
 
-def published_rows(path: Path, name: str) -> Iterator[RawRow]:
+def published_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
     """The rows of a file by its format. Raises DataError where it has none that is known."""
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     reader = FORMATS.get(suffixes[-1] if suffixes else "")
@@ -53,7 +53,7 @@ def published_rows(path: Path, name: str) -> Iterator[RawRow]:
             f"{path} is of no format that a set is published in",
             remedy=f"Name files that end with {', '.join(FORMATS)}, or .gz after it.",
         )
-    return reader(path, name)
+    return reader(path, name, notes)
 
 
 def _split_table(

@@ -11,7 +11,8 @@ from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, shown, storable
 
 from ..mapping import REFERENCE
-from ..rows import RawRow, prompt_text, record_of
+from ..messages import prompt_text
+from ..rows import RawRow, record_of
 
 
 @dataclass(frozen=True)

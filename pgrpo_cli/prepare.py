@@ -12,17 +12,16 @@ from typing import Any
 from pgrpo_cli.data import prepared
 from pgrpo_cli.data.advice import Facts, warnings_about
 from pgrpo_cli.data.assemble import Assembled, assemble
-from pgrpo_cli.data.losses import require_few_broken
+from pgrpo_cli.data.losses import require_few_broken, require_few_lost
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
-from pgrpo_cli.data.records import SourceData
+from pgrpo_cli.data.records import RejectedRow, SourceData
 from pgrpo_cli.data.references import ReferenceRewards, reference_rewards
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons, length_bars
 from pgrpo_cli.data.usable import require_prompts
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
-from pgrpo_cli.recipe.data import DataSection
 from pgrpo_cli.recipe.schema import Recipe
 
 # Called with (stage, done, total) as the work goes on.
@@ -90,8 +89,11 @@ def prepare(
     report_progress("read", 0, 1)
     section, seed = recipe.data.preference_groups, data_seed(recipe)
     source = SOURCES[recipe.data.source.type](
-        recipe.data.source, ReadContext(recipe_dir, seed, groups_from_rows=section.type == "column")
+        recipe.data.source,
+        ReadContext(recipe_dir, seed, section.type == "column", recipe.data.max_rejected_share),
     )
+    with _rejected_kept(run_dir, source.rejected):
+        require_few_broken(source, recipe.data)
     assigner = ASSIGNERS[section.type](
         section, AssignContext(recipe_dir, seed, recipe.data.source.type, source.profiles, allow_code)
     )
@@ -103,7 +105,9 @@ def prepare(
         seed,
         lambda done, total: report_progress("render", done, total),
     )
-    assembled = _usable(run_dir, source, assembled, recipe.data)
+    with _rejected_kept(run_dir, assembled.rejected):
+        require_few_lost(source, assembled, recipe.data)
+        assembled = require_prompts(source, assembled, every_group=section.type == "column")
     groups = count_groups(assembled.prompts, assembled.records)
     all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
     references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)
@@ -133,16 +137,16 @@ def data_seed(recipe: Recipe) -> int:
     return recipe.seed if recipe.data.seed is None else recipe.data.seed
 
 
-def _usable(run_dir: Path, source: SourceData, assembled: Assembled, section: DataSection) -> Assembled:
-    """The data if they can be trained on. Otherwise the rejected rows are kept beside data/."""
+@contextmanager
+def _rejected_kept(run_dir: Path, rejected: Sequence[RejectedRow]) -> Iterator[None]:
+    """Where the data cannot be used, the rejected rows are kept beside data/, and the error says where."""
     try:
-        require_few_broken(source, assembled, section)
-        return require_prompts(source, assembled, every_group=section.preference_groups.type == "column")
+        yield
     except DataError as error:
-        if not assembled.rejected:
+        if not rejected:
             raise
         with _written(run_dir):
-            path = prepared.write_rejected(run_dir, assembled.rejected)
+            path = prepared.write_rejected(run_dir, rejected)
         raise DataError(error.message, remedy=f"{error.remedy}\nAll rejected rows: {path}") from error
 
 

@@ -47,9 +47,7 @@ class SafeConsole(Console):
         """Before rich drops some control characters without a trace."""
         return super().render_str(safe(text), **options)
 
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Before lines are cut and cells are filled, so that escapes have their room."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(safe(segment.text), segment.style)

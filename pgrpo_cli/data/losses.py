@@ -45,26 +45,35 @@ class Loss:
         return self.broken > max(passed, self.allowed * self.rows)
 
 
-def require_few_broken(source: SourceData, assembled: Assembled, section: DataSection) -> None:
-    """Raises DataError where too many rows are broken: of all, of one file, or of one preference group."""
+def require_few_broken(source: SourceData, section: DataSection) -> None:
+    """Raises DataError where too many rows of a source are broken, of all or of one file."""
+    share = section.max_rejected_share
+    if source.given_up:
+        broken = tuple(row for row in source.rejected if not row.left_out)
+        raise _too_many(Loss("the first rows", broken, sum(source.rows.values()), share))
+    _require(_of_files(source.rejected, source.rows, share))
+
+
+def require_few_lost(source: SourceData, assembled: Assembled, section: DataSection) -> None:
+    """Raises DataError where too many rows have come to no prompt: of all, a file, a preference group."""
     share = section.max_rejected_share
     later = assembled.rejected[len(source.rejected) :]
     records = (*source.train, *(source.eval or ()))
-    losses = [
-        *_of_files(source.rejected, source.rows, share),
-        *_of_files(later, Counter(record.file or NO_FILE for record in records), share),
-    ]
+    _require(_of_files(later, Counter(record.file or NO_FILE for record in records), share))
     # Where groups are made otherwise, what a row names as its group is no preference group.
     if section.preference_groups.type == "column":
-        losses += _of_groups(assembled, share)
-    if (loss := next((loss for loss in losses if loss.too_large), None)) is not None:
-        raise _too_many(loss)
+        _require(_of_groups(assembled, share))
 
 
 def described(rejected: Sequence[RejectedRow]) -> str:
     """How many rows there are of each reason, and the first few, those of different reasons first."""
     reasons = "; ".join(f"{count} x {reason}" for reason, count in count_reasons(rejected).items())
     return "\n".join([f"  {reasons}", *(f"  {_shown(row)}" for row in islice(_examples(rejected), EXAMPLES))])
+
+
+def _require(losses: Iterable[Loss]) -> None:
+    if (loss := next((loss for loss in losses if loss.too_large), None)) is not None:
+        raise _too_many(loss)
 
 
 def _of_files(rejected: Iterable[RejectedRow], rows: Mapping[str, int], share: float) -> Iterator[Loss]:

@@ -104,7 +104,7 @@ class SourceData:
 
     `profiles`: what is known of users by `user_id`, from what came before the held-out prompts only.
     `notes`: sentences for the user, about how files were read and what the recipe's limits left out. `rows`:
-    how many rows were looked at, by file.
+    how many rows were looked at, by file. `given_up`: the reader stopped, because nearly all were broken.
     """
 
     train: tuple[SourceRecord, ...]
@@ -114,6 +114,7 @@ class SourceData:
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
+    given_up: bool = False
 
 
 def text_key(record: SourceRecord | PromptRecord) -> str:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pgrpo_cli.data.assemble import Assembled
-from pgrpo_cli.data.losses import described, require_few_broken
+from pgrpo_cli.data.losses import described, require_few_broken, require_few_lost
 from pgrpo_cli.data.preference_groups import Fitted
 from pgrpo_cli.data.records import RejectedRow, SourceData
 from pgrpo_cli.errors import DataError
@@ -24,7 +24,8 @@ def check(rejected, *, rows=None, groups=None, later=(), records=(), **section):
         {}, {"train": prompts, "eval": []}, (), (*rejected, *later), Fitted(lambda record: "")
     )
     made = DataSection.model_validate({"source": {"type": "jsonl", "path": "x"}, **section})
-    require_few_broken(source, assembled, made)
+    require_few_broken(source, made)
+    require_few_lost(source, assembled, made)
 
 
 def refused(*arguments, **more):

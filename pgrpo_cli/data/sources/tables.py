@@ -17,6 +17,9 @@ from .mapping import RowMapper
 from .rows import ROW_EXCERPT, RawRow
 
 MAX_COLUMNS_SHOWN = 30
+MANY = 10_000
+MOST = 0.5
+"""A table of which so many rows, and more than this share of all, are broken is not read to its end."""
 
 Maker = Callable[["Table"], Iterator[SourceRecord | RejectedRow]]
 """Makes records of the rows of a table, any number of each, and says which rows it cannot use."""
@@ -35,21 +38,26 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_tables(train: Table, held_out: Table | None, make: Maker) -> SourceData:
-    """What the tables hold; a training text that is held out, too, is rejected."""
-    rows: Counter[str] = Counter()
-    records, rejected = _made(train, make, rows)
-    if held_out is None:
-        notes = tuple(train.notes)
-        return SourceData(tuple(records), None, tuple(rejected), tuple(train.files), notes=notes, rows=rows)
-    eval_records, eval_rejected = _made(held_out, make, rows)
-    eval_texts = {text_key(record) for record in eval_records}
-    kept = [record for record in records if text_key(record) not in eval_texts]
-    leaked = [_leaked(record) for record in records if text_key(record) in eval_texts]
-    files = train.files + [file for file in held_out.files if file not in train.files]
-    rejected += eval_rejected + leaked
-    notes = tuple(dict.fromkeys([*train.notes, *held_out.notes]))
-    return SourceData(tuple(kept), tuple(eval_records), tuple(rejected), tuple(files), notes=notes, rows=rows)
+def read_tables(train: Table, held_out: Table | None, make: Maker, context: ReadContext) -> SourceData:
+    """What the tables hold; a training text that is held out, too, is left out."""
+    reading = _Reading(make, context)
+    records, rejected = reading.made(train)
+    held: list[SourceRecord] | None = None
+    if held_out is not None:
+        held, more = reading.made(held_out)
+        texts = {text_key(record) for record in held}
+        rejected += more + [_leaked(record) for record in records if text_key(record) in texts]
+        records = [record for record in records if text_key(record) not in texts]
+    tables = [table for table in (train, held_out) if table is not None]
+    return SourceData(
+        tuple(records),
+        None if held is None else tuple(held),
+        tuple(rejected),
+        tuple(dict.fromkeys(file for table in tables for file in table.files)),
+        notes=tuple(dict.fromkeys(note for table in tables for note in table.notes)),
+        rows=reading.rows,
+        given_up=reading.given_up,
+    )
 
 
 def read_mapped(
@@ -72,25 +80,38 @@ def read_mapped(
         if columns:
             _require_columns(section, table.label, list(columns), needs_group=context.groups_from_rows)
 
-    return read_tables(train, held_out, make)
+    return read_tables(train, held_out, make, context)
 
 
-def _made(table: Table, make: Maker, rows: Counter[str]) -> tuple[list[SourceRecord], list[RejectedRow]]:
-    """What `make` makes of the table; its rows are counted by file in `rows`."""
-    records: list[SourceRecord] = []
-    rejected: list[RejectedRow] = []
+class _Reading:
+    """Reads tables one after the other, and counts their rows by file."""
 
-    def counted() -> Iterator[RawRow]:
-        for row in table.rows:
-            rows[row.file] += 1
+    def __init__(self, make: Maker, context: ReadContext) -> None:
+        self._make = make
+        self._share = max(MOST, context.max_rejected_share)
+        self._broken = 0
+        self.rows: Counter[str] = Counter()
+        self.given_up = False
+
+    def made(self, table: Table) -> tuple[list[SourceRecord], list[RejectedRow]]:
+        """What the maker makes of the table."""
+        records: list[SourceRecord] = []
+        rejected: list[RejectedRow] = []
+        for result in self._make(replace(table, rows=self._counted(table.rows))):
+            if isinstance(result, SourceRecord):
+                records.append(result)
+            else:
+                rejected.append(result)
+                self._broken += not result.left_out
+        return records, rejected
+
+    def _counted(self, rows: Iterable[RawRow]) -> Iterator[RawRow]:
+        for row in rows:
+            if self._broken >= MANY and self._broken > self._share * self.rows.total():
+                self.given_up = True
+                return
+            self.rows[row.file] += 1
             yield row
-
-    for result in make(replace(table, rows=counted())):
-        if isinstance(result, SourceRecord):
-            records.append(result)
-        else:
-            rejected.append(result)
-    return records, rejected
 
 
 def _require_columns(section: ColumnMapping, label: str, found: list[str], *, needs_group: bool) -> None:

@@ -53,7 +53,9 @@ def read_prism(section: PrismSource, context: ReadContext) -> SourceData:
     lost = tuple(row.rejected(row.problem) for row in rows if row.problem is not None)
     _require_column(section.preference_groups_by, people, survey.label)
     reader = _Reader(section, people, needs_group=context.groups_from_rows)
-    data = read_tables(_table(section, context, "conversations", section.limit), None, reader.records)
+    data = read_tables(
+        _table(section, context, "conversations", section.limit), None, reader.records, context
+    )
     profiles = {user: _profile(person) for user, person in people.items()}
     return replace(
         data,

@@ -33,7 +33,7 @@ def read_split_set(
         held_out = None
     else:
         held_out = _split_table(section, context, hub_id, eval_split, "path", section.path)
-    return read_tables(train, held_out, make)
+    return read_tables(train, held_out, make, context)
 
 
 def hub_table(

@@ -25,7 +25,7 @@ class DataSection(Section):
     )
     eval_fraction: float = Field(
         0.1,
-        gt=0,
+        ge=1e-6,
         lt=1,
         description="Share of each preference group's prompts held out, where the source has no split; "
         "with `split_by: user`, of its users.",
@@ -33,6 +33,7 @@ class DataSection(Section):
     max_prompt_tokens: int = Field(
         1024,
         ge=8,
+        le=10_000_000,
         description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
     )
     max_rejected_share: float = Field(

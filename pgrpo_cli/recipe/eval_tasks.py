@@ -35,7 +35,10 @@ class LmEvalSection(Section):
         8, ge=1, description="Requests computed at a time; halved when memory does not hold them."
     )
     max_length: int = Field(
-        2048, ge=16, description="Tokens of a request, at most; a longer one loses its beginning."
+        2048,
+        ge=16,
+        le=10_000_000,
+        description="Tokens of a request, at most; a longer one loses its beginning.",
     )
     include_path: str | None = Field(
         None,

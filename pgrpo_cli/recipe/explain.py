@@ -8,6 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from .base import MOST_WHOLE
 from .messages import KeyPath, choices, did_you_mean
 from .shape import annotation_at, describe, literals, section_of, unwrap, value_at, variants
 from .yaml_lines import Document
@@ -73,6 +74,8 @@ class Explainer:
             return f"; write {{type: {value}}}"
         if wanted is str:
             return self._quoting(value, written) or self._absent(value, path)
+        if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE:
+            return f"; write {int(value)}"
         if wanted in (int, float) and isinstance(value, str) and not self.document.origin(written).raw:
             return "; remove the quotes"
         return self._absent(value, path)

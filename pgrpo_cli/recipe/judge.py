@@ -32,9 +32,9 @@ class JudgeSection(Section):
         {},
         description="Instructions by preference group, which the rubric has as `preference_group_rubric`.",
     )
-    max_tokens: int = Field(256, ge=1, description="Longest answer of the judge, in tokens.")
+    max_tokens: int = Field(256, ge=1, le=1_000_000, description="Longest answer of the judge, in tokens.")
     temperature: float | None = Field(
-        0, ge=0, description="The judge's sampling temperature. Null: the server's own."
+        0, ge=0, le=100, description="The judge's sampling temperature. Null: the server's own."
     )
     response_format: Literal["json_object"] | None = Field(
         None, description="`json_object` asks the server for JSON, if it knows how."
@@ -42,19 +42,19 @@ class JudgeSection(Section):
     extra_body: dict[str, Any] = Field(
         {}, description="Further keys of the request, such as `reasoning_effort`."
     )
-    concurrency: int = Field(8, ge=1, description="Requests in flight at once, at most.")
-    timeout_s: float = Field(60, gt=0, description="Seconds that one request may take.")
+    concurrency: int = Field(8, ge=1, le=1000, description="Requests in flight at once, at most.")
+    timeout_s: float = Field(60, ge=1e-3, le=86_400, description="Seconds that one request may take.")
     retries: int = Field(
-        4, ge=0, description="Further attempts after a request that failed in a way that may pass."
+        4, ge=0, le=20, description="Further attempts after a request that failed in a way that may pass."
     )
     backoff_s: float = Field(
-        1, gt=0, description="Seconds before the first further attempt; doubles with each one."
+        1, ge=1e-3, le=600, description="Seconds before the first further attempt; doubles with each one."
     )
     max_failure_share: float = Field(
         0.5, ge=0, le=1, description="The run stops when more than this share of a window failed."
     )
     failure_window: int = Field(
-        50, ge=1, description="Latest questions put to the judge of which that share is taken."
+        50, ge=1, le=1_000_000, description="Latest questions put to the judge of which that share is taken."
     )
     price_per_million_tokens: TokenPrice | None = Field(
         None, description="Prices, for the cost in metrics.jsonl and at the end of a command."

@@ -46,12 +46,12 @@ Quantization = Annotated[NoQuantization | Nf4Quantization, Field(discriminator="
 class RandomModel(Section):
     """A tiny randomly initialised Llama made on the spot: for tests and bug reports, it knows no language."""
 
-    hidden_size: int = Field(32, ge=8, description="Width of the residual stream, in features.")
-    num_layers: int = Field(2, ge=1, description="Number of transformer layers.")
+    hidden_size: int = Field(32, ge=8, le=8192, description="Width of the residual stream, in features.")
+    num_layers: int = Field(2, ge=1, le=256, description="Number of transformer layers.")
     num_heads: int = Field(
-        4, ge=1, description="Attention heads; twice their number must divide hidden_size."
+        4, ge=1, le=1024, description="Attention heads; twice their number must divide hidden_size."
     )
-    context: int = Field(2048, ge=32, description="Longest sequence, in tokens.")
+    context: int = Field(2048, ge=32, le=1_000_000, description="Longest sequence, in tokens.")
 
 
 class ModelSection(Section):
@@ -85,9 +85,9 @@ class ModelSection(Section):
 class AdapterSection(Section):
     """The LoRA adapter, the only part that is trained."""
 
-    r: int = Field(16, ge=1, description="Rank.")
-    alpha: float = Field(32.0, gt=0, description="Scale of the update: alpha / r multiplies B·A.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input during training.")
+    r: int = Field(16, ge=1, le=4096, description="Rank.")
+    alpha: float = Field(32.0, ge=1e-6, le=1e6, description="Scale of the update: alpha / r multiplies B·A.")
+    dropout: float = Field(0.0, ge=0, le=0.99, description="Dropout on the adapter's input during training.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear",
         description="Names of the linear layers that get an adapter, such as [q_proj, v_proj], or "

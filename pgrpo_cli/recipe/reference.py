@@ -29,7 +29,8 @@ For completion and checks while typing, write `pgrpo schema > recipe.schema.json
 `# yaml-language-server: $schema=recipe.schema.json` the first line of the recipe.
 
 `1e-4` is a number here, which it is not in YAML 1.1; unquoted `yes`, `no`, `on` and `off` are booleans, as
-they are there. Numbers are finite, and a whole number has no decimal point.
+they are there. A whole number has no decimal point and no exponent, and a size of 2147483647 at most; any
+other number is 0 or of a size between 1e-15 and 1e18.
 
 In a path `~`, `~user`, `$NAME` and `${NAME}` are expanded, here and in the options of all commands; in an id
 of a hub nothing is.

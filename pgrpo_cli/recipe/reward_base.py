@@ -15,7 +15,7 @@ class RewardBase(Section):
     parts: ClassVar[tuple[str, ...]] = ("value",)
     """Names of the parts that it records; empty where only the built reward knows."""
 
-    weight: float = Field(1.0, description="Factor of this reward in the sum.")
+    weight: float = Field(1.0, ge=-1e6, le=1e6, description="Factor of this reward in the sum.")
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_-]+$",

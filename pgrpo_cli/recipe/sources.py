@@ -17,8 +17,10 @@ class PersonasSource(Section):
     """A synthetic task: seven personas of very unequal frequency, each with a style and favourite genre."""
 
     type: Literal["personas"] = "personas"
-    prompts: int = Field(640, ge=7, description="Number of training prompts, over all personas.")
-    eval_prompts_per_group: int = Field(8, ge=1, description="Held-out prompts of each persona.")
+    prompts: int = Field(
+        640, ge=7, le=1_000_000, description="Number of training prompts, over all personas."
+    )
+    eval_prompts_per_group: int = Field(8, ge=1, le=100_000, description="Held-out prompts of each persona.")
 
 
 class ColumnMapping(Section):

@@ -14,12 +14,16 @@ from .eval_tasks import LmEvalSection
 class RolloutSection(Section):
     """How completions are sampled."""
 
-    num_generations: int = Field(8, ge=2, description="Completions a prompt (G); a single one has no spread.")
-    max_completion_tokens: int = Field(64, ge=1, description="Longest completion, in tokens.")
-    temperature: float = Field(
-        1.0, gt=0, description="Divides the logits, in sampling and in the loss alike."
+    num_generations: int = Field(
+        8, ge=2, le=4096, description="Completions a prompt (G); a single one has no spread."
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="Smallest set of tokens with this probability; 1: all.")
+    max_completion_tokens: int = Field(64, ge=1, le=1_000_000, description="Longest completion, in tokens.")
+    temperature: float = Field(
+        1.0, ge=1e-3, le=1000, description="Divides the logits, in sampling and in the loss alike."
+    )
+    top_p: float = Field(
+        1.0, ge=1e-6, le=1, description="Smallest set of tokens with this probability; 1: all."
+    )
     top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0: all.")
     tokens_per_batch: int = Field(
         16384,
@@ -40,7 +44,7 @@ class AdvantageSection(Section):
     scale: Literal["history", "within", "prompt", "batch", "none"] | None = Field(
         None, description="What divides; only with `estimator: custom`."
     )
-    epsilon: float = Field(1e-4, ge=0, description="Added to the scale, in reward units.")
+    epsilon: float = Field(1e-4, ge=0, le=1e6, description="Added to the scale, in reward units.")
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
         "sum_then_normalize",
         description="Rewards are summed by weight, then normalized; or each is normalized by a history of "
@@ -64,7 +68,7 @@ class EmaHistory(Section):
 
     type: Literal["ema"] = "ema"
     decay: float = Field(
-        0.995, gt=0, lt=1, description="Weight that a reward keeps after each later one of its group."
+        0.995, gt=0, le=0.999999, description="Weight that a reward keeps after each later one of its group."
     )
 
 
@@ -72,7 +76,7 @@ class WindowHistory(Section):
     """Only the latest rewards of a preference group count."""
 
     type: Literal["window"] = "window"
-    size: int = Field(512, ge=2, description="Rewards remembered a preference group.")
+    size: int = Field(512, ge=2, le=100_000, description="Rewards remembered a preference group.")
 
 
 HistoryKind = Annotated[CumulativeHistory | EmaHistory | WindowHistory, Field(discriminator="type")]
@@ -100,9 +104,12 @@ class LossSection(Section):
         "divided by a constant (Dr. GRPO).",
     )
     clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + clip_high.")
+    clip_high: float = Field(0.2, ge=0, le=1000, description="The ratio is clipped above at 1 + clip_high.")
     beta: float = Field(
-        0.0, ge=0, description="Weight of the KL divergence to the base model; 0 skips its forward pass."
+        0.0,
+        ge=0,
+        le=1000,
+        description="Weight of the KL divergence to the base model; 0 skips its forward pass.",
     )
 
 
@@ -110,10 +117,10 @@ class AdamW(Section):
     """AdamW with states in 32 bits."""
 
     type: Literal["adamw"] = "adamw"
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment, a step.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment, a step.")
-    epsilon: float = Field(1e-8, gt=0, description="Added to the denominator.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0, le=0.999999, description="Decay of the first moment, a step.")
+    beta2: float = Field(0.999, ge=0, le=0.999999, description="Decay of the second moment, a step.")
+    epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the denominator.")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="Decoupled weight decay.")
 
 
 class AdamW8bit(AdamW):
@@ -128,20 +135,20 @@ Optimizer = Annotated[AdamW | AdamW8bit, Field(discriminator="type")]
 class TrainSection(Section):
     """The loop."""
 
-    steps: int = Field(200, ge=1, description="Optimizer updates.")
-    prompts_per_step: int = Field(8, ge=1, description="Prompts sampled a step (P).")
+    steps: int = Field(200, ge=1, le=10_000_000, description="Optimizer updates.")
+    prompts_per_step: int = Field(8, ge=1, le=65_536, description="Prompts sampled a step (P).")
     updates_per_rollout: int = Field(
-        1, ge=1, description="Optimizer updates made from one batch of rollouts."
+        1, ge=1, le=1000, description="Optimizer updates made from one batch of rollouts."
     )
     optimizer: Optimizer = Field(AdamW(), description="The optimizer.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="Peak learning rate.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
     warmup_steps: int = Field(
         0,
         ge=0,
         description="Steps over which the learning rate rises linearly; more than `steps` are cut to that.",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    max_grad_norm: float = Field(1.0, ge=1e-6, description="Gradients are scaled down to this norm.")
     tokens_per_micro_batch: int = Field(
         4096, ge=1, description="Budget of tokens, padding included, of one forward and backward pass."
     )
@@ -163,13 +170,15 @@ class EvalSection(Section):
         description="Steps between evaluations of the model in training, which also come before the first "
         "step and after the last. Null: none.",
     )
-    num_completions: int = Field(4, ge=1, description="Completions a held-out prompt, of each model.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    num_completions: int = Field(
+        4, ge=1, le=4096, description="Completions a held-out prompt, of each model."
+    )
+    temperature: float = Field(1.0, ge=1e-3, le=1000, description="Sampling temperature.")
     max_prompts_per_group: int | None = Field(
         None, ge=1, description="Held-out prompts used a preference group; null: all."
     )
-    bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
+    confidence: float = Field(0.95, ge=0.5, le=0.9999, description="Coverage of the intervals.")
     minority_share: float = Field(
         0.1,
         ge=0,

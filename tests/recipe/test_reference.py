@@ -26,8 +26,8 @@ def test_every_key_is_described() -> None:
 
 def test_defaults_bounds_and_choices_are_shown() -> None:
     text = markdown_reference()
-    assert "| `num_generations` | a whole number, ≥ 2 | `8` |" in text
-    assert "| `top_p` | a number, > 0, ≤ 1 | `1.0` |" in text
+    assert "| `num_generations` | a whole number, ≥ 2, ≤ 4096 | `8` |" in text
+    assert "| `top_p` | a number, ≥ 1e-06, ≤ 1 | `1.0` |" in text
     assert "| `seed` | a whole number, ≥ 0, < 2147483648 | `0` |" in text
     assert '| `update` | `before` or `after` | `"before"` |' in text
     assert "| `revision` | text, or null | `null` |" in text

@@ -60,7 +60,11 @@ def _paths(**changes: Any) -> None:
     from pgrpo_cli.model import load
 
     measured = load.probe
-    load.probe = lambda policy: replace(measured(policy), **changes)
+
+    def changed(policy: Any, *, seed: int = 0) -> Any:
+        return replace(measured(policy, seed=seed), **changes)
+
+    load.probe = changed
 
 
 def _whole_logits() -> None:

@@ -17,11 +17,10 @@ _HEAD_CHUNK = 128
 
 def packed_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
     """log softmax(logits / temperature) of the micro-batch's completion tokens, float32 [M]."""
-    dtype = policy.model.get_base_model().dtype
     hidden_R_L_D = policy.decoder(
         input_ids=packed.input_ids_R_L.to(policy.device),
         position_ids=packed.position_ids_R_L.to(policy.device),
-        attention_mask=attention_mask(packed, policy.config, dtype, policy.device),
+        attention_mask=attention_mask(packed, policy.config, policy.dtype, policy.device),
         use_cache=False,
     ).last_hidden_state
     hidden_M_D = hidden_R_L_D.flatten(0, 1)[packed.source_M.to(policy.device)]

@@ -133,8 +133,9 @@ def pack(rows: list[Row], rollouts: Rollouts, *, pad_token_id: int) -> Packed:
 def attention_mask(packed: Packed, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """The mask as transformers takes it: boolean [R, 1, L, L] (True = sees), additive for eager attention.
 
-    For models with sliding-window layers, a dictionary with a mask a layer type; the window applies to
-    positions.
+    The window of a sliding-window layer applies to positions, which restart, not to places in the row. Models
+    whose layers differ take a dictionary with one mask per layer type; where `sliding_window` is set and the
+    layers do not differ, it is that of all of them.
     """
     segments = packed.segments_R_L.to(device)
     positions = packed.position_ids_R_L.to(device)
@@ -144,11 +145,13 @@ def attention_mask(packed: Packed, config: Any, dtype: torch.dtype, device: torc
     sees_R_L_L = (index.unsqueeze(1) >= index) & ((key == 0) | (key == query)) & (key >= 0)
     # Padding sees itself, so that no softmax is over nothing.
     sees_R_L_L |= torch.eye(L, dtype=torch.bool, device=device)
+    window, layer_types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     full = _as_mask(sees_R_L_L, config, dtype)
-    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+    if window is None or (layer_types and "sliding_attention" not in layer_types):
         return full
-    near_R_L_L = positions.unsqueeze(2) - positions.unsqueeze(1) < config.sliding_window
-    return {"full_attention": full, "sliding_attention": _as_mask(sees_R_L_L & near_R_L_L, config, dtype)}
+    near_R_L_L = positions.unsqueeze(2) - positions.unsqueeze(1) < window
+    sliding = _as_mask(sees_R_L_L & near_R_L_L, config, dtype)
+    return {"full_attention": full, "sliding_attention": sliding} if layer_types else sliding
 
 
 def _as_mask(sees_R_L_L: torch.Tensor, config: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -50,6 +50,11 @@ class Policy:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return self.model.get_base_model().dtype  # type: ignore[no-any-return]
+
+    @property
     def config(self) -> Any:
         """The language model's configuration (that of the text part, for models with several)."""
         return self.model.config.get_text_config()

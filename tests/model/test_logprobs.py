@@ -6,7 +6,6 @@ import torch
 from pgrpo_cli.model.logprobs import head_logprobs, packed_logprobs, scatter
 from pgrpo_cli.model.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.padded import padded_logprobs
-from pgrpo_cli.model.probe import probe
 from tests.support.policies import ARCHITECTURES, HYBRID, made_up_rollouts, tiny_policy
 
 PROMPT_LENGTHS = (11, 4, 9)
@@ -63,20 +62,6 @@ def test_packed_rows_in_float32(architecture):
     _, padded = _with_gradients(padded_logprobs, policy, rollouts, rows)
     difference = torch.cat([(packed[n] - padded[n]).flatten() for n in packed]).norm()
     assert difference / torch.cat([g.flatten() for g in padded.values()]).norm() < 1e-4
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_probe_lets_exact_models_take_the_fast_path(architecture):
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        paths = probe(tiny_policy(architecture, dtype))
-        assert (paths.packed, paths.shared_prefix, paths.reason) == (True, True, None)
-
-
-def test_the_probe_sends_recurrent_layers_down_the_plain_path():
-    paths = probe(tiny_policy("qwen3_next", torch.float32, **HYBRID))
-    assert not paths.packed
-    assert not paths.shared_prefix
-    assert paths.reason
 
 
 def test_the_plain_path_is_exact_for_recurrent_layers():

@@ -56,6 +56,17 @@ def test_the_window_counts_positions_not_columns():
     assert masks["full_attention"][0, 0, 5].int().tolist() == [1, 1, 0, 0, 1, 1]
 
 
+def test_a_window_without_kinds_of_layers_is_that_of_every_layer():
+    class Windowed(_Config):
+        sliding_window = 2
+
+    rollouts = made_up_rollouts([2], [3, 3])
+    packed = pack(whole_rows(rollouts), rollouts, pad_token_id=1)
+    mask = attention_mask(packed, Windowed, torch.float32, torch.device("cpu"))
+    # The second token of the second completion, at position 3, sees itself and the first, but not the prompt.
+    assert mask[0, 0, 5].int().tolist() == [0, 0, 0, 0, 1, 1]
+
+
 def test_micro_batches_hold_every_completion_once_within_the_budget():
     rollouts = made_up_rollouts([5, 30, 8, 12], [4, 9, 2, 7, 1, 1, 8, 3])
     for budget in (20, 45, 70, 1000):

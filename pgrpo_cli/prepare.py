@@ -67,14 +67,16 @@ def prepare(
     tokenizer: Any,
     *,
     context: int | None = None,
+    vocabulary: int | None = None,
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Write `run_dir/data` and report on it; the same input and seed give the same bytes.
 
-    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens; `allow_code`
-    permits code that the recipe names to run. Raises RecipeError where it may not, DataError where the data
-    cannot be used, ModelError for a tokenizer without chat template, RunError where checkpoints of the run
+    `recipe_dir` is where relative paths start, `context` the model's longest sequence in tokens, `vocabulary`
+    how many tokens it has an embedding for; `allow_code` permits code that the recipe names to run. Raises
+    RecipeError where it may not, DataError where the data cannot be used, ModelError where the model's chat
+    template or tokenizer cannot, RunError where checkpoints of the run
     were trained on other data, PgrpoError where the disk refuses. data/ changes on success only.
     """
     report_progress = progress or (lambda stage, done, total: None)
@@ -85,6 +87,7 @@ def prepare(
         recipe.rollout.max_completion_tokens,
         context,
         recipe.model.chat_template_kwargs,
+        vocabulary,
     )
     report_progress("read", 0, 1)
     section, seed = recipe.data.preference_groups, data_seed(recipe)
@@ -126,7 +129,7 @@ def prepare(
         run_dir / "data" / prepared.REJECTED,
         warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
-        source.notes,
+        (*source.notes, *renderer.notes(all_prompts)),
         assembled.fitted.findings,
         references,
     )
@@ -163,6 +166,7 @@ def _description(
         "model": {
             "id": recipe.model.id,
             "chat_template_sha256": renderer.template_sha256,
+            "chat_template": recipe.model.chat_template,
             "chat_template_kwargs": recipe.model.chat_template_kwargs,
             "system_prompt": recipe.model.system_prompt,
             "max_completion_tokens": recipe.rollout.max_completion_tokens,

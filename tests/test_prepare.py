@@ -300,3 +300,20 @@ def test_importing_the_verb_does_not_import_the_heavy_libraries():
     code += "print({'torch', 'datasets', 'transformers', 'pyarrow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_where_the_template_refuses_every_row_the_template_is_what_to_change(folder):
+    template = "{% if messages[0].content != 'Hello!' %}{{ raise_exception('Only Hello!') }}{% endif %}Hello!"
+    with pytest.raises(DataError) as caught:
+        run(folder, tokenizer=byte_tokenizer(chat_template=template))
+    assert "50 x refused by the chat template" in caught.value.message
+    assert "model.chat_template" in caught.value.remedy
+
+
+def test_a_system_prompt_without_a_place_is_noted_and_the_chat_template_is_recorded(folder):
+    template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    made = recipe(model={"system_prompt": "Be kind.", "chat_template": template})
+    report = run(folder, made, tokenizer=byte_tokenizer(chat_template=template))
+    assert any("no place for a system message" in note for note in report.notes)
+    assert load_prepared(folder / "run", "train")[0].prompt.startswith("Be kind.\n\na ")
+    assert read_manifest(folder / "run")["model"]["chat_template"] == template

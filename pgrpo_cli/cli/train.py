@@ -154,14 +154,17 @@ def prepare_data(
     run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool, quiet: bool
 ) -> Any:
     """Prepare the run's data and show what was found; returns the tokenizer."""
-    from pgrpo_cli.model.sources import context_length, load_tokenizer
+    from pgrpo_cli.model.sources import load_tokenizer, model_limits
     from pgrpo_cli.prepare import prepare as prepare_run
 
     from .prepared import show_report
 
     tokenizer = load_tokenizer(recipe.model, recipe_dir)
-    context = context_length(recipe.model, recipe_dir)
-    report = prepare_run(recipe, run.path, recipe_dir, tokenizer, context=context, allow_code=allow_code)
+    limits = model_limits(recipe.model, recipe_dir)
+    report = prepare_run(
+        recipe, run.path, recipe_dir, tokenizer,
+        context=limits.context, vocabulary=limits.vocabulary, allow_code=allow_code,
+    )  # fmt: skip
     if not quiet:
         show_report(report)
     return tokenizer

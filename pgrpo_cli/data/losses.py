@@ -11,6 +11,7 @@ from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.data import DataSection
 
 from .assemble import Assembled
+from .prompts import remedy_for
 from .records import RejectedRow, SourceData
 from .summary import count_reasons
 
@@ -106,8 +107,11 @@ def _too_many(loss: Loss) -> DataError:
     return DataError(
         f"{loss.where}: {loss.broken} of {loss.rows} rows are broken ({loss.broken / loss.rows:.1%}), more "
         f"than {loss.limit} ({loss.allowed:.3g}){passed}\n{described(loss.rejected)}",
-        remedy="Correct the rows or what the recipe says of them, or raise data.max_rejected_share to train "
-        "without them.",
+        remedy=remedy_for(
+            loss.rejected,
+            "Correct the rows or what the recipe says of them, or raise data.max_rejected_share to train "
+            "without them.",
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from pgrpo_cli.errors import DataError
 
 from .assemble import Assembled
 from .losses import described
+from .prompts import remedy_for
 from .records import RejectedRow, SourceData
 
 UNTRAINED = "preference group without training prompts"
@@ -22,7 +23,9 @@ def require_prompts(source: SourceData, assembled: Assembled, *, every_group: bo
     if not assembled.prompts["train"]:
         raise DataError(
             f"no prompt is left to train on: {_why_none(source, assembled)}",
-            remedy="Correct the rows or the column names and limits under `data`.",
+            remedy=remedy_for(
+                assembled.rejected, "Correct the rows or the column names and limits under `data`."
+            ),
         )
     training = {prompt.preference_group for prompt in assembled.prompts["train"]}
     if every_group:

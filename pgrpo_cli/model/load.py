@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pgrpo_cli.pretrained.loading import check_vocabulary
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
@@ -46,6 +47,7 @@ def load_policy(
     device = device or pick_device()
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
     base = load_base_model(recipe.model, recipe_dir, device)
+    check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
     return adapted(base, tokenizer, recipe, device, adapter=adapter, paths=paths)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from .random_model import random_config, random_model, random_tokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
-_KEY = "model.id"
+_KEY, _TEMPLATE_KEY = "model.id", "model.chat_template"
+_MAX_TEMPLATE = 200_000
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
 
 
@@ -65,23 +67,55 @@ def _locate_in_package(model_id: str) -> Location:
 
 def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
     """The tokenizer of the model, with a chat template and a padding token, or ModelError."""
-    if section.id == "random":
-        return random_tokenizer()
-    tokenizer = loading.load_tokenizer(locate(section, recipe_dir))
+    random = section.id == "random"
+    tokenizer = random_tokenizer() if random else loading.load_tokenizer(locate(section, recipe_dir))
+    if section.chat_template is not None:
+        tokenizer.chat_template = _chat_template(section, recipe_dir)
     if not tokenizer.chat_template:
         raise ModelError(
             f"{_KEY}: {section.id!r} has no chat template, so prompts cannot be rendered as a conversation",
-            remedy="Use the instruct or chat version of the model.",
+            remedy="Use the instruct or chat version of the model, or set model.chat_template.",
         )
     return tokenizer
 
 
-def context_length(section: ModelSection, recipe_dir: Path) -> int | None:
-    """Longest sequence, in tokens, that the model was made for, or None where it does not say; read without
-    loading its weights.
+def _chat_template(section: ModelSection, recipe_dir: Path) -> str:
+    """The text of `model.chat_template`."""
+    if section.chat_template_file is None:
+        return section.chat_template or ""
+    path = path_of(section.chat_template_file, _TEMPLATE_KEY, recipe_dir)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_TEMPLATE + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise ModelError(
+            f"{_TEMPLATE_KEY}: {path} cannot be read: {why}",
+            remedy="Check the path; it starts at the recipe's folder.",
+        ) from error
+    if len(text) > _MAX_TEMPLATE:
+        raise ModelError(
+            f"{_TEMPLATE_KEY}: {path} has more than {_MAX_TEMPLATE:,} characters",
+            remedy="Name the file of a chat template.",
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model was made for, read without its weights; None where it does not say.
+
+    `context`: tokens of the longest sequence. `vocabulary`: tokens that have an embedding.
     """
+
+    context: int | None = None
+    vocabulary: int | None = None
+
+
+def model_limits(section: ModelSection, recipe_dir: Path) -> Limits:
+    """The limits of the recipe's model. Raises ModelError."""
     config = load_config(section, recipe_dir).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return Limits(getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None))
 
 
 def load_config(section: ModelSection, recipe_dir: Path) -> Any:

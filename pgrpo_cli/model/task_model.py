@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pgrpo_cli.pretrained.chat import Chat
+from pgrpo_cli.recipe.templates import TemplateProblem
+
 from .policy import Policy
 
 Progress = Callable[[int, int], None]
@@ -43,6 +46,17 @@ def task_model(
 
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **options: Any) -> Any:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            chat = Chat(self.tokenizer, "the model of the run", self.chat_template_args)
+            try:
+                if add_generation_prompt:
+                    return chat.text(chat_history, add_generation_prompt=True)
+                return chat.unfinished(chat_history)
+            except TemplateProblem as problem:
+                raise chat.unusable(f"it refuses a task's conversation: {problem}") from problem
 
         def lower_batch_size(self) -> bool:
             """Halve it; whether that could be done."""

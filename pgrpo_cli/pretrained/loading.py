@@ -79,7 +79,7 @@ def load_model(at: Location, factory: str, *, unused: str | None = None, **optio
     return model
 
 
-def check_vocabulary(at: Location, tokenizer: Any, rows: int) -> None:
+def check_vocabulary(shown: str, tokenizer: Any, rows: int) -> None:
     """Raises ModelError where ordinary text has tokens that no row of the embedding stands for.
 
     Special tokens beyond it are common and mostly never used; prompts that use them are refused one by one.
@@ -88,7 +88,7 @@ def check_vocabulary(at: Location, tokenizer: Any, rows: int) -> None:
     largest = max((index for token, index in tokenizer.get_vocab().items() if token not in added), default=0)
     if largest >= rows:
         raise ModelError(
-            f"{at.shown}: its tokenizer has {largest + 1} tokens and its embedding {rows} rows, so that some "
+            f"{shown}: its tokenizer has {largest + 1} tokens and its embedding {rows} rows, so that some "
             "tokens have no embedding",
             remedy="Use the tokenizer that the model was trained with.",
         )

@@ -40,6 +40,13 @@ class Nf4Quantization(Section):
     )
 
 
+CHAT_ARGUMENTS = frozenset(
+    {"messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"}
+    | {"continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+"""Names that mean something to transformers' apply_chat_template, and are no variables of the user's."""
+
 Quantization = Annotated[NoQuantization | Nf4Quantization, Field(discriminator="type")]
 
 
@@ -75,11 +82,30 @@ class ModelSection(Section):
         None,
         description="Put before every prompt that has no system message of its own. Null: none is added.",
     )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        description="Used in place of the model's own chat template: a path that ends in .jinja, or the "
+        "template itself. Null: the model's own.",
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict,
         description="Passed to the chat template, such as {enable_thinking: false} for Qwen3.",
     )
     random: RandomModel = Field(RandomModel(), description="Shape of the model when `id` is `random`.")
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(CHAT_ARGUMENTS & values.keys()):
+            remedy = "; set model.chat_template for another template" if "chat_template" in taken else ""
+            raise ValueError(f"must not have {', '.join(taken)}, which are set otherwise{remedy}")
+        return values
+
+    @property
+    def chat_template_file(self) -> str | None:
+        """The path, where `chat_template` is one."""
+        return self.chat_template if self.chat_template and self.chat_template.endswith(".jinja") else None
 
 
 class AdapterSection(Section):

@@ -22,7 +22,7 @@ from .reward_rules import REWARD_RULES
 from .schema import Recipe
 from .source_rules import held_out_files_beside_others, one_reference, review_lengths
 from .sources import ColumnMapping, PersonasSource
-from .template_rules import expression_parses, pair_rubric_parses, templates_parse
+from .template_rules import chat_template_parses, expression_parses, pair_rubric_parses, templates_parse
 from .training import HistorySection, WindowHistory
 from .violation import Violation
 
@@ -166,6 +166,7 @@ RULES: tuple[RecipeRule, ...] = (
     some_reward_counts,
     personas_reward_needs_personas,
     templates_parse,
+    chat_template_parses,
     expression_parses,
     pair_rubric_parses,
     pairs_are_sampled,

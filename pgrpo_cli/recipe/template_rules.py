@@ -12,7 +12,7 @@ from .reward_base import RewardBase
 from .reward_judge import RUBRIC_VARIABLES, JudgeReward
 from .schema import Recipe
 from .sources import ColumnMapping
-from .templates import Expression, Template, TemplateProblem
+from .templates import ChatTemplate, Expression, Template, TemplateProblem
 from .violation import Violation
 
 
@@ -27,6 +27,20 @@ def templates_parse(recipe: Recipe) -> Iterator[Violation]:
             Template(text)
         except TemplateProblem as problem:
             yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
+
+
+def chat_template_parses(recipe: Recipe) -> Iterator[Violation]:
+    """A chat template that is written in the recipe is one."""
+    path, text = ("model", "chat_template"), recipe.model.chat_template
+    if text is None or recipe.model.chat_template_file:
+        return
+    if "{{" not in text and "{%" not in text:
+        yield Violation(path, text, "neither a path that ends in .jinja nor a template, which has {{ }}")
+        return
+    try:
+        ChatTemplate(text)
+    except TemplateProblem as problem:
+        yield Violation(path, text, f"not a template that can be used: {problem}")
 
 
 def expression_parses(recipe: Recipe) -> Iterator[Violation]:

@@ -115,7 +115,7 @@ def load_pretrained(
         quantization_config=_quantization(section),
     )
     rows = model.get_input_embeddings().weight.shape[0]
-    check_vocabulary(at, tokenizer, rows)
+    check_vocabulary(at.shown, tokenizer, rows)
     # A classifier finds the last token of an input by it.
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id

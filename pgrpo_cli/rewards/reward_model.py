@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.errors import ModelError, RewardError
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.recipe.reward_model import RewardModelReward
+from pgrpo_cli.recipe.templates import TemplateProblem
 
 from .base import BuildContext, Completion, Score
 from .columns import where
@@ -20,6 +22,8 @@ class RewardModelFunction:
 
     section: RewardModelReward
     model: Pretrained
+    chat: Chat | None = None
+    """The chat template of the model, if it has one."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -37,7 +41,7 @@ class RewardModelFunction:
         return None if low is None or high is None else (low, high)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        chat = bool(self.model.tokenizer.chat_template)
+        chat = self.chat is not None
         inputs = [self._conversation(c) if chat else self._texts(c) for c in completions]
 
         def encode(places: Sequence[int]) -> Mapping[str, Any]:
@@ -69,15 +73,15 @@ class RewardModelFunction:
                 remedy="Run `pgrpo prepare` again; in `pgrpo rewards try`, give the prompt with --prompt.",
             )
         messages.append({"role": "assistant", "content": completion.text})
+        assert self.chat is not None
         try:
-            return (self.model.tokenizer.apply_chat_template(messages, tokenize=False),)
-        # Templates raise whatever they like: jinja's errors for refused roles, type errors for odd contents.
-        except Exception as error:
+            return (self.chat.text(messages),)
+        except TemplateProblem as problem:
             raise RewardError(
                 f"reward {self.section.label!r}: the chat template of {self.section.model!r} refuses the "
-                f"conversation: {type(error).__name__}: {error}; {where(completion)}",
-                remedy="Take out what it refuses, such as a system message, or name another model.",
-            ) from error
+                f"conversation: {problem}; {where(completion)}",
+                remedy="Take out what it refuses, or name another model.",
+            ) from problem
 
     def _texts(self, completion: Completion) -> tuple[str, ...]:
         """Prompt and completion, as two texts where the tokenizer knows how to part them."""
@@ -93,7 +97,8 @@ class RewardModelFunction:
 
 def build_reward_model(section: RewardModelReward, context: BuildContext) -> RewardModelFunction:
     """The factory of `type: reward_model`. Raises ModelError where the model cannot be loaded."""
-    model = load_pretrained(CLASSIFIER, section, location_of(section, context.recipe_dir, section.label))
+    at = location_of(section, context.recipe_dir, section.label)
+    model = load_pretrained(CLASSIFIER, section, at)
     names = model.model.config.id2label
     if section.output >= len(names):
         listed = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))
@@ -101,4 +106,6 @@ def build_reward_model(section: RewardModelReward, context: BuildContext) -> Rew
             f"reward {section.label!r}: output {section.output} of {section.model!r}, which has {listed}",
             remedy="Set `output` to one of these numbers.",
         )
-    return RewardModelFunction(section, model)
+    if not model.tokenizer.chat_template:
+        return RewardModelFunction(section, model)
+    return RewardModelFunction(section, model, Chat(model.tokenizer, at.shown, remedy="Name another model."))

@@ -91,7 +91,7 @@ def test_prompt_and_completion_share_the_context(where, context, fits):
 
 
 def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
-    with pytest.raises(ModelError, match=r"no chat template(.|\n)*chat_template\.jinja"):
+    with pytest.raises(ModelError, match=r"no chat template(.|\n)*model\.chat_template"):
         renderer(tokenizer=byte_tokenizer(chat_template=None))
 
 
@@ -102,11 +102,61 @@ def test_keyword_arguments_reach_the_template():
 
 
 def test_a_conversation_that_the_template_refuses_is_a_rejected_row():
-    template = "{{ raise_exception('Only user turns!') }}"
-    result = renderer(tokenizer=byte_tokenizer(chat_template=template))(record("Hi"))
+    template = "{{ messages[0].content }}{% if messages[1] %}{{ raise_exception('One turn!') }}{% endif %}"
+    made = renderer(tokenizer=byte_tokenizer(chat_template=template))
+    two = replace(record("Hi"), messages=({"role": "user", "content": "Hi"},) * 2)
+    assert made(record("Hi")).prompt == "Hi"
+    result = made(two)
     assert isinstance(result, RejectedRow)
-    assert result.reason == "refused by the chat template"
-    assert "Only user turns!" in result.detail
+    assert (result.reason, result.left_out) == ("refused by the chat template", False)
+    assert "One turn!" in result.detail
+
+
+def test_a_template_that_refuses_every_user_is_blamed_itself():
+    with pytest.raises(ModelError, match=r"refuses a single message of a user: .*No!") as caught:
+        renderer(tokenizer=byte_tokenizer(chat_template="{{ raise_exception('No!') }}"))
+    assert "model.chat_template" in caught.value.remedy
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{{ m.content }}|{% endfor %}"
+)
+
+
+def test_a_system_prompt_for_a_template_without_system_role_is_noted_once():
+    made = renderer(tokenizer=byte_tokenizer(chat_template=NO_SYSTEM), system_prompt="Be kind.")
+    prompts = [made(record(text)) for text in ("Hi", "Bye")]
+    assert [prompt.prompt for prompt in prompts] == ["Be kind.\n\nHi|", "Be kind.\n\nBye|"]
+    assert prompts[0].messages[0] == {"role": "system", "content": "Be kind."}
+    (note,) = made.notes(prompts)
+    assert "no place for a system message" in note
+
+
+def test_nothing_is_noted_without_system_messages_or_where_they_have_a_place():
+    without = renderer(tokenizer=byte_tokenizer(chat_template=NO_SYSTEM))
+    assert without.notes([without(record("Hi"))]) == ()
+    chatml = renderer(system_prompt="Be kind.")
+    assert chatml.notes([chatml(record("Hi"))]) == ()
+
+
+def test_a_row_with_a_token_that_has_no_embedding_is_rejected():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    # 256 bytes and two special tokens.
+    made = renderer(tokenizer=tokenizer, vocabulary=258)
+    assert isinstance(made(record("Hi")), PreparedPrompt)
+    result = made(record("an <image> here"))
+    assert result.reason == "a token that the model does not know"
+    assert result.detail == "'<image>', token 258 of the tokenizer, and the model has 258 tokens"
+    assert isinstance(
+        renderer(tokenizer=tokenizer, vocabulary=259)(record("an <image> here")), PreparedPrompt
+    )
+
+
+def test_a_template_that_writes_tokens_without_embedding_is_refused():
+    with pytest.raises(ModelError, match=r"writes '<\|im_end\|>', token 1 .* the model has 1 tokens"):
+        renderer(tokenizer=byte_tokenizer(chat_template="<|im_end|>{{ messages }}"), vocabulary=1)
 
 
 def test_the_template_is_hashed():

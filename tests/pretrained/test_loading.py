@@ -15,7 +15,7 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.random_model import random_tokenizer
 from pgrpo_cli.model.sources import load_base_model, load_tokenizer
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_config, load_model
-from pgrpo_cli.pretrained.location import Location, located
+from pgrpo_cli.pretrained.location import located
 from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.reward_model import RewardModelReward
 from pgrpo_cli.rewards.base import BuildContext
@@ -278,12 +278,11 @@ def test_every_ordinary_token_needs_a_row_of_the_embedding(rows, fits):
     # 2 special tokens and one for each of 256 bytes.
     tokenizer = random_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    at = Location("model.id", "some/model")
     if fits:
-        check_vocabulary(at, tokenizer, rows)
+        check_vocabulary("model.id", tokenizer, rows)
         return
     with pytest.raises(ModelError, match="its tokenizer has 258 tokens and its embedding 257 rows"):
-        check_vocabulary(at, tokenizer, rows)
+        check_vocabulary("model.id", tokenizer, rows)
 
 
 def test_options_reach_transformers(saved):

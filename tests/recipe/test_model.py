@@ -43,3 +43,12 @@ def test_target_modules_are_names_and_no_pattern(tmp_path, targets):
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], ["q_proj", "mlp.up_proj"]])
 def test_target_modules(tmp_path, targets):
     assert problems_of(tmp_path, changed(adapter={"target_modules": targets})) == ()
+
+
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "add_generation_prompt", "messages", "tools"])
+def test_variables_of_the_chat_template_do_not_replace_its_arguments(tmp_path, name):
+    (problem,) = problems_of(tmp_path, changed(model={"id": "random", "chat_template_kwargs": {name: "x"}}))
+    assert f"must not have {name}" in problem.text
+    assert ("model.chat_template" in problem.text) == (name == "chat_template")
+    fine = {"enable_thinking": False, "date": "today"}
+    assert problems_of(tmp_path, changed(model={"id": "random", "chat_template_kwargs": fine})) == ()

@@ -31,6 +31,20 @@ CASES: list[RuleCase] = [
         changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
     ),
     (
+        "chat_template_parses",
+        "model.chat_template",
+        "not a template that can be used: unexpected '}'",
+        changed(model={"id": "random", "chat_template": "{{ messages }"}),
+        changed(model={"id": "random", "chat_template": "{{ messages }}"}),
+    ),
+    (
+        "chat_template_parses",
+        "model.chat_template",
+        "neither a path that ends in .jinja nor a template",
+        changed(model={"id": "random", "chat_template": "chat_template.txt"}),
+        changed(model={"id": "random", "chat_template": "chat_template.jinja"}),
+    ),
+    (
         "expression_parses",
         "data.preference_groups.expression",
         "not an expression that can be used: unexpected ')' in line 2 of the expression",

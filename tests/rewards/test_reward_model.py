@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,13 +143,37 @@ def test_a_chat_model_without_messages_is_an_error_and_no_guess(chat: Path) -> N
         values(built(chat), "yes", messages=())
 
 
-def test_what_the_template_refuses_is_said(chat: Path) -> None:
-    function = built(chat)
-    function.model.tokenizer.chat_template = "{{ raise_exception('no system here') }}"
-    with pytest.raises(
-        RewardError, match="refuses the conversation: TemplateError: no system here; prompt p1"
-    ):
+def with_template(chat: Path, folder: Path, template: str) -> Path:
+    shutil.copytree(chat, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_what_the_template_refuses_is_said(chat: Path, tmp_path: Path) -> None:
+    function = built(with_template(chat, tmp_path / "strict", "{{ raise_exception('no users here') }}"))
+    with pytest.raises(RewardError, match="refuses the conversation: no users here; prompt p1"):
         values(function, "yes")
+
+
+def test_a_template_that_takes_too_much_ends_the_run(chat: Path, tmp_path: Path) -> None:
+    folder = with_template(chat, tmp_path / "greedy", "{{ 'a' * 10**9 }}")
+    with pytest.raises(ModelError, match=r"reward 'reward_model': .*stopped for needing more") as caught:
+        values(built(folder), "yes")
+    assert caught.value.remedy == "Name another model."
+
+
+def test_a_system_message_begins_the_first_users_where_there_is_no_place_for_it(
+    chat: Path, tmp_path: Path
+) -> None:
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + plain
+    system = {"role": "system", "content": "Be kind."}
+    folded = ({"role": "user", "content": "Be kind.\n\nhi"},)
+    found = values(
+        built(with_template(chat, tmp_path / "strict", strict)), "yes", messages=(system, *MESSAGES)
+    )
+    expected = values(built(with_template(chat, tmp_path / "plain", plain)), "yes", messages=folded)
+    assert found == pytest.approx(expected)
 
 
 def test_an_output_that_does_not_exist_lists_those_that_do(pair: Path) -> None:
@@ -164,8 +189,6 @@ def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
 
 
 def test_pickled_weights_are_not_loaded(chat: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file
 
     shutil.copytree(chat, tmp_path / "pickled")
@@ -179,7 +202,6 @@ def test_pickled_weights_are_not_loaded(chat: Path, tmp_path: Path) -> None:
 
 def test_code_in_a_model_folder_is_not_run(chat: Path, tmp_path: Path) -> None:
     import json
-    import shutil
 
     folder = Path(shutil.copytree(chat, tmp_path / "remote"))
     config = json.loads((folder / "config.json").read_text())

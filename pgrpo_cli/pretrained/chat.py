@@ -1,0 +1,98 @@
+"""A model's chat template: conversations become text in a process with limits on its time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from pgrpo_cli.errors import ModelError
+from pgrpo_cli.recipe.templates import ChatTemplate, TemplateProblem
+
+Messages = Sequence[Mapping[str, Any]]
+
+_SAID = "Answer in one word."
+_MARK = "<<<the message goes on here>>> "
+
+
+class Chat:
+    """The chat template of a tokenizer. Raises ModelError where it is none.
+
+    `where` begins messages about it, `remedy` ends them. `variables`: what the template wants to know
+    besides the messages.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        where: str,
+        variables: Mapping[str, Any] | None = None,
+        *,
+        remedy: str = "Set model.chat_template to another template, or model.id to another model.",
+    ) -> None:
+        self._where, self._remedy = where, remedy
+        self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
+        try:
+            self.source: str = tokenizer.get_chat_template()
+            self._template = ChatTemplate(self.source)
+        # A tokenizer may have several templates, none of which is called default.
+        except (TemplateProblem, ValueError) as error:
+            raise self.unusable(str(error)) from error
+
+    def text(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+        """The conversation as the template writes it.
+
+        A leading system message becomes the beginning of the first user message where the template has no
+        place for it. Raises TemplateProblem where the template refuses the conversation, ModelError where it
+        takes more time or memory than a template may.
+        """
+        if _leads(messages) and not self.has_system_role:
+            messages = _folded(messages)
+        return self._rendered(messages, add_generation_prompt=add_generation_prompt)
+
+    def unfinished(self, messages: Messages) -> str:
+        """The same, up to the end of what the last message says, so that the model goes on with it."""
+        *before, last = messages
+        # A template that strips messages leaves the mark without its last character.
+        text = self.text([*before, {**last, "content": f"{last['content']}{_MARK}"}])
+        found, mark, _ = text.rpartition(_MARK.rstrip())
+        if not mark:
+            raise TemplateProblem("it does not write the last message")
+        return found if _MARK in text else found.rstrip()
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template writes a system message; some refuse it, some leave it out."""
+        system, user = {"role": "system", "content": _SAID}, {"role": "user", "content": "Hello!"}
+        try:
+            return _SAID in self._rendered([system, user], add_generation_prompt=True)
+        except TemplateProblem:
+            return False
+
+    def unusable(self, why: str) -> ModelError:
+        """The message for a template that nothing can be written with."""
+        return ModelError(f"{self._where}: its chat template cannot be used: {why}", remedy=self._remedy)
+
+    def _rendered(self, messages: Messages, *, add_generation_prompt: bool) -> str:
+        values = {
+            "messages": [{key: value for key, value in m.items() if value is not None} for m in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._template.render({**self._variables, **values})
+        except TemplateProblem as problem:
+            if problem.exhausted:
+                raise self.unusable(str(problem)) from problem
+            raise
+
+
+def _leads(messages: Messages) -> bool:
+    """Whether a conversation begins with a system message and a user's."""
+    return [message["role"] for message in messages[:2]] == ["system", "user"]
+
+
+def _folded(messages: Messages) -> Messages:
+    system, first, *rest = messages
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import shown
 
 from .rows import RawRow
 from .sniff import refuse_unless_parquet
@@ -33,14 +34,14 @@ def parquet_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
     try:
         # Buffered ahead, which is the default, the whole file would end up in memory.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
-            columns = json_columns(file.schema_arrow, str(path))
+            columns = json_columns(file.schema_arrow, shown(path))
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 yield from batch_rows(batch, name, first)
                 first += batch.num_rows
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         where = f" after row {first - 1}" if first > 1 else ""
         raise DataError(
-            f"{path} cannot be read as Parquet{where}: {_first_line(error)}",
+            f"{shown(path)} cannot be read as Parquet{where}: {_first_line(error)}",
             remedy="Check that the file is complete and that you may read it, or set data.source.type to its "
             "format.",
         ) from error

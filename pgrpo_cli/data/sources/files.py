@@ -6,6 +6,7 @@ import glob
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,28 +15,33 @@ from typing import IO, Any
 
 from pgrpo_cli.data.records import SourceFile
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.paths import expanded
+from pgrpo_cli.paths import expanded, shown
 
+_RECURSIVE = re.compile(r"(^|/)(?:\*\*(?:/|$))+")
 GZIP = b"\x1f\x8b"
 
 
 def matching_files(field: str, pattern: str, recipe_dir: Path) -> list[Path]:
     """The files that `data.source.FIELD` names, sorted. Raises DataError where there is none."""
-    full = os.path.join(recipe_dir, expanded(pattern, f"data.source.{field}", recipe_dir))
-    # A file whose name holds glob characters is itself first.
-    paths = [full] if os.path.isfile(full) else sorted(glob.glob(full, recursive=True))
+    named = expanded(pattern, f"data.source.{field}", recipe_dir)
+    full = os.path.join(recipe_dir, named)
+    # A file whose name holds glob characters is itself first, and the recipe's folder may be called so.
+    if os.path.isfile(full):
+        paths = [full]
+    else:
+        paths = sorted(set(_glob(os.path.join(glob.escape(str(recipe_dir)), named))))
     files = [Path(path) for path in paths if os.path.isfile(path)]
     if not files:
         raise DataError(
-            f"no file matches data.source.{field}: {pattern!r} (looked for {full})",
+            f"no file matches data.source.{field}: {pattern!r} (looked for {shown(full)})",
             remedy="Correct the path or pattern; relative ones start at the recipe's folder.",
         )
     return files
 
 
 def file_name(path: Path, recipe_dir: Path) -> str:
-    """The path as it reads from the recipe's folder: the same wherever that folder lies."""
-    return Path(os.path.relpath(path, recipe_dir)).as_posix()
+    """The path as it reads from the recipe's folder: the same wherever that folder lies, and printable."""
+    return shown(Path(os.path.relpath(path, recipe_dir)).as_posix())
 
 
 def hashed(paths: Iterable[Path], recipe_dir: Path) -> list[SourceFile]:
@@ -54,9 +60,22 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read: {error}",
+            f"{shown(path)} cannot be read: {error}",
             remedy="Check that the file is complete (gunzip -t tests a .gz) and that you may read it.",
         ) from error
+
+
+def _glob(pattern: str) -> Iterator[str]:
+    """The paths that match. `**` stands for folders in folders, but links, which may lead in a circle."""
+    match = _RECURSIVE.search(pattern)
+    if match is None:
+        yield from glob.iglob(pattern)
+        return
+    rest = pattern[match.end() :] or "*"
+    for top in glob.iglob(pattern[: match.start()] or match[1] or "."):
+        for folder, inside, _ in os.walk(top):
+            inside[:] = [name for name in inside if not name.startswith(".")]
+            yield from _glob(os.path.join(glob.escape(folder), rest))
 
 
 def _sha256(path: Path) -> str:
@@ -65,5 +84,5 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read: {error.strerror}", remedy="Check that you may read it."
+            f"{shown(path)} cannot be read: {error.strerror}", remedy="Check that you may read it."
         ) from error

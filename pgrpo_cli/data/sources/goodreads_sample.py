@@ -18,6 +18,7 @@ from typing import Any
 
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
+from pgrpo_cli.paths import shown
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 from pgrpo_cli.seeding import derive_seed
 
@@ -117,7 +118,7 @@ class ReaderSample:
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes) of each line that is not blank. Raises DataError."""
     with opened(path) as file:
-        for number, line in enumerate(bounded(file.readline, str(path)), start=1):
+        for number, line in enumerate(bounded(file.readline, shown(path)), start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.paths import expanded
+from pgrpo_cli.paths import expanded, shown
 from pgrpo_cli.recipe.presets import PublicSet, RatedSet
 
 from ..arrow_table import parquet_rows
@@ -50,7 +50,7 @@ def published_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
     reader = FORMATS.get(suffixes[-1] if suffixes else "")
     if reader is None:
         raise DataError(
-            f"{path} is of no format that a set is published in",
+            f"{shown(path)} is of no format that a set is published in",
             remedy=f"Name files that end with {', '.join(FORMATS)}, or .gz after it.",
         )
     return reader(path, name, notes)

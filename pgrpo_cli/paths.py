@@ -61,7 +61,7 @@ def path_or_id(text: str, where: str, start: Path = Path()) -> Path | None:
     """
     if text.startswith((".", "/", "~")) or "$" in text:
         return path_of(text, where, start)
-    _refuse_characters(text, where)
+    refuse_characters(text, where)
     path = start / text
     return path_of(text, where, start) if os.path.lexists(path) else None
 
@@ -72,7 +72,7 @@ def expanded(text: str | os.PathLike[str], where: str, start: Path = Path()) -> 
     Raises PathError for an unknown user or variable, and a character or length that no name has.
     """
     text = os.fspath(text)
-    _refuse_characters(text, where)
+    refuse_characters(text, where)
     found = os.path.expanduser(text)
     if found.startswith("~"):
         user = found.partition("/")[0]
@@ -82,7 +82,7 @@ def expanded(text: str | os.PathLike[str], where: str, start: Path = Path()) -> 
         )
     if "$" in found and not os.path.lexists(start / found):
         found = _VARIABLE.sub(lambda match: _value(match[1] or match[2] or "", text, where), found)
-    _refuse_characters(found, where)
+    refuse_characters(found, where)
     return found
 
 
@@ -91,7 +91,7 @@ def below(text: str, folder: Path, where: str) -> Path:
 
     Raises PathError where it would lie elsewhere.
     """
-    _refuse_characters(text, where)
+    refuse_characters(text, where)
     parts = PurePosixPath(text).parts
     if not parts or text.startswith(("/", "~")) or ".." in parts:
         raise PathError(
@@ -150,7 +150,7 @@ def _value(name: str, text: str, where: str) -> str:
     return os.environ[name]
 
 
-def _refuse_characters(text: str, where: str) -> None:
+def refuse_characters(text: str, where: str) -> None:
     """Raises PathError for a text that names nothing on any disk."""
     if not text.strip():
         raise PathError(f"{where}: is empty; it must name a path", remedy="Write `.` for the folder itself.")

@@ -38,7 +38,7 @@ def validate(
     from pgrpo_cli.recipe.load import dump_resolved, load_recipe
     from pgrpo_cli.recipe.rules import hints
 
-    loaded = load_recipe(recipe, overrides or (), note)
+    loaded = load_recipe(recipe, overrides or (), note, paths=True)
     for hint in hints(loaded):
         note(f"hint: {hint}")
     emit(dump_resolved(loaded) if resolved else f"{recipe} is valid")

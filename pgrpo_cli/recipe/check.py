@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +14,8 @@ from pydantic_core import ErrorDetails
 from .base import Section
 from .explain import Explainer
 from .keys import KeyCheck
-from .messages import InvalidRecipe, KeyPath, Problem, show
+from .messages import MOST_PROBLEMS, InvalidRecipe, KeyPath, Problem, show
+from .path_text import unusable_paths
 from .rules import violations
 from .schema import Recipe
 from .shape import data_path, item_of, section_of, value_at
@@ -21,8 +24,11 @@ from .yaml_lines import Document
 _LINE = re.compile(r":(\d+)$")
 
 
-def check(document: Document) -> Recipe:
-    """The recipe that `document` describes. Raises InvalidRecipe with all of its problems at once."""
+def check(document: Document, paths_from: Path | None = None) -> Recipe:
+    """The recipe that `document` describes. Raises InvalidRecipe with all of its problems at once.
+
+    With `paths_from`, the folder where relative paths start, those that name nothing on this machine count.
+    """
     if not isinstance(document.data, dict):
         text = "the file is empty" if document.data is None else f"found {show(document.data)}"
         rule = f"{text}; a recipe is a mapping of sections, such as `model:` and `rewards:`"
@@ -32,8 +38,11 @@ def check(document: Document) -> Recipe:
     keys = KeyCheck(document, Recipe)
     recipe, found, invalid = _validate(keys, document)
     problems = [*document.problems, *keys.problems, *found]
+    if len(problems) > MOST_PROBLEMS:
+        raise InvalidRecipe(document.label, sorted(problems, key=_line))
     readable = recipe or _readable(Recipe, keys.data, (), invalid)
-    for violation in violations(readable, partial=recipe is None):
+    unusable = unusable_paths(readable, paths_from) if paths_from is not None else ()
+    for violation in chain(violations(readable, partial=recipe is None), unusable):
         written = _written(keys, violation.path)
         problems.append(Problem(document.origin(written).where, written, str(violation)))
     if problems or recipe is None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .base import Section
+from .path_text import PathText
 
 
 class LmEvalSection(Section):
@@ -40,7 +41,7 @@ class LmEvalSection(Section):
         le=10_000_000,
         description="Tokens of a request, at most; a longer one loses its beginning.",
     )
-    include_path: str | None = Field(
+    include_path: PathText | None = Field(
         None,
         description="Folder of task files of your own; a relative path starts at the recipe's folder. Such "
         "files name Python to run: needs --allow-code.",

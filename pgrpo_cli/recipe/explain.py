@@ -23,6 +23,7 @@ _PLAIN = {
     "finite_number": "must be a finite number",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have {max_length} characters at most",
 }
 _TYPES = ("int_type", "float_type", "string_type", "bool_type", "dict_type", "model_type", "tuple_type")
 
@@ -51,7 +52,7 @@ class Explainer:
         kind, annotation = error["type"], annotation_at(self.schema, self.data, path)
         context: dict[str, Any] = error.get("ctx", {})
         if kind in _PLAIN:
-            return _PLAIN[kind]
+            return _PLAIN[kind].format(**context)
         if kind in _BOUNDS:
             name, words = _BOUNDS[kind]
             return words.format(context[name])

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Section
+from .path_text import PathText
 
 
 class MovielensSource(Section):
@@ -22,7 +23,7 @@ class MovielensSource(Section):
     """
 
     type: Literal["movielens"] = "movielens"
-    path: str = Field(description="Folder or zip file; a relative path starts at the recipe's folder.")
+    path: PathText = Field(description="Folder or zip file; a relative path starts at the recipe's folder.")
     history: int = Field(
         10,
         ge=1,
@@ -67,11 +68,11 @@ class GoodreadsSource(Section):
     """
 
     type: Literal["goodreads"] = "goodreads"
-    path: str = Field(
+    path: PathText = Field(
         description="`goodreads_reviews_*.json.gz`: file or glob pattern, from the recipe's folder. "
         "`goodreads_interactions_*.json.gz` are read too; their reviews may break off."
     )
-    books_path: str | None = Field(
+    books_path: PathText | None = Field(
         None, description="`goodreads_books_*.json.gz`. Null: prompts name no title and no description."
     )
     max_rows: int | None = Field(

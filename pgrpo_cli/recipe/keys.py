@@ -8,13 +8,13 @@ from typing import Any
 from pgrpo_cli.registry import nearest
 
 from .base import Section
-from .messages import KeyPath, Problem, choices, did_you_mean, dotted
+from .messages import MOST_PROBLEMS, InvalidRecipe, KeyPath, Problem, choices, did_you_mean, dotted, plain
 from .shape import item_of, leaves, section_of, unwrap, variants
 from .yaml_lines import Document
 
 
 class KeyCheck:
-    """Walks a document beside the schema.
+    """Walks a document beside the schema. Raises InvalidRecipe where there are too many problems to go on.
 
     `data` is the corrected copy. `written` maps a path in it to the path in the document. `broken` are paths
     of the copy that have a problem already.
@@ -61,7 +61,7 @@ class KeyCheck:
             near = nearest(tag, known) if isinstance(tag, str) else None
         else:
             key = nearest("type", value)
-            suggestion = f"; did you mean 'type' by {key!r}?" if key else ""
+            suggestion = f"; did you mean 'type' by {plain(key)!r}?" if key else ""
             self._report(written, f"missing the key 'type'; must be {choices(known)}{suggestion}")
             near = str(value[key]) if key and str(value[key]) in known else None
             if near and key:
@@ -113,6 +113,9 @@ class KeyCheck:
 
     def _report(self, written: KeyPath, text: str) -> None:
         self.problems.append(Problem(self.document.origin(written).where, written, text))
+        # Looking for what each was meant to be takes time.
+        if len(self.problems) > MOST_PROBLEMS:
+            raise InvalidRecipe(self.document.label, [*self.document.problems, *self.problems])
 
 
 def _of_another_type(key: str, value: dict[str, Any], known: dict[str, type[Section]]) -> str:

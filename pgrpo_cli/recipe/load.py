@@ -22,16 +22,21 @@ MAX_BYTES = 1_000_000
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), note: Callable[[str], object] | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    note: Callable[[str], object] | None = None,
+    *,
+    paths: bool = False,
 ) -> Recipe:
     """The recipe at `path` with `overrides` (KEY=VALUE) applied in order.
 
-    `note` is told what of the file does not count, once the recipe is known to be valid. Raises RecipeError:
-    InvalidRecipe, whose `problems` holds every mistake, if the file can be read at all.
+    `note` is told what of the file does not count, once the recipe is known to be valid. With `paths`, a path
+    of an unknown user or variable is a mistake too. Raises RecipeError: InvalidRecipe, whose `problems` holds
+    every mistake, if the file can be read at all.
     """
     document = read_document(Path(path))
     apply_overrides(document, overrides, Recipe)
-    recipe = _with_short_warm_up(check(document), document.notes)
+    recipe = _with_short_warm_up(check(document, Path(path).parent if paths else None), document.notes)
     if note is not None:
         for text in document.notes:
             note(text)

@@ -13,7 +13,10 @@ from pgrpo_cli.registry import nearest
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of the recipe down to a value."""
 
+MOST_PROBLEMS = 100
+"""Problems of one recipe that are worded. The others are like them, or the file is no recipe."""
 _SHOWN = 60
+_MOST_TEXT = 1000
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {dotted(self.path)}: {self.text}" if self.path else f"{self.where}: {self.text}"
-        )
+        keys = dotted(plain(str(key)) for key in self.path)
+        text = plain(self.text, _MOST_TEXT)
+        return f"{self.where}: {keys}: {text}" if keys else f"{self.where}: {text}"
 
 
 class InvalidRecipe(RecipeError):
@@ -35,7 +38,9 @@ class InvalidRecipe(RecipeError):
 
     def __init__(self, label: str, problems: Sequence[Problem], *, remedy: str | None = None) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(f"  {problem}" for problem in problems)
+        if len(problems) > MOST_PROBLEMS:
+            count = f"more than {MOST_PROBLEMS} problems; the first of them:"
+        lines = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
         super().__init__(f"{label} has {count}\n{lines}", remedy=remedy)
         self.problems = tuple(problems)
 
@@ -57,8 +62,14 @@ def show(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except ValueError:
         text = "a number too long to print"
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return plain(text)
+
+
+def plain(text: str, most: int = _SHOWN) -> str:
+    """`text` on one line and cut to a readable length; what cannot be printed is written as an escape."""
+    if len(text) > most:
+        text = f"{text[: most - 3]}..."
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def choices(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from .base import Section
+from .path_text import IS_PATH
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -21,7 +22,7 @@ def _path_or_id(name: str) -> str:
     return name
 
 
-ModelName = Annotated[str, Field(min_length=1), AfterValidator(_path_or_id)]
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_path_or_id), IS_PATH]
 """Names a pretrained model: the path of a folder or file, or the id of a hub."""
 
 

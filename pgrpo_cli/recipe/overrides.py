@@ -7,11 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 from .base import Section
-from .messages import InvalidRecipe, KeyPath, Problem, dotted
+from .messages import InvalidRecipe, KeyPath, Problem, dotted, plain
 from .shape import annotation_at, unwrap, variants
 from .yaml_lines import Document, Origin, parse
 
 _NULLS = ("", "~", "null")
+_SHOWN = 200
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], schema: type[Section]) -> None:
@@ -22,7 +23,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], schema: type[S
     if not isinstance(document.data, dict):
         return
     for override in overrides:
-        where = f"--set {override}"
+        where = f"--set {plain(override, _SHOWN)}"
         key, equals, text = override.partition("=")
         names = key.strip().split(".")
         if not equals or not all(names):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from .base import Section
+from .path_text import PathText
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -97,7 +98,7 @@ class ClusterGroups(Section):
         "as average. `tfidf`: the words of their profile's text, or of their training prompts. `embedding`: "
         "the meaning of the same texts, by `model`.",
     )
-    model: str | None = Field(
+    model: PathText | None = Field(
         None,
         min_length=1,
         description="Folder of a sentence embedding model (safetensors, no code of its own) "

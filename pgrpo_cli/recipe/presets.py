@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from .base import Section
+from .path_text import PathText
 
 UltraFeedbackAspect = Literal["instruction_following", "truthfulness", "honesty", "helpfulness"]
 HelpSteer2Attribute = Literal["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
@@ -41,13 +42,13 @@ class PublicSet(Section):
 class RatedSet(PublicSet):
     """A set with several rated answers to each prompt."""
 
-    path: str | None = Field(
+    path: PathText | None = Field(
         None,
         description="File, pattern or folder (also of `save_to_disk`) of the set, `.jsonl`, `.jsonl.gz` or "
         "`.parquet`; relative paths start at the recipe's folder. In a folder whose files are named after "
         "splits only those of a split are read. Null: the hub's.",
     )
-    eval_path: str | None = Field(None, description="Held-out prompts, where `path` is set.")
+    eval_path: PathText | None = Field(None, description="Held-out prompts, where `path` is set.")
 
 
 class UltraFeedbackSource(RatedSet):
@@ -115,7 +116,7 @@ class PrismSource(PublicSet):
     """
 
     type: Literal["prism"] = "prism"
-    path: str | None = Field(
+    path: PathText | None = Field(
         None,
         description="Folder with conversations.jsonl and survey.jsonl, relative to the recipe's. Null: the "
         "hub's.",

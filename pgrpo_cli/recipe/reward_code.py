@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from .path_text import PathText
 from .reward_base import RewardBase
 
 
@@ -23,7 +24,7 @@ class PythonReward(RewardBase):
     """
 
     type: Literal["python"] = "python"
-    file: str = Field(description="Python file; a relative path starts at the recipe's folder.")
+    file: PathText = Field(description="Python file; a relative path starts at the recipe's folder.")
     function: str = Field("reward", description="Name of the function in it, plain or `async def`.")
 
 

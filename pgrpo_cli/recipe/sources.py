@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .base import Section
 from .interactions import GoodreadsSource, MovielensSource
+from .path_text import PathText
 from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
 
 MESSAGES_COLUMNS = ("messages", "conversations")
@@ -68,11 +69,11 @@ class ColumnMapping(Section):
 class FilesSource(Section):
     """Files on this machine."""
 
-    path: str = Field(
+    path: PathText = Field(
         description="File or glob pattern; relative paths start at the recipe's folder. Files of text may be "
         "packed with gzip."
     )
-    eval_path: str | None = Field(
+    eval_path: PathText | None = Field(
         None,
         description="Held-out prompts. Null: a share of the prompts of every preference group is held out.",
     )
@@ -117,7 +118,7 @@ class DatasetsSource(ColumnMapping):
     """A data set of the Hugging Face Hub, or one saved by `save_to_disk`. Nothing of its code is run."""
 
     type: Literal["datasets"] = "datasets"
-    path: str = Field(
+    path: PathText = Field(
         description="Folder that `save_to_disk` wrote, relative to the recipe's, or OWNER/NAME of the hub."
     )
     name: str | None = Field(None, description="Configuration of the hub's data set. Null: its default.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from .messages import InvalidRecipe, KeyPath, Problem, show
+from .messages import InvalidRecipe, KeyPath, Problem, plain, show
 
 MAX_NODES = 20_000
 """Values in one document, aliases expanded."""
@@ -89,7 +89,7 @@ class Document:
     def found(self, path: KeyPath, value: Any) -> str:
         """`value` as the reader wrote it at `path`."""
         origin = self.origins.get(path)
-        return show(value) if origin is None or not origin.raw else _shorten(origin.raw)
+        return show(value) if origin is None or not origin.raw else plain(origin.raw)
 
 
 def parse(text: str, label: str, where: Callable[[int], str]) -> Document:
@@ -138,10 +138,6 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         hint = "; a recipe is one document: remove the line ---"
     context = f" {error.context}" if error.context else ""
     return f"not valid YAML: {problem}{context}{hint}"
-
-
-def _shorten(raw: str) -> str:
-    return raw if len(raw) <= 60 else f"{raw[:57]}..."
 
 
 class _Builder:

@@ -78,6 +78,12 @@ def test_what_of_the_recipe_does_not_count_goes_to_standard_error(recipe: Path, 
     assert "is cut from" not in result.stdout
 
 
+def test_paths_are_looked_at(recipe: Path) -> None:
+    result = pgrpo("validate", recipe, "--set", "model.id=~nosuchuser/model")
+    assert result.exit_code == 2
+    assert "model.id: found" in result.stderr and "there is no user 'nosuchuser'" in result.stderr
+
+
 def test_schema_is_json_alone() -> None:
     result = pgrpo("schema")
     assert json.loads(result.stdout)["title"] == "pgrpo recipe"

@@ -63,7 +63,7 @@ def judge_run(
             [(base, tuned) for _, base, tuned in pairs], lambda done: progress(done, len(pairs))
         )
     finally:
-        for sentence in usage_sentences({section.label: judge.usage()}):
+        for sentence in [*usage_sentences({section.label: judge.usage()}), *judge.complaints()]:
             on_note(sentence)
     judged = [
         JudgedPair(

@@ -23,7 +23,7 @@ from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
-from pgrpo_cli.rewards.usage import usage_sentences
+from pgrpo_cli.rewards.usage import sentences_about
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, shares_base
@@ -187,6 +187,6 @@ def evaluate_run(
         on_note=on_note,
     )
     write_result(result, subject.path)
-    for sentence in usage_sentences(rewards.usage()):
+    for sentence in sentences_about(rewards):
         on_note(sentence)
     return result

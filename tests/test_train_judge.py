@@ -132,7 +132,7 @@ def test_a_judge_that_goes_stops_the_run_which_goes_on_when_it_is_back(
     # More than half of ten; of the requests in flight, any may be the one that is told.
     assert re.search(rf"judge 'judge' at {judge.url} failed on ([6-9]|10) of the last ", result.stderr)
     assert "the last time: 503 Service Unavailable: out of memory" in result.stderr
-    assert "Put the judge right and run the same command again" in result.stderr
+    assert "right and run the same command again" in result.stderr
     assert "Traceback" not in result.stderr
     assert steps_in(folder / "run") == ["step-000002"]
     assert [line["step"] for line in metrics(folder / "run")] == [1, 2]
@@ -157,6 +157,22 @@ def test_a_judge_that_was_never_there_stops_the_run_at_its_first_step(
     assert not (tmp_path / "run" / "checkpoints").exists()
     judge.behaviour = by_length
     assert run_of(tmp_path, judge).exit_code == 0
+
+
+def test_a_judge_that_never_gives_a_score_stops_a_run_however_short(
+    tmp_path: Path, judge: JudgeServer
+) -> None:
+    judge.behaviour = lambda asked: Answer(status=400, raw=b"no such model")
+    result = run_of(tmp_path, judge, max_failure_share=1)
+    assert result.exit_code == 1
+    assert re.search(r"to any of \d+ questions: \d+ x 400 Bad Request: no such model", result.stderr)
+    assert "finished" not in result.stdout
+    assert not (tmp_path / "run" / "adapter").exists()
+    # What fails beside scores is told at the end.
+    judge.behaviour = lambda asked: "mu" if len(asked.text) % 2 else by_length(asked)
+    result = run_of(tmp_path, judge, max_failure_share=1)
+    assert result.exit_code == 0
+    assert re.search(r"judge: \d+ questions have no answer .* it said 'mu'", result.stderr)
 
 
 def test_after_a_kill_nothing_is_asked_twice(tmp_path: Path, judge: JudgeServer) -> None:

@@ -236,10 +236,10 @@ def _train(
 
 
 def note_usage(rewards: RewardSum, quiet: bool) -> None:
-    """Say what rewards such as a judge have used, also of a run that stops."""
-    from pgrpo_cli.rewards.usage import usage_sentences
+    """Say what rewards such as a judge have used, and what failed, also of a run that stops."""
+    from pgrpo_cli.rewards.usage import sentences_about
 
-    for sentence in [] if quiet else usage_sentences(rewards.usage()):
+    for sentence in [] if quiet else sentences_about(rewards):
         note(sentence)
 
 

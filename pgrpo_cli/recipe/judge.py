@@ -32,7 +32,13 @@ class JudgeSection(Section):
         {},
         description="Instructions by preference group, which the rubric has as `preference_group_rubric`.",
     )
-    max_tokens: int = Field(256, ge=1, le=1_000_000, description="Longest answer of the judge, in tokens.")
+    max_tokens: int | None = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Longest answer of the judge, in tokens; sent as `max_completion_tokens` to a server "
+        "that asks for that. Null: the server's own limit.",
+    )
     temperature: float | None = Field(
         0, ge=0, le=100, description="The judge's sampling temperature. Null: the server's own."
     )
@@ -51,7 +57,11 @@ class JudgeSection(Section):
         1, ge=1e-3, le=600, description="Seconds before the first further attempt; doubles with each one."
     )
     max_failure_share: float = Field(
-        0.5, ge=0, le=1, description="The run stops when more than this share of a window failed."
+        0.5,
+        ge=0,
+        le=1,
+        description="The run stops when more than this share of a window failed, and in any case where no "
+        "question of a step or portion, nor one before, had an answer that can be used.",
     )
     failure_window: int = Field(
         50, ge=1, le=1_000_000, description="Latest questions put to the judge of which that share is taken."

@@ -90,6 +90,19 @@ class MeteredReward(Protocol):
     def usage(self) -> Mapping[str, float]: ...
 
 
+@runtime_checkable
+class AskingReward(Protocol):
+    """A reward that asks somebody else, who may fail.
+
+    `complaints` are sentences on what has failed so far. `refuse_silence` is called after each list of
+    completions, such as a step's, and raises RewardError where nothing has come back at all.
+    """
+
+    def complaints(self) -> Sequence[str]: ...
+
+    def refuse_silence(self) -> None: ...
+
+
 def is_asynchronous(function: Callable[..., Any]) -> TypeIs[AsyncRewardFunction]:
     """Whether calling it makes a coroutine: an `async def` function, or an object with such a `__call__`."""
     # Of the type: a class is called to make an object, whatever its objects do when they are called.

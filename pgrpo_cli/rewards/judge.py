@@ -13,6 +13,7 @@ from pgrpo_cli.recipe.reward_judge import JudgeReward
 from .base import BuildContext, Completion, Score
 from .judge_access import access
 from .judge_answer import score_form
+from .judge_failures import Failures
 from .judge_rubric import Rubric
 from .judge_session import JudgeSession, usage_of
 
@@ -27,6 +28,7 @@ class Judge:
         self._rubric = Rubric(section)
         self._session: JudgeSession | None = None
         self._usage: Counter[str] = Counter()
+        self._failures = Failures(section)
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -36,10 +38,20 @@ class Judge:
         """Requests, completions scored from the cache, completions left without a score, tokens, and cost."""
         return usage_of(self._section, self._usage)
 
+    def complaints(self) -> list[str]:
+        """How many questions failed, by reason."""
+        return self._failures.sentences()
+
+    def refuse_silence(self) -> None:
+        """Raises RewardError where the judge failed and has given no score yet."""
+        self._failures.refuse_silence()
+
     async def __call__(self, completions: Sequence[Completion]) -> list[Score]:
         if self._session is None or self._session.loop is not asyncio.get_running_loop():
             form = score_form(*self._section.scale)
-            self._session = JudgeSession(self._section, form, self._cache_path, self._key, self._usage)
+            self._session = JudgeSession(
+                self._section, form, self._cache_path, self._key, self._usage, self._failures
+            )
         tasks = [asyncio.create_task(self._score(self._session, completion)) for completion in completions]
         try:
             return [await task for task in tasks]

@@ -7,12 +7,15 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+from pgrpo_cli.recipe.messages import show
 
 _LONGEST = 20_000
 """Characters of an answer that are looked at, from its end."""
 
-_NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)"
+_NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)"
 _OUT_OF = rf"(?:\s*(?:/|out of)\s*(?P<most>{_NUMBER}))?"
 _ALONE = re.compile(rf"(?P<score>{_NUMBER}){_OUT_OF}\.?", re.IGNORECASE)
 # As in `Score: 7/10` or `**Score:** 7`; not `Score: 7-8` or `Score: 7%`, which are no score of the scale.
@@ -20,11 +23,29 @@ _NAMED = re.compile(
     rf"\bscore\b[\s*_`]*(?:is|=|:)[\s*_`]*(?P<score>{_NUMBER})(?![\d.]*\d)(?!\s*(?:%|[-–]\s*\d)){_OUT_OF}",
     re.IGNORECASE,
 )
+# As in `I rate this 7 out of 10.`; not `7-8/10`, `17/10/2024`, `9/10 users`, or one in quotes, which may be
+# from the text that is judged.
+_IN_A_SENTENCE = re.compile(
+    rf"(?<![\w.,/%\-–—\"“‘'«])(?P<score>{_NUMBER})\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER})"
+    r"(?!\s*[-–—]\s*\d|[.,]\d)[*_`)\]]*"
+    r"(?=\s*(?:$|[.,;:!()\n–—-])|\s+(?:for|because|since|as|overall|due|given|in|with|but)\b)",
+    re.IGNORECASE,
+)
+# What makes such a number another one than the score, in its sentence or right before it.
+_DOUBT = re.compile(
+    r"\b(?:not?|nor|never|cannot|if|hardly|almost|nearly|than|from|below|above|under|over|least|most|up to)\b"
+    rf"|n['’]t\b|\?|(?:\b(?:on|by|since|until)|{_NUMBER}\s*(?:-|–|to|or|and))\s*$",
+    re.IGNORECASE,
+)
+_SENTENCE = 300
+"""Characters before and after a number that are looked at."""
 _THOUGHTS = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
 
 
 class Unusable(Exception):
-    """An answer that does not say what was asked; says why."""
+    """An answer that does not say what was asked; says why. `answer`: the whole of it, where it is known."""
+
+    answer = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +89,9 @@ def reminder(low: float, high: float, why: str) -> str:
 def parse_score(answer: str, low: float, high: float) -> float:
     """The score in `answer`, from `low` to `high`. Raises Unusable.
 
-    Read are JSON with the key `score` (alone, fenced, or within text), a lone number, and `Score: 7/10`; what
-    a reasoning model thought before is passed over. Several scores that differ are none.
+    Read are JSON with the key `score` (alone, fenced, or within text), a lone number, `Score: 7/10`, and
+    `7 out of 10` in a sentence that leaves no doubt; what a reasoning model thought before is passed over.
+    Several scores that differ are none.
     """
     text = after_thoughts(answer)
     found = [_number(score) for score in json_values(text, "score")] or list(_worded_scores(text, high))
@@ -84,10 +106,15 @@ def parse_score(answer: str, low: float, high: float) -> float:
 
 def after_thoughts(answer: str) -> str:
     """The answer without what a reasoning model thought before. Raises Unusable if nothing is left."""
-    text = _THOUGHTS.sub("", answer[-_LONGEST:]).strip()
+    text = without_thoughts(answer)
     if not text:
         raise Unusable("it is empty")
     return text
+
+
+def without_thoughts(answer: str) -> str:
+    """What is left of an answer after the thoughts of a reasoning model; may be empty."""
+    return _THOUGHTS.sub("", answer[-_LONGEST:]).strip()
 
 
 def json_values(text: str, name: str) -> Iterator[Any]:
@@ -111,14 +138,26 @@ def _number(value: Any) -> float:
             return float(value)
     except OverflowError:
         pass
-    raise Unusable(f"the score is {json.dumps(value)[:40]}, which is no number")
+    raise Unusable(f"the score is {show(value)}, which is no number")
 
 
 def _worded_scores(text: str, high: float) -> Iterator[float]:
     """Scores in words. Raises Unusable for one out of another number than the highest score."""
     alone = _ALONE.fullmatch(text)
-    for match in [alone] if alone else _NAMED.finditer(text):
+    found = [alone] if alone else list(_NAMED.finditer(text))
+    for match in found or _beyond_doubt(text):
         most = match["most"]
         if most is not None and float(most) != high:
             raise Unusable(f"the score is out of {most}, and the scale ends at {high:g}")
         yield float(match["score"])
+
+
+def _beyond_doubt(text: str) -> list[re.Match[str]]:
+    """The one score out of a number in running text. Raises Unusable where it may mean something else."""
+    found = list(islice(_IN_A_SENTENCE.finditer(text), 2))
+    for match in found:
+        before = re.split(r"[.!?]\s|\n", text[max(0, match.start() - _SENTENCE) : match.start()])[-1]
+        after = re.split(r"(?<=[.!?])\s|\n", text[match.end() : match.end() + _SENTENCE])[0]
+        if len(found) > 1 or _DOUBT.search(before) or _DOUBT.search(after):
+            raise Unusable(f"{match[0]!r} may mean another thing than the score")
+    return found

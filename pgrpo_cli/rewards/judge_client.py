@@ -23,44 +23,58 @@ import httpx2
 from pgrpo_cli.recipe.judge import JudgeSection
 from pgrpo_cli.seeding import derive_seed
 
+from .judge_answer import without_thoughts
+
 LONGEST_PAUSE_SECONDS = 300.0
 """A server that asks for more than that has failed."""
 _LONGEST_BACKOFF_SECONDS = 60.0
 _LONGEST_REPLY = 4 * 2**20
 _SHOWN = 300
 """Characters of a server's words that are shown."""
+_MOST_TOKENS = 10**12
+"""A server that counts more does not count."""
+_NEWER_LIMIT = "max_completion_tokens"
 _PASSING = frozenset([408, 425, 429])
 _HOPELESS = frozenset([401, 403, 404, 405])
 
 
 class RequestFailed(Exception):
-    """A request that brought no answer. Says what the server said, without the key.
+    """A request that brought no answer, for the reason `kind`; `said`: the server's words, without the key.
 
     `passing`: the same request may succeed later. `hopeless`: no request will succeed until somebody changes
     the recipe, the key or the server.
     """
 
     def __init__(
-        self, text: str, *, passing: bool = False, hopeless: bool = False, retry_after: float = 0.0
+        self,
+        kind: str,
+        said: str = "",
+        *,
+        passing: bool = False,
+        hopeless: bool = False,
+        retry_after: float = 0.0,
     ) -> None:
-        super().__init__(text)
+        super().__init__(f"{kind}: {said}" if said else kind)
+        self.kind, self.said = kind, said
         self.passing, self.hopeless, self.retry_after = passing, hopeless, retry_after
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge said. `cut_off`: it reached the limit on its tokens."""
+    """What the judge said, or thought where it said nothing. `cut_off`: it reached its limit on tokens."""
 
     text: str
     cut_off: bool
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether nothing that is sent to `host` leaves this machine."""
+    """Whether nothing that is sent to `host` leaves this machine. Names below localhost may be anywhere: they
+    are looked up as others are.
+    """
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return host == "localhost"
 
 
 class JudgeClient:
@@ -78,6 +92,7 @@ class JudgeClient:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
             trust_env=not is_this_machine(section.host),
         )
+        self._limit = "max_tokens"
         self._turn = asyncio.Semaphore(section.concurrency)
         self._resumes = 0.0
 
@@ -115,56 +130,74 @@ class JudgeClient:
 
     async def _send(self, body: Mapping[str, Any]) -> Reply:
         self._usage["calls"] += 1
+        sent = {self._limit if key == "max_tokens" else key: value for key, value in body.items()}
         try:
             async with (
                 asyncio.timeout(self._section.timeout_s),
-                self._http.stream("POST", self._url, json=body) as response,
+                self._http.stream("POST", self._url, json=sent) as response,
             ):
                 content = await _limited(response)
         except TimeoutError:
             raise RequestFailed(f"no answer within {self._section.timeout_s:g} s", passing=True) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise RequestFailed(self._shown(f"{type(error).__name__}: {error}"), passing=True) from error
+            raise RequestFailed(type(error).__name__, self._shown(str(error)), passing=True) from error
+        if response.status_code == 400 and "max_tokens" in sent and _NEWER_LIMIT.encode() in content:
+            # OpenAI's newer models know the limit by another name, which others do not.
+            self._limit = _NEWER_LIMIT
+            return await self._send(body)
         if response.status_code != 200:
             raise self._refusal(response, content)
         return self._reply(content)
 
     def _refusal(self, response: httpx2.Response, content: bytes) -> RequestFailed:
         status, said = response.status_code, self._shown(content.decode("utf-8", "replace"))
-        text = f"{status} {response.reason_phrase}: {said or 'no reason given'}"
+        kind, said = self._shown(f"{status} {response.reason_phrase}"), said or "no reason given"
         if response.is_redirect:
             where = self._shown(response.headers.get("location", "elsewhere"))
-            return RequestFailed(f"{status}: it redirects to {where}", hopeless=True)
+            return RequestFailed(str(status), f"it redirects to {where}", hopeless=True)
         pause = _retry_after(response.headers.get("retry-after"))
         if pause > LONGEST_PAUSE_SECONDS:
-            return RequestFailed(f"{text}; it asks to wait {pause:.0f} s")
+            return RequestFailed(kind, f"{said}; it asks to wait {pause:.0f} s")
         passing = status in _PASSING or status >= 500
-        return RequestFailed(text, passing=passing, hopeless=status in _HOPELESS, retry_after=pause)
+        return RequestFailed(kind, said, passing=passing, hopeless=status in _HOPELESS, retry_after=pause)
 
     def _reply(self, content: bytes) -> Reply:
         """The answer in a response of status 200; one that is no chat completion may be a passing trouble."""
         try:
             found = json.loads(content)
             choice = found["choices"][0]
-            text = choice["message"]["content"]
-            if not (text is None or isinstance(text, str)):
-                raise TypeError(f"the content is a {type(text).__name__}")
+            text = _said(choice["message"])
         except (ValueError, RecursionError, LookupError, TypeError) as error:
             said = self._shown(content.decode("utf-8", "replace"))
-            raise RequestFailed(f"its reply is no chat completion: {said}", passing=True) from error
+            raise RequestFailed("its reply is no chat completion", said, passing=True) from error
         tokens = found["usage"] if isinstance(found.get("usage"), dict) else {}
         for name, key in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")):
             count = tokens.get(key)
-            self._usage[name] += count if isinstance(count, int) and count >= 0 else 0
-        return Reply(self.without_key(text or ""), choice.get("finish_reason") == "length")
+            self._usage[name] += count if isinstance(count, int) and 0 <= count <= _MOST_TOKENS else 0
+        return Reply(self.without_key(text), choice.get("finish_reason") == "length")
 
     def without_key(self, text: str) -> str:
-        """`text` with the key blotted out, which some servers repeat."""
-        return text.replace(self._key, "***") if self._key else text
+        """`text` with the key blotted out, which some servers repeat, perhaps as it stands in JSON."""
+        for key in (self._key, (self._key or "").replace("/", "\\/")):
+            text = text.replace(key, "***") if key else text
+        return text
 
     def _shown(self, text: str) -> str:
         line = " ".join(self.without_key(text).split())
         return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """The content, or where there is none what a reasoning model thought. Raises TypeError, LookupError."""
+    parts = [message[name] for name in ("content", "reasoning_content", "reasoning") if name in message]
+    if not parts:
+        raise LookupError("content")
+    if not all(part is None or isinstance(part, str) for part in parts[:1]):
+        raise TypeError(f"the content is a {type(parts[0]).__name__}")
+    texts = [part for part in parts if isinstance(part, str)]
+    said = next((text for text in texts if without_thoughts(text)), "")
+    # JSON may hold half a surrogate pair, which neither a file nor a request has bytes for.
+    return said.encode("utf-8", "replace").decode()
 
 
 def backoff(first: float, question: str, attempt: int) -> float:

@@ -16,6 +16,7 @@ from pgrpo_cli.recipe.eval_judge import PairJudge
 from .base import BuildContext, Completion
 from .event_loop import EventLoopThread
 from .judge_access import access
+from .judge_failures import Failures
 from .judge_preference import preference_form
 from .judge_rubric import Rubric
 from .judge_session import JudgeSession, usage_of
@@ -31,6 +32,11 @@ class PairwiseJudge:
         self._section, self._cache_path, self._key = section, cache_path, api_key
         self._rubric = Rubric(section)
         self._usage: Counter[str] = Counter()
+        self._failures = Failures(section)
+
+    def complaints(self) -> list[str]:
+        """How many questions failed, by reason."""
+        return self._failures.sentences()
 
     def usage(self) -> dict[str, float]:
         """Requests, questions answered from the cache, questions left without an answer, tokens, and cost."""
@@ -44,7 +50,7 @@ class PairwiseJudge:
         """What became of each pair, in order; `progress` is told how many are done.
 
         Completions that are alike are alike: nobody is asked. Raises RewardError where the judge has failed
-        too often, or the rubric cannot be written.
+        too often or on all questions, or the rubric cannot be written.
         """
         with EventLoopThread() as loop:
             session, turn = loop.submit(self._open()).result()
@@ -53,11 +59,14 @@ class PairwiseJudge:
             for done, call in enumerate(as_completed(calls), start=1):
                 call.result()
                 progress(done)
+            self._failures.refuse_silence()
             return [call.result() for call in calls]
 
     async def _open(self) -> tuple[JudgeSession, asyncio.Semaphore]:
         """The judge at work, and a turn for pairs, or further attempts would queue behind all first ones."""
-        session = JudgeSession(self._section, preference_form(), self._cache_path, self._key, self._usage)
+        session = JudgeSession(
+            self._section, preference_form(), self._cache_path, self._key, self._usage, self._failures
+        )
         return session, asyncio.Semaphore(self._section.concurrency)
 
     async def _both_orders(

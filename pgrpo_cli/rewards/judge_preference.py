@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from pgrpo_cli.recipe.messages import show
 
 from .judge_answer import AnswerForm, Unusable, after_thoughts, json_values
 
@@ -55,5 +56,5 @@ def _share(said: Any) -> float:
     word = said.strip().lower() if isinstance(said, str) else said
     share = _SHARES.get(str(word)) if isinstance(word, int | str) and not isinstance(word, bool) else None
     if share is None:
-        raise Unusable(f'"better" is {json.dumps(said)[:40]}, which is none of 1, 2 and "tie"')
+        raise Unusable(f'"better" is {show(said)}, which is none of 1, 2 and "tie"')
     return share

@@ -35,13 +35,14 @@ class JudgeSession:
         cache_path: Path | None,
         api_key: str | None,
         usage: Counter[str],
+        failures: Failures,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._section, self._form, self._usage = section, form, usage
         self._cache = JudgeCache(cache_path) if cache_path else None
         self._client = JudgeClient(section, api_key, usage)
         self._asked: dict[str, asyncio.Task[float]] = {}
-        self._failures = Failures(section)
+        self._failures = failures
         # The end of the loop cancels its tasks: this one then closes what is open.
         self._keeper = asyncio.create_task(self._keep_open())
 
@@ -63,6 +64,7 @@ class JudgeSession:
         kept = self._cache.get(question) if self._cache else None
         if kept is not None:
             self._usage["cached"] += 1
+            self._failures.useful = True
             return kept
         task = self._asked.get(question)
         shared = task is not None
@@ -92,7 +94,8 @@ class JudgeSession:
             {"role": "user", "content": text},
         ]
         body = {**section.extra_body, "model": section.model, "messages": messages}
-        body["max_tokens"] = section.max_tokens
+        if section.max_tokens is not None:
+            body["max_tokens"] = section.max_tokens
         if section.temperature is not None:
             body["temperature"] = section.temperature
         if section.response_format is not None:
@@ -133,9 +136,15 @@ class JudgeSession:
         return reply
 
     def _read(self, reply: Reply) -> float:
-        if reply.cut_off:
-            raise Unusable(f"it was cut off at {self._section.max_tokens} tokens (max_tokens)")
-        return self._form.read(reply.text)
+        try:
+            if reply.cut_off and self._section.max_tokens is None:
+                raise Unusable("it was cut off at the server's own limit; set max_tokens")
+            if reply.cut_off:
+                raise Unusable(f"it was cut off at {self._section.max_tokens} tokens; raise max_tokens")
+            return self._form.read(reply.text)
+        except Unusable as failure:
+            failure.answer = reply.text
+            raise
 
 
 def question_id(base_url: str, body: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .base import AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
+from .base import AskingReward, AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ class RewardSum:
         """What the rewards have used since they were built, by label; only those that count it."""
         functions = {term.label: term.function for term in self.terms}
         return {name: dict(f.usage()) for name, f in functions.items() if isinstance(f, MeteredReward)}
+
+    def complaints(self) -> list[str]:
+        """Sentences on what has failed, of the rewards that ask somebody else."""
+        return [sentence for reward in self._asking() for sentence in reward.complaints()]
+
+    def refuse_silence(self) -> None:
+        """Raises RewardError where a reward that asks somebody else has had nothing back."""
+        for reward in self._asking():
+            reward.refuse_silence()
+
+    def _asking(self) -> list[AskingReward]:
+        return [term.function for term in self.terms if isinstance(term.function, AskingReward)]
 
     def total(self, scores_by_term: Sequence[Mapping[int, Score]], count: int) -> list[Score]:
         """The sum for `count` completions from each term's scores by the index of the completion."""

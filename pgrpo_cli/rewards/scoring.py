@@ -94,8 +94,8 @@ class PendingScores:
     def by_term(self, completions: Sequence[Completion]) -> list[dict[int, Score]]:
         """Each reward's own scores, by the index of the completions that it applies to.
 
-        Completions that were not added are added as one batch. Raises RewardError if a reward raises or gives
-        no number.
+        Completions that were not added are added as one batch. Raises RewardError if a reward raises, gives
+        no number, or asks somebody who has never answered.
         """
         rest = [index for index in range(len(completions)) if index not in self._added]
         self.add(rest, [completions[index] for index in rest])
@@ -104,6 +104,7 @@ class PendingScores:
         self._raise_failure()
         for done in self._calls:
             found[done.position].update(zip(done.indices, done.future.result(), strict=True))
+        self._rewards.refuse_silence()
         return found
 
     def usage(self) -> dict[str, dict[str, float]]:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .reward_sum import RewardSum
+
+
+def sentences_about(rewards: RewardSum) -> list[str]:
+    """What rewards have used, and what has failed of what they asked."""
+    return [*usage_sentences(rewards.usage()), *rewards.complaints()]
+
 
 def usage_sentences(usage: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A sentence a reward that counts what it uses and has used anything, from its counts by name."""

@@ -173,6 +173,31 @@ def test_a_judge_is_asked_and_its_scores_are_kept_in_a_run_directory(tmp_path: P
         assert "judge: calls 0, cached 1, failed 0" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Answer(raw=b'{"error": "no such model: small"}', status=400), '400 Bad Request: {"error": "no such'),
+        (Answer("7", finish_reason="length"), "cut off at 256 tokens; raise max_tokens: it said '7'"),
+        (Answer("I like it."), "it holds no score: it said 'I like it.'"),
+        (Answer(""), "it is empty"),
+    ],
+)
+def test_a_judge_that_gives_no_score_fails_with_its_words(tmp_path: Path, answer: Answer, said: str) -> None:
+    with judge_server(lambda asked: answer if "odd" in asked.text else "10") as server:
+        judge = {"type": "judge", "base_url": server.url, "model": "small", "backoff_s": 0.001}
+        recipe = write(tmp_path, judge)
+        result = pgrpo("rewards", "try", recipe, "--text", "odd")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "gave no answer that can be used to any of 1 questions: 1 x " in result.stderr
+        assert said in result.stderr
+        # One that answers some: what is missing is explained beside the table.
+        result = pgrpo("rewards", "try", recipe, "--text", "odd", "--text", "fine")
+        assert result.exit_code == 0
+        assert "no reward" in result.stdout and "total  " in result.stdout
+        assert "judge: 1 question has no answer that can be used: 1 x " in result.stderr
+        assert said in result.stderr
+
+
 def test_a_judge_that_is_not_there_is_a_message(tmp_path: Path) -> None:
     with judge_server(lambda asked: Answer(status=503, raw=b"out of memory")) as server:
         judge = {"type": "judge", "base_url": server.url, "model": "small", "backoff_s": 0.001, "retries": 0}

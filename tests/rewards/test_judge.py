@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe import templates
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.judge import Judge
-from tests.support.judge import Answer, by_length, echo, judged, missing, values
+from tests.support.judge import Answer, Asked, by_length, echo, judged, missing, values
 from tests.support.rewards import completions, scored, summed
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -128,18 +130,46 @@ WRONG = {
 
 @pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)
 def test_nonsense_twice_is_no_score_and_never_zero(serve: Any, answer: str | None) -> None:
-    server = serve(lambda a: Answer(answer))
+    server = serve(lambda a: "10" if echo(a) == "fine" else Answer(answer))
     judge = Judge(server.section(), None, None)
-    assert missing(values(judge, ["x"])) == [True]
-    assert len(server.asked) == 2
+    assert missing(values(judge, ["fine", "x"])) == [False, True]
+    assert len(server.asked) == 3
     assert judge.usage()["failed"] == 1
 
 
 def test_an_answer_cut_off_is_no_score(serve: Any) -> None:
     # It may have been about to be 10.
-    server = serve(lambda a: Answer("Score: 1", finish_reason="length"))
-    assert missing(judged(server, "x")) == [True]
-    assert "cut off at 256 tokens" in server.asked[1].body["messages"][3]["content"]
+    server = serve(lambda a: "10" if echo(a) == "fine" else Answer("Score: 1", finish_reason="length"))
+    assert missing(judged(server, "fine", "x", concurrency=1)) == [False, True]
+    assert "cut off at 256 tokens; raise max_tokens" in server.asked[2].body["messages"][3]["content"]
+
+
+def test_thoughts_are_read_where_nothing_is_said(serve: Any) -> None:
+    def answer(asked: Asked) -> Answer:
+        content, name, thoughts = json.loads(echo(asked))
+        message = {"content": content, name: thoughts}
+        return Answer(raw=json.dumps({"choices": [{"message": message}]}).encode())
+
+    found = judged(
+        serve(answer),
+        '["", "reasoning_content", "Brisk. Score: 10"]',
+        '[null, "reasoning", "{\\"score\\": 10}"]',
+        '["<think>3</think>\\n", "reasoning_content", "10"]',
+        '["1", "reasoning_content", "Score: 10"]',
+        '["", "reasoning_content", "Score: 10? No, score: 3."]',
+        '["", "reasoning_content", ["10"]]',
+        '["half a pair: \\ud83d 10/10", "reasoning_content", null]',
+    )
+    assert found[:4] == [1.0, 1.0, 1.0, 0.0]
+    assert missing(found[4:6]) == [True, True]
+    assert found[6] == 1.0
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_no_trouble(serve: Any, tmp_path: Path) -> None:
+    # In the reminder and in what is kept.
+    server = serve(lambda a: '{"score": 10, "why": "\ud83d"}' if a.is_reminder else "Hm \ud83d")
+    judge = Judge(server.section(), tmp_path / "judge.sqlite", None)
+    assert values(judge, ["x"]) == [1.0]
 
 
 def test_half_of_the_answers_may_be_nonsense(serve: Any) -> None:

@@ -1,10 +1,16 @@
 """Which answers of a judge are a score, and which are none."""
 
+import contextlib
+import json
+import re
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrpo_cli.rewards.judge_answer import Unusable, instruction, parse_score, reminder
+from pgrpo_cli.rewards.judge_preference import parse_preference
 
 SCORES = {
     '{"score": 7}': 7,
@@ -25,6 +31,10 @@ SCORES = {
     "**Score:** 7": 7,
     "The score is 8 out of 10, for its brevity.": 8,
     "score = 8, as I said: Score: 8.0.": 8,
+    "I would rate this answer 7 out of 10.": 7,
+    "It's brisk, so **7.5/10** for me.": 7.5,
+    "A few words are wasted. I give it 8 / 10 for the rest!": 8,
+    "3/4 of it is to the point. 6/10": 6,
 }
 NONSENSE = {
     "": "empty",
@@ -38,7 +48,7 @@ NONSENSE = {
     "Score: 7-8": "no score",
     "Score: 70%": "no score",
     '{"score": true}': "true, which is no number",
-    '{"score": null}': "null, which is no number",
+    '{"score": null}': "nothing (null), which is no number",
     '{"score": "high"}': "which is no number",
     '{"score": [7]}': "which is no number",
     '{"score": NaN}': "NaN, which is no number",
@@ -51,6 +61,19 @@ NONSENSE = {
     "-7": "-7 is not on the scale",
     "70/100": "out of 100, and the scale ends at 10",
     "Score: 4/5": "out of 5, and the scale ends at 10",
+    "It is not a 10/10.": "'10/10' may mean another thing",
+    "I can't give it 10/10.": "may mean another thing",
+    "Is this 7/10?": "no score",
+    "Is it 7/10 for you?": "may mean another thing",
+    "Somewhere between 7 and 8 out of 10.": "may mean another thing",
+    "7/10 for style. 3/10 for the rest.": "may mean another thing",
+    "7-8/10": "no score",
+    "17/10/2024": "no score",
+    "9/10 users would agree.": "no score",
+    'It says "10/10" of itself.': "no score",
+    "I rate it 4 out of 5.": "out of 5, and the scale ends at 10",
+    '{"score": ' + "[" * 940 + "]" * 940 + "}": "a list, which is no number",
+    '{"score": ' + '{"a":' * 400 + "1" + "}" * 401: "a mapping, which is no number",
     '{"a":' * 5000: "no score",
     "{" * 100_000: "no score",
 }
@@ -63,12 +86,55 @@ def test_a_score_is_found(answer: str, score: float) -> None:
 
 @pytest.mark.parametrize(("answer", "why"), NONSENSE.items(), ids=range(len(NONSENSE)))
 def test_nonsense_is_no_score(answer: str, why: str) -> None:
-    with pytest.raises(Unusable, match=why):
+    with pytest.raises(Unusable, match=re.escape(why)):
         parse_score(answer, 1, 10)
 
 
 def test_the_ends_of_the_scale_are_on_it() -> None:
     assert [parse_score(text, -1, 1) for text in ("-1", "1", "0", '{"score": -0.5}')] == [-1, 1, 0, -0.5]
+
+
+PIECES = st.sampled_from(
+    [
+        *("{", "}", "[", "]", '"', ":", ",", "\\", "/", "10", "7", "1e999", "9" * 5000, "-", ".", "\n"),
+        *("score", '{"score":', '{"better":', "tie", "NaN", "null", "not", " out of ", "</think>"),
+        *("[" * 900, '{"a":' * 300, "\ud83d"),
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+).map(json.dumps)
+NAMED = st.builds('{{"{}": {}}}'.format, st.sampled_from(["score", "better"]), JSON)
+
+
+def test_every_depth_that_json_reads_is_an_answer_or_unusable() -> None:
+    # Python reads about as deep as it recurses, and writes less deep.
+    for depth in range(700, 1000):
+        for name, read in (("score", lambda text: parse_score(text, 1, 10)), ("better", parse_preference)):
+            with pytest.raises(Unusable):
+                read(f'{{"{name}": {"[" * depth}{"]" * depth}}}')
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=30).map("".join) | NAMED)
+def test_any_text_and_any_json_is_an_answer_or_unusable(answer: str) -> None:
+    for read in (lambda: parse_score(answer, 1, 10), lambda: parse_preference(answer)):
+        try:
+            assert 0 <= read() <= 10
+        except Unusable as none:
+            assert len(str(none)) < 300
+
+
+@pytest.mark.parametrize(
+    "answer", ["7/10 " * 4000, "score:" + "1" * 20_000 + "%", ("7/10" + " " * 50) * 400, "7/10 x. " * 2500]
+)
+def test_a_long_answer_takes_no_time(answer: str) -> None:
+    begun = time.process_time()
+    with contextlib.suppress(Unusable):
+        parse_score(answer, 1, 10)
+    assert time.process_time() - begun < 1
 
 
 @given(st.text(), st.floats(-5, 0), st.floats(1, 5))

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_judge import JudgeReward
 from pgrpo_cli.rewards.judge import Judge
 from pgrpo_cli.rewards.judge_client import backoff
-from tests.support.judge import Answer, echo, judged, missing, values
+from tests.support.judge import Answer, Asked, echo, judged, missing, values
 from tests.support.rewards import PATIENCE, threads_left
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -137,7 +138,80 @@ def test_failures_stop_the_run_past_the_threshold(serve: Any) -> None:
         values(judge, list(map(str, range(30))))
     assert "failed on 3 of the last 8 questions (max_failure_share is 0.25 of 8)" in str(caught.value)
     assert "the last time: 400 Bad Request: overloaded" in str(caught.value)
-    assert "answers so far are kept" in str(caught.value)
+    assert "Answers are kept" in str(caught.value)
+
+
+SERVER_SAYS = '{"error": "max_tokens must be below 64"}'
+
+
+def test_a_judge_that_never_answers_usably_stops_even_a_short_run(serve: Any) -> None:
+    # One question, far below the window.
+    server = serve(lambda a: Answer(raw=SERVER_SAYS.encode(), status=400))
+    with pytest.raises(RewardError) as caught:
+        judged(server, "x", max_failure_share=1)
+    assert caught.value.message == (
+        f"judge 'judge' at {server.url} gave no answer that can be used to any of 1 questions: "
+        f"1 x 400 Bad Request: {SERVER_SAYS}"
+    )
+    assert "run the same command again" in str(caught.value.remedy)
+
+
+def test_a_judge_that_once_answered_does_not_stop_a_later_list(serve: Any) -> None:
+    server = serve(lambda a: "10" if echo(a) == "fine" else "mu")
+    judge = Judge(server.section(), None, None)
+    assert values(judge, ["fine"]) == [1.0]
+    assert missing(values(judge, ["x", "y"])) == [True, True]
+
+
+def test_failures_are_counted_by_reason_with_the_last_words(serve: Any, tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Answer | str:
+        text = echo(asked)
+        if text == "fine":
+            return "10"
+        return (
+            Answer(raw=text.encode(), status=400) if "refuse" in text else f"I like it: {text} " + "!" * 500
+        )
+
+    texts = ["fine", "refuse 1", "refuse 2", "so\n\nmuch"]
+    judge = Judge(serve(answer).section(concurrency=1), tmp_path / "judge.sqlite", "sk-key/1")
+    assert missing(values(judge, texts)) == [False, True, True, True]
+    (said,) = judge.complaints()
+    assert said.startswith(
+        "judge: 3 questions have no answer that can be used: 2 x 400 Bad Request: refuse 2; "
+        "1 x its answer cannot be used: it holds no score: it said 'I like it: so much !!!"
+    )
+    assert said.endswith("!...'") and len(said) < 600
+    # Nothing that failed is a complaint of a judge that answers.
+    fine = Judge(serve(lambda a: "10").section(), None, None)
+    values(fine, ["x"])
+    assert fine.complaints() == []
+
+
+def test_the_key_is_blotted_out_of_what_is_quoted(serve: Any) -> None:
+    def answer(asked: Asked) -> Answer | str:
+        if echo(asked) == "fine":
+            return "10"
+        if echo(asked) == "refuse":
+            return Answer(raw=rb'{"key": "sk-a\/b", "again": "sk-a/b"}', status=400)
+        return "Your key is sk-a/b"
+
+    judge = Judge(serve(answer).section(concurrency=1), None, "sk-a/b")
+    values(judge, ["fine", "refuse", "say"])
+    (said,) = judge.complaints()
+    assert "sk-a" not in said
+    assert said.count("***") == 3
+
+
+def test_a_judge_with_a_reason_for_each_failure_is_cut_short(serve: Any) -> None:
+    def answer(asked: Asked) -> str:
+        return "10" if echo(asked) == "fine" else str(100 + int(echo(asked)))
+
+    judge = Judge(serve(answer).section(concurrency=1, max_failure_share=1), None, None)
+    values(judge, ["fine", *map(str, range(60))])
+    (said,) = judge.complaints()
+    assert said.startswith("judge: 60 questions have no")
+    assert "57 x something else" in said or "x other reasons" in said
+    assert len(said) < 700
 
 
 def test_answers_without_a_score_count_as_failures(serve: Any) -> None:

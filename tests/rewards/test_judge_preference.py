@@ -37,8 +37,8 @@ NOT_SAID = {
     '{"better": 3}': "is 3, which",
     '{"better": 1.5}': "is 1.5, which",
     '{"better": true}': "is true, which",
-    '{"better": null}': "is null, which",
-    '{"better": [1]}': "is [1], which",
+    '{"better": null}': "is nothing (null), which",
+    '{"better": [1]}': "is a list, which",
     '{"better": 1} or {"better": 2}': "different things",
     "Better: 1. On second thoughts, better: tie.": "different things",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pgrpo_cli.errors import PathError, RewardError
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.judge import Judge, build_judge
 from pgrpo_cli.rewards.usage import usage_sentences
-from tests.support.judge import Answer, Asked, by_length, echo, missing, values
+from tests.support.judge import Answer, Asked, by_length, echo, judged, missing, values
 from tests.support.rewards import PATIENCE, completions, until
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -56,8 +57,8 @@ def test_what_was_asked_is_not_asked_again(serve: Any, tmp_path: Path) -> None:
 
 def test_failures_are_asked_again(serve: Any, tmp_path: Path) -> None:
     context = BuildContext(tmp_path, False, run_dir=tmp_path)
-    server = serve(lambda a: "mu")
-    assert missing(values(build_judge(server.section(), context), ["x"])) == [True]
+    server = serve(lambda a: "mu" if echo(a) == "x" else "10")
+    assert missing(values(build_judge(server.section(), context), ["x", "y"])) == [True, False]
     server.behaviour = lambda a: "10"
     assert values(build_judge(server.section(), context), ["x"]) == [1.0]
 
@@ -133,6 +134,32 @@ def priced(serve: Any, **section: Any) -> Iterator[Judge]:
     yield Judge(serve(echo).section(price_per_million_tokens=price, **section), None, None)
 
 
+LIMIT = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
+
+
+def test_a_server_that_wants_the_limit_by_another_name_gets_it(serve: Any) -> None:
+    def answer(asked: Asked) -> Answer | str:
+        return "10" if "max_tokens" not in asked.body else Answer(raw=json.dumps(LIMIT).encode(), status=400)
+
+    server = serve(answer)
+    assert judged(server, "a", "b", "c", max_tokens=9, concurrency=1) == [1.0] * 3
+    # The first request is made twice, the others know.
+    assert [asked.body.get("max_completion_tokens") for asked in server.asked] == [None, 9, 9, 9]
+    # One that takes neither is no endless loop.
+    server = serve(lambda a: Answer(raw=json.dumps(LIMIT).encode(), status=400))
+    with pytest.raises(RewardError, match=r"1 x 400 Bad Request: .*Unsupported parameter"):
+        judged(server, "x")
+    assert len(server.asked) == 2
+
+
+def test_without_a_limit_none_is_sent(serve: Any) -> None:
+    server = serve(lambda a: "10" if echo(a) == "fine" else Answer("1", finish_reason="length"))
+    judge = Judge(server.section(max_tokens=None), None, None)
+    assert missing(values(judge, ["fine", "x"])) == [False, True]
+    assert not any("max_tokens" in asked.body for asked in server.asked)
+    assert "cut off at the server's own limit; set max_tokens" in judge.complaints()[0]
+
+
 def test_tokens_cost_what_the_recipe_says(serve: Any) -> None:
     with priced(serve) as judge:
         values(judge, ["10", "1"])
@@ -145,12 +172,12 @@ def test_tokens_cost_what_the_recipe_says(serve: Any) -> None:
 
 
 def test_unusable_answers_are_paid_for_too(serve: Any) -> None:
-    judge = Judge(serve(lambda a: "mu").section(), None, None)
-    values(judge, ["x"])
-    assert judge.usage() == {"calls": 2, "cached": 0, "failed": 1, "input_tokens": 200, "output_tokens": 20}
+    judge = Judge(serve(lambda a: "10" if echo(a) == "fine" else "mu").section(), None, None)
+    values(judge, ["fine", "x"])
+    assert judge.usage() == {"calls": 3, "cached": 0, "failed": 1, "input_tokens": 300, "output_tokens": 30}
 
 
-@pytest.mark.parametrize("tokens", ['"many"', "-1", "null", "[1]", "1e3"])
+@pytest.mark.parametrize("tokens", ['"many"', "-1", "null", "[1]", "1e3", "1" + "0" * 400])
 def test_a_server_that_counts_nonsense_counts_nothing(serve: Any, tokens: str) -> None:
     raw = f'{{"choices": [{{"message": {{"content": "10"}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
     judge = Judge(serve(lambda a: Answer(raw=raw.encode())).section(), None, None)

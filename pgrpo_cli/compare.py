@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from pgrpo_cli.algo.intervals import Bootstrap
-from pgrpo_cli.errors import IncomparableError, RunError
+from pgrpo_cli.errors import EvalError, IncomparableError, RunError
 from pgrpo_cli.evaluate import Progress as Shown
 from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
@@ -56,7 +58,7 @@ def entrants_of(
     results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
     known = [result for result in results.values() if result is not None]
     if known:
-        section = EvalSection.model_validate(known[0].recipe["eval"])
+        section = _eval_section(known[0])
         for label in [label for label, result in results.items() if result is None]:
             subject = subjects[label]
             recipe = subject.recipe.model_copy(update={"eval": section})
@@ -134,6 +136,16 @@ def compare(
         pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap, users)],
         notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
     )
+
+
+def _eval_section(result: EvalResult) -> EvalSection:
+    try:
+        return EvalSection.model_validate(result.recipe.get("eval", {}))
+    except ValidationError as error:
+        raise EvalError(
+            f"the evaluation of {result.run} is of settings that this pgrpo does not have",
+            remedy="Evaluate it again: `pgrpo eval RUN --fresh`.",
+        ) from error
 
 
 def _taken(remaining: list[Entrant], label: str) -> Entrant:

@@ -123,10 +123,11 @@ def train(
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
-        history.load_state_dict(checkpoint.history_state())
-        if parts is not None:
-            parts.load_state_dict(checkpoint.part_history_state())
-        checkpoint.restore_optimizer(optimizer, policy)
+        with checkpoint.readable():
+            history.load_state_dict(checkpoint.history_state())
+            if parts is not None:
+                parts.load_state_dict(checkpoint.part_history_state())
+            checkpoint.restore_optimizer(optimizer, policy)
     done = checkpoint.step if checkpoint else 0
 
     rows, keep = (history_rows(history), all_part_rows(parts)), recipe.train.keep_checkpoints

@@ -87,12 +87,15 @@ def _longest_prompt(run: RunDirectory, recipe: Recipe) -> int | None:
     from pgrpo_cli.data.prepared import load_prepared, read_manifest
 
     manifest = read_manifest(run.path)
-    if manifest is None or manifest["data"] != recipe.data.model_dump(mode="json"):
+    if manifest is None or manifest.get("data") != recipe.data.model_dump(mode="json"):
         return None
     model = recipe.model.model_dump(mode="json")
-    if any(manifest["model"][key] != model[key] for key in ("id", "chat_template_kwargs", "system_prompt")):
+    found = manifest.get("model")
+    if not isinstance(found, dict) or any(
+        found.get(key) != model[key] for key in ("id", "chat_template_kwargs", "system_prompt")
+    ):
         return None
-    return max(len(prompt.input_ids) for prompt in load_prepared(run.path, "train"))
+    return max((len(prompt.input_ids) for prompt in load_prepared(run.path, "train")), default=None)
 
 
 def _measured_paths(run: RunDirectory, device: Device) -> Any:

@@ -82,6 +82,7 @@ def train(
 ) -> None:
     """Train the adapter, or go on with a run that was interrupted."""
     from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.state.checkpoint import finished_adapter
     from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 
     loaded = load_recipe(recipe, overrides or (), note)
@@ -89,6 +90,8 @@ def train(
     run = RunDirectory(next_free(path) if fresh else path)
     if run.finished:
         claim(run, loaded, recipe.parent)
+        for problem in finished_adapter(run):
+            note(f"warning: {problem}")
         emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
         return
     with locked(run), stop_on_interrupt() as stop_requested:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,20 +22,24 @@ from typing import Any
 
 from pgrpo_cli.errors import DataError
 
+from .manifest import (
+    CLUSTERS,
+    MANIFEST,
+    MANIFEST_VERSION,
+    OURS,
+    PREPARE_AGAIN,
+    REJECTED,
+    SPLITS,
+    read_manifest,
+    sha256,
+    verify,
+)
 from .records import PreparedPrompt, RejectedRow
+from .strict_json import parse_json
 
-MANIFEST = "manifest.json"
-REJECTED = "rejected.jsonl"
-CLUSTERS = "preference_groups.json"
-MANIFEST_VERSION = 2
-SPLITS = ("train", "eval")
 # Beside data/: the new data while they are written, the old ones while they are replaced.
 NEXT = ".data-next"
 PREVIOUS = ".data-previous"
-_OURS = re.compile(
-    rf"({'|'.join(SPLITS)})(/(data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json))?"
-    rf"|{re.escape(MANIFEST)}|{re.escape(REJECTED)}|{re.escape(CLUSTERS)}"
-)
 
 
 def write_prepared(
@@ -61,7 +65,7 @@ def write_prepared(
         text = json.dumps(clusters) + "\n"
         (target / CLUSTERS).write_text(text, encoding="utf-8", newline="\n")
     hashes = {
-        path.relative_to(target).as_posix(): _sha256(path)
+        path.relative_to(target).as_posix(): sha256(path)
         for path in sorted(target.rglob("*"))
         if path.is_file()
     }
@@ -103,7 +107,7 @@ def publish(run_dir: Path) -> None:
 
 def _refuse_foreign(data: Path) -> None:
     for path in sorted(data.rglob("*")):
-        if not _OURS.fullmatch(path.relative_to(data).as_posix()):
+        if not OURS.fullmatch(path.relative_to(data).as_posix()):
             raise DataError(
                 f"{path} is not prepared data, and would be removed with the data that are to be replaced",
                 remedy=f"Move it out of {data}, which belongs to the run.",
@@ -125,39 +129,6 @@ def recover(run_dir: Path) -> None:
             os.rename(previous, data)
 
 
-def read_manifest(run_dir: Path) -> dict[str, Any] | None:
-    """The manifest of data/, or None where nothing is prepared. Raises DataError where it cannot be read."""
-    path = run_dir / "data" / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["version"]
-        if version == MANIFEST_VERSION and isinstance(manifest["files"], dict) and manifest["data_hash"]:
-            return dict(manifest)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy=_PREPARE_AGAIN) from error
-    raise DataError(f"{path} has version {version}, known is {MANIFEST_VERSION}", remedy=_PREPARE_AGAIN)
-
-
-def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
-    """Compare the files of data/ whose names start with `under` with the manifest. Raises DataError."""
-    for name, expected in manifest["files"].items():
-        if not name.startswith(under):
-            continue
-        path = run_dir / "data" / name
-        try:
-            found = _sha256(path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}", remedy=_PREPARE_AGAIN) from error
-        if found != expected:
-            raise DataError(
-                f"{path} is not what `pgrpo prepare` wrote: "
-                f"its SHA-256 begins with {found[:12]}, the manifest has {expected[:12]}",
-                remedy=_PREPARE_AGAIN,
-            )
-
-
 def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
     """The prompts of `train` or `eval`, in the order written. Raises DataError if missing or changed."""
     manifest = read_manifest(run_dir)
@@ -166,25 +137,35 @@ def load_prepared(run_dir: Path, split: str) -> list[PreparedPrompt]:
             f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
         )
     verify(run_dir, manifest, under=f"{split}/")
-    # `datasets` writes an empty set as no file at all, and cannot read that back.
-    if not any(name.startswith(f"{split}/") and name.endswith(".arrow") for name in manifest["files"]):
-        return []
-    import datasets
-
-    table = datasets.load_from_disk(str(run_dir / "data" / split)).to_dict()
-    names = ("prompt_id", "preference_group", "prompt", "input_ids", "columns", "messages")
-    users = table.get(_USERS, [None] * len(table["prompt_id"]))
-    return [
-        PreparedPrompt(
-            prompt_id, group, prompt, tuple(input_ids), json.loads(columns), tuple(json.loads(messages)), user
-        )
-        for prompt_id, group, prompt, input_ids, columns, messages, user in zip(
-            *(table[name] for name in names), users, strict=True
-        )
-    ]
+    files = [run_dir / "data" / name for name in sorted(manifest["files"]) if name.startswith(f"{split}/")]
+    try:
+        return [prompt for file in files if file.suffix == ".arrow" for prompt in _prompts(file)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"the prepared data in {run_dir / 'data' / split} cannot be read: {error}", remedy=PREPARE_AGAIN
+        ) from error
 
 
-_PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data anew."
+def _prompts(path: Path) -> Iterator[PreparedPrompt]:
+    """The rows of an Arrow file. `datasets` would read whatever its own files beside it name."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
+        for row in (row for batch in batches for row in batch.to_pylist()):
+            prompt = PreparedPrompt(
+                row["prompt_id"],
+                row["preference_group"],
+                row["prompt"],
+                tuple(map(operator.index, row["input_ids"])),
+                dict(parse_json(row["columns"])),
+                tuple(map(dict, parse_json(row["messages"]))),
+                row.get(_USERS),
+            )
+            if not all(
+                isinstance(t, str) for t in (prompt.prompt_id, prompt.preference_group, prompt.prompt)
+            ):
+                raise ValueError(f"a row of {path.name} is no prompt")
+            yield prompt
 
 
 def _write_rows(path: Path, rejected: Sequence[RejectedRow]) -> None:
@@ -282,11 +263,6 @@ def _quiet(datasets: Any) -> Iterator[None]:
     finally:
         if not was_disabled:
             datasets.enable_progress_bars()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -14,30 +14,32 @@ written, or deleted, its name begins with a dot.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pgrpo_cli import __version__
-from pgrpo_cli.errors import CheckpointError, RunError
+from pgrpo_cli.data.strict_json import read_json
+from pgrpo_cli.errors import CheckpointError, PgrpoError, RunError
 from pgrpo_cli.model.policy import Policy
 
+from .checksums import CHECKSUMS, OURS, damage, write_checksums
 from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
 from .run import RunDirectory
 
 _ADAPTER_BEING_WRITTEN = ".adapter.tmp"
-_OURS = re.compile(
-    r"(adapter_model|optimizer|(part_)?history)\.safetensors|(adapter_config|(part_)?history|trainer|checksums)\.json"
-)
 _NAME = re.compile(r"step-[0-9]+")
-_NEEDED = ("history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_NEEDED = (*_ADAPTER, "history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,22 @@ class Checkpoint:
 
     path: Path
     step: int
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Turn what goes wrong with its contents, although their checksums hold, into a CheckpointError."""
+        try:
+            yield
+        except PgrpoError:
+            raise
+        except (
+            OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError
+        ) as error:  # fmt: skip
+            raise CheckpointError(
+                f"checkpoint {self.path} cannot be gone on from: {type(error).__name__}: {error}",
+                remedy="Move that folder away and run the same command again: it goes on from the one "
+                "before.",
+            ) from error
 
     def history_state(self) -> dict[str, Any]:
         """What `RewardHistory.load_state_dict` takes."""
@@ -57,7 +75,7 @@ class Checkpoint:
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
         """Load the optimizer's state; parameters are matched by name."""
-        scalars = json.loads((self.path / "trainer.json").read_text())["optimizer_scalars"]
+        scalars = read_json(self.path / "trainer.json")["optimizer_scalars"]
         state: dict[int, dict[str, Any]] = {}
         index_of = {name: i for i, name in enumerate(policy.trainable)}
         for key, tensor in load_file(self.path / "optimizer.safetensors").items():
@@ -120,7 +138,7 @@ def _drop_old(run: RunDirectory, keep: int) -> None:
     A kill in between leaves none half deleted.
     """
     for path in _by_step(run)[:-keep]:
-        if any(not _OURS.fullmatch(entry.name) for entry in path.iterdir()):
+        if any(not OURS.fullmatch(entry.name) for entry in path.iterdir()):
             continue
         hidden = path.with_name(f".{path.name}.old")
         path.rename(hidden)
@@ -145,8 +163,7 @@ def _write(
         folder / "trainer.json",
         {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars},
     )
-    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
-    write_json(folder / "checksums.json", sums)
+    write_checksums(folder)
     sync_tree(folder)
 
 
@@ -156,7 +173,7 @@ def _save_history(state: dict[str, Any], folder: Path, name: str) -> None:
 
 
 def _load_history(folder: Path, name: str) -> dict[str, Any]:
-    settings = json.loads((folder / f"{name}.json").read_text())
+    settings = read_json(folder / f"{name}.json")
     return {**settings, "columns": load_file(folder / f"{name}.safetensors")}
 
 
@@ -180,13 +197,14 @@ def _sort_config(path: Path) -> None:
 
 
 def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
-    """Put the finished adapter and its model card into `adapter/`, in one rename."""
+    """Put the finished adapter, its checksums and its model card into `adapter/`, in one rename."""
     temporary = run.path / _ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             save_adapter(policy, temporary)
+            write_checksums(temporary)
             atomic_write(temporary / "README.md", model_card)
             sync_tree(temporary)
             if run.adapter.exists():
@@ -195,6 +213,22 @@ def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.path)
+
+
+def finished_adapter(run: RunDirectory) -> list[str]:
+    """Compare adapter/ with its checksums; returns a sentence where it is older than they are.
+
+    Raises CheckpointError where it was changed.
+    """
+    if not (run.adapter / CHECKSUMS).exists():
+        return [f"{run.adapter} was written by an older pgrpo, without checksums: it cannot be verified"]
+    problem = damage(run.adapter, _ADAPTER)
+    if problem is not None:
+        raise CheckpointError(
+            f"the adapter {run.adapter} is damaged ({problem})",
+            remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
+        )
+    return []
 
 
 def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
@@ -235,16 +269,13 @@ def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
 
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None for one that is whole."""
+    problem = damage(path, _NEEDED)
+    if problem is not None:
+        return problem
     try:
-        sums = json.loads((path / "checksums.json").read_text())
-        for name, expected in {**dict.fromkeys(_NEEDED), **sums}.items():
-            if _sha256(path / name) != expected:
-                return f"{name} has changed"
-        step = json.loads((path / "trainer.json").read_text())["step"]
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        step = read_json(path / "trainer.json")["step"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return f"checksums.json is unreadable: {error}"
+        return f"trainer.json is unreadable: {error!r}"
     return None if step == _step_of(path) else f"it is that of step {step}"
 
 
@@ -258,11 +289,6 @@ def _by_step(run: RunDirectory) -> list[Path]:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _optimizer_state(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,36 @@ def rewind_curve(run: RunDirectory, step: int) -> set[int]:
 
 def read_curve(run: RunDirectory) -> list[CurvePoint]:
     """Step, preference group, mean reward and number of prompts, in order; empty without a curve."""
-    path = curve_path(run)
-    records = read_metrics(path) if path.is_file() else []
     return [
         (record["step"], group, numbers["mean"], numbers["n"])
-        for record in records
+        for record in _records(run)
         for group, numbers in record["groups"].items()
     ]
 
 
 def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
     """By step the mean reward of each prompt, by preference group; empty without a curve, or one without."""
-    path = curve_path(run)
-    records = read_metrics(path) if path.is_file() else []
+    records = _records(run)
     if not all("prompts" in numbers for record in records for numbers in record["groups"].values()):
         return {}
     return {
         record["step"]: {group: numbers["prompts"] for group, numbers in record["groups"].items()}
         for record in records
     }
+
+
+def _records(run: RunDirectory) -> list[dict[str, Any]]:
+    """The lines of the curve, up to the first that is none."""
+    path = curve_path(run)
+    return list(takewhile(_is_curve_record, read_metrics(path))) if path.is_file() else []
+
+
+def _is_curve_record(record: Mapping[str, Any]) -> bool:
+    groups = record.get("groups")
+    return isinstance(groups, dict) and all(
+        isinstance(numbers, dict)
+        and isinstance(numbers.get("mean"), int | float)
+        and isinstance(numbers.get("n"), int)
+        and isinstance(numbers.get("prompts", {}), dict)
+        for numbers in groups.values()
+    )

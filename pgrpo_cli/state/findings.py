@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.report.diagnosis import Finding
 
 from .files import write_json
@@ -17,8 +17,10 @@ Key = tuple[str, str | None, str | None]
 def read_said(run: RunDirectory) -> list[dict[str, Any]]:
     """The findings said so far, in order, each with its `step`; none where the file is missing or damaged."""
     try:
-        found = json.loads(run.findings_path.read_text(encoding="utf-8"))
-        return [entry for entry in found if _key(entry)]
+        found = read_json(run.findings_path)
+        if isinstance(found, list) and all(isinstance(part, str | None) for e in found for part in _key(e)):
+            return found
+        return []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

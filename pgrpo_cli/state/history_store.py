@@ -6,13 +6,15 @@ SQLite in WAL mode: readers look on while a run writes. A step is one transactio
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import CheckpointError, RunError
 
 from .files import explained
@@ -90,10 +92,12 @@ class HistoryStore:
         with self._usable():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_SECONDS)
             try:
+                _refuse_programs(self._db)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 # A checkpoint is durable once it has its name; the steps up to it must be so before.
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.executescript(_SCHEMA)
+                _refuse_other_tables(self._db)
             except BaseException:
                 self._db.close()
                 raise
@@ -172,39 +176,36 @@ class HistoryStore:
 
 def read_groups(path: Path) -> list[GroupRow]:
     """The statistics of all preference groups, most seen first. Works while a run writes."""
-    rows = _query(path, "SELECT * FROM preference_groups ORDER BY n DESC, preference_group")
-    return [GroupRow(*row) for row in rows]
+    return _rows_of(GroupRow, path, "FROM preference_groups ORDER BY n DESC, preference_group")
 
 
 def read_parts(path: Path) -> dict[str, list[PartRow]]:
     """The statistics of every part by preference group, of a run that normalizes each part by itself."""
     found: dict[str, list[PartRow]] = {}
-    for row in _query(path, "SELECT * FROM preference_group_parts ORDER BY preference_group, part"):
-        found.setdefault(row[0], []).append(PartRow(*row))
+    for row in _rows_of(PartRow, path, "FROM preference_group_parts ORDER BY preference_group, part"):
+        found.setdefault(row.preference_group, []).append(row)
     return found
 
 
 def read_curves(path: Path) -> list[tuple[int, str, float, int]]:
     """(step, preference group, mean reward, completions scored) for every step and preference group in it."""
-    return _query(  # type: ignore[return-value]
+    points = _query(
         path,
         "SELECT step, preference_group, avg(reward), count(reward) FROM completions WHERE reward IS NOT NULL "
         "GROUP BY step, preference_group ORDER BY step, preference_group",
     )
+    _refuse_other_types(path, points, (int, str, float, int))
+    return points  # type: ignore[return-value]
 
 
 def read_completions(path: Path, *, preference_group: str | None = None) -> list[dict[str, Any]]:
     """Scored completions in order of training, as dictionaries with decoded parts."""
     where = "" if preference_group is None else " WHERE preference_group = ?"
     parameters: Sequence[str] = () if preference_group is None else (preference_group,)
-    columns = ", ".join(ScoredCompletion.__dataclass_fields__)
-    rows = _query(
-        path, f"SELECT {columns} FROM completions{where} ORDER BY step, prompt, generation", parameters
+    rows = _rows_of(
+        ScoredCompletion, path, f"FROM completions{where} ORDER BY step, prompt, generation", parameters
     )
-    return [
-        {**dict(zip(ScoredCompletion.__dataclass_fields__, row, strict=True)), "parts": json.loads(row[6])}
-        for row in rows
-    ]
+    return [{**vars(row), "parts": decode_parts(row.parts)} for row in rows]
 
 
 def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[GroupRow]]:
@@ -212,20 +213,63 @@ def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[Gr
     preference groups. Earlier completions are not read. Works while a run writes.
     """
     latest = "FROM completions WHERE step > (SELECT max(step) FROM completions) - ?"
-    columns = ", ".join(ScoredCompletion.__dataclass_fields__)
-    completions = _query(path, f"SELECT {columns} {latest} ORDER BY step, prompt, generation", (steps,))
-    groups = _query(
+    completions = _rows_of(ScoredCompletion, path, f"{latest} ORDER BY step, prompt, generation", (steps,))
+    groups = _rows_of(
+        GroupRow,
         path,
-        "SELECT * FROM preference_groups WHERE preference_group IN "
+        "FROM preference_groups WHERE preference_group IN "
         f"(SELECT preference_group {latest}) ORDER BY preference_group",
         (steps,),
     )
-    return [ScoredCompletion(*row) for row in completions], [GroupRow(*row) for row in groups]
+    return completions, groups
 
 
 def encode_parts(parts: Mapping[str, float]) -> str:
     """Reward parts as JSON text; NaN becomes null."""
     return json.dumps({k: None if v != v else v for k, v in parts.items()}, sort_keys=True)
+
+
+def decode_parts(text: str) -> dict[str, float | None]:
+    """What `encode_parts` wrote. Raises RunError where it is something else."""
+    try:
+        parts = parse_json(text)
+        if all(value is None or isinstance(value, int | float) for value in parts.values()):
+            return dict(parts)
+    except (ValueError, AttributeError):
+        pass
+    raise RunError(
+        f"history.sqlite is damaged: {text[:80]!r} stands for the parts of a reward", remedy=_NOT_OURS
+    )
+
+
+_NOT_OURS = (
+    "Is it the history.sqlite of a run, as that wrote it? `pgrpo train` makes a new one if it is moved away."
+)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+}
+R = TypeVar("R", ScoredCompletion, GroupRow, PartRow)
+
+
+def _rows_of(row: type[R], path: Path, rest: str, parameters: Sequence[Any] = ()) -> list[R]:
+    """The rows that `SELECT` with the columns of `row` and the `rest` gives, of the types that it names."""
+    columns = {field.name: _TYPES[str(field.type)] for field in fields(row)}
+    found = _query(path, f"SELECT {', '.join(columns)} {rest}", parameters)
+    _refuse_other_types(path, found, tuple(columns.values()))
+    return [row(*values) for values in found]
+
+
+def _refuse_other_types(
+    path: Path, rows: Iterable[tuple[Any, ...]], types: Sequence[type | tuple[type, ...]]
+) -> None:
+    """SQLite stores what it is given, whatever the type of the column."""
+    for row in rows:
+        for value, expected in zip(row, types, strict=True):
+            if not isinstance(value, expected) or (isinstance(value, float) and not math.isfinite(value)):
+                raise RunError(f"{path} is damaged: {str(value)[:80]!r} stands in a row", remedy=_NOT_OURS)
 
 
 def _query(path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -245,11 +289,27 @@ def _query(path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[A
     except sqlite3.DatabaseError as error:
         if "no such table" in str(error):
             return []
-        raise RunError(
-            f"{path} cannot be read: {error}", remedy="Is it the history.sqlite of a run?"
-        ) from error
+        raise RunError(f"{path} cannot be read: {error}", remedy=_NOT_OURS) from error
+
+
+def _refuse_other_tables(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where tables have other columns or rules than those of the schema."""
+    with closing(sqlite3.connect(":memory:")) as new:
+        new.executescript(_SCHEMA)
+        expected = new.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+    unique = db.execute("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE UNIQUE%'").fetchone()
+    if unique or not set(expected) <= set(db.execute("SELECT name, sql FROM sqlite_master")):
+        raise sqlite3.DatabaseError("its tables are not those of a run")
+
+
+def _refuse_programs(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError for a file with views or triggers: a stranger's could run for ever."""
+    found = db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone()
+    if found:
+        raise sqlite3.DatabaseError("it holds the {} {!r}, and a run writes none".format(*found))
 
 
 def _rows(uri: str, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_SECONDS)) as db:
+        _refuse_programs(db)
         return db.execute(sql, parameters).fetchall()

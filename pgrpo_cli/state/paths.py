@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
+from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.model.policy import Paths
 
@@ -32,16 +32,19 @@ def write_paths(run: RunDirectory, paths: Paths, device: torch.device) -> None:
 def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
     """What was measured; None where nothing was, or on another kind of device. Raises CheckpointError."""
     try:
-        record: dict[str, Any] = json.loads(run.paths_path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(run.paths_path)
         if record["device"] != device.type:
             return None
-        dtype = record["rollout_dtype"]
+        name, reason = record["rollout_dtype"], record["reason"]
+        dtype = None if name is None else getattr(torch, name)
+        if not isinstance(dtype, torch.dtype | None) or not isinstance(reason, str | None):
+            raise TypeError(f"rollout_dtype {name!r}, reason {reason!r}")
         return Paths(
             shared_prefix=bool(record["shared_prefix"]),
             packed=bool(record["packed"]),
             graphs=bool(record["graphs"]),
-            reason=record["reason"],
-            rollout_dtype=None if dtype is None else getattr(torch, dtype),
+            reason=reason,
+            rollout_dtype=dtype,
         )
     except FileNotFoundError:
         return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.report.types import EVAL_VERSION, EvalResult
 
@@ -45,13 +45,13 @@ def kept_results(run: RunDirectory) -> Iterator[EvalResult]:
 def read_result(path: Path) -> EvalResult:
     """One evaluation. Raises EvalError if the file is missing, damaged, or of another version."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise EvalError(f"{path}: there is no such evaluation", remedy="Run `pgrpo eval` first.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise EvalError(f"{path} cannot be read: {error}", remedy=_AGAIN) from error
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         version = content["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise EvalError(f"{path} is damaged: it holds no evaluation", remedy=_AGAIN) from error
@@ -61,8 +61,31 @@ def read_result(path: Path) -> EvalResult:
             remedy="Use the pgrpo that wrote it, or evaluate again with `pgrpo eval ... --fresh`.",
         )
     try:
-        return EvalResult.model_validate(content)
+        result = EvalResult.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise EvalError(f"{path} is damaged: {where}: {first['msg']}", remedy=_AGAIN) from error
+    contradiction = _contradiction(result)
+    if contradiction is not None:
+        raise EvalError(f"{path} is damaged: {contradiction}", remedy=_AGAIN)
+    return result
+
+
+def _contradiction(result: EvalResult) -> str | None:
+    """What in an evaluation does not go with the rest of it, which its readers take for granted."""
+    groups = set(result.groups)
+    if not groups:
+        return "groups: there are none"
+    for field, names in (
+        ("details", set(result.details)),
+        ("kept.groups", set(result.kept.groups)),
+        ("rows", {row.preference_group for row in result.rows}),
+    ):
+        if names != groups:
+            return f"{field}: other preference groups than in groups"
+    if {row.prompt_id for row in result.rows} != set(result.prompts):
+        return "rows: other prompts than in prompts"
+    if not all(isinstance(result.recipe.get(section, {}), dict) for section in ("eval", "model")):
+        return "recipe: its sections are none"
+    return None if isinstance(result.recipe.get("seed", 0), int) else "recipe.seed: it is no number"

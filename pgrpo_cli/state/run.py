@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgrpo_cli.data.prepared import recover
+from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved, load_resolved
 from pgrpo_cli.recipe.schema import Recipe
@@ -89,10 +89,20 @@ class RunDirectory:
     @property
     def recipe_dir(self) -> Path:
         """Where the recipe's relative paths start: the folder of the file that the run was made from."""
+        origin = self.path / "origin.json"
         try:
-            return Path(json.loads((self.path / "origin.json").read_text(encoding="utf-8"))["recipe_dir"])
-        except (FileNotFoundError, ValueError, KeyError):
+            found = read_json(origin)["recipe_dir"]
+            if isinstance(found, str) and "\0" not in found:
+                return Path(found)
+        except FileNotFoundError:
             return self.path
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise RunError(
+            f"{origin} is damaged: it does not say where the recipe's relative paths start",
+            remedy="Give the recipe itself with --run-dir, whose folder is that place. Or remove the file: "
+            "they start at the run's directory then.",
+        )
 
     def recipe(self) -> Recipe:
         """The recipe that the run belongs to. Raises RunError if there is none."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.diagnosis.view import (
     RECENT_STEPS,
@@ -17,7 +17,7 @@ from pgrpo_cli.report.diagnosis.view import (
     TrainingPrompts,
 )
 
-from .history_store import GroupRow, ScoredCompletion, read_latest
+from .history_store import GroupRow, ScoredCompletion, decode_parts, read_latest
 from .run import RunDirectory
 from .runlog import read_metrics
 
@@ -80,7 +80,7 @@ def _columns(rows: list[ScoredCompletion]) -> Completions:
         prompts=[row.prompt for row in rows],
         preference_groups=[row.preference_group for row in rows],
         rewards=[row.reward for row in rows],
-        parts=[json.loads(row.parts) for row in rows],
+        parts=[decode_parts(row.parts) for row in rows],
         lengths=[row.length for row in rows],
         texts=[row.text for row in rows],
     )
@@ -93,7 +93,7 @@ def _past(row: GroupRow) -> PastRewards:
 def _training_prompts(run: RunDirectory) -> TrainingPrompts:
     """Counts from the manifest of the prepared data; empty where it cannot be read: others say why."""
     try:
-        manifest = json.loads((run.data / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(run.data / "manifest.json")
         groups = manifest["preference_groups"]
         return TrainingPrompts({str(name): int(counts["train"]) for name, counts in groups.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

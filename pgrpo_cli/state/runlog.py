@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
+from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.training import LogSection
 
 from .files import atomic_write, explained
+
+_LARGEST = 1e300
+"""No number of a run comes near it; whole ones beyond would be no floating-point numbers."""
 
 
 class Tracker(Protocol):
@@ -59,10 +64,10 @@ class RunLog:
         """Drop the lines after `step`, and from one that a kill cut short; returns the steps left."""
         if not self._path.exists():
             return set()
-        kept = [record for record in read_metrics(self._path) if record["step"] <= step]
+        kept = [(record["step"], line) for line, record in _lines(self._path) if record["step"] <= step]
         with explained(str(self._path)):
-            atomic_write(self._path, b"".join(map(_line, kept)))
-        return {record["step"] for record in kept}
+            atomic_write(self._path, b"".join(line + b"\n" for _, line in kept))
+        return {of_line for of_line, _ in kept}
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -70,16 +75,29 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl up to the first line that is none, such as one that a kill cut short."""
-    records = []
+    """The records of metrics.jsonl up to the first line that is none, such as one that a kill cut short.
+
+    Whatever a record holds, and what that holds, is a number or null.
+    """
+    return [record for _, record in takewhile(lambda found: _numeric(found[1]), _lines(path))]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line with its record, up to the first that is no record of a step."""
     for line in path.read_bytes().split(b"\n"):
         try:
-            record = json.loads(line)
-            int(record["step"])
+            record = parse_json(line)
+            if type(record["step"]) is not int:
+                return
         except (ValueError, TypeError, KeyError):
-            break
-        records.append(record)
-    return records
+            return
+        yield line, record
+
+
+def _numeric(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_numeric, value.values()))
+    return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST)
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -17,7 +17,7 @@ from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
-from .checkpoint import checkpoint_at, latest_checkpoint
+from .checkpoint import checkpoint_at, finished_adapter, latest_checkpoint
 from .results import read_result, result_path
 from .run import RunDirectory
 
@@ -146,7 +146,7 @@ def has_tasks(recipe: Recipe, kept: EvalResult | None) -> bool:
 
 def shares_base(header: Header, other: Header) -> bool:
     """Whether the base model's completions are the same in evaluations with these headers."""
-    precision = header.recipe["model"] == other.recipe["model"]
+    precision = header.recipe["model"] == other.recipe.get("model")
     return precision and _equal(header, other, (*_SETTINGS, "versions"))
 
 
@@ -164,7 +164,7 @@ def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
 
 def _newest_adapter(run: RunDirectory, recipe: Recipe) -> tuple[int, Path, list[str]]:
     if run.finished:
-        return recipe.train.steps, run.adapter, []
+        return recipe.train.steps, run.adapter, finished_adapter(run)
     checkpoint, warnings = latest_checkpoint(run)
     if checkpoint is None:
         raise RunError(f"{run.path} has nothing trained yet", remedy="Train it first with `pgrpo train`.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pgrpo_cli.state.checksums import write_checksums
 from tests.support.training import files_in, go_on, metrics, outcome, pgrpo, steps_in, tables
 
 
@@ -50,6 +51,49 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert newest.with_name("step-000006.damaged-1").is_dir()
     shutil.rmtree(newest.with_name("step-000006.damaged-1"))
     assert outcome(folder / "run") == outcome(folder / "whole")
+
+
+def test_a_flipped_byte_in_a_finished_adapter_is_found(folder: Path) -> None:
+    run = folder / "whole"
+    flip_a_byte(run / "adapter" / "adapter_model.safetensors")
+    for words in (
+        ("train", folder / "tiny.yaml", "--run-dir", run), ("eval", run), ("compare", run, folder / "run"),
+    ):  # fmt: skip
+        result = pgrpo(*words)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"{run / 'adapter'} is damaged (adapter_model.safetensors has changed)" in result.stderr
+    (run / "adapter").rename(folder / "away")
+    again = pgrpo("train", folder / "tiny.yaml", "--run-dir", run)
+    assert again.stdout.startswith("resumed from step 6\n")
+    assert pgrpo("train", folder / "tiny.yaml", "--run-dir", run).exit_code == 0
+
+
+def test_an_adapter_without_checksums_is_used_with_a_warning(folder: Path) -> None:
+    run = folder / "whole"
+    (run / "adapter" / "checksums.json").unlink()
+    for words in (
+        ("train", folder / "tiny.yaml", "--run-dir", run),
+        ("eval", run, "--set", "eval.num_completions=1"),
+    ):
+        result = pgrpo(*words)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.count("without checksums: it cannot be verified") == 1
+
+
+def test_a_checkpoint_that_holds_something_else_is_a_message(folder: Path) -> None:
+    newest = folder / "run" / "checkpoints" / "step-000006"
+    (newest / "trainer.json").write_text('{"step": 6, "optimizer_scalars": {"no": {}}}')
+    write_checksums_of(newest)
+    result = go_on(folder)
+    assert result.exit_code == 1
+    assert f"checkpoint {newest} cannot be gone on from" in result.stderr
+    shutil.rmtree(newest)
+    assert go_on(folder).exit_code == 0
+
+
+def write_checksums_of(folder: Path) -> None:
+    (folder / "checksums.json").unlink()
+    write_checksums(folder)
 
 
 def test_damaged_checkpoints_do_not_push_out_whole_ones(folder: Path) -> None:

@@ -176,6 +176,7 @@ def test_others_may_read_the_adapter(setup: Setup) -> None:
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "checksums.json",
     ]
     assert (setup.run.adapter / "README.md").read_text() == "# card\n"
 

@@ -32,7 +32,20 @@ def test_what_is_said_is_not_new(tmp_path: Path) -> None:
     assert entries[1]["says"] == "says é." and entries[1]["numbers"] == {"n": 1.5}
 
 
-@pytest.mark.parametrize("content", [b"", b"[{", b"3", b'[{"rule": "a"}]', b"\xff", b"[4]", b"null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[{",
+        b"3",
+        b'[{"rule": "a"}]',
+        b"\xff",
+        b"[4]",
+        b"null",
+        b'[{"rule": ["a"], "preference_group": null, "part": null}]',
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_file_is_no_memory(content: bytes, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.findings_path.write_bytes(content)

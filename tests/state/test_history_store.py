@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from pgrpo_cli.errors import RunError
+from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.state.history_store import (
     GroupRow,
     HistoryStore,
@@ -14,6 +14,8 @@ from pgrpo_cli.state.history_store import (
     read_completions,
     read_curves,
     read_groups,
+    read_latest,
+    read_parts,
 )
 from tests.support.processes import CONTEXT
 
@@ -135,3 +137,60 @@ def test_what_is_no_store(tmp_path):
     (tmp_path / "history.sqlite").write_text("something else entirely" * 100)
     with pytest.raises(RunError, match="cannot be read"):
         read_groups(tmp_path / "history.sqlite")
+
+
+READERS = {
+    "groups": read_groups,
+    "parts": read_parts,
+    "curves": read_curves,
+    "completions": read_completions,
+    "latest": lambda path: read_latest(path, 10),
+}
+TAMPERED = {
+    "another column": ("DROP TABLE preference_groups; CREATE TABLE preference_groups (a)", "groups"),
+    "text for a number": ("UPDATE preference_groups SET mean = 'high'", "groups"),
+    "bytes for a name": ("UPDATE preference_groups SET preference_group = x'00'", "groups"),
+    "a fraction of a step": ("UPDATE preference_groups SET last_step = 2.5", "groups"),
+    "infinity": ("UPDATE preference_groups SET mean = 9e999", "groups"),
+    "text for a step": ("UPDATE completions SET step = 'x' WHERE step = 3 AND generation = 0", "curves"),
+    "no text": ("UPDATE completions SET text = NULL", "latest"),
+    "text for a length": ("UPDATE completions SET length = 'long'", "completions"),
+    "a table for ever": (
+        "DROP TABLE completions; CREATE VIEW completions AS WITH RECURSIVE r(step) AS "
+        "(SELECT 1 UNION ALL SELECT step + 1 FROM r) SELECT step FROM r",
+        "curves",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sql", "reader"), TAMPERED.values(), ids=TAMPERED)
+def test_what_no_run_has_stored_is_a_message(path, sql, reader):
+    with sqlite3.connect(path) as db:
+        db.executescript(sql)
+    with pytest.raises(RunError, match=r"history\.sqlite (is damaged|cannot be read)"):
+        READERS[reader](path)
+
+
+@pytest.mark.parametrize("parts", ["", "{", "[]", '{"a": "x"}', '{"a": [1]}', "[" * 100_000])
+def test_parts_of_a_reward_that_are_none_are_a_message(path, parts):
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE completions SET parts = ?", (parts,))
+    with pytest.raises(RunError, match="stands for the parts of a reward"):
+        read_completions(path)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE completions; CREATE TABLE completions (step INTEGER)",
+        "DROP TABLE preference_groups; CREATE TABLE preference_groups (a CHECK (a > 0))",
+        "CREATE TRIGGER t AFTER INSERT ON completions BEGIN DELETE FROM completions; END",
+        "CREATE UNIQUE INDEX i ON preference_groups (prompts)",
+        "DROP TABLE completions; CREATE VIEW completions AS SELECT 1",
+    ],
+)
+def test_a_run_writes_into_its_own_tables_only(path, sql):
+    with sqlite3.connect(path) as db:
+        db.executescript(sql)
+    with pytest.raises(CheckpointError, match=r"history\.sqlite cannot be used: .*run"):
+        HistoryStore(path)

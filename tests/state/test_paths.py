@@ -31,7 +31,7 @@ def test_a_run_without_a_record_is_measured_anew(tmp_path):
     assert read_paths(RunDirectory(tmp_path), CPU) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}', "[" * 100_000])
 def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
     (tmp_path / "paths.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"paths\.json is damaged") as refusal:
@@ -39,9 +39,12 @@ def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
     assert "Delete it" in refusal.value.remedy
 
 
-def test_an_unknown_dtype_is_damage(tmp_path):
+@pytest.mark.parametrize(
+    "wrong", [{"rollout_dtype": "float17"}, {"rollout_dtype": "nn"}, {"rollout_dtype": 3}, {"reason": []}]
+)
+def test_an_unknown_dtype_or_reason_is_damage(tmp_path, wrong):
     write_paths(RunDirectory(tmp_path), Paths(), CPU)
     record = json.loads((tmp_path / "paths.json").read_text())
-    (tmp_path / "paths.json").write_text(json.dumps({**record, "rollout_dtype": "float17"}))
+    (tmp_path / "paths.json").write_text(json.dumps({**record, **wrong}))
     with pytest.raises(CheckpointError):
         read_paths(RunDirectory(tmp_path), CPU)

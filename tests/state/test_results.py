@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +77,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         read_result(tmp_path / "eval" / "step-000001.json")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": []}', '"text"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": []}', '"text"', "[" * 100_000])
 def test_a_damaged_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "step-000001.json"
     path.write_text(content)
@@ -91,6 +93,28 @@ def test_a_damaged_field_is_named(tmp_path: Path) -> None:
     content["groups"]["calm"]["base"]["n"] = "many"
     path.write_text(json.dumps(content))
     with pytest.raises(EvalError, match=r"groups\.calm\.base\.n: Input should be a valid integer"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda found: found["details"].pop("calm"), "details: other preference groups than in groups"),
+        (lambda found: found["kept"]["groups"].pop("calm"), "kept.groups: other preference groups"),
+        (lambda found: found["rows"][0].update(preference_group="no"), "rows: other preference groups"),
+        (lambda found: found["rows"][0].update(prompt_id="no"), "rows: other prompts than in prompts"),
+        (lambda found: found["recipe"].update(eval=[]), "recipe: its sections are none"),
+        (lambda found: found["recipe"].update(seed="x"), "recipe.seed: it is no number"),
+    ],
+)
+def test_what_contradicts_the_rest_is_damage(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], why: str
+) -> None:
+    _, path = saved(tmp_path)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(EvalError, match=why):
         read_result(path)
 
 

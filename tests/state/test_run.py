@@ -72,3 +72,14 @@ def test_a_file_is_no_run(tmp_path: Path) -> None:
 def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="it has no recipe"):
         RunDirectory(tmp_path).recipe()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"recipe_dir": 3}', '{"recipe_dir": "a\\u0000b"}', "["])
+def test_a_damaged_origin_is_a_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "origin.json").write_text(text)
+    with pytest.raises(RunError, match=r"origin\.json is damaged"):
+        _ = RunDirectory(tmp_path).recipe_dir
+
+
+def test_without_an_origin_paths_start_at_the_run(tmp_path: Path) -> None:
+    assert RunDirectory(tmp_path).recipe_dir == tmp_path

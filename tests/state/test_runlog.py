@@ -80,7 +80,20 @@ def test_steps_that_are_left_are_returned(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [b'{"step": 2, "a": "\xc3', b"[2]", b"2", b'{"loss": 2}', b'{"step": null}', b""]
+    "broken",
+    [
+        b'{"step": 2, "a": "\xc3',
+        b"[2]",
+        b"2",
+        b'{"loss": 2}',
+        b'{"step": null}',
+        b"",
+        b'{"step": "2"}',
+        b'{"step": 2.0}',
+        b'{"step": true}',
+        b'{"step": 2, "loss": NaN}',
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_record_ends_the_log(tmp_path, broken):
     path = tmp_path / "metrics.jsonl"
@@ -88,6 +101,18 @@ def test_what_is_no_record_ends_the_log(tmp_path, broken):
     assert read_metrics(path) == [{"step": 1}]
     assert RunLog(path).rewind(3) == {1}
     assert path.read_bytes() == b'{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "value", ['"x"', "[]", '{"a": "x"}', '{"n": {"mean": []}}', "1e300", "1" + "0" * 400]
+)
+def test_a_record_of_anything_but_numbers_is_not_read_and_not_lost(tmp_path, value):
+    path = tmp_path / "metrics.jsonl"
+    content = f'{{"step": 1}}\n{{"step": 2, "loss": {value}}}\n{{"step": 3}}\n'.encode()
+    path.write_bytes(content)
+    assert read_metrics(path) == [{"step": 1}]
+    assert RunLog(path).rewind(3) == {1, 2, 3}
+    assert path.read_bytes() == content
 
 
 def test_a_name_with_a_line_separator_stays_in_its_line(tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import MANIFEST_VERSION
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.checksums import write_checksums
 from pgrpo_cli.state.run import RunDirectory, claim
 
 from .recipes import changed
@@ -31,6 +31,7 @@ def make_run(
     (run.data / "manifest.json").write_text(json.dumps(manifest))
     if adapter is not None:
         _write_adapter(run.adapter, adapter)
+        write_checksums(run.adapter)
     return run
 
 
@@ -41,8 +42,7 @@ def add_checkpoint(run: RunDirectory, step: int, content: str) -> Path:
     (folder / "trainer.json").write_text(json.dumps({"step": step}))
     for name in ("history.json", "history.safetensors", "optimizer.safetensors"):
         (folder / name).touch()
-    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-    (folder / "checksums.json").write_text(json.dumps(sums))
+    write_checksums(folder)
     return folder
 
 

@@ -1,0 +1,50 @@
+"""checksums.json: the SHA-256 of the files beside it, by which a changed folder is told from a whole one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pgrpo_cli.data.strict_json import read_json
+
+from .files import write_json
+
+CHECKSUMS = "checksums.json"
+# What a checkpoint or an adapter holds. A list that names anything else would have us read it.
+OURS = re.compile(
+    r"(adapter_model|optimizer|(part_)?history)\.safetensors"
+    r"|(adapter_config|(part_)?history|trainer|checksums)\.json"
+)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write those of all files in `folder` but a model card, which users may change."""
+    sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "README.md"}
+    write_json(folder / CHECKSUMS, sums)
+
+
+def damage(folder: Path, needed: Iterable[str]) -> str | None:
+    """What is wrong with a folder that must hold `needed`, as half a sentence; None for one that is whole."""
+    try:
+        sums = read_json(folder / CHECKSUMS)
+        if not isinstance(sums, dict):
+            return f"{CHECKSUMS} is unreadable: it holds no object"
+        for name in sums:
+            if not OURS.fullmatch(name):
+                return f"{CHECKSUMS} names {name!r}, which is no file of it"
+        for name, expected in {**dict.fromkeys(needed), **sums}.items():
+            if sha256(folder / name) != expected:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS} is unreadable: {error}"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -196,7 +196,8 @@ def train(
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
-    finish_adapter(run, policy, model_card(recipe, history))
+    own_template = None if recipe.model.chat_template is None else policy.tokenizer.chat_template
+    finish_adapter(run, policy, model_card(recipe, history), chat_template=own_template)
 
 
 def personalized_advantages(

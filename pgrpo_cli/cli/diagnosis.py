@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ class DiagnosingObserver:
             self._said = record_said(self._run, self._said, new, step)
 
     def _sentence(self, finding: Finding, step: int) -> str:
-        pointer = "" if self._pointed else f" (pgrpo doctor {self._run.path} repeats it)"
+        path = shlex.quote(str(self._run.path))
+        pointer = "" if self._pointed else f" (pgrpo doctor {path} repeats it)"
         self._pointed = True
         return f"{finding.severity}: step {step}: {finding.says} {finding.remedy}{pointer}"
 

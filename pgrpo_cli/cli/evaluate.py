@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -121,7 +122,8 @@ def evaluate(
     told(f"Report: {subject.page}")
     told(f"Completions: {table_path(subject.path)}")
     if not subject.chosen:
-        told(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {subject.run.path}")
+        path = shlex.quote(str(subject.run.path))
+        told(f"Next: open it in a browser, or compare runs with pgrpo compare OTHER_RUN {path}")
 
 
 def compare(

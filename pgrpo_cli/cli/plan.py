@@ -92,7 +92,8 @@ def _longest_prompt(run: RunDirectory, recipe: Recipe) -> int | None:
     model = recipe.model.model_dump(mode="json")
     found = manifest.get("model")
     if not isinstance(found, dict) or any(
-        found.get(key) != model[key] for key in ("id", "chat_template_kwargs", "system_prompt")
+        found.get(key) != model[key]
+        for key in ("id", "chat_template", "chat_template_kwargs", "system_prompt")
     ):
         return None
     return max((len(prompt.input_ids) for prompt in load_prepared(run.path, "train")), default=None)

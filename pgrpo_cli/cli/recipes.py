@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -102,7 +103,7 @@ def copy_recipe(
     emit(f"{target}")
     if (data := sample_data(source)) is not None:
         _copy_data(data, target.parent / data.name)
-    note(f"Next: pgrpo train {target}")
+    note(f"Next: {shlex.join(['pgrpo', 'train', str(target)])}")
 
 
 def _copy_data(source: Path, target: Path) -> None:

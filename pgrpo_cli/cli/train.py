@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
@@ -113,7 +114,7 @@ def train(
             raise Interrupted(message, remedy=f"Go on with: {command}") from stop
     emit(f"finished: the adapter is in {run.adapter}")
     if not quiet:
-        note(f"Next: pgrpo eval {run.path}")
+        note(f"Next: {shlex.join(['pgrpo', 'eval', str(run.path)])}")
 
 
 def groups(
@@ -255,7 +256,6 @@ def _train_command(
     allowed_hosts: Collection[str] = (),
 ) -> str:
     """The command that trains this run, or goes on with it."""
-    import shlex
 
     words = ["pgrpo", "train", str(recipe)]
     if run.path != default_run_dir(loaded):

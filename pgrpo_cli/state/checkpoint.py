@@ -196,8 +196,13 @@ def _sort_config(path: Path) -> None:
     write_json(path, {**config, **ordered})
 
 
-def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
-    """Put the finished adapter, its checksums and its model card into `adapter/`, in one rename."""
+def finish_adapter(
+    run: RunDirectory, policy: Policy, model_card: str, *, chat_template: str | None = None
+) -> None:
+    """Put the finished adapter, its checksums and its model card into `adapter/`, in one rename.
+
+    `chat_template`: one that is not the base model's own and goes with the adapter.
+    """
     temporary = run.path / _ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -206,6 +211,8 @@ def finish_adapter(run: RunDirectory, policy: Policy, model_card: str) -> None:
             save_adapter(policy, temporary)
             write_checksums(temporary)
             atomic_write(temporary / "README.md", model_card)
+            if chat_template is not None:
+                atomic_write(temporary / "chat_template.jinja", chat_template)
             sync_tree(temporary)
             if run.adapter.exists():
                 aside(run.adapter, "replaced")

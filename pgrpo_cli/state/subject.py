@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -158,7 +159,8 @@ def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
         lines = "\n".join(f"  {key}: {a!r} in the run, {b!r} in the recipe" for key, a, b in differing)
         raise RunError(
             f"{run.path} was made by a different recipe; these keys differ:\n{lines}",
-            remedy=f"Only `eval` may differ. `pgrpo eval {run.path}` takes the run's own recipe.",
+            remedy=f"Only `eval` may differ. `pgrpo eval {shlex.quote(str(run.path))}` takes the run's "
+            "own recipe.",
         )
 
 

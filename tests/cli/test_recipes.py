@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,13 @@ def test_a_copied_recipe_is_valid(tmp_path: Path) -> None:
     result = pgrpo("recipes", "copy", "smoke", target)
     assert (result.exit_code, result.stdout) == (0, f"{target}\n")
     assert pgrpo("validate", target).exit_code == 0
+
+
+def test_the_command_to_go_on_with_can_be_pasted(tmp_path: Path) -> None:
+    target = tmp_path / "my recipe;.yaml"
+    result = pgrpo("recipes", "copy", "smoke", target)
+    command = next(line for line in result.stderr.splitlines() if line.startswith("Next: "))
+    assert shlex.split(command.removeprefix("Next: ")) == ["pgrpo", "train", str(target)]
 
 
 def test_copying_into_a_folder_keeps_the_name(tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ def test_a_run_from_start_to_end(recipe: Path) -> None:
     ]  # fmt: skip
 
 
+def test_commands_to_go_on_with_can_be_pasted_whatever_the_path(recipe: Path) -> None:
+    run = recipe.parent / "a run; here"
+    template = "{{ messages[0].content }}:"
+    result = trained(recipe, run, "--set", "train.steps=1", "--set", f"model.chat_template={template!r}")
+    command = next(line for line in result.stderr.splitlines() if line.startswith("Next: "))
+    assert shlex.split(command.removeprefix("Next: ")) == ["pgrpo", "eval", str(run)]
+    assert (run / "adapter" / "chat_template.jinja").read_text() == template
+
+
 def test_quiet_prints_the_result_only(recipe: Path) -> None:
     run = recipe.parent / "run"
     result = trained(recipe, run, "--quiet")

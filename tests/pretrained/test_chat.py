@@ -106,8 +106,6 @@ def test_what_the_template_refuses_is_a_problem():
     [
         "{{ 'a' * 10**9 }}",
         "{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}",
-        "{{ 9 ** (9 ** 9) }}",
-        "{% set n = namespace(t='a' * 100) %}{% for i in range(99) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
     ],
 )
 def test_a_template_that_takes_too_much_is_stopped_and_blamed(template):

@@ -19,6 +19,7 @@ from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.checkpoint import (
     finish_adapter,
+    finished_adapter,
     latest_checkpoint,
     rewind_checkpoints,
     save_checkpoint,
@@ -179,6 +180,12 @@ def test_others_may_read_the_adapter(setup: Setup) -> None:
         "checksums.json",
     ]
     assert (setup.run.adapter / "README.md").read_text() == "# card\n"
+
+
+def test_a_chat_template_of_the_recipes_goes_with_the_adapter(setup: Setup) -> None:
+    finish_adapter(setup.run, setup.policy, "# card\n", chat_template="{{ messages }}")
+    assert (setup.run.adapter / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert finished_adapter(setup.run) == []
 
 
 def test_going_on_sets_aside_what_is_later_and_removes_what_was_begun(setup: Setup) -> None:

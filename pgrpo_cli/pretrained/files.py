@@ -18,6 +18,11 @@ _AGAIN = "Copy or download the file again."
 def check_settings(at: Location, names: Iterable[str] = SETTINGS) -> Path:
     """The folder of the model; its files of those names are whole, where it has them. Raises ModelError."""
     folder = at.files()
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{at.where}: {folder} has an adapter_config.json: transformers would load that adapter, unseen",
+            remedy="Merge the adapter into the model, or remove that file.",
+        )
     if at.gguf_file:
         _check_gguf(at, folder / at.gguf_file)
         return folder
@@ -25,11 +30,6 @@ def check_settings(at: Location, names: Iterable[str] = SETTINGS) -> Path:
         raise ModelError(
             f"{at.where}: the folder {folder} has no {CONFIG}",
             remedy="Give a folder that transformers' save_pretrained wrote, or a .gguf file.",
-        )
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{at.where}: {folder} has an adapter_config.json: transformers would load that adapter, unseen",
-            remedy="Merge the adapter into the model, or remove that file.",
         )
     for name in names:
         if (folder / name).is_file():

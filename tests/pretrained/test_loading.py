@@ -219,6 +219,10 @@ def test_an_adapter_in_the_folder_is_not_loaded_unseen(copied):
     folder = copied("policy")
     (folder / "adapter_config.json").write_text("{}")
     assert "adapter_config.json" in refused("policy", folder)
+    save_gguf(folder / "model.gguf")
+    section = ModelSection(id=str(folder / "model.gguf"))
+    with pytest.raises(ModelError, match=r"has an adapter_config\.json"):
+        load_base_model(section, folder, CPU)
 
 
 def test_a_configuration_cannot_name_a_kernel_of_the_hub(copied):

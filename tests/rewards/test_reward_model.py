@@ -181,6 +181,19 @@ def test_an_output_that_does_not_exist_lists_those_that_do(pair: Path) -> None:
         built(pair, output=2)
 
 
+def test_a_text_with_a_token_that_has_no_embedding_is_named(chat: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(chat, tmp_path / "more"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    function = built(folder)
+    assert values(function, "yes") == pytest.approx(values(built(chat), "yes"))
+    with pytest.raises(RewardError, match=r"special token '<image>', number 258, .* has 258 rows"):
+        values(function, "an <image> here")
+
+
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
     random_model(RandomModel()).save_pretrained(tmp_path / "causal")
     random_tokenizer().save_pretrained(tmp_path / "causal")

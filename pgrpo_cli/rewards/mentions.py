@@ -8,6 +8,7 @@ brackets or a line of its own, or (a word) be capitalised inside a sentence.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from .text import fold
 from .titles import ARTICLES, YEAR, Title, fold_ampersand, is_common
 
 _OPENING, _CLOSING = "\"'“‘«„*_「『《", "\"'”’»*_」』》"
+_BEFORE = f"([{_OPENING}"
 _ARTICLE_BEFORE = re.compile(rf"(?<!\w)(?:{ARTICLES})(?:(?<=['’])|\s+)[{_OPENING}]*$", re.IGNORECASE)
 _AFTER = re.compile(
     rf"(?:,\s*(?:{ARTICLES})(?!\w))?[.!?…)\]]*(?P<closing>[{_CLOSING}]*)"
@@ -23,17 +25,19 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _MARKER = r"(?:[-*•–—>#+]+|\(?\d{1,3}[.):])[^\S\n]+"
-_ITEM_START = re.compile(rf"(?:^|\n)[^\S\n]*(?P<marker>{_MARKER})?[(\[{_OPENING}]*$")
+_ITEM_START = re.compile(rf"[^\S\n]*(?P<marker>{_MARKER})?[(\[{_OPENING}]*$")
 _LINE_END = re.compile(rf"[{_CLOSING}.,!?)\]]*[^\S\n]*(?:\n|$)")
 _ITEM_END = re.compile(rf"[{_CLOSING}]*[^\S\n]*(?:[-–—:;,.|(]|\n|$)")
-_SENTENCE_START = re.compile(rf"(?:^|[.!?…:\n])[\s(\[{_OPENING}]*$")
+_SENTENCE_ENDS = ".!?…:\n"
 _LIST_ITEM = re.compile(rf"(?m)^[^\S\n]*{_MARKER}\S")
-_SEPARATOR = re.compile(r"[,;\n](?:\s*(?:and|or)(?!\w))?|(?<!\w)(?:and|or)(?!\w)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[,;\n](?:\s{0,20}(?:and|or)(?!\w))?|(?<!\w)(?:and|or)(?!\w)", re.IGNORECASE)
 _QUOTATION = re.compile(
     r"“([^”\n]{1,120})”|\"([^\"\n]{1,120})\"|«([^»\n]{1,120})»|‘([^’\n]{1,120})’"
     r"|\*{1,3}([^*\n]{1,120})\*{1,3}|(?<!\w)_([^_\n]{1,120})_(?!\w)|(?<!\w)'([^'\n]{1,120})'(?!\w)"
 )
 _MOST_WORDS_OF_A_TITLE = 8
+_LONGEST_ITEM_START = 60
+"""Characters of indentation, marker and quotes before the first word of a list item."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Mention:
 
 
 def find_mentions(text: str, titles: Sequence[Title], *, ignore_year: bool = False) -> list[Mention]:
-    """The mentions of `titles` in a text, in order.
+    """The mentions of `titles` in a text, in order. The time it takes grows as the text does.
 
     Where matches overlap, the longest is taken. A mention beside which stands a year names titles of that
     year, or without one, only; one without a year names every title so called.
@@ -78,8 +82,10 @@ def find_mentions(text: str, titles: Sequence[Title], *, ignore_year: bool = Fal
         for match in title.pattern.finditer(folded.folded):
             spans.setdefault(folded.raw_span(*match.span()), []).append(index)
     taken: list[tuple[int, int]] = []
+    covered = bytearray(len(text))
     for start, end in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
-        if all(end <= other_start or other_end <= start for other_start, other_end in taken):
+        if covered.find(1, start, end) < 0:
+            covered[start:end] = b"\1" * (end - start)
             taken.append((start, end))
     mentions = []
     for start, end in sorted(taken):
@@ -97,7 +103,7 @@ def _named(text: str, start: int, end: int, titles: dict[int, Title], ignore_yea
     year = after["bracketed"] or after["bare"]
     outer = article.start() if article else start
     apart = _set_apart(text, outer, start, end, after)
-    if not (apart or _reads_as_title(text, start, end, text[:outer])):
+    if not (apart or _reads_as_title(text, start, end, outer)):
         return frozenset()
     return frozenset(
         index
@@ -113,7 +119,9 @@ def _set_apart(text: str, outer: int, start: int, end: int, after: re.Match[str]
     marked = any(place > 0 and text[place - 1] in _OPENING for place in (start, outer))
     if marked and after["closing"]:
         return True
-    item = _ITEM_START.search(text, max(0, text.rfind("\n", 0, outer)), outer)
+    line = text.rfind("\n", max(0, outer - _LONGEST_ITEM_START), outer) + 1
+    near = line > 0 or outer < _LONGEST_ITEM_START
+    item = _ITEM_START.match(text, line, outer) if near else None
     if item is None:
         return False
     ending = _ITEM_END if item["marker"] else _LINE_END
@@ -121,8 +129,8 @@ def _set_apart(text: str, outer: int, start: int, end: int, after: re.Match[str]
     return any(ending.match(text, place) for place in (after.end(), end))
 
 
-def _reads_as_title(text: str, start: int, end: int, before: str) -> bool:
-    """Whether the match is a title in running text."""
+def _reads_as_title(text: str, start: int, end: int, outer: int) -> bool:
+    """Whether the match is a title in running text; `outer` is where its article starts."""
     found = text[start:end]
     words = re.findall(r"\w+", fold_ampersand(found))
     if len(words) > 1:
@@ -131,17 +139,29 @@ def _reads_as_title(text: str, start: int, end: int, before: str) -> bool:
         return not found[0].islower()
     titled = len(found) > 1 and found[0].isupper() and found[1:].islower()
     contracted = text[end : end + 1] in ("'", "’")
-    return titled and not contracted and _SENTENCE_START.search(before) is None
+    return titled and not contracted and not _begins_a_sentence(text, outer)
+
+
+def _begins_a_sentence(text: str, place: int) -> bool:
+    """Whether only spaces, brackets and quotes are between the place and the end of a sentence before it."""
+    while place > 0 and text[place - 1] != "\n" and (text[place - 1].isspace() or text[place - 1] in _BEFORE):
+        place -= 1
+    return place == 0 or text[place - 1] in _SENTENCE_ENDS
 
 
 def outside_quotations(text: str, mentions: Sequence[Mention], titles: Sequence[Title]) -> list[Mention]:
     """The mentions but for pieces of a quoted title: “The Matrix Reloaded” names no Matrix."""
     quoted = _quoted_titles(text)
+    starts = [start for start, _, _ in quoted]
     kept = []
     for mention in mentions:
-        around = [content for start, end, content in quoted if start <= mention.start < end]
-        if all(any(_is_whole(titles[i], content) for i in mention.titles) for content in around):
-            kept.append(mention)
+        # Quotations do not overlap: the last one that starts before a mention may be around it.
+        index = bisect_right(starts, mention.start) - 1
+        if index >= 0 and mention.start < quoted[index][1]:
+            content = quoted[index][2]
+            if not any(_is_whole(titles[i], content) for i in mention.titles):
+                continue
+        kept.append(mention)
     return kept
 
 

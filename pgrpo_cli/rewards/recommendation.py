@@ -64,7 +64,8 @@ class RecommendationFunction:
     def _place_without_candidates(self, text: str, targets: list[Title]) -> int | None:
         mentions = find_mentions(text, targets, ignore_year=self.section.ignore_year)
         mentions = outside_quotations(text, mentions, targets)
-        return min((place(text, mention) for mention in mentions), default=None)
+        # Mentions are in order, and so are their places.
+        return place(text, mentions[0]) if mentions else None
 
     def _titles(self, completion: Completion, column: str, setting: str) -> list[Title]:
         titles = []

@@ -41,7 +41,7 @@ def build_from_entry_point(
         return known[name].load()(**options), named
     except (Exception, SystemExit) as error:
         raise RecipeError(
-            f"{where}: building {named} raised {type(error).__name__}: {error}",
+            f"{where}: building {named} raised {type(error).__name__}: {str(error)[:500]}",
             remedy="Check `options` against the plug-in's documentation.",
         ) from error
 

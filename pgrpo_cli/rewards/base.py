@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 
+LARGEST = 1e150
+"""A reward, and the sum of rewards, is at most of this size: the square of a larger one is infinite."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer with what a reward may know about it.
@@ -88,6 +92,13 @@ class MeteredReward(Protocol):
     """A reward that counts what it uses, such as requests and tokens; the counts only grow."""
 
     def usage(self) -> Mapping[str, float]: ...
+
+
+@runtime_checkable
+class ExplainsItself(Protocol):
+    """A reward that may know why it raised: how to mend it, or None."""
+
+    def explained(self, error: BaseException, completions: Sequence[Completion]) -> str | None: ...
 
 
 @runtime_checkable

@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pgrpo_cli.errors import PgrpoError, RewardError
 
-from .base import AsyncRewardFunction, Completion, RewardFunction, Score, refuse_coroutine
+from .base import (
+    LARGEST,
+    AsyncRewardFunction,
+    Completion,
+    ExplainsItself,
+    RewardFunction,
+    Score,
+    refuse_coroutine,
+)
 from .reward_sum import Term
+from .user_code import definition_of, described, place_of, written
 
 # What a reward may raise that is reported as its failure. An exit is one too: it would end the run without a
 # word, or take the event loop down with it.
@@ -60,9 +70,11 @@ def raised_error(
         else f"but not when called again with each completion alone; the first of {len(completions)}: "
         f"{_where(completions[0])}"
     )
+    hint = term.function.explained(error, completions) if isinstance(term.function, ExplainsItself) else None
+    place = place_of(error) or definition_of(getattr(term.function, "function", None))
     return RewardError(
-        f"reward {term.label!r} raised {type(error).__name__}: {error}; {where}",
-        remedy="Correct the reward, or let it return NaN for completions that it cannot score.",
+        f"reward {term.label!r} raised {described(error)}; {where}" + (f"\n  {place}" if place else ""),
+        remedy=hint or "Correct the reward, or let it return NaN for completions that it cannot score.",
     )
 
 
@@ -113,7 +125,7 @@ def _checked(term: Term, scores: Sequence[Score], completions: Sequence[Completi
 def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
     if not isinstance(score, Score):
         raise RewardError(
-            f"reward {term.label!r} returned {score!r} where a Score was due; {_where(completion)}",
+            f"reward {term.label!r} returned {written(score)} where a Score was due; {_where(completion)}",
             remedy="Return pgrpo_cli.rewards.Score(value, parts) for each completion.",
         )
     value = _as_reward(score.value, term.label, completion)
@@ -128,18 +140,19 @@ def _finite_score(term: Term, score: Score, completion: Completion) -> Score:
 
 
 def _as_reward(value: Any, label: str, completion: Completion) -> float:
-    """`value` as a float, NaN allowed. Raises RewardError for infinities, texts and other non-numbers."""
+    """`value` as a float, NaN allowed. Raises RewardError for what is no number, or too large a one."""
     number: float | None = None
     if not isinstance(value, str | bytes):
-        try:
+        # What a number's own code raises is no number either.
+        with suppress(Exception):
             number = float(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError):
-            number = None
-    if number is None or math.isinf(number):
+    if number is None or abs(number) > LARGEST:
+        kind = "no finite number" if number is None or math.isinf(number) else "too large"
         raise RewardError(
-            f"reward {label!r} returned {value!r} ({type(value).__name__}), which is no finite number; "
+            f"reward {label!r} returned {written(value)} ({type(value).__name__}), which is {kind}; "
             f"{_where(completion)}",
-            remedy="Return a number, or NaN where a completion cannot be scored.",
+            remedy=f"Return a number of at most {LARGEST:g}, since squares are summed, or NaN where a "
+            "completion cannot be scored.",
         )
     return number
 

@@ -18,6 +18,8 @@ from pgrpo_cli.recipe.reward_code import PythonReward
 from pgrpo_cli.registry import nearest
 
 from .base import BuildContext, Completion, Score, is_asynchronous, refuse_coroutine
+from .neighbours import Neighbours
+from .user_code import described, place_of, written
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class _Function:
 
     Prompts and completions are texts. The columns are those of the data rows, each as a list with an entry a
     completion (None where a row lacks it), and always `preference_group` and `prompt_id`. None means NaN.
+    While it is called it may import what lies beside its file, as the file itself may.
     """
 
     function: Callable[..., Any]
+    neighbours: Neighbours
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -38,19 +42,31 @@ class _Function:
     def value_range(self) -> None:
         return None
 
+    def explained(self, error: BaseException, completions: Sequence[Completion]) -> str | None:
+        """Whether the calling convention may be what went wrong."""
+        said = str(error) if isinstance(error, TypeError | AttributeError) else ""
+        if "'str' object" in said or "string ind" in said:
+            return "`prompts` and `completions` are lists of texts here, not of messages with `content`."
+        if place_of(error) is None and "argument" in said:
+            named = ", ".join(f"{name}=[...]" for name in _arguments(completions))
+            return f"It is called as f({named}): let it take what it does not use as **columns."
+        return None
+
 
 class PythonFunction(_Function):
     """A plain function, called once with all completions of a step."""
 
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        return _scores(refuse_coroutine(self.function(**_arguments(completions))))
+        with self.neighbours:
+            return _scores(refuse_coroutine(self.function(**_arguments(completions))))
 
 
 class AsyncPythonFunction(_Function):
     """An `async def` function, called with the completions of each batch; see `AsyncRewardFunction`."""
 
     async def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        return _scores(await self.function(**_arguments(completions)))
+        with self.neighbours:
+            return _scores(await self.function(**_arguments(completions)))
 
 
 def _arguments(completions: Sequence[Completion]) -> dict[str, list[Any]]:
@@ -67,7 +83,7 @@ def _arguments(completions: Sequence[Completion]) -> dict[str, list[Any]]:
 
 def _scores(values: Any) -> list[Score]:
     if values is None or isinstance(values, str | bytes):
-        raise TypeError(f"it returned {values!r} where a list of numbers was due")
+        raise TypeError(f"it returned {written(values)} where a list of numbers was due")
     return [Score(value, {"value": value}) for value in (math.nan if v is None else v for v in values)]
 
 
@@ -85,7 +101,9 @@ def build_python(section: PythonReward, context: BuildContext) -> PythonFunction
             f"reward {section.label!r} names the Python file {path}, which does not exist",
             remedy="Relative paths start at the recipe's folder.",
         )
-    module = _load(path, section.label)
+    neighbours = Neighbours(path.parent)
+    with neighbours:
+        module = _load(path, section.label)
     function = getattr(module, section.function, None)
     if not callable(function):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
@@ -95,7 +113,8 @@ def build_python(section: PythonReward, context: BuildContext) -> PythonFunction
             f"reward {section.label!r}: {path} has no function {section.function!r}{hint}",
             remedy=f"Set `function` to one of its functions: {', '.join(sorted(names)) or 'it has none'}.",
         )
-    return AsyncPythonFunction(function) if is_asynchronous(function) else PythonFunction(function)
+    kind = AsyncPythonFunction if is_asynchronous(function) else PythonFunction
+    return kind(function, neighbours)
 
 
 def _load(path: Path, label: str) -> ModuleType:
@@ -112,8 +131,9 @@ def _load(path: Path, label: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
+        place = f"\n  {found}" if (found := place_of(error)) else ""
         raise RecipeError(
-            f"reward {label!r}: importing {path} raised {type(error).__name__}: {error}",
-            remedy="Correct the file; `python` run on it shows where it fails.",
+            f"reward {label!r}: importing {path} raised {described(error)}{place}",
+            remedy="Correct the file, or install what it imports; modules in its own folder are found.",
         ) from error
     return module

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .base import AskingReward, AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
+from pgrpo_cli.errors import RewardError
+
+from .base import LARGEST, AskingReward, AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class RewardSum:
         return [term.function for term in self.terms if isinstance(term.function, AskingReward)]
 
     def total(self, scores_by_term: Sequence[Mapping[int, Score]], count: int) -> list[Score]:
-        """The sum for `count` completions from each term's scores by the index of the completion."""
+        """The sum for `count` completions from each term's scores by the index of the completion.
+
+        Raises RewardError for one that is too large.
+        """
         totals = [0.0] * count
         parts: list[dict[str, float]] = [{} for _ in range(count)]
         terms: list[dict[str, float]] = [{} for _ in range(count)]
@@ -72,4 +77,11 @@ class RewardSum:
                     totals[index] += term.weight * score.value
                     terms[index][term.label] = score.value
                 parts[index].update({term.part_key(part): value for part, value in score.parts.items()})
+        for total, summands in zip(totals, terms, strict=True):
+            if abs(total) > LARGEST:
+                of = ", ".join(f"{label} {value:g}" for label, value in summands.items())
+                raise RewardError(
+                    f"the weighted sum of the rewards is {total:g}, which is too large (rewards: {of})",
+                    remedy=f"Lower weights or rewards; it may be {LARGEST:g}, since squares are summed.",
+                )
         return [Score(*found) for found in zip(totals, parts, terms, strict=True)]

@@ -32,6 +32,38 @@ def test_what_is_no_number_stops_with_the_prompt_and_the_value(kind, value):
         assert said in str(caught.value)
 
 
+class Unwritable:
+    def __repr__(self):
+        raise ValueError
+
+    def __float__(self):
+        raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.1e150, "returned 1.1e+150 (float), which is too large; prompt 0"),
+        (-1e308, "returned -1e+308 (float), which is too large; prompt 0"),
+        (10**400, "which is no finite number; prompt 0"),
+        (10**5000, "returned something of type int that cannot be written (int), which is no finite number"),
+        ("x" * 10**6, "which is no finite number; prompt 0"),
+        (Unwritable(), "returned something of type Unwritable that cannot be written (Unwritable), wh"),
+    ],
+    ids=range(6),
+)
+def test_a_number_whose_square_is_infinite_stops_too(kind, value, said):
+    with pytest.raises(RewardError) as caught:
+        scored(summed(giving(kind, value)), completions("x"))
+    assert said in caught.value.message
+    assert len(caught.value.message) < 500
+    assert "at most 1e+150, since squares are summed" in str(caught.value.remedy)
+
+
+def test_the_largest_number_counts(kind):
+    assert scored(summed(giving(kind, 1e150)), completions("x"))[0].value == 1e150
+
+
 @pytest.mark.parametrize("value", [1, True, 0.5])
 def test_numbers_of_any_kind_count(kind, value):
     assert scored(summed(giving(kind, value)), completions("x"))[0].value == float(value)

@@ -97,6 +97,17 @@ def test_a_file_that_fails_to_import_says_how(tmp_path, source, said):
     assert not [name for name in set(sys.modules) - before if name.startswith("pgrpo_recipe_code")]
 
 
+def test_where_an_import_fails_is_told_with_the_line(tmp_path):
+    (tmp_path / "near.py").write_text("\nVALUE = 1 / 0\n")
+    with pytest.raises(RecipeError) as caught:
+        build(tmp_path, "import near")
+    assert caught.value.message.endswith(f"\n  {tmp_path / 'near.py'}:2: VALUE = 1 / 0")
+    assert "modules in its own folder are found" in str(caught.value.remedy)
+    with pytest.raises(RecipeError) as caught:
+        build(tmp_path, "x = 1\ndef reward(:\n")
+    assert caught.value.message.endswith(f"\n  {tmp_path / 'mine.py'}:2: def reward(:")
+
+
 def test_a_missing_function_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(RecipeError, match=r"no function 'rewards'; did you mean 'reward'\?"):
         build(tmp_path, ECHO, function="rewards")
@@ -162,4 +173,56 @@ async def judge(completions): return [1.0 for _ in completions]
 def reward(prompts, completions, **columns): return judge(completions)
 """
     with pytest.raises(RewardError, match="it returned a coroutine and is no `async def` function itself"):
+        scored(build(tmp_path, source), completions())
+
+
+RAISES = """
+def check(text):
+    return {line}
+
+def reward(prompts, completions, **columns):
+    return [check(text) for text in completions]
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("1 / 0", "Correct the reward, or let it return NaN"),
+        ("text[0]['content']", "are lists of texts here, not of messages"),
+        ("text.get('content')", "are lists of texts here, not of messages"),
+        ("__import__('json').loads('{')", "Correct the reward"),
+    ],
+)
+def test_the_line_that_raises_is_told_with_what_may_be_the_matter(tmp_path, define, line, hint):
+    rewards = build(tmp_path, RAISES.format(line=line).replace("def reward", f"{define} reward"))
+    with pytest.raises(RewardError) as caught:
+        scored(rewards, completions())
+    assert "; prompt p1 of preference group 'a', completion 'yes'" in caught.value.message
+    # The user's own line, also where a library of Python's raised.
+    assert caught.value.message.endswith(f"\n  {tmp_path / 'mine.py'}:3: return {line}")
+    assert hint in str(caught.value.remedy)
+
+
+def test_a_function_that_cannot_be_called_is_told_how_it_is_called(tmp_path, define):
+    source = f"{define} reward(prompts, completions): return [1, 2]"
+    with pytest.raises(RewardError) as caught:
+        scored(build(tmp_path, source), completions())
+    assert caught.value.message.endswith(f"\n  {tmp_path / 'mine.py'}:1: {source}")
+    called = "f(answer=[...], tag=[...], preference_group=[...], prompt_id=[...], prompts=[...], completions"
+    assert called in str(caught.value.remedy) and "**columns" in str(caught.value.remedy)
+
+
+class Odd(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+def test_what_an_error_says_is_cut_and_may_fail(tmp_path):
+    source = "def reward(prompts, completions, **columns): raise {}"
+    with pytest.raises(RewardError) as caught:
+        scored(build(tmp_path, source.format("ValueError('x' * 10**6)")), completions())
+    assert len(caught.value.message) < 1500
+    source = f"from {__name__} import Odd\n{source.format('Odd')}"
+    with pytest.raises(RewardError, match="raised Odd: it cannot say why"):
         scored(build(tmp_path, source), completions())

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.rewards import KeywordReward, PersonasReward, RegexReward
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.build import build_rewards
@@ -80,3 +81,11 @@ def test_the_sum_is_in_the_order_of_the_recipe_whoever_is_awaited():
         (score,) = scored(summed(*functions), completions("x"))
         assert score.value == 0.1 + 0.2 + 0.3 != 0.1 + (0.2 + 0.3)
         assert list(score.parts.items()) == [("r0", 0.1), ("r1", 0.2), ("r2", 0.3)]
+
+
+def test_a_sum_whose_square_is_infinite_is_refused():
+    # 1e6 · 1e148 + 2 · 1e100
+    with pytest.raises(RewardError) as caught:
+        scored(summed(worth(1e148), worth(1e100), weights=[1e6, 2.0]), completions("x"))
+    assert "is 1e+154, which is too large (rewards: r0 1e+148, r1 1e+100)" in caught.value.message
+    assert scored(summed(worth(1e148), weights=[100.0]), completions("x"))[0].value == 1e150

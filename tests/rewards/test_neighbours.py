@@ -1,0 +1,75 @@
+"""What a reward's file may import from its own folder, when, and what of it stays behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.rewards import PythonReward
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum
+from tests.support.rewards import completions, scored
+
+IMPORTS = """
+from near import VALUE
+{define} reward(prompts, completions, **columns):
+    from later import more
+    import near
+    assert near.VALUE is VALUE
+    return [more(VALUE)] * len(completions)
+"""
+
+
+def folder_with(folder: Path, value: float, define: str = "def") -> str:
+    """A reward's file whose neighbour has the value, and another that is imported when it is called."""
+    folder.mkdir()
+    (folder / "mine.py").write_text(IMPORTS.format(define=define))
+    (folder / "near.py").write_text(f"VALUE = {value}\n")
+    (folder / "later").mkdir()
+    (folder / "later" / "__init__.py").write_text("from .deep import more\ncalls = []\n")
+    (folder / "later" / "deep.py").write_text("def more(value):\n    return value + 1\n")
+    return str(folder / "mine.py")
+
+
+def build(*files: str) -> RewardSum:
+    return build_rewards([PythonReward(file=f, name=f"r{i}") for i, f in enumerate(files)], Path(), True)
+
+
+@pytest.mark.parametrize("define", ["def", "async def"])
+def test_neighbours_are_imported_and_leave_nothing_behind(tmp_path: Path, define: str) -> None:
+    before, path = set(sys.modules), list(sys.path)
+    rewards = build(folder_with(tmp_path / "a", 1, define), folder_with(tmp_path / "b", 5, define))
+    for _ in range(2):
+        # Each has its own neighbours, though they have the same names.
+        assert scored(rewards, completions("x", "y"), batch=1)[0].parts == {"r0": 2.0, "r1": 6.0}
+    assert sys.path == path
+    assert {name for name in sys.modules if name not in before} & {"near", "later", "later.deep"} == set()
+
+
+def test_what_is_installed_comes_first(tmp_path: Path) -> None:
+    for name in ("json", "yaml", "sched"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the neighbour was taken')")
+    source = "import json, yaml, sched\ndef reward(prompts, completions, **columns): return [1.0]"
+    (tmp_path / "mine.py").write_text(source)
+    assert scored(build(str(tmp_path / "mine.py")), completions("x"))[0].value == 1.0
+
+
+def test_nothing_beside_the_file_is_imported_without_leave(tmp_path: Path) -> None:
+    file = folder_with(tmp_path / "a", 1)
+    (tmp_path / "a" / "near.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nVALUE = 1\n")
+    with pytest.raises(RecipeError, match="not run by default"):
+        build_rewards([PythonReward(file=file)], Path(), False)
+    assert not (tmp_path / "ran").exists()
+    build(file)
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_path_that_the_user_has_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder_with(tmp_path / "a", 1)
+    monkeypatch.syspath_prepend(str(tmp_path / "a"))
+    path = list(sys.path)
+    scored(build(file), completions("x"))
+    assert sys.path == path

@@ -74,6 +74,48 @@ def test_too_many_broken_rows_stop_it_with_reasons_also_if_quiet(tmp_path: Path,
     assert len((tmp_path / "other" / "data" / "rejected.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_preference_group_that_an_encoding_costs_stops_it_with_the_setting(tmp_path: Path) -> None:
+    # 4 of 104 rows are 3.8 %, and all of one preference group.
+    rows = [{"prompt": f"why {n}", "preference_group": "en"} for n in range(100)]
+    rows += [{"prompt": f"où {n}", "preference_group": "fr"} for n in range(4)]
+    text = "prompt,preference_group\n" + "".join(
+        f"{row['prompt']},{row['preference_group']}\n" for row in rows
+    )
+    source = {"type": "csv", "path": "rows.csv"}
+    recipe = write_tiny(tmp_path, data={"source": source})
+    (tmp_path / "rows.csv").write_bytes(text.encode("cp1252"))
+    result = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run", "--quiet")
+    assert result.exit_code == 2
+    assert "preference group 'fr': 4 of 4 rows are broken (100.0%), more than 4 times" in result.stderr
+    assert "rows.csv:102: not UTF-8 (byte 0xf9 at character 2; save the file as UTF-8, or" in result.stderr
+    assert "set data.source.encoding to the file's, perhaps 'cp1252'" in result.stderr
+    said = ("--set", "data.source.encoding=cp1252")
+    result = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run", *said)
+    assert result.exit_code == 0
+    assert "rejected" not in result.stderr
+
+
+def test_how_a_file_was_read_is_told(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text(json.dumps(rows), encoding="utf-16")
+    told = pgrpo("prepare", recipe, "--run-dir", tmp_path / "run").stderr.splitlines()
+    assert "rows.jsonl is read as UTF-16, as its byte order mark says." in told
+    assert "rows.jsonl is an array or indented JSON, no JSON lines: each of its objects is a row." in told
+    assert len(load_prepared(tmp_path / "run", "train")) == sum(ROWS.values()) - 4
+
+
+@pytest.mark.parametrize("broken", ['{"prompt": "cut', '"a, ', "[1]"])
+def test_one_bad_row_of_33_is_passed_over(tmp_path: Path, broken: str) -> None:
+    recipe = write_tiny(tmp_path)
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(broken + "\n")
+    assert pgrpo("prepare", recipe, "--run-dir", tmp_path / "run", "--quiet").exit_code == 0
+    (row,) = (tmp_path / "run" / "data" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(row)["line"] == 33
+
+
 def test_what_a_stop_left_behind_goes_with_the_next_preparing(tmp_path: Path) -> None:
     recipe, run = write_tiny(tmp_path), tmp_path / "run"
     rows = tmp_path / "rows.jsonl"

@@ -135,6 +135,20 @@ def test_every_json_value_on_a_line_is_a_record_or_a_rejected_row(rows: list[Any
         assert data is None or sum(data.rows.values()) == len(rows) + 2
 
 
+NAMED = {"user_column": "user_id", "time_column": "rating", "reference_column": "response"}
+FULL = {"prompt": "Hi", "preference_group": "a", "user_id": "u", "rating": 1, "response": "Ho"}
+
+
+@given(rows=st.lists(st.dictionaries(st.sampled_from(list(FULL)), values, max_size=2), max_size=4))
+def test_any_value_in_a_column_that_the_recipe_names(rows: list[Any]) -> None:
+    text = "".join(json.dumps({**FULL, **row}) + "\n" for row in [{}, *rows])
+    data = read(text.encode(), "jsonl", **NAMED)
+    assert data is not None
+    assert len(data.train) + len(data.rejected) == len(rows) + 1
+    assert all(record.user_id is None or isinstance(record.user_id, str) for record in data.train)
+    assert all(record.time is None or isinstance(record.time, float) for record in data.train)
+
+
 def table(found: list[dict[str, Any]]) -> bytes:
     out = io.BytesIO()
     try:

@@ -77,6 +77,13 @@ def train(
             show_default=False,
         ),
     ] = 0,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Go on although data, model or a reward's file are not what the run was trained with.",
+        ),
+    ] = False,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
     quiet: QuietOption = False,
@@ -104,6 +111,7 @@ def train(
                 recipe.parent,
                 stop_requested,
                 profile=profile,
+                accept_changes=accept_changes,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
                 quiet=quiet,
@@ -181,6 +189,7 @@ def _train(
     stop_requested: Callable[[], bool],
     *,
     profile: int,
+    accept_changes: bool,
     allow_code: bool,
     allowed_hosts: Collection[str],
     quiet: bool,
@@ -190,6 +199,7 @@ def _train(
     from pgrpo_cli.model.load import load_policy, pick_device
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
+    from pgrpo_cli.state.fingerprint import fingerprint_of, settle
     from pgrpo_cli.state.paths import read_paths, write_paths
     from pgrpo_cli.state.runlog import open_trackers
     from pgrpo_cli.train import train as train_run
@@ -216,6 +226,9 @@ def _train(
     policy = load_policy(
         recipe, recipe_dir=recipe_dir, device=device, adapter=adapter, tokenizer=tokenizer, paths=paths
     )
+    found = fingerprint_of(run, recipe, recipe_dir)
+    for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
+        note(f"warning: {sentence}")
     if paths is None:
         write_paths(run, policy.paths, device)
     if policy.paths.reason:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ def read_json(path: Path) -> Any:
 def parse_json(content: str | bytes) -> Any:
     """Raises ValueError for what is no JSON."""
     try:
-        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+        if _HALF.search(content if isinstance(content, str) else content.decode(errors="replace")):
+            # Half of a pair of surrogates is no character: nothing that holds it could be written or shown.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+_HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
 def _refuse_constant(name: str) -> Any:

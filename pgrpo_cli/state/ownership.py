@@ -24,8 +24,10 @@ _FOLDERS = frozenset({"adapter", "checkpoints", "data", "eval", "profile", "tens
 _FILES = frozenset(
     {MARKER, LOCK, "recipe.yaml", "origin.json", "paths.json", "findings.json", "metrics.jsonl"}
     | {f"{name}.sqlite{log}" for name in ("history", "judge") for log in ("", "-wal", "-shm")}
-    | {"report.html", "compare.html", "rejected.jsonl"}
+    | {"fingerprint.json", "report.html", "compare.html", "rejected.jsonl"}
 )
+# A user may bring the answers of a judge; a process that was killed early leaves no more than its lock.
+_BEFORE_A_RUN = frozenset({LOCK, *(f"judge.sqlite{log}" for log in ("", "-wal", "-shm"))})
 _SHOWN = 5
 
 
@@ -78,7 +80,7 @@ def _refuse_foreign(path: Path) -> None:
     place = path.resolve()
     if place in (place.parent, Path(os.path.expanduser("~")).resolve()):
         raise RunError(f"{shown(place)} is no place for a run", remedy=remedy)
-    if not is_run(path) and any(name != LOCK for name in os.listdir(path)):
+    if not is_run(path) and not _BEFORE_A_RUN.issuperset(os.listdir(path)):
         raise RunError(
             f"{shown(path)} is not a run's directory: it holds {_holds(path)}; a run replaces and removes "
             "files in its own",

@@ -33,10 +33,20 @@ def rewind(
     ]
 
 
+_REWRITTEN = (
+    "recipe.yaml",
+    "origin.json",
+    "paths.json",
+    "fingerprint.json",
+    "metrics.jsonl",
+    "findings.json",
+)
+
+
 def _remove_leftovers(run: RunDirectory) -> None:
     """Delete what killed processes had begun to write."""
     with explained(str(run.path)):
-        for name in ("recipe.yaml", "origin.json", "paths.json", "metrics.jsonl", "findings.json"):
+        for name in _REWRITTEN:
             for leftover in run.path.glob(f".{name}.*.tmp"):
                 leftover.unlink()
 

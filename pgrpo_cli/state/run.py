@@ -66,6 +66,11 @@ class RunDirectory:
         return self.path / "findings.json"
 
     @property
+    def fingerprint_path(self) -> Path:
+        """What the run depends on besides its recipe."""
+        return self.path / "fingerprint.json"
+
+    @property
     def eval_dir(self) -> Path:
         """Evaluation results."""
         return self.path / "eval"

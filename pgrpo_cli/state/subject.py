@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli import __version__
 from pgrpo_cli.data.prepared import read_manifest
 from pgrpo_cli.errors import CheckpointError, DataError, RunError
 from pgrpo_cli.paths import path_of
@@ -19,10 +16,11 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
 from .checkpoint import checkpoint_at, finished_adapter, latest_checkpoint
+from .checksums import sha256
+from .fingerprint import versions
 from .results import read_result, result_path
 from .run import RunDirectory
 
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
 # Keys of `eval` that change what is made of the completions.
@@ -101,7 +99,7 @@ def header_of(
         seed=recipe.seed,
         bootstrap_samples=recipe.eval.bootstrap_samples,
         confidence=recipe.eval.confidence,
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -176,7 +174,7 @@ def _newest_adapter(run: RunDirectory, recipe: Recipe) -> tuple[int, Path, list[
 
 def _adapter_hash(adapter: Path) -> str:
     try:
-        return _sha256(adapter / "adapter_model.safetensors")
+        return sha256(adapter / "adapter_model.safetensors")
     except OSError as error:
         raise CheckpointError(
             f"{adapter} holds no readable adapter: {error.strerror}",
@@ -190,24 +188,9 @@ def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
     if section.type == "python":
         file = path_of(section.file, f"reward {section.label!r}: file", recipe_dir)
         if file.is_file():
-            described["sha256"] = _sha256(file)
+            described["sha256"] = sha256(file)
     return described
 
 
 def _equal(one: Header, other: Header, fields: Iterable[str]) -> bool:
     return all(getattr(one, field) == getattr(other, field) for field in fields)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"pgrpo-cli": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.state.history_store import read_completions, read_groups
-from tests.support.training import metrics, outcome, pgrpo, steps_in, write_tiny
+from tests.support.training import files_in, metrics, outcome, pgrpo, steps_in, trained, write_tiny
 
 LENGTHS = "[float(len(c)) for c in completions]"
 
@@ -57,7 +57,7 @@ def test_a_broken_reward_says_where_and_can_be_put_right(tmp_path: Path, breaks:
     assert "Traceback" not in result.stderr
     assert steps_in(run) == ["step-000002"]
     write(tmp_path, LENGTHS)
-    again = pgrpo("train", recipe, "--run-dir", run, "--allow-code")
+    again = pgrpo("train", recipe, "--run-dir", run, "--allow-code", "--accept-changes")
     assert again.stdout.startswith("resumed from step 2\n")
     assert outcome(run) == outcome(tmp_path / "whole")
 
@@ -85,3 +85,32 @@ def test_a_run_of_steps_without_any_reward_says_so_in_every_line(tmp_path: Path)
         (None, 12)
     }
     assert pgrpo("groups", tmp_path / "run", "--json").stdout == "{}\n"
+
+
+def test_a_reward_that_was_changed_in_between_stops_a_run_that_goes_on(tmp_path: Path) -> None:
+    code = "def reward(prompts, completions, **_):\n    return [{} for _ in completions]\n"
+    recipe = write_tiny(tmp_path, rewards=[{"type": "python", "file": "mine.py"}])
+    run, mine = tmp_path / "run", tmp_path / "mine.py"
+    mine.write_text(code.format("len(_)"))
+    trained(recipe, run, "--allow-code")
+    (run / "adapter").rename(tmp_path / "away")
+    before = files_in(run)
+    mine.write_text(code.format("0.5"))
+    refused = pgrpo("train", recipe, "--run-dir", run, "--allow-code")
+    assert refused.exit_code == 2
+    assert "from step 6, but what it was trained with has changed: rewards.0.file\n" in refused.stderr
+    assert files_in(run) == before
+    accepted = trained(recipe, run, "--allow-code", "--accept-changes")
+    assert "warning: from step 6 on the run goes on with other rewards.0.file\n" in accepted.stderr
+    (run / "adapter").rename(tmp_path / "away too")
+    run.rename(tmp_path / "renamed")
+    assert "warning" not in trained(recipe, tmp_path / "renamed", "--allow-code").stderr
+
+
+def test_a_run_without_a_fingerprint_gets_one(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    trained(recipe, tmp_path / "run")
+    (tmp_path / "run" / "fingerprint.json").unlink()
+    (tmp_path / "run" / "adapter").rename(tmp_path / "away")
+    assert "warning" not in trained(recipe, tmp_path / "run").stderr
+    assert (tmp_path / "run" / "fingerprint.json").is_file()

@@ -36,8 +36,8 @@ def test_a_run_from_start_to_end(recipe: Path) -> None:
     assert steps_in(run) == ["step-000002", "step-000004", "step-000006"]
     assert load_resolved(run / "recipe.yaml") == load_recipe(recipe)
     assert sorted(path.name for path in run.iterdir()) == [
-        ".lock", ".pgrpo-run", "adapter", "checkpoints", "data", "history.sqlite", "metrics.jsonl",
-        "origin.json", "paths.json", "recipe.yaml",
+        ".lock", ".pgrpo-run", "adapter", "checkpoints", "data", "fingerprint.json", "history.sqlite",
+        "metrics.jsonl", "origin.json", "paths.json", "recipe.yaml",
     ]  # fmt: skip
 
 

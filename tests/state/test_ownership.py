@@ -26,8 +26,9 @@ def test_a_new_or_empty_directory_becomes_a_runs(tmp_path: Path) -> None:
         take(tmp_path / name)
 
 
-def test_a_directory_whose_first_process_was_killed_is_still_empty(tmp_path: Path) -> None:
-    (tmp_path / ".lock").touch()
+def test_a_lock_and_the_answers_of_a_judge_may_be_there_before(tmp_path: Path) -> None:
+    for name in (".lock", "judge.sqlite", "judge.sqlite-wal"):
+        (tmp_path / name).touch()
     take(tmp_path)
     assert is_run(tmp_path)
 

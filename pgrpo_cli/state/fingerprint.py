@@ -1,0 +1,171 @@
+"""fingerprint.json: what a run depends on besides its recipe, so that it does not go on unseen with another.
+
+Parts are hashes of contents, without paths and times: a run that was copied or renamed has the same. The
+versions of libraries are kept beside them; others change rounding, and are told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli import __version__
+from pgrpo_cli.data.manifest import read_manifest
+from pgrpo_cli.data.strict_json import read_json
+from pgrpo_cli.errors import RunError
+from pgrpo_cli.model.sources import locate
+from pgrpo_cli.paths import path_of
+from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location
+from pgrpo_cli.recipe.reward_code import PythonReward
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.pretrained import location_of
+
+from .checksums import sha256
+from .files import explained, write_json
+from .run import RunDirectory
+
+_VERSION = 1
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+_WHOLE = 64 << 20
+"""Bytes up to which a file of weights is read as a whole."""
+_BLOCK, _BLOCKS = 64 << 10, 256
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`parts`: hashes by what they are of; `versions` of packages; `accepted`: changes gone on with."""
+
+    parts: dict[str, str]
+    versions: dict[str, str]
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Fingerprint:
+    """What the run depends on as it is now. Models must have been loaded, so that those of a hub are here."""
+    manifest = read_manifest(run.path)
+    parts = {"data": manifest["data_hash"] if manifest else ""}
+    if recipe.model.id != "random":
+        parts |= _of_model("model.id", locate(recipe.model, recipe_dir))
+    if recipe.model.chat_template_file is not None:
+        path = path_of(recipe.model.chat_template_file, "model.chat_template", recipe_dir)
+        parts["model.chat_template"] = sha256(path)
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, PythonReward):
+            where = f"rewards.{index}.file"
+            parts[where] = sha256(path_of(reward.file, where, recipe_dir))
+        elif isinstance(reward, PretrainedFields):
+            parts |= _of_model(f"rewards.{index}.model", location_of(reward, recipe_dir, reward.label))
+    return Fingerprint(parts, versions())
+
+
+def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: bool) -> list[str]:
+    """Compare `found` with what the run goes on from after `step` (None: it begins), and keep it.
+
+    Returns sentences about other versions, and about changes if the user accepts those. Raises RunError for
+    changes otherwise.
+    """
+    kept = None if step is None else read_fingerprint(run)
+    if kept is None:
+        _write(run, found)
+        return []
+    changed = [
+        name for name in {**kept.parts, **found.parts} if kept.parts.get(name) != found.parts.get(name)
+    ]
+    if changed and not accept:
+        raise RunError(
+            f"{run.path} would go on from step {step}, but what it was trained with has changed: "
+            f"{', '.join(changed)}",
+            remedy="Put that back as it was, or start anew with --fresh. --accept-changes goes on: rewards "
+            "and curves before and after are then not of one thing.",
+        )
+    sentences = [
+        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but no longer bit for bit"
+        for name, now in found.versions.items()
+        if kept.versions.get(name) != now
+    ]
+    accepted = [*kept.accepted, {"step": step, "changed": changed}] if changed else kept.accepted
+    if changed:
+        sentences.append(f"from step {step} on the run goes on with other {', '.join(changed)}")
+    if sentences:
+        _write(run, Fingerprint(found.parts, found.versions, accepted))
+    return sentences
+
+
+def read_fingerprint(run: RunDirectory) -> Fingerprint | None:
+    """What is kept; None where nothing is, as in older runs. Raises RunError for a damaged file."""
+    try:
+        kept = read_json(run.fingerprint_path)
+        parts, found, accepted = dict(kept["parts"]), dict(kept["versions"]), list(kept["accepted"])
+        if kept["version"] == _VERSION:
+            return Fingerprint(parts, found, accepted)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RunError(
+        f"{run.fingerprint_path} is damaged, or of another version",
+        remedy="Remove it: what the run depends on is then taken as it is now.",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, as far as they are installed."""
+    found = {"pgrpo-cli": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sampled_sha256(path: Path) -> str:
+    """A hash of a file of weights.
+
+    It is that of the whole file, or, beyond 64 MiB, of its size, the header of safetensors, and 256 blocks of
+    64 KiB at equal distances.
+    """
+    size = path.stat().st_size
+    if size <= _WHOLE:
+        return sha256(path)
+    digest = hashlib.sha256(f"{size}\n".encode())
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little") if path.suffix == ".safetensors" else 0
+        file.seek(0)
+        digest.update(file.read(min(8 + header, _WHOLE)))
+        for number in range(_BLOCKS):
+            file.seek(number * (size - _BLOCK) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def _of_model(where: str, at: Location) -> dict[str, str]:
+    """The commit of a hub's model; of files here the weights with the configuration, and the tokenizer."""
+    if at.folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(at.name, CONFIG, revision=at.revision)
+        return {where: f"commit {Path(cached).parent.name}" if isinstance(cached, str) else "not cached"}
+    if at.gguf_file:
+        return {where: sampled_sha256(at.folder / at.gguf_file)}
+    weights = [*sorted(path.name for path in at.folder.glob("*.safetensors")), *SETTINGS]
+    return {where: _of_files(at.folder, weights), f"{where}, tokenizer": _of_files(at.folder, TOKENIZER)}
+
+
+def _of_files(folder: Path, names: Iterable[str]) -> str:
+    def described() -> Iterator[str]:
+        for name in sorted(names):
+            if (folder / name).is_file():
+                yield f"{name} {sampled_sha256(folder / name)}\n"
+
+    return hashlib.sha256("".join(described()).encode()).hexdigest()
+
+
+def _write(run: RunDirectory, found: Fingerprint) -> None:
+    with explained(str(run.fingerprint_path)):
+        write_json(run.fingerprint_path, {"version": _VERSION, **vars(found)})

@@ -7,6 +7,7 @@ answered after the evaluation is on disk: what fails costs no completion, and th
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +26,9 @@ from pgrpo_cli.report.task_scores import task_scores
 from pgrpo_cli.report.types import EvalResult, TaskScores, Which
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, has_tasks
+
+_MOST_FILES, _MOST_BYTES = 10_000, 1 << 30
+"""What a folder of task files may hold. All of it is read, to know whether scores are of these files."""
 
 Progress = Callable[[Which, int, int], None]
 """Called with the model that answers, the requests answered, and the number of requests."""
@@ -49,24 +53,29 @@ def tasks_to_run(
 ) -> Tasks | None:
     """The tasks of the subject's recipe; None where it names none, or `kept` holds their scores.
 
-    Raises RecipeError where the package is missing, a task is unknown, runs code, or its files may not be
-    read, EvalError where its documents cannot be had.
+    Task files of the recipe's own are looked at under `allow_code` only: without it kept scores stand, also
+    where the files have changed. Raises RecipeError where the package is missing, a task is unknown, runs
+    code, or its files may not be read, EvalError where its documents cannot be had.
     """
     section = subject.recipe.eval.lm_eval
     if section is None:
         return None
     folder = _folder(section, subject.recipe_dir)
-    files_hash = None if folder is None else _files_hash(folder)
     package("lm_eval")
     found = kept.lm_eval if kept and has_tasks(subject.recipe, kept) else None
-    if found and (found.files_hash, found.lm_eval_version) == (files_hash, version("lm-eval")):
-        return None
+    same = found is not None and found.lm_eval_version == version("lm-eval")
     if folder is not None and not allow_code:
+        if same:
+            on_note(f"lm-eval: scores are kept; --allow-code finds out whether {folder} has changed")
+            return None
         raise RecipeError(
             f"eval.lm_eval.include_path: the task files in {folder} name Python to run; "
             "code that a recipe names is not run by default",
             remedy="Read the files; if you trust them, add --allow-code.",
         )
+    files_hash = None if folder is None else _files_hash(folder)
+    if same and found is not None and found.files_hash == files_hash:
+        return None
     on_note("lm-eval: reading its tasks")
     loaded = load_tasks(section.tasks, folder, allow_code=allow_code)
     return Tasks(section, loaded, files_hash, allow_code)
@@ -137,11 +146,35 @@ def _folder(section: LmEvalSection, recipe_dir: Path) -> Path | None:
 
 
 def _files_hash(folder: Path) -> str:
-    """Of all files in it: task files, what they include, Python beside them, documents."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\0".encode())
+    """Of all files in it: task files, what they include, Python beside them, documents.
+
+    Raises RecipeError where they are so many that the folder must be another one than was meant.
+    """
+    digest, left = hashlib.sha256(), _MOST_BYTES
+    for path in sorted(_files_in(folder)):
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                content.update(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise _too_much(folder, f"{_MOST_BYTES >> 20:,} MiB")
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content.hexdigest()}\0".encode())
     return digest.hexdigest()
+
+
+def _files_in(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for seen, (parent, _, names) in enumerate(os.walk(folder), start=1):
+        if Path(parent).name != "__pycache__":
+            files += [Path(path) for name in names if os.path.isfile(path := os.path.join(parent, name))]
+        if seen + len(files) > _MOST_FILES:
+            raise _too_much(folder, f"{_MOST_FILES:,} files and folders")
+    return files
+
+
+def _too_much(folder: Path, what: str) -> RecipeError:
+    return RecipeError(
+        f"eval.lm_eval.include_path: {folder} holds more than {what}",
+        remedy="Give the task files, and the documents that they read, a folder of their own.",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from typer.testing import Result
 
+from pgrpo_cli import eval_tasks
 from pgrpo_cli.evaluate import policy_of
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
@@ -136,6 +138,41 @@ def test_files_of_the_recipes_own_need_permission(run: Path, folder: Path) -> No
     assert result.exit_code == 2
     assert "--allow-code" in result.stderr and str(folder) in result.stderr
     assert (run / KEPT).read_bytes() == before
+
+
+def test_files_are_not_read_before_permission(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_tasks, "_files_hash", lambda folder: pytest.fail(f"{folder} was read"))
+    assert "--allow-code" in evaluated(run, folder, tasks=[CHOICES]).stderr
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_kept_scores_are_shown_without_permission(run: Path, folder: Path) -> None:
+    assert evaluated(run, folder, "--allow-code", tasks=[CHOICES], limit=2).exit_code == 0
+    (folder / "new.yaml").write_text("")
+    result = evaluated(run, folder, tasks=[CHOICES], limit=2)
+    assert result.exit_code == 0 and CHOICES in result.stdout
+    assert f"--allow-code finds out whether {folder} has changed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "said"), [("_MOST_FILES", 3, "3 files"), ("_MOST_BYTES", 9, "0 MiB")]
+)
+def test_a_folder_of_much_else_is_refused(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, said: str
+) -> None:
+    monkeypatch.setattr(eval_tasks, limit, most)
+    result = evaluated(run, folder, "--allow-code", tasks=[CHOICES])
+    assert result.exit_code == 2
+    assert f"{folder} holds more than {said}" in result.stderr
+
+
+def test_the_root_of_the_disk_is_refused_at_once(run: Path) -> None:
+    begun = time.monotonic()
+    result = evaluated(run, Path("/"), "--allow-code", tasks=[CHOICES])
+    assert (result.exit_code, "holds more than" in result.stderr) == (2, True), result.output
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.usefixtures("own_tasks_only")

@@ -19,6 +19,7 @@ from .base import (
     Score,
     refuse_coroutine,
 )
+from .columns import where
 from .reward_sum import Term
 from .user_code import definition_of, described, place_of, written
 
@@ -64,7 +65,7 @@ def raised_error(
     term: Term, error: BaseException, completions: Sequence[Completion], culprit: Completion | None
 ) -> RewardError:
     """What to say about a reward that raised `error`, on the completion `culprit` if that is known."""
-    where = (
+    on = (
         _where(culprit)
         if culprit is not None
         else f"but not when called again with each completion alone; the first of {len(completions)}: "
@@ -73,7 +74,7 @@ def raised_error(
     hint = term.function.explained(error, completions) if isinstance(term.function, ExplainsItself) else None
     place = place_of(error) or definition_of(getattr(term.function, "function", None))
     return RewardError(
-        f"reward {term.label!r} raised {described(error)}; {where}" + (f"\n  {place}" if place else ""),
+        f"reward {term.label!r} raised {described(error)}; {on}" + (f"\n  {place}" if place else ""),
         remedy=hint or "Correct the reward, or let it return NaN for completions that it cannot score.",
     )
 
@@ -159,5 +160,4 @@ def _as_reward(value: Any, label: str, completion: Completion) -> float:
 
 def _where(completion: Completion) -> str:
     text = completion.text if len(completion.text) <= 80 else completion.text[:77] + "..."
-    group = completion.preference_group
-    return f"prompt {completion.prompt_id} of preference group {group!r}, completion {text!r}"
+    return f"{where(completion)}, completion {text!r}"

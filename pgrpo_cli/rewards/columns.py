@@ -8,6 +8,8 @@ from pgrpo_cli.errors import RewardError
 
 from .base import Completion
 
+_MOST_COLUMNS = 30
+
 
 def texts_in(completion: Completion, column: str, label: str, setting: str) -> tuple[str, ...]:
     """The text, or the texts of the list, in a column. Raises RewardError where there is none.
@@ -30,7 +32,9 @@ def required(completion: Completion, column: str, label: str, setting: str) -> A
     value = completion.columns.get(column)
     if value is not None:
         return value
-    there = ", ".join(map(repr, sorted(completion.columns))) or "none"
+    names = sorted(completion.columns)
+    there = ", ".join(map(shown, names[:_MOST_COLUMNS])) or "none"
+    there += f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
     raise RewardError(
         f"reward {label!r}: the data lack column {column!r} (columns there: {there}); {where(completion)}",
         remedy=f"Give every row that it applies to a value in {column!r}, name another column with "
@@ -40,7 +44,8 @@ def required(completion: Completion, column: str, label: str, setting: str) -> A
 
 def where(completion: Completion) -> str:
     """The prompt and its preference group."""
-    return f"prompt {completion.prompt_id} of preference group {completion.preference_group!r}"
+    prompt = completion.prompt_id if len(completion.prompt_id) <= 60 else f"{completion.prompt_id[:57]}..."
+    return f"prompt {prompt} of preference group {shown(completion.preference_group)}"
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,7 @@ from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
 from .base import Completion
+from .columns import where
 from .judge_access import AnyJudge
 
 
@@ -39,8 +40,7 @@ class Rubric:
             return self._template.render(known)
         except TemplateProblem as problem:
             raise RewardError(
-                f"judge {self._label!r}: the rubric cannot be written for prompt {asked.prompt_id} of "
-                f"preference group {asked.preference_group!r}: {problem}",
+                f"judge {self._label!r}: the rubric cannot be written for {where(asked)}: {problem}",
                 remedy="Correct `rubric`; `{% if reference is defined %}` asks what a row has, and "
                 "`{{ columns.note or '' }}` writes nothing for a null.",
             ) from problem

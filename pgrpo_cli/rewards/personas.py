@@ -15,6 +15,7 @@ from pgrpo_cli.recipe.reward_personas import PersonasReward
 from pgrpo_cli.registry import nearest
 
 from .base import BuildContext, Completion, Score
+from .columns import shown, where
 from .genres import genre_score
 from .styles import STYLES, textness
 
@@ -86,12 +87,12 @@ def _persona(completion: Completion) -> Persona:
     """The preference group's, or where preference groups are others (by lot, by clustering) the prompt's."""
     group = completion.preference_group
     name = group if group in PERSONAS else completion.columns.get("persona", group)
-    if name in PERSONAS:
+    if isinstance(name, str) and name in PERSONAS:
         return PERSONAS[name]
-    near = nearest(name, PERSONAS)
+    near = nearest(name, PERSONAS) if isinstance(name, str) else None
     hint = f"; did you mean {near!r}?" if near else ""
     raise RewardError(
-        f"the personas reward met preference group {name!r} (prompt {completion.prompt_id}), "
-        f"which is none of its personas: {', '.join(PERSONAS)}{hint}",
+        f"the personas reward met {shown(name)}, which is none of its personas: {', '.join(PERSONAS)}{hint}; "
+        f"{where(completion)}",
         remedy="Limit it with `preference_groups`, or use its own data (source type: personas).",
     )

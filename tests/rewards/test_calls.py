@@ -2,11 +2,13 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.rewards.base import Score, is_asynchronous
+from pgrpo_cli.rewards.base import Completion, Score, is_asynchronous
+from pgrpo_cli.rewards.columns import required
 from tests.support.rewards import Awaited, Plain, completions, scored, summed, threads_left
 
 # A coroutine that is never awaited is a warning.
@@ -163,3 +165,17 @@ def test_which_rewards_are_asynchronous():
     # A class makes an object when it is called, and awaits nothing.
     assert not is_asynchronous(Awaited)
     assert not is_asynchronous(len)
+
+
+def test_what_data_hold_is_cut_in_messages(kind):
+    def fail(completions):
+        raise ValueError("e" * 10**6)
+
+    long = Completion("p" * 10**5, "g" * 10**5, "", "t" * 10**5)
+    with pytest.raises(RewardError) as caught:
+        scored(summed(kind(fail)), [long])
+    assert len(caught.value.message) < 1500
+    with pytest.raises(RewardError) as caught:
+        required(replace(long, columns={f"c{i}": 1 for i in range(99)}), "gone", "r", "column")
+    assert " and 69 more); prompt ppp" in caught.value.message
+    assert len(caught.value.message) < 600

@@ -66,7 +66,7 @@ def test_values_stay_in_the_declared_range(text, name):
 
 
 def test_an_unknown_persona_is_named_with_the_nearest():
-    with pytest.raises(RewardError, match=r"'terse-jaz' \(prompt p1\).*did you mean 'terse-jazz'"):
+    with pytest.raises(RewardError, match=r"'terse-jaz', which .*did you mean 'terse-jazz'.*prompt p1"):
         scored("terse-jaz", "text")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,9 @@ from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.data.row_problem import RowProblem
-from pgrpo_cli.data.sources.json_text import parse_line
+from pgrpo_cli.data.sources.json_text import parse_value
+from pgrpo_cli.data.sources.jsonl import jsonl_rows
+from pgrpo_cli.data.sources.rows import RawRow
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.reward_personas import PersonasReward
 from pgrpo_cli.recipe.reward_similarity import ReferenceReward
@@ -24,6 +25,10 @@ from .terminal import note
 MAX_GROUPS = 12
 """Preference groups that a text is scored for, unless they are named."""
 REFERENCES_PER_GROUP = 3
+ROW_REMEDY = (
+    'Write an object a line: {"text": "...", "prompt": "...", "preference_group": "..."}, and any columns; '
+    "only `text` is needed."
+)
 ANY_GROUP = "any"
 """Stands for every preference group where neither recipe nor data name one."""
 
@@ -65,8 +70,8 @@ def parse_columns(assignments: Sequence[str]) -> dict[str, Any]:
                 f"--column {assignment!r} is no KEY=VALUE", remedy="Write --column reference='A good answer'."
             )
         try:
-            columns[key] = json.loads(value)
-        except ValueError:
+            columns[key] = parse_value(value)
+        except RowProblem:
             columns[key] = value
     return columns
 
@@ -83,28 +88,22 @@ def _own(completion: Completion) -> tuple[str, ...]:
 
 def _from_file(path: Path, options: Texts) -> Iterator[Completion]:
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", remedy="Check the path.") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _from_row(line, f"{path}:{number}", options)
+        rows = list(jsonl_rows(path, str(path), []))
+    except DataError as error:
+        raise DataError(error.message, remedy=ROW_REMEDY) from error
+    for row in rows:
+        yield _from_row(row, f"{path}:{row.line}", options)
 
 
-def _from_row(line: bytes, place: str, options: Texts) -> Completion:
-    remedy = (
-        'Write an object a line: {"text": "...", "prompt": "...", "preference_group": "..."}, and any '
-        "columns; only `text` is needed."
-    )
-    try:
-        row = parse_line(line)
-    except RowProblem as problem:
-        raise DataError(f"{place}: {problem}", remedy=remedy) from problem
+def _from_row(found_row: RawRow, place: str, options: Texts) -> Completion:
+    if found_row.problem is not None:
+        raise DataError(f"{place}: {found_row.problem}", remedy=ROW_REMEDY)
+    row = dict(found_row.values)
     text, prompt = row.pop("text", None), row.pop("prompt", options.prompt)
     group = row.pop("preference_group", "")
     for name, value in (("text", text), ("prompt", prompt or ""), ("preference_group", group)):
         if not isinstance(value, str):
-            raise DataError(f"{place}: {name!r} is {value!r}, no text", remedy=remedy)
+            raise DataError(f"{place}: {name!r} is {value!r}, no text", remedy=ROW_REMEDY)
     found = _completion(place, text, prompt, options)
     own = "" if options.groups else group
     return replace(found, preference_group=own, columns={**row, **options.columns})

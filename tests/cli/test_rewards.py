@@ -104,6 +104,9 @@ def test_a_file_brings_prompts_groups_and_columns(tmp_path: Path) -> None:
     found = tried(recipe, "--file", file)
     assert [(row["preference_group"], row["value"]) for row in found] == [("films", 1.0), ("any", 0.5)]
     assert [row["prompt_id"] for row in found] == [f"{file}:1", f"{file}:2"]
+    # The same as an array.
+    file.write_text(json.dumps(rows, indent=1))
+    assert [row["value"] for row in tried(recipe, "--file", file)] == [1.0, 0.5]
     found = tried(recipe, "--file", file, "--group", "g", "--column", "answer=a x")
     assert [(row["preference_group"], row["value"]) for row in found] == [("g", 0.5), ("g", 1.0)]
 
@@ -228,6 +231,8 @@ def test_a_judge_elsewhere_needs_leave_by_name(tmp_path: Path, monkeypatch: pyte
         (("--text", "x", "--column", "target"), None, 2, "--column 'target' is no KEY=VALUE"),
         (("--file", "gone.jsonl"), None, 2, "gone.jsonl cannot be read: No such file"),
         (("--file", "bad.jsonl"), None, 2, "bad.jsonl:2: not JSON"),
+        (("--file", "table.csv"), None, 2, "table.csv is CSV, and it is to be read as JSON"),
+        (("--file", "."), None, 2, ". cannot be read: Is a directory"),
         (("--file", "textless.jsonl"), None, 2, "textless.jsonl:1: 'text' is None, no text"),
         (("--text", "x", "--group", "films"), None, 1, "the data lack column 'target'"),
     ],
@@ -242,6 +247,7 @@ def test_mistakes_are_explained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text"\n')
+    (tmp_path / "table.csv").write_text("text,prompt\nx,y\nx,y\n")
     (tmp_path / "textless.jsonl").write_text('{"prompt": "x"}\n')
     result = pgrpo("rewards", "try", write(tmp_path, LENGTH, FILMS), *options, stdin=stdin)
     assert (result.exit_code, result.stdout) == (code, "")

@@ -60,7 +60,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{shown(path)} cannot be read: {error}",
+            f"{shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}",
             remedy="Check that the file is complete (gunzip -t tests a .gz) and that you may read it.",
         ) from error
 

@@ -14,7 +14,7 @@ from .files import opened
 from .json_text import parse_object
 from .json_values import json_values
 from .rows import RawRow
-from .sniff import json_layout, look
+from .sniff import SPACE, json_layout, look
 from .text_lines import legible, lines_of, text_of, text_problem
 
 _WRAPPING = re.compile(r'\s*\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(?=\[)')
@@ -35,7 +35,7 @@ def jsonl_rows(
         if json_layout(seen) == "lines":
             lines = lines_of(text, name, seen.encoding)
             items: Iterator[tuple[int, str]] = (
-                (number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip()
+                (number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1) if line.strip(SPACE)
             )
         else:
             notes.append(f"{name} is an array or indented JSON, no JSON lines: each of its objects is a row.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from .files import opened
 from .json_values import begins_with_a_value
 from .text_lines import not_encoded
 
+SPACE = " \t\r\n\v\f"
+"""Signs of which a blank line consists."""
 HEAD = 1 << 16
 """Bytes that are looked at."""
 DELIMITERS = (",", ";", "\t", "|")
@@ -71,7 +74,7 @@ class Look:
     @property
     def lines(self) -> list[str]:
         """The lines of the head that are not blank; the last one may be cut."""
-        return [line for line in self.head.splitlines() if line.strip()]
+        return [line for line in file_lines(self.head) if line.strip(SPACE)]
 
 
 def look(path: Path, name: str, kind: Kind, encoding: str | None = None) -> Look:
@@ -110,9 +113,9 @@ def refuse_unless_parquet(path: Path, name: str) -> None:
 def json_layout(seen: Look) -> Literal["lines", "values"]:
     """Whether JSON has a row on each line, or is an array or indented."""
     lines = seen.lines
-    if not lines or lines[0].lstrip()[0] not in "[{":
+    if not lines or lines[0].lstrip(SPACE)[0] not in "[{":
         return "lines"
-    array = lines[0].lstrip().startswith("[")
+    array = lines[0].lstrip(SPACE).startswith("[")
     if _is_json(lines[0]):
         return "values" if array and len(lines) == 1 else "lines"
     if _has_a_row(lines if seen.whole else lines[:-1]):
@@ -121,6 +124,11 @@ def json_layout(seen: Look) -> Literal["lines", "values"]:
         return "values"
     # What is long and has no line end is one row; what is long and has some is indented.
     return "lines" if seen.whole or len(lines) == 1 else "values"
+
+
+def file_lines(text: str) -> list[str]:
+    """Lines, each with its end, as files have them; texts hold other signs that end lines for Python."""
+    return list(io.StringIO(text, newline=""))
 
 
 def delimiter_of(seen: Look) -> str:
@@ -147,14 +155,16 @@ def _look(start: bytes, encoding: str, note: str | None = None) -> Look:
 def _has_a_row(lines: list[str]) -> bool:
     """Whether a line after the first is an object by itself, and no item of a list that goes on."""
     return any(
-        line.lstrip().startswith("{") and _is_json(line) and following.lstrip()[:1] not in (",", "]", "}")
+        line.lstrip(SPACE).startswith("{")
+        and _is_json(line)
+        and following.lstrip(SPACE)[:1] not in (",", "]", "}")
         for line, following in pairwise([*lines[1:], " "])
     )
 
 
 def _fit(seen: Look, delimiter: str) -> tuple[bool, float, int]:
     """(more than one cell in the header, share of rows with as many, cells in the header)."""
-    lines = seen.head.splitlines(keepends=True)
+    lines = file_lines(seen.head)
     lines = lines[1:] if lines and excel_delimiter(lines[0]) else lines
     lines = lines if seen.whole else lines[:-1]
     rows: list[int] = []
@@ -174,7 +184,7 @@ def _refuse_other(seen: Look, name: str, kind: Kind) -> None:
     if kind != "json" and _OBJECTS.match(seen.head):
         raise _other(name, kind, "json")
     lines = seen.lines[:ROWS]
-    if kind != "csv" and len(lines) > 1 and not any(line.lstrip()[0] in "[{" for line in lines):
+    if kind != "csv" and len(lines) > 1 and not any(line.lstrip(SPACE)[0] in "[{" for line in lines):
         more, share, _ = _fit(seen, delimiter_of(seen))
         if more and share > MOST:
             raise _other(name, kind, "csv")

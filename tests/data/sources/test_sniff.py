@@ -169,6 +169,20 @@ def test_a_broken_array_is_an_error_with_its_line(tmp_path, content, words):
     assert words in refused(tmp_path, content)
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x1c", "\u3000"])
+def test_signs_inside_texts_end_no_line(tmp_path, sign):
+    rows = [{"prompt": f"one{sign}two;three", "preference_group": "a"}] * 3
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    raw = lines.replace("\\u001c", sign)
+    data = read(tmp_path, f"{sign}\n{raw}" if sign != "\x1c" else lines)
+    assert len(data.train) == 3
+    # What looks blank and is no space is a line.
+    assert [row.line for row in data.rejected] == ([1] if sign != "\x1c" else [])
+    assert data.notes == ()
+    data = read(tmp_path, table(rows), "csv")
+    assert (len(data.train), data.notes) == (3, ())
+
+
 ENCODINGS = ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"]
 
 

@@ -246,6 +246,15 @@ def test_held_out_files_and_a_limit(tmp_path):
     assert {record.messages[0]["content"] for record in data.eval} == {"TWO"}
 
 
+def test_a_set_may_be_an_array(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([ultrafeedback("one"), ultrafeedback("two")]))
+    data = read(tmp_path, UltraFeedbackSource(path="rows.json"))
+    assert {record.messages[0]["content"] for record in data.train} == {"one", "two"}
+    assert data.notes == (
+        "rows.json is an array or indented JSON, no JSON lines: each of its objects is a row.",
+    )
+
+
 @pytest.mark.parametrize(
     "section", [UltraFeedbackSource(), HelpSteer2Source(), PersonalLLMSource(streaming=True)]
 )

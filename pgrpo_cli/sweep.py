@@ -13,6 +13,7 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, load_recipe
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.extend import has_other_steps
 from pgrpo_cli.state.run import run_if_any
 from pgrpo_cli.state.subject import has_judged, has_tasks, kept_result, subject_of
 
@@ -40,6 +41,8 @@ class PlannedRun:
         run = run_if_any(self.path)
         if run is None or not run.started:
             return "new"
+        if has_other_steps(run, self.recipe):
+            return "started"
         differing = [key for key, *_ in differing_keys(run.recipe(), self.recipe)]
         if any(not (run.finished and key.startswith("eval.")) for key in differing):
             return "different"

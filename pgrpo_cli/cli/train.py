@@ -30,6 +30,7 @@ from .terminal import emit, note, stderr, stdout
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.rewards.reward_sum import RewardSum
+    from pgrpo_cli.state.extend import Extension
     from pgrpo_cli.state.run import RunDirectory
 
 
@@ -91,19 +92,25 @@ def train(
     """Train the adapter, or go on with a run that was interrupted."""
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.checkpoint import finished_adapter
+    from pgrpo_cli.state.extend import extension_of, has_other_steps
     from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 
     loaded = load_recipe(recipe, overrides or (), note)
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
-    if run.finished:
+    if run.finished and not has_other_steps(run, loaded):
         claim(run, loaded, recipe.parent)
         for problem in finished_adapter(run):
             note(f"warning: {problem}")
-        emit(f"{run.path} is finished: the adapter is in {run.adapter}. `--fresh` trains again, beside it.")
+        emit(
+            f"{run.path} is finished: the adapter is in {run.adapter}. With more train.steps it goes on; "
+            "`--fresh` trains again, beside it."
+        )
         return
     with locked(run), stop_on_interrupt() as stop_requested:
-        claim(run, loaded, recipe.parent)
+        extension = extension_of(run, loaded)
+        if extension is None:
+            claim(run, loaded, recipe.parent)
         try:
             _train(
                 run,
@@ -112,6 +119,7 @@ def train(
                 stop_requested,
                 profile=profile,
                 accept_changes=accept_changes,
+                extension=extension,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
                 quiet=quiet,
@@ -190,6 +198,7 @@ def _train(
     *,
     profile: int,
     accept_changes: bool,
+    extension: Extension | None,
     allow_code: bool,
     allowed_hosts: Collection[str],
     quiet: bool,
@@ -237,6 +246,8 @@ def _train(
         emit(f"resumed from step {checkpoint.step}")
     if stop_requested():
         raise Interrupted("stopped before a step was made; nothing is lost")
+    if extension is not None:
+        note(extension.apply())
     with ExitStack() as stack:
         stack.callback(note_usage, rewards, quiet)
         steps = recipe.train.steps

@@ -74,6 +74,26 @@ def test_a_finished_run_says_so_and_is_left_alone(recipe: Path, run: Path) -> No
     assert (run / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path: Path) -> None:
+    train = {"prompts_per_step": 3, "learning_rate": 0.01, "save_every": 2, "schedule": "constant"}
+    recipe = write_tiny(tmp_path, train={**train, "steps": 4})
+    run, whole, more = tmp_path / "run", tmp_path / "whole", ("--set", "train.steps=6")
+    trained(recipe, run)
+    adapter = files_in(run / "adapter")
+    result = trained(recipe, run, *more)
+    assert result.stdout.startswith("resumed from step 4\n")
+    assert f"{run} goes on from step 4 to 6 instead of 4; the adapter after step 4 stays" in result.stderr
+    assert files_in(run / "adapter.replaced-1") == adapter
+    shutil.rmtree(run / "adapter.replaced-1")
+    trained(recipe, whole, *more)
+    assert outcome(run) == outcome(whole)
+    assert "is finished" in trained(recipe, run, *more).stdout
+    refused = pgrpo("train", recipe, "--run-dir", run)
+    assert refused.exit_code == 2
+    assert "has done 6 steps, and train.steps is 4 now" in refused.stderr
+    assert outcome(run) == outcome(whole)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_recipe_is_refused_by_its_keys(recipe: Path, run: Path, finished: bool) -> None:
     if not finished:

@@ -1,0 +1,83 @@
+"""Other steps for a run that has begun: `train.steps` is the one key of its recipe that may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgrpo_cli.errors import RunError
+from pgrpo_cli.model.update import learning_rate
+from pgrpo_cli.recipe.load import differing_keys, dump_resolved
+from pgrpo_cli.recipe.schema import Recipe
+
+from .checkpoint import latest_checkpoint
+from .files import aside, atomic_write, explained
+from .run import RunDirectory
+
+_STEPS, _WARMUP = "train.steps", "train.warmup_steps"
+
+
+def has_other_steps(run: RunDirectory, recipe: Recipe) -> bool:
+    """Whether the run was begun with this recipe, but for another number of steps."""
+    if not run.started or not run.recipe_path.is_file():
+        return False
+    before = run.recipe()
+    keys = {key for key, *_ in differing_keys(before, recipe)}
+    # A warm-up that is longer than the run is cut to it, and grows with it.
+    cut = before.train.warmup_steps == before.train.steps
+    return _STEPS in keys and keys <= ({_STEPS, _WARMUP} if cut else {_STEPS})
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A run that is to go on after step `done` to the steps of `recipe`, instead of those in `before`."""
+
+    run: RunDirectory
+    before: Recipe
+    recipe: Recipe
+    done: int
+
+    def apply(self) -> str:
+        """Replace the recipe in the run, set a finished adapter aside, and say so. All else stays."""
+        kept = ""
+        with explained(str(self.run.path)):
+            if self.run.finished:
+                adapter = aside(self.run.adapter, "replaced")
+                kept = f"; the adapter after step {self.before.train.steps} stays in {adapter}"
+            atomic_write(self.run.recipe_path, dump_resolved(self.recipe))
+        steps = f"step {self.done} to {self.recipe.train.steps} instead of {self.before.train.steps}"
+        return f"{self.run.path} goes on from {steps}{kept}{self._schedule()}"
+
+    def _schedule(self) -> str:
+        """What that means for the learning rate."""
+        train, done = self.recipe.train, self.done
+        if done in (0, train.steps):
+            return ""
+        was, now = learning_rate(self.before.train, done), learning_rate(train, done + 1)
+        if self.before.train.schedule == "constant" and was == now:
+            return ""
+        return (
+            f". The {train.schedule} schedule is that of {train.steps} steps from here on: the learning rate "
+            f"was {was:.2g} in step {done} and is {now:.2g} in step {done + 1}"
+        )
+
+
+def extension_of(run: RunDirectory, recipe: Recipe) -> Extension | None:
+    """What a recipe with other steps makes of the run; None for any other recipe.
+
+    Raises RunError where the run has done more steps already, or has nothing to go on from.
+    """
+    if not has_other_steps(run, recipe):
+        return None
+    checkpoint, _ = latest_checkpoint(run)
+    done = checkpoint.step if checkpoint else 0
+    if run.finished and checkpoint is None:
+        raise RunError(
+            f"{run.path} is finished and has no checkpoint to go on from",
+            remedy="Start anew with --fresh or another --run-dir.",
+        )
+    if recipe.train.steps < done:
+        raise RunError(
+            f"{run.path} has done {done} steps, and train.steps is {recipe.train.steps} now",
+            remedy=f"Set train.steps to {done} or more, or start anew with --fresh.",
+        )
+    return Extension(run, run.recipe(), recipe, done)

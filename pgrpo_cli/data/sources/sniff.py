@@ -53,7 +53,7 @@ _SIGNATURES = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook", _TABLE),
     (b"ARROW1", "an Arrow file", "Save the table as Parquet."),
-    (b"SQLite format 3", "an SQLite database", _TABLE),
+    (b"SQLite format 3\0", "an SQLite database", _TABLE),
     (b"%PDF-", "a PDF document", _TABLE),
     (b"<!doctype html", "an HTML page", _DOWNLOAD),
     (b"<html", "an HTML page", _DOWNLOAD),

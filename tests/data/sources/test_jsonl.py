@@ -149,13 +149,11 @@ def test_a_missing_held_out_file_names_its_setting(tmp_path):
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([GOOD, b"{}", b"", b"   "]), max_size=12))
 def test_every_line_is_a_row_or_a_rejected_row(lines):
-    lines = [line.replace(b"\n", b"") for line in lines] + [GOOD]
+    # What a file begins with may show that it is of another format.
+    lines = [GOOD, *(line.replace(b"\n", b"") for line in lines)]
     with tempfile.TemporaryDirectory() as folder:
         data = read(Path(folder), *lines)
-    blank = sum(
-        not line.removeprefix(b"\xef\xbb\xbf" if index == 0 else b"").strip()
-        for index, line in enumerate(lines)
-    )
+    blank = sum(not line.strip() for line in lines)
     assert len(data.train) + len(data.rejected) == len(lines) - blank
     assert len(data.train) >= lines.count(GOOD)
     for row_ in data.rejected:

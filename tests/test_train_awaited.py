@@ -191,7 +191,7 @@ url = "{judge.url}"
     assert "Traceback" not in result.stderr
     assert steps_in(run) == ["step-000002"]
     assert threads_left() == []
-    again = pgrpo("train", recipe_of(tmp_path, here), "--run-dir", run, "--allow-code")
+    again = pgrpo("train", recipe_of(tmp_path, here), "--run-dir", run, "--allow-code", "--accept-changes")
     assert again.stdout.startswith("resumed from step 2\n")
     assert outcome(run) == twin
 
@@ -231,7 +231,8 @@ async def reward(completions, preference_group, **columns):
     assert "Traceback" not in process.stderr
     assert "never awaited" not in process.stderr
     assert steps_in(run) == ["step-000002"]
-    assert pgrpo("train", recipe_of(tmp_path, AWAITED), "--run-dir", run, "--allow-code").exit_code == 0
+    again = ("train", recipe_of(tmp_path, AWAITED), "--run-dir", run, "--allow-code", "--accept-changes")
+    assert pgrpo(*again).exit_code == 0
     assert outcome(run) == twin
 
 

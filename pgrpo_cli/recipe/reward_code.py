@@ -21,8 +21,7 @@ class PythonReward(RewardBase):
     in its batch. Its calls run at once with each other and with other such rewards, on one event loop that
     lasts for the run; `asyncio.Semaphore` limits the requests in flight, `asyncio.to_thread` is for libraries
     that block. Nothing that a run records depends on how long a call takes.
-    The file, and the function while it is called, may import modules of the file's folder; a kept evaluation
-    notices changes of the file, not of those.
+    The file, and the function while it is called, may import modules of the file's folder.
     """
 
     type: Literal["python"] = "python"

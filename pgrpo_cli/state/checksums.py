@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pgrpo_cli.data.strict_json import read_json
+from pgrpo_cli.rewards.neighbours import imported_files
 
 from .files import write_json
 
@@ -42,6 +43,15 @@ def damage(folder: Path, needed: Iterable[str]) -> str | None:
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} is unreadable: {error}"
     return None
+
+
+def sha256_of_code(path: Path) -> str:
+    """Of a file of Python, with what of its folder it imports."""
+    files = imported_files(path)
+    if len(files) == 1:
+        return sha256(path)
+    told = (f"{file.relative_to(path.parent).as_posix()} {sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(told).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.pretrained import location_of
 
-from .checksums import sha256
+from .checksums import sha256, sha256_of_code
 from .files import explained, write_json
 from .run import RunDirectory
 
@@ -57,7 +57,7 @@ def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Finge
     for index, reward in enumerate(recipe.rewards):
         if isinstance(reward, PythonReward):
             where = f"rewards.{index}.file"
-            parts[where] = sha256(path_of(reward.file, where, recipe_dir))
+            parts[where] = sha256_of_code(path_of(reward.file, where, recipe_dir))
         elif isinstance(reward, PretrainedFields):
             parts |= _of_model(f"rewards.{index}.model", location_of(reward, recipe_dir, reward.label))
     return Fingerprint(parts, versions())

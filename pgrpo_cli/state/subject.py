@@ -16,7 +16,7 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
 from .checkpoint import checkpoint_at, finished_adapter, latest_checkpoint
-from .checksums import sha256
+from .checksums import sha256, sha256_of_code
 from .fingerprint import versions
 from .results import read_result, result_path
 from .run import RunDirectory
@@ -183,12 +183,14 @@ def _adapter_hash(adapter: Path) -> str:
 
 
 def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
-    """A reward's section; a Python file's also by the hash of what is in it."""
+    """A reward's section; a Python file's also by the hash of what is in it and in what it imports from its
+    folder.
+    """
     described: dict[str, Any] = section.model_dump(mode="json")
     if section.type == "python":
         file = path_of(section.file, f"reward {section.label!r}: file", recipe_dir)
         if file.is_file():
-            described["sha256"] = sha256(file)
+            described["sha256"] = sha256_of_code(file)
     return described
 
 

@@ -10,6 +10,7 @@ import pytest
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.rewards import PythonReward
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.neighbours import imported_files
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from tests.support.rewards import completions, scored
 
@@ -73,3 +74,18 @@ def test_a_path_that_the_user_has_set_stays(tmp_path: Path, monkeypatch: pytest.
     path = list(sys.path)
     scored(build(file), completions("x"))
     assert sys.path == path
+
+
+def test_what_a_file_imports_of_its_folder_is_found_without_running_it(tmp_path: Path) -> None:
+    file = Path(folder_with(tmp_path / "a", 1))
+    near = file.with_name("near.py")
+    near.write_text("import json, os.path, mine, far as f\nfrom . import nothing\nraise SystemExit\n")
+    file.with_name("far.py").write_text("import gone; import " + "x" * 5000)
+    file.with_name("unused.py").write_text("")
+    later = file.with_name("later")
+    found = imported_files(file)
+    assert found[0] == file
+    assert set(found[1:]) == {near, file.with_name("far.py"), later / "__init__.py", later / "deep.py"}
+    # What cannot be read has no imports.
+    near.write_text("(" * 100_000)
+    assert file.with_name("far.py") not in imported_files(file)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.state.checksums import damage, write_checksums
+from pgrpo_cli.state.checksums import damage, sha256, sha256_of_code, write_checksums
 
 NEEDED = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -50,3 +50,16 @@ def test_nothing_outside_the_folder_is_read(folder: Path, name: str) -> None:
 def test_another_shape_is_damage(folder: Path, content: Any) -> None:
     (folder / "checksums.json").write_text(json.dumps(content))
     assert damage(folder, NEEDED)
+
+
+def test_code_is_known_by_what_it_imports_from_its_folder_too(tmp_path: Path) -> None:
+    code, near, other = (tmp_path / name for name in ("mine.py", "near.py", "other.py"))
+    code.write_text("def reward(): ...")
+    near.write_text("VALUE = 1")
+    assert sha256_of_code(code) == sha256(code)
+    code.write_text("import near\ndef reward(): ...")
+    before = sha256_of_code(code)
+    other.write_text("VALUE = 1")
+    assert sha256_of_code(code) == before != sha256(code)
+    near.write_text("VALUE = 2")
+    assert sha256_of_code(code) != before

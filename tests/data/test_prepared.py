@@ -13,7 +13,7 @@ from tests.support.records import prompt
 
 SPLITS = {
     "train": [prompt("p1", "a", answer=[1, {"x": None}]), prompt("p2", "b", length=5)],
-    "eval": [prompt("p3", "a", text="naïve 🎷 \ud800")],
+    "eval": [prompt("p3", "a", text="naïve 🎷")],
 }
 REJECTED = [RejectedRow("not JSON", "at 3", "f.jsonl", 2, None, "{\udc00")]
 

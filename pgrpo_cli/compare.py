@@ -19,6 +19,7 @@ from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, var
 from pgrpo_cli.report.learning import Progress, learning_of
 from pgrpo_cli.report.summary import prompt_values
 from pgrpo_cli.report.types import EvalResult, Header
+from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import kept_result, subject_of
 
@@ -66,6 +67,9 @@ def entrants_of(
     headers = [(label, results[label] or subject.header) for label, subject in subjects.items()]
     for label, header in headers[1:]:
         refuse_incomparable(*headers[0], label, header)
+    for label, subject in subjects.items():
+        if results[label] is None:
+            require_writable(subject.run)
     entrants = []
     for label, subject in subjects.items():
         for warning in subject.warnings:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.errors import EvalError
+from pgrpo_cli.errors import CheckpointError, EvalError
 from pgrpo_cli.held_out import Progress, eval_sampling, held_out, scored_rows
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
@@ -25,7 +25,7 @@ from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.rewards.usage import sentences_about
 from pgrpo_cli.state.paths import read_paths
-from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.results import require_writable, write_result
 from pgrpo_cli.state.subject import Subject, shares_base
 
 # Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
@@ -137,7 +137,15 @@ def _matrix(
 
 
 def policy_of(subject: Subject) -> Policy:
-    """The model of the subject's run with the subject's adapter, loaded."""
+    """The model of the subject's run with the subject's adapter, loaded.
+
+    Raises CheckpointError where the adapter has gone.
+    """
+    if not subject.adapter.is_dir():
+        raise CheckpointError(
+            f"{subject.adapter} is gone: the run went on meanwhile, and keeps newer ones only",
+            remedy="Run the same command again: it evaluates the newest.",
+        )
     device = pick_device()
     return load_policy(
         subject.recipe,
@@ -165,6 +173,7 @@ def evaluate_run(
     built. `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that
     rewards may send completions to; `on_note` takes sentences for the user.
     """
+    require_writable(subject.run)
     rewards = build_rewards(
         subject.recipe.rewards,
         subject.recipe_dir,

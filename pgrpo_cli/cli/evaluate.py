@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgrpo_cli.errors import RunError
+from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.paths import try_to_write
 
 from .common import (
@@ -76,18 +76,21 @@ def evaluate(
     from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
     from pgrpo_cli.evaluate import evaluate_run, policy_of
     from pgrpo_cli.state.eval_rows import table_path, write_table
-    from pgrpo_cli.state.results import kept_results
+    from pgrpo_cli.state.results import kept_results, require_writable
     from pgrpo_cli.state.subject import kept_result, subject_of
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
     result = None if fresh else kept_result(subject)
     told = (lambda text: None) if quiet else note
+    writable = _writable(subject, result, told)
     judge = judge_to_ask(subject, result, allow_host or ())
     for warning in subject.warnings:
         told(f"warning: {warning}")
     if result is not None:
         told(f"{subject.path} holds this evaluation already; --fresh samples again")
     tasks = tasks_to_run(subject, result, allow_code=allow_code, on_note=told)
+    if tasks is not None:
+        require_writable(subject.run)
     # Both models stay in memory between the two only if there are tasks: a judge may need the room.
     policy = None if tasks is None else cache(partial(policy_of, subject))
     with shown_progress(quiet=quiet) as progress:
@@ -101,11 +104,12 @@ def evaluate(
                 progress=progress,
                 on_note=told,
             )
-        else:
+        elif writable:
             # It may have been lost, or the evaluation be older than tables are.
             write_table(result, subject.path)
-        # What comes after it may fail: the page of what there is stays.
-        _write_page(subject, result)
+        if writable:
+            # What comes after it may fail: the page of what there is stays.
+            _write_page(subject, result)
         if tasks is not None and policy is not None:
             result = run_tasks(
                 subject, result, tasks, policy(), progress=task_progress(progress), on_note=told
@@ -184,7 +188,7 @@ def compare(
         raise RunError(f"{html.parent}: there is no such folder", remedy="Make it, or name another file.")
     page = html or runs[-1] / "compare.html"
     if page.parent.is_dir():
-        try_to_write(page.parent)
+        _try_to_write(page)
     labels = _labels(runs)
     directories = {label: run_at(path) for label, path in zip(labels, runs, strict=True)}
     with shown_progress(quiet=quiet) as progress:
@@ -210,6 +214,32 @@ def compare(
     if not quiet:
         note(f"Page: {page}")
         note("Next: open it in a browser.")
+
+
+def _writable(subject: Subject, result: EvalResult | None, told: Callable[[str], None]) -> bool:
+    """Whether the run takes a page and a table. Raises CheckpointError if not, and more is to be made."""
+    from pgrpo_cli.state.results import require_writable
+    from pgrpo_cli.state.subject import has_judged, has_tasks
+
+    try:
+        require_writable(subject.run)
+    except CheckpointError as error:
+        done = result and has_judged(subject.recipe, result) and has_tasks(subject.recipe, result)
+        if not done:
+            raise
+        told(f"warning: {error.message}: its page and table stay as they are")
+        return False
+    return True
+
+
+def _try_to_write(page: Path) -> None:
+    try:
+        try_to_write(page.parent)
+    except OSError as error:
+        raise RunError(
+            f"{page.parent} cannot be written: {error.strerror}",
+            remedy="Name another place for the page: --html FILE.",
+        ) from error
 
 
 def _write_page(subject: Subject, result: EvalResult) -> None:

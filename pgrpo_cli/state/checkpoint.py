@@ -19,9 +19,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +34,7 @@ from pgrpo_cli.model.policy import Policy
 
 from .checksums import CHECKSUMS, OURS, damage, write_checksums
 from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
+from .holding import hold, unheld
 from .run import RunDirectory
 
 _ADAPTER_BEING_WRITTEN = ".adapter.tmp"
@@ -44,10 +45,11 @@ _NEEDED = (*_ADAPTER, "history.json", "history.safetensors", "optimizer.safetens
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose checksums hold."""
+    """A checkpoint whose checksums hold. An open `holder` keeps a run that goes on from dropping it."""
 
     path: Path
     step: int
+    holder: BinaryIO | None = field(default=None, compare=False)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -133,15 +135,18 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
 
 
 def _drop_old(run: RunDirectory, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`, and those that hold a file of someone else.
+    """Delete all checkpoints but the newest `keep`, held ones, and those with a file of someone else.
 
     A kill in between leaves none half deleted.
     """
     for path in _by_step(run)[:-keep]:
         if any(not OURS.fullmatch(entry.name) for entry in path.iterdir()):
             continue
-        hidden = path.with_name(f".{path.name}.old")
-        path.rename(hidden)
+        with unheld(path) as free:
+            if not free:
+                continue
+            hidden = path.with_name(f".{path.name}.old")
+            path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
 
@@ -238,16 +243,28 @@ def finished_adapter(run: RunDirectory) -> list[str]:
     return []
 
 
-def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
+def latest_checkpoint(run: RunDirectory, *, held: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence about each newer one that is not.
 
-    Raises CheckpointError if there are checkpoints and none is whole.
+    With `held` a run that trains meanwhile does not drop it. Raises CheckpointError if there are checkpoints
+    and none is whole.
     """
+    found = None
+    while found is None:
+        found = _latest(run, held)
+    return found
+
+
+def _latest(run: RunDirectory, held: bool) -> tuple[Checkpoint | None, list[str]] | None:
+    """The same; None where one was dropped while it was looked at: the run goes on and has newer ones."""
     problems: list[str] = []
     for path in reversed(_by_step(run)):
+        holder = hold(path) if held else None
         problem = _damage(path)
         if problem is None:
-            return Checkpoint(path, _step_of(path)), problems
+            return Checkpoint(path, _step_of(path), holder), problems
+        if not path.exists():
+            return None
         problems.append(f"checkpoint {path} is damaged ({problem})")
     if problems:
         raise CheckpointError(
@@ -258,7 +275,10 @@ def latest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
 
 
 def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
-    """The checkpoint after `step`. Raises RunError unless it is there, CheckpointError unless it is whole."""
+    """The checkpoint after `step`, held as by `latest_checkpoint`.
+
+    Raises RunError unless it is there, CheckpointError unless it is whole.
+    """
     paths = {_step_of(path): path for path in _by_step(run)}
     if step not in paths:
         there = ", ".join(map(str, paths)) or "none"
@@ -266,12 +286,15 @@ def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
             f"{run.path} has no checkpoint after step {step}; it has: {there}",
             remedy="Choose one of those; train.keep_checkpoints says how many a run leaves.",
         )
+    holder = hold(paths[step])
     problem = _damage(paths[step])
+    if problem is not None and not paths[step].exists():
+        return checkpoint_at(run, step)
     if problem is not None:
         raise CheckpointError(
             f"checkpoint {paths[step]} is damaged ({problem})", remedy="Choose another one."
         )
-    return Checkpoint(paths[step], step)
+    return Checkpoint(paths[step], step, holder)
 
 
 def _damage(path: Path) -> str | None:
@@ -309,9 +332,9 @@ def _optimizer_state(
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in policy.trainable.items():
-        for field, value in optimizer.state.get(parameter, {}).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{name}/{field}"] = value.detach().cpu().contiguous().clone()
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous().clone()
             else:
-                scalars.setdefault(name, {})[field] = value
+                scalars.setdefault(name, {})[key] = value
     return tensors, scalars

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import EvalError
+from pgrpo_cli.paths import made_folder, try_to_write
 from pgrpo_cli.report.types import EVAL_VERSION, EvalResult
 
 from .eval_rows import write_table
@@ -22,6 +23,13 @@ _AGAIN = "Remove it, or evaluate again with `pgrpo eval ... --fresh`."
 def result_path(run: RunDirectory, step: int) -> Path:
     """Where the evaluation of the adapter after `step` is kept."""
     return run.eval_dir / f"step-{step:06d}.json"
+
+
+def require_writable(run: RunDirectory) -> None:
+    """Raises CheckpointError where an evaluation could not be kept: before it is made, not after hours."""
+    with explained(str(run.eval_dir)):
+        try_to_write(run.path)
+        made_folder(run.eval_dir, "eval")
 
 
 def write_result(result: EvalResult, path: Path) -> None:

@@ -15,7 +15,7 @@ from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
-from .checkpoint import checkpoint_at, finished_adapter, latest_checkpoint
+from .checkpoint import Checkpoint, checkpoint_at, finished_adapter, latest_checkpoint
 from .checksums import sha256, sha256_of_code
 from .fingerprint import versions
 from .results import read_result, result_path
@@ -34,7 +34,7 @@ class Subject:
     """An adapter of a run, the header that its evaluation will have, and what the user should know.
 
     `group_sizes`: training prompts of each preference group, the weights of the weighted mean. `chosen`: the
-    step was named, and is not simply the newest.
+    step was named, and is not simply the newest. `source`: a run that goes on does not drop it meanwhile.
     """
 
     run: RunDirectory
@@ -45,6 +45,7 @@ class Subject:
     group_sizes: dict[str, int]
     warnings: tuple[str, ...]
     chosen: bool = False
+    source: Checkpoint | None = None
 
     @property
     def path(self) -> Path:
@@ -70,14 +71,15 @@ def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path, checkpoint: 
             f"{run.path} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
         )
     if checkpoint is None or (run.finished and checkpoint == recipe.train.steps):
-        chosen, (step, adapter, warnings) = False, _newest_adapter(run, recipe)
+        chosen, (found, warnings) = False, _newest(run, recipe)
     else:
-        chosen, step, adapter, warnings = True, checkpoint, checkpoint_at(run, checkpoint).path, []
+        chosen, found, warnings = True, checkpoint_at(run, checkpoint), []
+    step, adapter = found.step, found.path
     header = header_of(
         recipe, recipe_dir, run=run.path, step=step, data_hash=manifest["data_hash"], adapter=adapter
     )
     sizes = {group: counts["train"] for group, counts in manifest["preference_groups"].items()}
-    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings), chosen)
+    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings), chosen, found)
 
 
 def header_of(
@@ -162,14 +164,15 @@ def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
         )
 
 
-def _newest_adapter(run: RunDirectory, recipe: Recipe) -> tuple[int, Path, list[str]]:
+def _newest(run: RunDirectory, recipe: Recipe) -> tuple[Checkpoint, list[str]]:
+    """The finished adapter, as a checkpoint, or else the newest one."""
     if run.finished:
-        return recipe.train.steps, run.adapter, finished_adapter(run)
-    checkpoint, warnings = latest_checkpoint(run)
+        return Checkpoint(run.adapter, recipe.train.steps), finished_adapter(run)
+    checkpoint, warnings = latest_checkpoint(run, held=True)
     if checkpoint is None:
         raise RunError(f"{run.path} has nothing trained yet", remedy="Train it first with `pgrpo train`.")
     unfinished = f"{run.path} is not finished: step {checkpoint.step} of {recipe.train.steps} is evaluated"
-    return checkpoint.step, checkpoint.path, [*warnings, unfinished]
+    return checkpoint, [*warnings, unfinished]
 
 
 def _adapter_hash(adapter: Path) -> str:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pgrpo_cli import evaluate as evaluate_module
+from pgrpo_cli.state import checkpoint as checkpoint_module
+from pgrpo_cli.state.run import RunDirectory
+from tests.support.disks import unable_to_write
 from tests.support.evaluated import KEPT, pgrpo
+from tests.support.training import files_in
 
 FIRST = Path("eval", "step-000001.json")
 
@@ -63,3 +71,48 @@ def test_a_step_without_a_checkpoint(run: Path) -> None:
     result = pgrpo("eval", run, "--checkpoint", "7")
     assert result.exit_code == 2
     assert "no checkpoint after step 7; it has: 1, 2" in result.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--checkpoint", "1")])
+def test_a_checkpoint_is_not_dropped_while_it_is_evaluated(
+    run: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "eval")
+    real, kept = evaluate_module.load_policy, []
+
+    def after_the_run_went_on(*arguments: Any, **options: Any) -> Any:
+        shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000003")
+        checkpoint_module._drop_old(RunDirectory(run), 1)
+        kept.extend(sorted(path.name for path in (run / "checkpoints").iterdir()))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluate_module, "load_policy", after_the_run_went_on)
+    result = pgrpo("eval", run, *words)
+    assert result.exit_code == 0, result.output
+    assert kept == [f"step-00000{1 if words else 2}", "step-000003"]
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_anything_is_sampled(run: Path) -> None:
+    before = files_in(run)
+    with unable_to_write(run):
+        for words in (("eval", run, "--fresh"), ("eval", run, "--checkpoint", "1")):
+            result = pgrpo(*words)
+            assert result.exit_code == 1
+            assert "eval could not be written: Permission denied" in result.stderr
+            assert "Make the directory writable" in result.stderr
+            assert "sampling" not in result.stderr
+        compared = pgrpo("compare", run, run)
+        assert compared.exit_code == 2
+        assert f"{run} cannot be written" in compared.stderr and "--html" in compared.stderr
+    assert files_in(run) == before
+
+
+def test_an_evaluation_that_is_there_is_shown_where_nothing_can_be_written(run: Path) -> None:
+    before = files_in(run)
+    with unable_to_write(run):
+        result = pgrpo("eval", run)
+    assert result.exit_code == 0, result.output
+    assert "mean reward on held-out prompts" in result.stdout
+    assert "could not be written: Permission denied: its page and table stay as they are" in result.stderr
+    assert files_in(run) == before

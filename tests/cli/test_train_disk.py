@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgrpo_cli.cli.display import LineDisplay
-from tests.support.disks import enlarge, small_disk
+from tests.support.disks import enlarge, small_disk, unable_to_write
 from tests.support.processes import Process
 from tests.support.training import SMOKE, TINY, files_in, go_on, outcome, pgrpo, trained, write_tiny
 
@@ -122,27 +121,6 @@ def test_a_disk_that_is_full_again_and_again(tmp_path: Path) -> None:
     assert "recipe.yaml could not be written: No space left on device" in refusals[0]
     for what in ("the prepared data cannot be written", "history.sqlite could not be", "error: checkpoint "):
         assert any(what in refusal for refusal in refusals), what
-
-
-@contextmanager
-def unable_to_write(folder: Path) -> Iterator[None]:
-    """Everything below `folder` is readable only, for root too."""
-    paths = [folder, *folder.rglob("*")]
-    for path in paths:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    # Root writes where it likes; as somebody else it does not.
-    for parent in (*folder.parents,):
-        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o055)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        for path in paths:
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def test_a_run_that_cannot_be_written(begun: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from pgrpo_cli.algo import RewardHistory
-from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.update import build_optimizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state import checkpoint as checkpoint_module
 from pgrpo_cli.state.checkpoint import (
+    checkpoint_at,
     finish_adapter,
     finished_adapter,
     latest_checkpoint,
@@ -137,6 +140,45 @@ def test_what_only_looks_like_a_checkpoint_is_none(setup: Setup, name: str) -> N
     assert latest_checkpoint(setup.run)[0].step == 1  # type: ignore[union-attr]
     setup.save(2, keep=1)
     assert setup.names() == sorted([name, "step-000002"])
+
+
+def test_one_that_is_read_is_dropped_only_afterwards(setup: Setup) -> None:
+    setup.save(1)
+    read, _ = latest_checkpoint(setup.run, held=True)
+    assert read is not None and read.holder is not None
+    also, _ = latest_checkpoint(setup.run, held=True)
+    assert also is not None and also.holder is not None
+    also.holder.close()
+    setup.save(2, keep=1)
+    assert setup.names() == ["step-000001", "step-000002"]
+    read.holder.close()
+    setup.save(3, keep=1)
+    assert setup.names() == ["step-000003"]
+
+
+def test_one_that_a_run_goes_on_from_is_not_held(setup: Setup) -> None:
+    setup.save(1)
+    assert latest_checkpoint(setup.run)[0].holder is None  # type: ignore[union-attr]
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_is_not_damaged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = setup.save(1)
+    real = checkpoint_module._damage
+
+    def while_the_run_goes_on(path: Path) -> str | None:
+        if path == first:
+            setup.save(2)
+            shutil.rmtree(first)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint_module, "_damage", while_the_run_goes_on)
+    found, problems = latest_checkpoint(setup.run)
+    assert (found.step, problems) == (2, [])  # type: ignore[union-attr]
+    setup.save(1)
+    with pytest.raises(RunError, match="has no checkpoint after step 1; it has: 2"):
+        checkpoint_at(setup.run, 1)
 
 
 def test_equal_steps_make_equal_files_in_sorted_order(setup: Setup) -> None:

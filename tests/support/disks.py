@@ -26,6 +26,27 @@ def small_disk(path: Path, kilobytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@contextmanager
+def unable_to_write(folder: Path) -> Iterator[None]:
+    """Everything below `folder` is readable only, for root too."""
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    # Root writes where it likes; as somebody else it does not.
+    for parent in (*folder.parents,):
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o055)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path in paths:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def enlarge(disk: Path, kilobytes: int) -> None:
     """Give a small disk another size."""
     assert _mount("-o", f"remount,size={kilobytes}k", str(disk))

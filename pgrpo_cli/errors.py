@@ -1,7 +1,7 @@
 """The errors that a user can cause or repair, each with the exit code that the command line returns.
 
 Rules for raising one: say what was found and where, the rule that it breaks, and what to do about it.
-Anything that is not a `PgrpoError` is a defect of this program and keeps its traceback.
+Anything that is not a `PgrpoError` is a library's or a defect of this program; its trace goes to a file.
 A new branch is added only when callers must tell it apart from the others.
 """
 
@@ -76,6 +76,8 @@ class IncomparableError(EvalError):
 
 
 class Interrupted(PgrpoError):
-    """The user stopped a run; everything up to the last finished step is saved."""
+    """The user, or who runs the machine, stopped a run; everything up to the last finished step is saved."""
 
-    exit_code = 130
+    def __init__(self, message: str, *, remedy: str | None = None, exit_code: int = 130) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code

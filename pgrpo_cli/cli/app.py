@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from pgrpo_cli import __version__
 
 from .failures import reported_errors, show_usage
+from .interrupts import stop_signals
 from .libraries import prepare_libraries
 from .terminal import emit
 
@@ -28,13 +29,10 @@ class _ReportingGroup(TyperGroup):
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """What is wrong with the words of a command is said like everything else."""
         try:
-            with reported_errors():
+            with stop_signals(), reported_errors():
                 code = super().main(*arguments, **{**options, "standalone_mode": False})
         except typer.Exit as end:
             code = end.exit_code
-        except typer.Abort as abort:
-            # Typer's name for an EOFError, of a library for instance.
-            raise abort.__cause__ or abort from None
         except Exception as error:
             if not hasattr(error, "format_message"):
                 raise
@@ -43,8 +41,12 @@ class _ReportingGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         prepare_libraries()
-        with reported_errors():
-            return super().invoke(ctx)
+        try:
+            with reported_errors():
+                return super().invoke(ctx)
+        except EOFError as error:
+            # Typer would take it for the end of a terminal's input.
+            raise OSError(f"a file ends too soon: {error}") from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,6 +25,7 @@ from .common import (
 )
 from .eval_progress import shown_progress, task_progress
 from .eval_shown import result_json, show_comparison, show_result
+from .failures import keep_traces_in
 from .terminal import emit, note
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate(
     from pgrpo_cli.state.subject import kept_result, subject_of
 
     subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
+    keep_traces_in(subject.run.path)
     result = None if fresh else kept_result(subject)
     told = (lambda text: None) if quiet else note
     writable = _writable(subject, result, told)

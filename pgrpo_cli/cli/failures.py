@@ -1,16 +1,28 @@
-"""The one place where errors become messages and exit codes; docs/exit-codes.md lists those."""
+"""The one place where errors become messages and exit codes; docs/exit-codes.md lists those.
+
+What is no `PgrpoError`, from a library or a defect of this program, is one line, and its trace is in a file.
+"""
 
 from __future__ import annotations
 
 import errno
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import typer
 
+from pgrpo_cli import __version__
 from pgrpo_cli.errors import Interrupted, PgrpoError
 
-from .terminal import note
+from .interrupts import exit_code, signal_of
+from .terminal import note, safe
 
 _ENVIRONMENT_ERRORS = {
     errno.ENOSPC: "Free some disk space and run the same command again.",
@@ -50,9 +62,11 @@ def reported_errors() -> Iterator[None]:
     except PgrpoError as error:
         show_error(error)
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        note("interrupted")
-        raise typer.Exit(130) from error
+    except KeyboardInterrupt as stop:
+        signum = signal_of(stop)
+        by = "interrupted" if signum == signal.SIGINT else f"stopped by {signal.Signals(signum).name}"
+        note(f"{by}; what was finished before is kept")
+        raise typer.Exit(exit_code(signum)) from stop
     except BrokenPipeError as error:
         # Whoever read the results has gone, and knows it.
         raise typer.Exit(1) from error
@@ -62,3 +76,43 @@ def reported_errors() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         show_error(PgrpoError(f"{where}{error.strerror}", remedy=_ENVIRONMENT_ERRORS[error.errno]))
         raise typer.Exit(1) from error
+
+
+TRACE = "traceback.txt"
+"""The file of a run directory that holds the latest."""
+_LONGEST_CAUSE = 500
+_run_directory: Path | None = None
+
+
+def keep_traces_in(run_directory: Path) -> None:
+    """From now on a trace is written there; before, into the folder for temporary files."""
+    global _run_directory
+    _run_directory = run_directory
+
+
+def report_failure(error: Exception) -> int:
+    """Say what failed, and where its trace is; returns the exit code."""
+    command = shlex.join(["pgrpo", *sys.argv[1:]])
+    cause = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0][:_LONGEST_CAUSE]
+    versions = f"pgrpo {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    trace = "".join(traceback.format_exception(error))
+    place = _written(safe(f"{versions}\n{command}\n\n{trace}"))
+    note(f"`{command}` failed: {cause}", "error: ", "bold red")
+    note(f"  The whole trace is in {place}." if place else "  No file could be written for the trace.")
+    return 1
+
+
+def _written(trace: str) -> Path | None:
+    """The file that holds the trace now."""
+    from pgrpo_cli.state.files import atomic_write
+
+    if _run_directory is not None:
+        with suppress(OSError):
+            atomic_write(_run_directory / TRACE, trace)
+            return _run_directory / TRACE
+    with suppress(OSError):
+        descriptor, name = tempfile.mkstemp(prefix="pgrpo-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(trace)
+        return Path(name)
+    return None

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its standard streams, and where its children look for code."""
+"""The process that a command runs in: its standard streams, its signals, and its children's code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import os
 import sys
 from typing import NoReturn
 
+from .interrupts import exit_code, restore_default_signals, signal_of, stop_signals
+
 
 def run() -> NoReturn:
     """Run the command that the process was started for, and end with its exit code."""
     open_streams()
     # Children, those of libraries too, do not run what lies in the folder that the command is started in.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    from .app import app
-
     try:
-        app(prog_name="pgrpo")
+        with stop_signals():
+            from .app import app
+
+            app(prog_name="pgrpo")
         sys.exit()
+    except KeyboardInterrupt as stop:
+        # It came before the command was there to say so.
+        sys.exit(exit_code(signal_of(stop)))
+    except Exception as error:
+        from .failures import report_failure
+
+        sys.exit(report_failure(error))
     finally:
+        restore_default_signals()
         empty_streams()
 
 

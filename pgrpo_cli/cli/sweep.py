@@ -13,9 +13,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -23,12 +22,14 @@ from rich.table import Table
 from pgrpo_cli.errors import Interrupted, PgrpoError
 
 from .common import AllowCodeOption, AllowHostOption, QuietOption, RecipeArgument, SetOption, path_parser
+from .interrupts import STOP_SIGNALS, exit_code, forwarded_signals
 from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.sweep import PlannedRun, Sweep
 
-_STOPPED = 130
+_STOPPED = {ending: n for n in STOP_SIGNALS for ending in (exit_code(n), -n)}
+"""The signal that ended a run, by how it ended."""
 
 
 def register(app: typer.Typer) -> None:
@@ -119,7 +120,8 @@ def _status(run: PlannedRun, evaluate: bool) -> str:
 def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) -> dict[Path, str]:
     """Why each run failed that did. Raises Interrupted when the user stops the sweep."""
     failed: dict[Path, str] = {}
-    with _forwarded_signals() as child:
+    child = _Child()
+    with forwarded_signals(child.send):
         for number, run in enumerate(plan.runs, 1):
             status = _status(run, evaluate)
             told = f"[{number}/{len(plan.runs)}] {run.path}"
@@ -129,9 +131,11 @@ def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) 
             note(told)
             for words in _commands(run, recipe, status, evaluate, options):
                 code = child.call([sys.executable, "-P", "-m", "pgrpo_cli", *words])
-                if child.stopped or code == _STOPPED:
+                if signum := child.stopped or _STOPPED.get(code):
                     raise Interrupted(
-                        f"stopped in {run.path}; what is finished stays", remedy="The same command goes on."
+                        f"stopped in {run.path}; what is finished stays",
+                        remedy="The same command goes on.",
+                        exit_code=exit_code(signum),
                     )
                 if code:
                     failed[run.path] = f"`pgrpo {words[0]}` ended with {_ending(code)}"
@@ -163,37 +167,25 @@ class _Child:
     """Runs one process at a time and passes signals on to it."""
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.stopped = 0
+        """The latest signal that was sent."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, words: Sequence[str]) -> int:
         """The exit code; negative for a signal."""
         if self.stopped:
-            return _STOPPED
+            return exit_code(self.stopped)
         self._process = subprocess.Popen(words, process_group=0)
         if self.stopped:
             # A signal that came while the process was being made.
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(self.stopped)
         try:
             return self._process.wait()
         finally:
             self._process = None
 
-    def on_signal(self, signum: int, frame: object) -> None:
+    def send(self, signum: int) -> None:
         """The first lets the run finish its step, the second stops it at once; no further run begins."""
-        self.stopped = True
+        self.stopped = signum
         if self._process is not None:
             self._process.send_signal(signum)
-
-
-@contextmanager
-def _forwarded_signals() -> Iterator[_Child]:
-    child = _Child()
-    before: dict[int, Any] = {
-        number: signal.signal(number, child.on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield child
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection
+import signal
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,8 @@ from .common import (
     RunDirOption,
     SetOption,
 )
-from .interrupts import stop_on_interrupt
+from .failures import keep_traces_in
+from .interrupts import StopRequest, exit_code, signal_of
 from .terminal import emit, note, stderr, stdout
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def prepare(
     run = RunDirectory(run_dir or default_run_dir(loaded))
     with locked(run):
         claim(run, loaded, recipe.parent)
+        keep_traces_in(run.path)
         prepare_data(run, loaded, recipe.parent, allow_code=allow_code, quiet=quiet)
     if not quiet:
         note(f"Next: {_train_command(recipe, run, loaded, overrides, allow_code)}")
@@ -107,16 +110,18 @@ def train(
             "`--fresh` trains again, beside it."
         )
         return
-    with locked(run), stop_on_interrupt() as stop_requested:
+    stop_request = StopRequest()
+    with locked(run):
         extension = extension_of(run, loaded)
         if extension is None:
             claim(run, loaded, recipe.parent)
+        keep_traces_in(run.path)
         try:
             _train(
                 run,
                 loaded,
                 recipe.parent,
-                stop_requested,
+                stop_request,
                 profile=profile,
                 accept_changes=accept_changes,
                 extension=extension,
@@ -127,7 +132,9 @@ def train(
         except (Interrupted, KeyboardInterrupt) as stop:
             command = _train_command(recipe, run, loaded, overrides, allow_code, allow_host or ())
             message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
-            raise Interrupted(message, remedy=f"Go on with: {command}") from stop
+            at_once = signal_of(stop) if isinstance(stop, KeyboardInterrupt) else None
+            code = exit_code(at_once or stop_request.signum or signal.SIGINT)
+            raise Interrupted(message, remedy=f"Go on with: {command}", exit_code=code) from stop
     emit(f"finished: the adapter is in {run.adapter}")
     if not quiet:
         note(f"Next: {shlex.join(['pgrpo', 'eval', str(run.path)])}")
@@ -194,7 +201,7 @@ def _train(
     run: RunDirectory,
     recipe: Recipe,
     recipe_dir: Path,
-    stop_requested: Callable[[], bool],
+    stop_request: StopRequest,
     *,
     profile: int,
     accept_changes: bool,
@@ -244,8 +251,6 @@ def _train(
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:
         emit(f"resumed from step {checkpoint.step}")
-    if stop_requested():
-        raise Interrupted("stopped before a step was made; nothing is lost")
     if extension is not None:
         note(extension.apply())
     with ExitStack() as stack:
@@ -255,10 +260,11 @@ def _train(
         if profile:
             traced = profiled(display, run.path / "profile", steps=profile, left=steps - done)
             display = stack.enter_context(traced)
+        stack.enter_context(stop_request.awaited())
         train_run(
             run, recipe, policy, prompts, rewards,
             checkpoint=checkpoint, observer=diagnosed(display, run, recipe),
-            stop_requested=stop_requested, trackers=trackers,
+            stop_requested=lambda: bool(stop_request), trackers=trackers,
             curve=held_out_curve(run, recipe),
         )  # fmt: skip
 

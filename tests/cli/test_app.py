@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import _ReportingGroup, app
+from pgrpo_cli.cli.interrupts import Stopped
 from pgrpo_cli.errors import CheckpointError, DataError, Interrupted, RecipeError
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "numpy")
@@ -71,7 +73,9 @@ def raising(error: BaseException) -> Result:
         (RecipeError("wrong", remedy="Do this.\nOr that."), 2, "error: wrong\n  Do this.\n  Or that.\n"),
         (DataError("x" * 300), 2, f"error: {'x' * 300}\n"),
         (Interrupted("stopped, saved", remedy="go on with ..."), 130, "stopped, saved\n  go on with ...\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished before is kept\n"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; what was finished before is kept\n"),
+        (Stopped(signal.SIGHUP), 129, "stopped by SIGHUP; what was finished before is kept\n"),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/x"),
             1,

@@ -97,23 +97,27 @@ def test_a_run_that_fails_does_not_stop_the_rest(recipe: Path, played: dict[str,
     assert "Next: pgrpo compare runs/tiny-grpo-seed0 runs/tiny-pgrpo-seed1" in result.stderr
 
 
-def test_a_run_that_was_stopped_stops_the_sweep(recipe: Path, played: dict[str, Any]) -> None:
-    played["codes"] = {"tiny-grpo-seed1": 130}
+@pytest.mark.parametrize(("ended", "code"), [(130, 130), (143, 143), (-15, 143), (129, 129)])
+def test_a_run_that_was_stopped_stops_the_sweep(
+    recipe: Path, played: dict[str, Any], ended: int, code: int
+) -> None:
+    played["codes"] = {"tiny-grpo-seed1": ended}
     result = pgrpo("sweep", recipe, *GRID)
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert len(played["calls"]) == 2
     assert "stopped in runs/tiny-grpo-seed1" in result.stderr
     assert "The same command goes on." in result.stderr
 
 
-def test_ctrl_c_reaches_the_run_once_and_no_further_run_begins(
-    recipe: Path, played: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_reaches_the_run_once_and_no_further_run_begins(
+    recipe: Path, played: dict[str, Any], tmp_path: Path, signum: str, code: int
 ) -> None:
-    # The run counts interrupts; it is in another process group, so it gets those that are passed on alone.
+    # The run counts signals; it is in another process group, so it gets those that are passed on alone.
     played["body"] = (
         "import signal\n"
         "got = []\n"
-        "signal.signal(signal.SIGINT, lambda *a: got.append(1))\n"
+        f"signal.signal(signal.{signum}, lambda *a: got.append(1))\n"
         f"open({str(tmp_path / 'up')!r}, 'w').close()\n"
         "end = time.monotonic() + 60\n"
         "while not got and time.monotonic() < end: time.sleep(0.01)\n"
@@ -125,17 +129,17 @@ def test_ctrl_c_reaches_the_run_once_and_no_further_run_begins(
     def interrupt() -> None:
         while not (tmp_path / "up").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.Signals[signum])
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.Signals[signum])
     result = pgrpo("sweep", recipe, *GRID, "--quiet")
     thread.join()
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert (tmp_path / "got").read_text() == "1 True"
     assert len(played["calls"]) == 1
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.Signals[signum]) is before
 
 
 def test_a_grid_with_a_mistake_starts_nothing(recipe: Path, played: dict[str, Any]) -> None:

@@ -91,7 +91,8 @@ def test_ctrl_c_before_the_first_step_makes_none(recipe: Path, monkeypatch: pyte
     result = pgrpo("train", recipe, "--run-dir", recipe.parent / "run")
     assert result.exit_code == 130
     assert "step 1/6" not in result.stderr
-    assert "stopped before a step was made" in result.stderr
+    assert "stopped at once" in result.stderr
+    assert "Go on with: pgrpo train" in result.stderr
 
 
 INTERRUPTING = """

@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +33,20 @@ FILE_OPERATIONS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "shut
 @dataclass(frozen=True)
 class KillPoint:
     """Just before the `number`-th operation of kind `event` (any of FILE_OPERATIONS if empty) on a path that
-    contains `name`.
+    contains `name`; a signal other than SIGKILL may be sent there.
     """
 
     event: str
     name: str
     number: int = 1
+    signum: int = signal.SIGKILL
 
 
 class Process:
-    """A running command; standard output and error go to files in `folder`."""
+    """A running command; standard output and error go to files in `folder`.
+
+    `ignored`: signals that the parent ignores, as nohup and shells do for their background jobs.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Process:
         *arguments: object,
         kill_at: KillPoint | None = None,
         largest_file: int | None = None,
+        ignored: Sequence[int] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "stdout", folder / "stderr"
@@ -57,7 +62,7 @@ class Process:
         self._err.write_bytes(b"")
         words = [str(argument) for argument in arguments]
         self._process = CONTEXT.Process(
-            target=_run, args=(words, str(self._out), str(self._err), kill_at, largest_file)
+            target=_run, args=(words, str(self._out), str(self._err), kill_at, largest_file, ignored)
         )
         self._process.start()
 
@@ -89,18 +94,28 @@ class Process:
         return self._process.exitcode
 
 
-def _run(words: list[str], out: str, err: str, kill_at: KillPoint | None, largest_file: int | None) -> None:
+def _run(
+    words: list[str],
+    out: str,
+    err: str,
+    kill_at: KillPoint | None,
+    largest_file: int | None,
+    ignored: Sequence[int],
+) -> None:
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_IGN)
     if kill_at is not None:
         _arm(kill_at)
-    from pgrpo_cli.cli.app import app
+    from pgrpo_cli.cli.process import run
 
-    app(words)
+    sys.argv = ["pgrpo", *words]
+    run()
 
 
 def _arm(point: KillPoint) -> None:
@@ -114,6 +129,6 @@ def _arm(point: KillPoint) -> None:
         if counts and point.name in str(arguments[0]):
             count += 1
             if count == point.number:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), point.signum)
 
     sys.addaudithook(hook)

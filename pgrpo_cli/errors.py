@@ -22,6 +22,10 @@ class PgrpoError(Exception):
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
 
 
+class RunWarning(RuntimeWarning):
+    """Something that the user of a run should know, from code that has no other way to say it."""
+
+
 class RecipeError(PgrpoError, ValueError):
     """The recipe, or an override of it, breaks a rule."""
 

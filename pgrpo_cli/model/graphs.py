@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
+from pgrpo_cli.errors import RunWarning
+
 _MOST_GRAPHS = 64
 """Captured at a time; a graph of some thousand kernels holds a few megabytes."""
 
@@ -84,7 +86,7 @@ class Graphs:
             self.failure = _first_cause(error)
             warnings.warn(
                 f"decoding goes on without CUDA graphs, more slowly: {self.failure}",
-                RuntimeWarning,
+                RunWarning,
                 stacklevel=2,
             )
 

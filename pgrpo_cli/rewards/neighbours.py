@@ -51,8 +51,11 @@ class Neighbours:
 
 
 def _lies_in(folder: str, module: ModuleType) -> bool:
-    # A package without __init__.py has no file, and a path.
-    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or ())]
+    # A package without __init__.py has no file, and a path. The module itself is not asked for it: torch has
+    # some that answer to every name.
+    spec = getattr(module, "__spec__", None)
+    path = getattr(spec, "submodule_search_locations", None)
+    places = [getattr(module, "__file__", None) or "", *(path or ())]
     return any(str(place).startswith(f"{folder}/") for place in places)
 
 

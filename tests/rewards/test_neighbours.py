@@ -35,6 +35,29 @@ def folder_with(folder: Path, value: float, define: str = "def") -> str:
     return str(folder / "mine.py")
 
 
+ANSWERS_TO_ALL = """
+import sys, types
+
+class Odd(types.ModuleType):
+    def __getattr__(self, name):
+        return 0.5
+
+sys.modules["odd_module"] = Odd("odd_module")
+
+def reward(prompts, completions, **columns):
+    return [1.0] * len(completions)
+"""
+
+
+def test_a_file_may_import_modules_that_answer_to_every_name_as_some_of_torchs_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "odd_module", raising=False)
+    (tmp_path / "mine.py").write_text(ANSWERS_TO_ALL)
+    assert [score.value for score in scored(build(str(tmp_path / "mine.py")), completions("a"))] == [1.0]
+    del sys.modules["odd_module"]
+
+
 def build(*files: str) -> RewardSum:
     return build_rewards([PythonReward(file=f, name=f"r{i}") for i, f in enumerate(files)], Path(), True)
 

@@ -38,7 +38,8 @@ from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
-from pgrpo_cli.state.checkpoint import Checkpoint, finish_adapter
+from pgrpo_cli.state.adapter import finish_adapter
+from pgrpo_cli.state.checkpoint import Checkpoint
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import (

@@ -28,7 +28,8 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
-from pgrpo_cli.state.checkpoint import latest_checkpoint, save_adapter
+from pgrpo_cli.state.adapter import save_adapter
+from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.policies import randomize_adapter

@@ -94,7 +94,7 @@ def train(
 ) -> None:
     """Train the adapter, or go on with a run that was interrupted."""
     from pgrpo_cli.recipe.load import load_recipe
-    from pgrpo_cli.state.checkpoint import finished_adapter
+    from pgrpo_cli.state.adapter import finished_adapter
     from pgrpo_cli.state.extend import extension_of, has_other_steps
     from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
 

@@ -16,7 +16,7 @@ CHECKSUMS = "checksums.json"
 # What a checkpoint or an adapter holds. A list that names anything else would have us read it.
 OURS = re.compile(
     r"(adapter_model|optimizer|(part_)?history)\.safetensors"
-    r"|(adapter_config|(part_)?history|trainer|checksums)\.json"
+    r"|(adapter_config|(part_)?history|trainer|checksums)\.json|chat_template\.jinja"
 )
 
 

@@ -15,7 +15,8 @@ from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult, Header
 
-from .checkpoint import Checkpoint, checkpoint_at, finished_adapter, latest_checkpoint
+from .adapter import finished_adapter
+from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from .checksums import sha256, sha256_of_code
 from .fingerprint import versions
 from .results import read_result, result_path

@@ -18,7 +18,7 @@ from pgrpo_cli.model.random_model import random_model
 from pgrpo_cli.model.update import completion_logprobs
 from pgrpo_cli.recipe.model import AdapterSection, RandomModel
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.checkpoint import save_adapter
+from pgrpo_cli.state.adapter import save_adapter
 from tests.support.policies import made_up_rollouts, randomize_adapter
 from tests.support.recipes import MINIMAL
 

@@ -19,10 +19,9 @@ from pgrpo_cli.model.update import build_optimizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state import checkpoint as checkpoint_module
+from pgrpo_cli.state.adapter import finish_adapter, finished_adapter
 from pgrpo_cli.state.checkpoint import (
     checkpoint_at,
-    finish_adapter,
-    finished_adapter,
     latest_checkpoint,
     rewind_checkpoints,
     save_checkpoint,
@@ -228,6 +227,16 @@ def test_a_chat_template_of_the_recipes_goes_with_the_adapter(setup: Setup) -> N
     finish_adapter(setup.run, setup.policy, "# card\n", chat_template="{{ messages }}")
     assert (setup.run.adapter / "chat_template.jinja").read_text() == "{{ messages }}"
     assert finished_adapter(setup.run) == []
+
+
+def test_a_chat_template_that_goes_with_the_adapter_is_verified_with_it(setup: Setup) -> None:
+    finish_adapter(setup.run, setup.policy, "# card\n", chat_template="{{ messages }}")
+    assert finished_adapter(setup.run) == []
+    (setup.run.adapter / "README.md").write_text("# my card\n")
+    assert finished_adapter(setup.run) == []
+    (setup.run.adapter / "chat_template.jinja").write_text("{{ other }}")
+    with pytest.raises(CheckpointError, match=r"is damaged \(chat_template\.jinja has changed\)"):
+        finished_adapter(setup.run)
 
 
 def test_going_on_sets_aside_what_is_later_and_removes_what_was_begun(setup: Setup) -> None:

@@ -1,0 +1,78 @@
+"""Adapters as PEFT loads them: that of a checkpoint, and the finished one of a run with its model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.model.policy import Policy
+
+from .checksums import CHECKSUMS, damage, write_checksums
+from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
+from .run import RunDirectory
+
+ADAPTER_BEING_WRITTEN = ".adapter.tmp"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """The adapter as PEFT saves it, without the model card that PEFT would write."""
+    # Left to itself PEFT asks a hub whether the vocabulary was resized; this adapter never holds embeddings.
+    policy.model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    _sort_config(folder / "adapter_config.json")
+    for file in folder.glob("*.safetensors"):
+        # safetensors leaves them readable to their owner alone.
+        shutil.copymode(folder / "adapter_config.json", file)
+
+
+def _sort_config(path: Path) -> None:
+    """PEFT writes sets in an order that differs from process to process: sort them."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    unordered = ("target_modules", "exclude_modules", "modules_to_save")
+    ordered = {key: sorted(config[key]) for key in unordered if isinstance(config.get(key), list)}
+    write_json(path, {**config, **ordered})
+
+
+def finish_adapter(
+    run: RunDirectory, policy: Policy, model_card: str, *, chat_template: str | None = None
+) -> None:
+    """Put the finished adapter, its checksums and its model card into `adapter/`, in one rename.
+
+    `chat_template`: one that is not the base model's own and goes with the adapter.
+    """
+    temporary = run.path / ADAPTER_BEING_WRITTEN
+    with explained(str(run.adapter)):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            save_adapter(policy, temporary)
+            if chat_template is not None:
+                atomic_write(temporary / "chat_template.jinja", chat_template)
+            write_checksums(temporary)
+            atomic_write(temporary / "README.md", model_card)
+            sync_tree(temporary)
+            if run.adapter.exists():
+                aside(run.adapter, "replaced")
+            temporary.rename(run.adapter)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_directory(run.path)
+
+
+def finished_adapter(run: RunDirectory) -> list[str]:
+    """Compare adapter/ with its checksums; returns a sentence where it is older than they are.
+
+    Raises CheckpointError where it was changed.
+    """
+    if not (run.adapter / CHECKSUMS).exists():
+        return [f"{run.adapter} was written by an older pgrpo, without checksums: it cannot be verified"]
+    problem = damage(run.adapter, ADAPTER_FILES)
+    if problem is not None:
+        raise CheckpointError(
+            f"the adapter {run.adapter} is damaged ({problem})",
+            remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
+        )
+    return []

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import made_folder, shown
 from pgrpo_cli.recipe.load import written_by
 
-from .files import atomic_write, explained
+from .files import explained
 
 MARKER = ".pgrpo-run"
 LOCK = ".lock"
@@ -56,9 +57,9 @@ def take(path: Path) -> None:
         _refuse_other_entries(path)
     with explained(str(path)):
         made_folder(path, "run directory")
-    if not (path / MARKER).is_file():
-        with explained(str(path / MARKER)):
-            atomic_write(path / MARKER, _TEXT)
+    # At once in its place: a kill in between must not leave a directory that is neither empty nor a run's.
+    with explained(str(path / MARKER)), suppress(FileExistsError), (path / MARKER).open("x") as file:
+        file.write(_TEXT)
 
 
 def is_run(path: Path) -> bool:

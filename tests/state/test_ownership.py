@@ -26,6 +26,12 @@ def test_a_new_or_empty_directory_becomes_a_runs(tmp_path: Path) -> None:
         take(tmp_path / name)
 
 
+def test_a_marker_that_a_kill_left_empty_is_one(tmp_path: Path) -> None:
+    (tmp_path / MARKER).touch()
+    take(tmp_path)
+    assert files_in(tmp_path) == {MARKER: b""}
+
+
 def test_a_lock_and_the_answers_of_a_judge_may_be_there_before(tmp_path: Path) -> None:
     for name in (".lock", "judge.sqlite", "judge.sqlite-wal"):
         (tmp_path / name).touch()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import pgrpo_cli
+import pgrpo_cli.cli.process
 from tests.support.training import write_tiny
 
 NAMES = ("typer", "rich", "torch", "yaml", "numpy", "logging", "signal", "sitecustomize", "usercustomize")
@@ -77,6 +80,13 @@ process.run()
 def test_neither_do_the_children_of_libraries(hostile: Path) -> None:
     assert run_in(hostile, "-P", "-c", CHILD_OF_A_LIBRARY).returncode == 0
     assert ran(hostile) == []
+
+
+def test_the_command_is_the_module() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["pgrpo"].partition(":")
+    assert getattr(importlib.import_module(module), name) is pgrpo_cli.cli.process.run
 
 
 def test_what_the_user_put_on_the_path_stays(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _FOLDERS = frozenset({"adapter", "checkpoints", "data", "eval", "profile", "tens
 _FILES = frozenset(
     {MARKER, LOCK, "recipe.yaml", "origin.json", "paths.json", "findings.json", "metrics.jsonl"}
     | {f"{name}.sqlite{log}" for name in ("history", "judge") for log in ("", "-wal", "-shm")}
-    | {"fingerprint.json", "report.html", "compare.html", "rejected.jsonl"}
+    | {"fingerprint.json", "report.html", "compare.html", "rejected.jsonl", "traceback.txt"}
 )
 # A user may bring the answers of a judge; a process that was killed early leaves no more than its lock.
 _BEFORE_A_RUN = frozenset({LOCK, *(f"judge.sqlite{log}" for log in ("", "-wal", "-shm"))})

@@ -78,6 +78,17 @@ def test_the_trace_lies_in_the_run_if_there_is_one(tmp_path: Path) -> None:
         assert f"ValueError: {number}\n" in (tmp_path / "run" / "traceback.txt").read_text()
 
 
+def test_no_link_in_a_strangers_run_leads_the_trace_elsewhere(tmp_path: Path) -> None:
+    words, raised = ("prepare", str(write_tiny(tmp_path)), "--run-dir", "run"), "ValueError(1)"
+    failing(tmp_path, *words, raised=raised, place="train.prepare_data")
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run" / "traceback.txt").unlink()
+    (tmp_path / "run" / "traceback.txt").symlink_to(tmp_path / "mine")
+    done = failing(tmp_path, *words, raised=raised, place="train.prepare_data")
+    assert done.returncode == 2 and "traceback.txt" in done.stderr
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 def test_where_no_file_can_be_written_the_line_stays(tmp_path: Path) -> None:
     # Python takes the folder for temporary files that it can write to, so that there is none only for a disk
     # that is full; a limit of 0 bytes on files does the same.

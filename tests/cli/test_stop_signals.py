@@ -6,6 +6,8 @@ Processes are real, their model is tiny. The unmarked cases are one of each kind
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shlex
 import signal
 import subprocess
@@ -276,3 +278,25 @@ def test_under_a_real_shell(tmp_path: Path, prefix: str, suffix: str, sent: str,
     told = (tmp_path / "err").read_text()
     assert ("stopped after step 3 of 6" in told) == (code is not None)
     assert (run / "adapter").exists() == (code is None)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_loses_nothing(tmp_path: Path) -> None:
+    # Whatever is printed from then on fails: the live display, the note, the command that goes on.
+    recipe, run = hanging(tmp_path), tmp_path / "run"
+    (tmp_path / "hang").write_text("3")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["-m", "pgrpo_cli", "train", str(recipe), "--run-dir", str(run), "--allow-code"]
+        os.execve(sys.executable, [sys.executable, *words], {**os.environ, "TERM": "xterm"})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "hangs").exists():
+        assert time.monotonic() < deadline
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    time.sleep(1)
+    (tmp_path / "go").touch()
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert steps_in(run) == ["step-000002", "step-000003"]

@@ -114,6 +114,9 @@ def test_names_and_completions_are_text(kind: str) -> None:
     source = PAGES[kind]()
     assert source.count("<script>") == 1 and "<script>alert" not in source and "<img" not in source
     assert EVIL in Page(source).text
+    # An override of the direction of text ends with the cell, line or label that holds it.
+    isolated = re.search(r"([^}]*)\{ unicode-bidi: isolate; \}", source)
+    assert isolated and {"th", "td", "li", "p", "text"} <= set(re.findall(r"\w+", isolated[1]))
 
 
 @pytest.mark.parametrize("kind", PAGES)

@@ -96,11 +96,13 @@ def train(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.adapter import finished_adapter
     from pgrpo_cli.state.extend import extension_of, has_other_steps
-    from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
+    from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free, run_if_any
 
     loaded = load_recipe(recipe, overrides or (), note)
     path = run_dir or default_run_dir(loaded)
     run = RunDirectory(next_free(path) if fresh else path)
+    # Refuses links in a run before anything below it is looked at.
+    run_if_any(run.path)
     if run.finished and not has_other_steps(run, loaded):
         claim(run, loaded, recipe.parent)
         for problem in finished_adapter(run):

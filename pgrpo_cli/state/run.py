@@ -145,8 +145,10 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
     Before training has begun the recipe may be replaced; afterwards a different one is refused (RunError).
     A directory that is not a run's is refused as well.
     """
-    if run.path.exists() and run.started:
+    # Links are refused before anything below the directory is looked at.
+    if is_run(run.path) or run.started:
         examine(run.path)
+    if run.started:
         differing = differing_keys(run.recipe(), recipe)
         if differing:
             lines = "\n".join(

@@ -236,9 +236,9 @@ def _reward(text: str) -> float:
 
 
 def _device() -> Any:
-    from pgrpo_cli.model.load import pick_device
+    from pgrpo_cli.pretrained.device import choose_device
 
-    return pick_device()
+    return choose_device()
 
 
 def finish(device: Any, clock: list[float]) -> None:

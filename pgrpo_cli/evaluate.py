@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import torch
+
 from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
@@ -11,9 +13,11 @@ from pgrpo_cli.errors import CheckpointError, EvalError
 from pgrpo_cli.held_out import Progress, eval_sampling, held_out, scored_rows
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
-from pgrpo_cli.model.load import load_policy, pick_device
+from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.precision import device_for
 from pgrpo_cli.model.rollout import completion_of
+from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.report.estimates import Estimator
 from pgrpo_cli.report.kept import kept_of
 from pgrpo_cli.report.matrix import few_enough, matrix_of
@@ -136,17 +140,17 @@ def _matrix(
     return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)
 
 
-def policy_of(subject: Subject) -> Policy:
+def policy_of(subject: Subject, device: torch.device | None = None) -> Policy:
     """The model of the subject's run with the subject's adapter, loaded.
 
-    Raises CheckpointError where the adapter has gone.
+    `device`: None for that of the recipe. Raises CheckpointError where the adapter has gone.
     """
     if not subject.adapter.is_dir():
         raise CheckpointError(
             f"{subject.adapter} is gone: the run went on meanwhile, and keeps newer ones only",
             remedy="Run the same command again: it evaluates the newest.",
         )
-    device = pick_device()
+    device = device or device_for(subject.recipe)
     return load_policy(
         subject.recipe,
         recipe_dir=subject.recipe_dir,
@@ -162,6 +166,7 @@ def evaluate_run(
     policy: Callable[[], Policy] | None = None,
     allow_code: bool = False,
     allowed_hosts: Collection[str] = (),
+    device: torch.device | None = None,
     others: Iterable[EvalResult] = (),
     progress: Progress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
@@ -171,21 +176,26 @@ def evaluate_run(
     The base model's completions come from the first of `others` that was made with the same settings, if any.
     `policy` gives the subject's, if that is loaded for more than this; it is called after the rewards are
     built. `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that
-    rewards may send completions to; `on_note` takes sentences for the user.
+    rewards may send completions to. `device` is where models compute, None for that of the recipe; `on_note`
+    takes sentences for the user.
     """
     require_writable(subject.run)
+    if device is None:
+        device = device_for(subject.recipe)
+        on_note(describe(device))
     rewards = build_rewards(
         subject.recipe.rewards,
         subject.recipe_dir,
         allow_code,
         run_dir=subject.run.path,
         allowed_hosts=allowed_hosts,
+        device=device,
     )
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
     groups = len({prompt.preference_group for prompt in prompts})
     shared = next((other for other in others if shares_base(subject.header, other)), None)
     result = evaluate(
-        policy() if policy else policy_of(subject),
+        policy() if policy else policy_of(subject, device),
         prompts,
         rewards,
         subject.header,

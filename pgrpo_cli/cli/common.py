@@ -65,5 +65,27 @@ AllowHostOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _device(text: str) -> str:
+    """Raises BadParameter for what is no device, with the rule of the recipe's key."""
+    from pgrpo_cli.recipe.model import device_wish
+
+    try:
+        return device_wish(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--device: found '{text}'; {error}") from error
+
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        parser=_device,
+        help="Compute on `cpu`, `cuda` or `cuda:1`, whatever model.device says.",
+        show_default=False,
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]

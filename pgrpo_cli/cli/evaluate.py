@@ -17,6 +17,7 @@ from pgrpo_cli.paths import try_to_write
 from .common import (
     AllowCodeOption,
     AllowHostOption,
+    DeviceOption,
     JsonOption,
     QuietOption,
     RunDirOption,
@@ -69,6 +70,7 @@ def evaluate(
     ] = False,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -76,6 +78,8 @@ def evaluate(
     from pgrpo_cli.eval_judge import judge_run, judge_to_ask
     from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
     from pgrpo_cli.evaluate import evaluate_run, policy_of
+    from pgrpo_cli.model.precision import device_for
+    from pgrpo_cli.pretrained.device import describe
     from pgrpo_cli.state.eval_rows import table_path, write_table
     from pgrpo_cli.state.results import kept_results, require_writable
     from pgrpo_cli.state.subject import kept_result, subject_of
@@ -93,8 +97,11 @@ def evaluate(
     tasks = tasks_to_run(subject, result, allow_code=allow_code, on_note=told)
     if tasks is not None:
         require_writable(subject.run)
+    chosen = device_for(subject.recipe, device) if result is None or tasks is not None else None
+    if chosen is not None:
+        told(describe(chosen))
     # Both models stay in memory between the two only if there are tasks: a judge may need the room.
-    policy = None if tasks is None else cache(partial(policy_of, subject))
+    policy = None if tasks is None else cache(partial(policy_of, subject, chosen))
     with shown_progress(quiet=quiet) as progress:
         if result is None:
             result = evaluate_run(
@@ -102,6 +109,7 @@ def evaluate(
                 policy=policy,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
+                device=chosen,
                 others=() if fresh else kept_results(subject.run),
                 progress=progress,
                 on_note=told,

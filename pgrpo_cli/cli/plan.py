@@ -48,7 +48,7 @@ def plan(
     from .train import default_run_dir
 
     loaded = load_recipe(recipe, overrides or (), note)
-    device = device or _device_of_run()
+    device = device or _device_of_run(loaded)
     run = run_if_any(run_dir or default_run_dir(loaded))
     longest = _longest_prompt(run, loaded) if run else None
     paths = _measured_paths(run, device) if run else None
@@ -66,11 +66,11 @@ def plan(
         say(line)
 
 
-def _device_of_run() -> Device:
-    """Where a run would compute on this machine."""
-    import torch
+def _device_of_run(recipe: Recipe) -> Device:
+    """Where a run would compute on this machine. Raises ModelError where it could not."""
+    from pgrpo_cli.model.precision import device_for
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if device_for(recipe).type == "cuda" else "cpu"
 
 
 def _memory_here(device: Device) -> float | None:

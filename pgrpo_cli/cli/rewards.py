@@ -14,6 +14,7 @@ from rich.table import Table
 from .common import (
     AllowCodeOption,
     AllowHostOption,
+    DeviceOption,
     JsonOption,
     RecipeArgument,
     RunDirOption,
@@ -23,6 +24,7 @@ from .common import (
 from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
+    from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.rewards.trial import PartTrial, RewardTrial, Trial
 
 _LONGEST_TITLE = 200
@@ -97,6 +99,7 @@ def try_on_texts(
     overrides: SetOption = None,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score texts with a recipe's rewards: each value and part, weighted and not; no policy is loaded.
@@ -123,6 +126,7 @@ def try_on_texts(
         allow_code,
         run_dir=run.path if run else None,
         allowed_hosts=allow_host or (),
+        device=_device_of_models(loaded, device),
     )
     trials = try_rewards(rewards, completions)
     note_usage(rewards, quiet=False)
@@ -132,6 +136,19 @@ def try_on_texts(
     for text, of_text in _by_text(trials):
         stdout.print(_table(text, of_text))
         stdout.print()
+
+
+def _device_of_models(recipe: Recipe, wish: str | None) -> Any:
+    """Where the rewards' models compute, which is told; None where there are none."""
+    from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+
+    if not any(isinstance(section, PretrainedFields) for section in recipe.rewards):
+        return None
+    from pgrpo_cli.pretrained.device import choose_device, describe
+
+    device = choose_device(wish or recipe.model.device)
+    note(describe(device))
+    return device
 
 
 def _by_text(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:

@@ -21,7 +21,15 @@ from rich.table import Table
 
 from pgrpo_cli.errors import Interrupted, PgrpoError
 
-from .common import AllowCodeOption, AllowHostOption, QuietOption, RecipeArgument, SetOption, path_parser
+from .common import (
+    AllowCodeOption,
+    AllowHostOption,
+    DeviceOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    path_parser,
+)
 from .interrupts import STOP_SIGNALS, exit_code, forwarded_signals
 from .terminal import emit, note, stdout
 
@@ -71,6 +79,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
+    device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train every combination of values and seeds, one run after another. Run again, it goes on."""
@@ -84,6 +93,8 @@ def sweep(
     options = [*(["--allow-code"] if allow_code else []), *(["--quiet"] if quiet else [])]
     for host in allow_host or ():
         options += ["--allow-host", host]
+    if device is not None:
+        options += ["--device", device]
     failed = _run_all(plan, recipe, evaluate, options)
     emit(f"{len(plan.runs) - len(failed)} of {len(plan.runs)} runs are done")
     done = [str(run.path) for run in plan.runs if run.path not in failed]

@@ -18,6 +18,7 @@ from pgrpo_cli.paths import path_of
 from .common import (
     AllowCodeOption,
     AllowHostOption,
+    DeviceOption,
     JsonOption,
     QuietOption,
     RecipeArgument,
@@ -90,6 +91,7 @@ def train(
     ] = False,
     allow_code: AllowCodeOption = False,
     allow_host: AllowHostOption = None,
+    device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train the adapter, or go on with a run that was interrupted."""
@@ -129,10 +131,11 @@ def train(
                 extension=extension,
                 allow_code=allow_code,
                 allowed_hosts=allow_host or (),
+                wish=device,
                 quiet=quiet,
             )
         except (Interrupted, KeyboardInterrupt) as stop:
-            command = _train_command(recipe, run, loaded, overrides, allow_code, allow_host or ())
+            command = _train_command(recipe, run, loaded, overrides, allow_code, allow_host or (), device)
             message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
             at_once = signal_of(stop) if isinstance(stop, KeyboardInterrupt) else None
             code = exit_code(at_once or stop_request.signum or signal.SIGINT)
@@ -210,11 +213,14 @@ def _train(
     extension: Extension | None,
     allow_code: bool,
     allowed_hosts: Collection[str],
+    wish: str | None,
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
     from pgrpo_cli.held_out import held_out_curve
-    from pgrpo_cli.model.load import load_policy, pick_device
+    from pgrpo_cli.model.load import load_policy
+    from pgrpo_cli.model.precision import device_for
+    from pgrpo_cli.pretrained.device import describe
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
     from pgrpo_cli.state.fingerprint import fingerprint_of, settle
@@ -226,9 +232,13 @@ def _train(
     from .display import training_display
     from .profiling import profiled
 
+    device = device_for(recipe, wish)
+    if not quiet:
+        note(describe(device))
     rewards = build_rewards(
-        recipe.rewards, recipe_dir, allow_code, run_dir=run.path, allowed_hosts=allowed_hosts
-    )
+        recipe.rewards, recipe_dir, allow_code,
+        run_dir=run.path, allowed_hosts=allowed_hosts, device=device,
+    )  # fmt: skip
     checkpoint, problems = latest_checkpoint(run)
     for problem in problems:
         note(f"warning: {problem}; falling back to the one before")
@@ -239,7 +249,6 @@ def _train(
         tokenizer = prepare_data(run, recipe, recipe_dir, allow_code=allow_code, quiet=quiet)
     prompts = load_prepared(run.path, "train")
     adapter = checkpoint.path if checkpoint else None
-    device = pick_device()
     paths = read_paths(run, device) if checkpoint else None
     policy = load_policy(
         recipe, recipe_dir=recipe_dir, device=device, adapter=adapter, tokenizer=tokenizer, paths=paths
@@ -286,6 +295,7 @@ def _train_command(
     overrides: list[str] | None,
     allow_code: bool = False,
     allowed_hosts: Collection[str] = (),
+    device: str | None = None,
 ) -> str:
     """The command that trains this run, or goes on with it."""
 
@@ -298,4 +308,6 @@ def _train_command(
         words.append("--allow-code")
     for host in allowed_hosts:
         words += ["--allow-host", host]
+    if device is not None:
+        words += ["--device", device]
     return shlex.join(words)

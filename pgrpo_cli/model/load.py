@@ -19,14 +19,10 @@ from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
 from .nf4 import keep_differentiable
 from .policy import Paths, Policy
+from .precision import device_for
 from .probe import probe
 from .rollout_weights import fastest_dtype
 from .sources import load_base_model, load_tokenizer
-
-
-def pick_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def load_policy(
@@ -44,7 +40,7 @@ def load_policy(
     `tokenizer`: that of the model, where the caller has loaded it already. `paths`: as measured earlier; None
     measures them. A fresh adapter is a function of the recipe's seed. Raises ModelError or CheckpointError.
     """
-    device = device or pick_device()
+    device = device or device_for(recipe)
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
     base = load_base_model(recipe.model, recipe_dir, device)
     check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])

@@ -17,9 +17,8 @@ from pgrpo_cli.pretrained import loading
 from pgrpo_cli.pretrained.location import Location, located
 from pgrpo_cli.recipe.model import ModelSection
 
+from .precision import compute_dtype
 from .random_model import random_config, random_model, random_tokenizer
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 _KEY, _TEMPLATE_KEY = "model.id", "model.chat_template"
 _MAX_TEMPLATE = 200_000
@@ -131,12 +130,13 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
         return rebuild(random_model(section.random), section, device)
     at = locate(section, recipe_dir)
     if at.gguf_file:
-        return rebuild(_load(at, section), section, device)
-    return _load(at, section, quantization_config=quantization_config(section), device_map={"": device})
+        return rebuild(_load(at, section, device), section, device)
+    quantization = quantization_config(section, device)
+    return _load(at, section, device, quantization_config=quantization, device_map={"": device})
 
 
-def _load(at: Location, section: ModelSection, **options: Any) -> Any:
-    return loading.load_model(at, "AutoModelForCausalLM", **options, **_options(section))
+def _load(at: Location, section: ModelSection, device: torch.device, **options: Any) -> Any:
+    return loading.load_model(at, "AutoModelForCausalLM", **options, **_options(section, device))
 
 
 def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
@@ -150,17 +150,17 @@ def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
         None,
         config=type(config)(**config_dict),
         state_dict=model.state_dict(),
-        quantization_config=quantization_config(section),
+        quantization_config=quantization_config(section, device),
         device_map={"": device},
-        **_options(section),
+        **_options(section, device),
     )
 
 
-def _options(section: ModelSection) -> dict[str, Any]:
-    return {"dtype": DTYPES[section.compute_dtype], "attn_implementation": section.attention}
+def _options(section: ModelSection, device: torch.device) -> dict[str, Any]:
+    return {"dtype": compute_dtype(section, device), "attn_implementation": section.attention}
 
 
-def quantization_config(section: ModelSection) -> Any:
+def quantization_config(section: ModelSection, device: torch.device) -> Any:
     """How transformers quantizes the model as it loads; None: not at all."""
     if section.quantization.type == "none":
         return None
@@ -170,5 +170,5 @@ def quantization_config(section: ModelSection) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=section.quantization.double,
-        bnb_4bit_compute_dtype=DTYPES[section.compute_dtype],
+        bnb_4bit_compute_dtype=compute_dtype(section, device),
     )

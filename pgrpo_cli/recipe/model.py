@@ -26,6 +26,16 @@ ModelName = Annotated[str, Field(min_length=1), AfterValidator(_path_or_id), IS_
 """Names a pretrained model: the path of a folder or file, or the id of a hub."""
 
 
+def device_wish(wish: str) -> str:
+    """The same text. Raises ValueError where it is no device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", wish):
+        raise ValueError("must be auto, cpu, cuda, or cuda: and the number of a GPU, such as cuda:1")
+    return wish
+
+
+DeviceWish = Annotated[str, AfterValidator(device_wish)]
+
+
 class NoQuantization(Section):
     """The base model's weights stay in the compute dtype."""
 
@@ -75,6 +85,11 @@ class ModelSection(Section):
     )
     compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="Type in which products are computed."
+    )
+    device: DeviceWish = Field(
+        "auto",
+        description="Where models compute: `cpu`, `cuda`, `cuda:1` and so on; `auto` is the first GPU, or "
+        "the CPU where there is none. The option `--device` wins; a run may go on elsewhere.",
     )
     attention: Literal["sdpa", "eager"] = Field(
         "sdpa", description="Attention implementation of transformers."

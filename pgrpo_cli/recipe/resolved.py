@@ -56,17 +56,28 @@ def written_by(path: Path) -> str | None:
 
 
 def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key."""
-    values_a, values_b = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key.
+
+    Where a model computes is no difference.
+    """
+    values_a, values_b = _flat(_identity(a)), _flat(_identity(b))
     keys = list(values_a) + [key for key in values_b if key not in values_a]
     pairs = [(key, values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in keys]
     return [(key, left, right) for key, left, right in pairs if not _same(left, right)]
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256, in hexadecimal, of everything in the recipe: equal for equal recipes, however written."""
-    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """SHA-256, in hexadecimal, of everything in the recipe but `model.device`.
+
+    It is equal for equal recipes, however written.
+    """
+    canonical = json.dumps(_identity(recipe), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What makes it this recipe and no other."""
+    return recipe.model_dump(mode="json", exclude={"model": {"device"}})
 
 
 def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:

@@ -133,13 +133,15 @@ class BuildContext:
     """What a reward's factory may depend on besides its own section.
 
     `run_dir` is where a reward may keep files, if there is a run; `allowed_hosts` are the machines, besides
-    this one, that it may send prompts and completions to.
+    this one, that it may send prompts and completions to. `device` is where models compute, None for the one
+    that `choose_device` takes.
     """
 
     recipe_dir: Path
     allow_code: bool
     run_dir: Path | None = None
     allowed_hosts: frozenset[str] = frozenset()
+    device: Any = None
 
 
 @dataclass(frozen=True)

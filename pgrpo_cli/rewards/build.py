@@ -62,6 +62,7 @@ def build_rewards(
     *,
     run_dir: Path | None = None,
     allowed_hosts: Iterable[str] = (),
+    device: Any = None,
 ) -> RewardSum:
     """Build every reward of a recipe. Raises RecipeError where one cannot be built or two share a name.
 
@@ -69,7 +70,7 @@ def build_rewards(
     the others are those of `BuildContext`.
     """
     hosts = frozenset(host.lower() for host in allowed_hosts)
-    context = BuildContext(Path(recipe_dir), allow_code, run_dir, hosts)
+    context = BuildContext(Path(recipe_dir), allow_code, run_dir, hosts, device)
     terms: list[Term] = []
     for index, section in enumerate(sections):
         taken = [position for position, term in enumerate(terms) if term.label == section.label]

@@ -23,7 +23,8 @@ Embedder = Callable[[Sequence[str]], list[Any]]
 
 def build_embedding(section: EmbeddingReward, context: BuildContext) -> SimilarityFunction:
     """The factory of `type: embedding`. Raises ModelError where the model cannot be loaded."""
-    embed = load_embedder(section, location_of(section, context.recipe_dir, section.label))
+    at = location_of(section, context.recipe_dir, section.label)
+    embed = load_embedder(section, at, device=context.device)
 
     def compare(texts: Sequence[str], references: Sequence[str]) -> list[float]:
         distinct = list(dict.fromkeys((*texts, *references)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RewardError
+from pgrpo_cli.pretrained.device import choose_device, has_bfloat16
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_model, load_tokenizer
 from pgrpo_cli.pretrained.location import Location, located
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
@@ -97,14 +98,14 @@ def load_pretrained(
     unused: str | None = None,
     device: Any = None,
 ) -> Pretrained:
-    """The model that transformers' class `factory` makes, on the GPU if there is one. Raises ModelError.
+    """The model that transformers' class `factory` makes, on `device` (None: the GPU if there is one).
 
-    `unused`: prefix of weights that the checkpoint may lack, because nothing is read from them. `device`:
-    another one than that.
+    `unused`: prefix of weights that the checkpoint may lack, because nothing is read from them. Raises
+    ModelError.
     """
     import torch
 
-    device = device or (torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+    device = device or choose_device()
     tokenizer = load_tokenizer(at)
     model = load_model(
         at,
@@ -112,7 +113,7 @@ def load_pretrained(
         unused=unused,
         dtype="auto" if device.type == "cuda" else torch.float32,
         device_map={"": device},
-        quantization_config=_quantization(section),
+        quantization_config=_quantization(section, device),
     )
     rows = model.get_input_embeddings().weight.shape[0]
     check_vocabulary(at.shown, tokenizer, rows)
@@ -130,7 +131,7 @@ def location_of(section: PretrainedFields, recipe_dir: Path, label: str) -> Loca
     return located(f"reward {label!r}", section.model, recipe_dir, section.revision)
 
 
-def _quantization(section: PretrainedFields) -> Any:
+def _quantization(section: PretrainedFields, device: Any) -> Any:
     if section.quantization.type == "none":
         return None
     import torch
@@ -140,5 +141,5 @@ def _quantization(section: PretrainedFields) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=section.quantization.double,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bfloat16(device) else torch.float16,
     )

@@ -98,7 +98,7 @@ class RewardModelFunction:
 def build_reward_model(section: RewardModelReward, context: BuildContext) -> RewardModelFunction:
     """The factory of `type: reward_model`. Raises ModelError where the model cannot be loaded."""
     at = location_of(section, context.recipe_dir, section.label)
-    model = load_pretrained(CLASSIFIER, section, at)
+    model = load_pretrained(CLASSIFIER, section, at, device=context.device)
     names = model.model.config.id2label
     if section.output >= len(names):
         listed = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))

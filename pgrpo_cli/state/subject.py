@@ -90,12 +90,14 @@ def header_of(
     return Header(
         run=run.resolve().name,
         step=step,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json", exclude={"model": {"device"}}),
         recipe_hash=recipe_hash(recipe),
         data_hash=data_hash,
         adapter_hash=_adapter_hash(adapter),
         # Precision changes how exactly the same model is computed, not which model it is.
-        model=recipe.model.model_dump(mode="json", exclude={"quantization", "compute_dtype", "attention"}),
+        model=recipe.model.model_dump(
+            mode="json", exclude={"quantization", "compute_dtype", "attention", "device"}
+        ),
         rewards=[_described(section, recipe_dir) for section in recipe.rewards],
         sampling=sampling_of(recipe),
         max_prompts_per_group=recipe.eval.max_prompts_per_group,

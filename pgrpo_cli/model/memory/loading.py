@@ -7,7 +7,8 @@ from pathlib import Path
 from pgrpo_cli.recipe.model import ModelSection
 
 from ..policy import Policy
-from ..sources import DTYPES, locate
+from ..precision import compute_dtype
+from ..sources import locate
 from .weights import base_parameters, base_weights
 
 _GGUF_COPIES = 2.5
@@ -20,7 +21,7 @@ def loading_bytes(policy: Policy, section: ModelSection, recipe_dir: Path, devic
     Transformers reads safetensors one by one onto the device. A GGUF file, and the random model, first become
     a whole model on the CPU, from which the quantized one is made. On a CPU all is in the same memory.
     """
-    width = DTYPES[section.compute_dtype].itemsize
+    width = compute_dtype(section, policy.device).itemsize
     largest = max(layer.numel() for layer in policy.model.parameters())
     if device != "cpu":
         return largest * width

@@ -15,7 +15,8 @@ from ..adapted_linear import use_adapted_linears
 from ..adapter import attach_adapter
 from ..nf4 import dequantize, nf4_layers
 from ..policy import Policy
-from ..sources import DTYPES, load_config, quantization_config
+from ..precision import compute_dtype
+from ..sources import load_config, quantization_config
 
 META = torch.device("meta")
 
@@ -46,9 +47,9 @@ def shadow_base(recipe: Recipe, recipe_dir: Path) -> Any:
     config = load_config(section, recipe_dir)
     with META:
         model = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[section.compute_dtype], attn_implementation=section.attention
+            config, dtype=compute_dtype(section, META), attn_implementation=section.attention
         )
-    quantization = quantization_config(section)
+    quantization = quantization_config(section, META)
     if quantization is not None:
         quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
         quantizer.preprocess_model(model=model, device_map=None)

@@ -1,0 +1,92 @@
+"""What a recipe's model needs of a device: the type that it computes in, and kernels for it.
+
+Whatever a device cannot do is refused before a weight is loaded: later it would be an error of a kernel, or
+hours of emulation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+
+from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.device import choose_device, dotted, has_bfloat16
+from pgrpo_cli.recipe.model import ModelSection
+from pgrpo_cli.recipe.schema import Recipe
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_BITSANDBYTES = (6, 0)
+"""Compute capability from which on bitsandbytes has its kernels, by its own documentation."""
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]?)")
+
+
+def device_for(recipe: Recipe, wish: str | None = None) -> torch.device:
+    """The device that `wish` asks for, or else the recipe. Raises ModelError where it cannot serve."""
+    device = choose_device(wish or recipe.model.device)
+    check_device(recipe, device)
+    return device
+
+
+def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
+    """The type that the model computes in on `device`."""
+    return DTYPES[section.compute_dtype]
+
+
+def check_device(recipe: Recipe, device: torch.device) -> None:
+    """Raises ModelError for a GPU that cannot compute what the recipe asks for."""
+    if device.type != "cuda" or torch.version.hip:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    shown = f"{device} ({torch.cuda.get_device_name(device)}, compute capability {dotted(capability)})"
+    architectures = torch.cuda.get_arch_list()
+    if architectures and not _serves(architectures, capability):
+        raise ModelError(
+            f"{shown}: torch {torch.__version__} has no code for it, only for {', '.join(architectures)}",
+            remedy="Install a torch wheel that is built for this GPU, or take another one, or --device cpu.",
+        )
+    needing = list(_needing_bitsandbytes(recipe))
+    if needing and capability < _BITSANDBYTES:
+        raise ModelError(
+            f"{shown}: {needing[0]} needs bitsandbytes, which serves compute capability "
+            f"{dotted(_BITSANDBYTES)} and later",
+            remedy="Set quantization to {type: none} and train.optimizer to {type: adamw}, or take another "
+            "GPU, or --device cpu.",
+        )
+    if recipe.model.compute_dtype == "bfloat16" and not has_bfloat16(device):
+        raise ModelError(
+            f"{shown}: model.compute_dtype is bfloat16, which only compute capability 8.0 and later has",
+            remedy="Set model.compute_dtype to float16 or float32, or take another GPU, or --device cpu.",
+        )
+
+
+def _needing_bitsandbytes(recipe: Recipe) -> Iterator[str]:
+    """Keys of the recipe with the values that need the library."""
+    sections = [("model", recipe.model), *((f"rewards.{n}", r) for n, r in enumerate(recipe.rewards))]
+    for key, section in sections:
+        quantization = getattr(section, "quantization", None)
+        if quantization is not None and quantization.type == "nf4":
+            yield f"{key}.quantization (nf4)"
+    if recipe.train.optimizer.type == "adamw_8bit":
+        yield "train.optimizer (adamw_8bit)"
+
+
+def _serves(architectures: list[str], capability: tuple[int, int]) -> bool:
+    """Whether code for one of `architectures` runs on a GPU of that capability.
+
+    Machine code (`sm_86`) runs on later ones of the same major number, intermediate code (`compute_86`) on
+    all later ones; with a letter only on the very same.
+    """
+    for name in architectures:
+        match = _ARCHITECTURE.fullmatch(name)
+        if match is None:
+            continue
+        built = int(match[2]), int(match[3])
+        if match[4]:
+            runs = built == capability
+        else:
+            runs = built <= capability and (match[1] == "compute" or built[0] == capability[0])
+        if runs:
+            return True
+    return False

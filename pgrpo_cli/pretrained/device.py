@@ -1,0 +1,165 @@
+"""Which device models are computed on: what was asked for, what is there, and why it cannot be used.
+
+Torch says why it cannot use a GPU in a warning, once a process, and goes on without it. Here that is an
+error: a run that was meant for a GPU would train on the CPU for days.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+
+from pgrpo_cli.errors import ModelError
+
+from .location import first_line
+
+_DRIVER, _NODE = Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0")
+_CPU_INFO, _MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+NATIVE_BFLOAT16 = (8, 0)
+"""Compute capability from which on NVIDIA's GPUs compute in bfloat16; older ones emulate it, slowly."""
+
+
+def choose_device(wish: str = "auto") -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` is the first GPU, or the CPU where there is none. Raises ModelError for a GPU that is asked for and
+    is not there, and under `auto` for one that is there and that torch cannot use.
+    """
+    if wish == "cpu":
+        return torch.device("cpu")
+    cause = _unusable()
+    if cause is None:
+        index = int(wish.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise ModelError(
+                f"the device {wish} was asked for, and there is none: there are {_listed()}",
+                remedy="Name one of these with --device or in model.device.",
+            )
+        return torch.device("cuda", index)
+    if wish == "auto" and (_hidden() or not _has_nvidia()):
+        return torch.device("cpu")
+    raise _refusal(wish, cause)
+
+
+def describe(device: torch.device) -> str:
+    """A sentence about the device: its name, memory, and the types that it computes in."""
+    if device.type == "cpu":
+        return f"Device: cpu{_processor()}, {_memory_of_cpu()}{_cpu_types()}."
+    properties = torch.cuda.get_device_properties(device)
+    free, total = torch.cuda.mem_get_info(device)
+    kind = "architecture" if torch.version.hip else "compute capability"
+    types = "bfloat16 and float16" if has_bfloat16(device) else "float16, not bfloat16"
+    return (
+        f"Device: {device}, {properties.name}, {total / 2**30:.1f} GiB of memory ({free / 2**30:.1f} free), "
+        f"{kind} {dotted(torch.cuda.get_device_capability(device))}, computes in {types}."
+    )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth computing in: on a GPU, whether it does so itself."""
+    if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return True
+    return torch.cuda.get_device_capability(device) >= NATIVE_BFLOAT16
+
+
+def _unusable() -> str | None:
+    """Why torch can use no GPU, in its own words; None where it can."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available() and torch.cuda.device_count() > 0:
+            return None
+        try:
+            # Its warning comes once a process and may have gone by; this says it again.
+            torch.cuda.init()
+            cause = "torch finds no GPU"
+        except (RuntimeError, AssertionError) as error:
+            cause = first_line(error)
+    told = [str(w.message).strip().splitlines()[0] for w in caught if "CUDA" in str(w.message)]
+    return told[0] if told else cause
+
+
+def _hidden() -> bool:
+    """Whether the user keeps all GPUs from this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.strip() in ("", "-1")
+
+
+def _has_nvidia() -> bool:
+    """Whether the machine has a GPU of NVIDIA's, as far as its driver shows."""
+    return _DRIVER.exists() or _NODE.exists() or shutil.which("nvidia-smi") is not None
+
+
+def _refusal(wish: str, cause: str) -> ModelError:
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    versions = f"torch {torch.__version__} is built for {built}"
+    if _hidden():
+        return ModelError(
+            f"the device {wish} was asked for, and CUDA_VISIBLE_DEVICES hides all GPUs: there is cpu",
+            remedy="Unset CUDA_VISIBLE_DEVICES, or take --device cpu.",
+        )
+    if not _has_nvidia():
+        return ModelError(
+            f"the device {wish} was asked for, and there is none: there is cpu ({cause}; {versions})",
+            remedy="Take --device cpu.",
+        )
+    return ModelError(
+        f"this machine has an NVIDIA GPU, and torch cannot use it: {cause} ({versions}, "
+        f"the driver is {_driver_version()})",
+        remedy="Install the torch wheel for a CUDA version that the driver serves "
+        "(https://pytorch.org/get-started/locally), or update the driver. "
+        "To compute on the CPU, take --device cpu.",
+    )
+
+
+def _driver_version() -> str:
+    try:
+        found = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", _DRIVER.read_text(errors="replace"))
+    except OSError:
+        found = None
+    return found[1] if found else "of an unknown version"
+
+
+def _listed() -> str:
+    """All devices that torch can use."""
+    count = torch.cuda.device_count()
+    return ", ".join(["cpu", *(f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count))])
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """A compute capability as it is written."""
+    return "{}.{}".format(*capability)
+
+
+def _field(path: Path, name: str) -> str:
+    """The first value of that name in a file of `name : value` lines; empty without one."""
+    try:
+        found = re.search(rf"^{name}\s*:\s*(.*)$", path.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
+
+
+def _processor() -> str:
+    name = _field(_CPU_INFO, "model name") or platform.machine()
+    return f", {name}, {torch.get_num_threads()} threads"
+
+
+def _memory_of_cpu() -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    available = _field(_MEMORY_INFO, "MemAvailable").removesuffix(" kB")
+    free = f" ({int(available) / 2**20:.1f} free)" if available.isdecimal() else ""
+    return f"{total:.1f} GiB of memory{free}"
+
+
+def _cpu_types() -> str:
+    flags = {*_field(_CPU_INFO, "flags").split(), *_field(_CPU_INFO, "Features").split()}
+    if not flags:
+        return ""
+    return f", {'with' if flags & _BFLOAT16_FLAGS else 'without'} bfloat16 instructions"

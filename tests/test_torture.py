@@ -103,7 +103,6 @@ def test_torture_of_twenty_kills(tmp_path: Path) -> None:
 # Each is hit by a process that goes on where the one before was killed; checkpoints fall on even steps.
 KILL_POINTS = [
     KillPoint("open", ".pgrpo-run"),
-    KillPoint("open", "run/.lock"),
     KillPoint("os.rename", ".recipe.yaml."),
     KillPoint("open", ".data-next/manifest.json"),
     KillPoint("os.rename", ".data-next"),

@@ -295,8 +295,7 @@ RUNS: dict[str, Callable[[Path, World], object]] = {
     "its checksums name other files": lambda r, w: [
         edit(path, lambda sums: {**sums, "../../../../outside/secret.jsonl": "0" * 64})
         for path in r.rglob("checksums.json")
-    ]
-   ,
+    ],
     "its paths are no paths": lambda r, w: (r / "paths.json").write_text('{"device": []}'),
     "its findings are deep": lambda r, w: (r / "findings.json").write_text("[" * 100_000),
 }

@@ -43,13 +43,16 @@ def plan(
     from pgrpo_cli.model.memory.planner import Planner
     from pgrpo_cli.model.memory.remedies import remedies
     from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.state.paths import as_begun
     from pgrpo_cli.state.run import run_if_any
 
     from .train import default_run_dir
 
     loaded = load_recipe(recipe, overrides or (), note)
-    device = device or _device_of_run(loaded)
     run = run_if_any(run_dir or default_run_dir(loaded))
+    if run is not None:
+        loaded = as_begun(run, loaded)
+    device = device or _device_of_run(loaded)
     longest = _longest_prompt(run, loaded) if run else None
     paths = _measured_paths(run, device) if run else None
     planner = Planner(recipe.parent, longest_prompt=longest, paths=paths)

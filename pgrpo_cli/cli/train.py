@@ -224,7 +224,7 @@ def _train(
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint
     from pgrpo_cli.state.fingerprint import fingerprint_of, settle
-    from pgrpo_cli.state.paths import read_paths, write_paths
+    from pgrpo_cli.state.paths import as_begun, read_paths, write_paths
     from pgrpo_cli.state.runlog import open_trackers
     from pgrpo_cli.train import train as train_run
 
@@ -232,6 +232,7 @@ def _train(
     from .display import training_display
     from .profiling import profiled
 
+    recipe = as_begun(run, recipe)
     device = device_for(recipe, wish)
     if not quiet:
         note(describe(device))
@@ -257,7 +258,7 @@ def _train(
     for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
         note(f"warning: {sentence}")
     if paths is None:
-        write_paths(run, policy.paths, device)
+        write_paths(run, policy.paths, device, policy.dtype)
     if policy.paths.reason:
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:

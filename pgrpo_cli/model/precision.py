@@ -31,6 +31,8 @@ def device_for(recipe: Recipe, wish: str | None = None) -> torch.device:
 
 def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
     """The type that the model computes in on `device`."""
+    if section.compute_dtype == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float16
     return DTYPES[section.compute_dtype]
 
 
@@ -57,7 +59,7 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
     if recipe.model.compute_dtype == "bfloat16" and not has_bfloat16(device):
         raise ModelError(
             f"{shown}: model.compute_dtype is bfloat16, which only compute capability 8.0 and later has",
-            remedy="Set model.compute_dtype to float16 or float32, or take another GPU, or --device cpu.",
+            remedy="Set model.compute_dtype to auto, float16 or float32, or take another GPU, or the CPU.",
         )
 
 

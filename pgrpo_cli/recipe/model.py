@@ -83,8 +83,10 @@ class ModelSection(Section):
     quantization: Quantization = Field(
         Nf4Quantization(), description="How the base model's weights are stored."
     )
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="Type in which products are computed."
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Type in which products are computed. `auto` is bfloat16, and float16 on GPUs that only "
+        "emulate that; a run keeps the one that it began with.",
     )
     device: DeviceWish = Field(
         "auto",

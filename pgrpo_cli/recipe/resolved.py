@@ -58,12 +58,25 @@ def written_by(path: Path) -> str | None:
 def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key.
 
-    Where a model computes is no difference.
+    Where a model computes is no difference, nor is a compute dtype that `b` leaves to the device.
     """
-    values_a, values_b = _flat(_identity(a)), _flat(_identity(b))
+    values_a, values_b = _flat(_identity(a)), _flat(_identity(adopted(a, b)))
     keys = list(values_a) + [key for key in values_b if key not in values_a]
     pairs = [(key, values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in keys]
     return [(key, left, right) for key, left, right in pairs if not _same(left, right)]
+
+
+def adopted(before: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe with the compute dtype of the one `before` it, where its own is auto."""
+    if recipe.model.compute_dtype != "auto":
+        return recipe
+    return with_compute_dtype(recipe, before.model.compute_dtype)
+
+
+def with_compute_dtype(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another compute dtype."""
+    model = recipe.model.model_copy(update={"compute_dtype": name})
+    return recipe.model_copy(update={"model": model})
 
 
 def recipe_hash(recipe: Recipe) -> str:

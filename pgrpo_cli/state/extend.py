@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.model.update import learning_rate
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved
+from pgrpo_cli.recipe.resolved import adopted
 from pgrpo_cli.recipe.schema import Recipe
 
 from .checkpoint import latest_checkpoint
@@ -80,4 +81,5 @@ def extension_of(run: RunDirectory, recipe: Recipe) -> Extension | None:
             f"{run.path} has done {done} steps, and train.steps is {recipe.train.steps} now",
             remedy=f"Set train.steps to {done} or more, or start anew with --fresh.",
         )
-    return Extension(run, run.recipe(), recipe, done)
+    before = run.recipe()
+    return Extension(run, before, adopted(before, recipe), done)

@@ -9,16 +9,20 @@ import torch
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.model.policy import Paths
+from pgrpo_cli.model.precision import DTYPES
+from pgrpo_cli.recipe.resolved import adopted, with_compute_dtype
+from pgrpo_cli.recipe.schema import Recipe
 
 from .files import explained, write_json
 from .run import RunDirectory
 
 
-def write_paths(run: RunDirectory, paths: Paths, device: torch.device) -> None:
-    """Record what was measured on `device`."""
+def write_paths(run: RunDirectory, paths: Paths, device: torch.device, compute_dtype: torch.dtype) -> None:
+    """Record what was measured on `device`, and the type that the recipe's compute dtype was taken as."""
     dtype = paths.rollout_dtype
     record = {
         "device": device.type,
+        "compute_dtype": str(compute_dtype).removeprefix("torch."),
         "shared_prefix": paths.shared_prefix,
         "packed": paths.packed,
         "graphs": paths.graphs,
@@ -27,6 +31,27 @@ def write_paths(run: RunDirectory, paths: Paths, device: torch.device) -> None:
     }
     with explained(str(run.paths_path)):
         write_json(run.paths_path, record)
+
+
+def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
+    """The recipe with the compute dtype that the run began with, where it leaves that to the device.
+
+    Raises RunError, RecipeError or CheckpointError where the run's files are damaged.
+    """
+    if recipe.model.compute_dtype != "auto" or not run.started:
+        return recipe
+    recipe = adopted(run.recipe(), recipe)
+    if recipe.model.compute_dtype != "auto":
+        return recipe
+    try:
+        name = read_json(run.paths_path).get("compute_dtype", "auto")
+        if name != "auto" and name not in DTYPES:
+            raise TypeError(f"compute_dtype {name!r}")
+    except FileNotFoundError:
+        return recipe
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(run, error) from error
+    return with_compute_dtype(recipe, name)
 
 
 def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
@@ -49,7 +74,11 @@ def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{run.paths_path} is damaged: {error!r}",
-            remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
-        ) from error
+        raise _damaged(run, error) from error
+
+
+def _damaged(run: RunDirectory, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{run.paths_path} is damaged: {error!r}",
+        remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
+    )

@@ -19,6 +19,7 @@ from .adapter import finished_adapter
 from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from .checksums import sha256, sha256_of_code
 from .fingerprint import versions
+from .paths import as_begun
 from .results import read_result, result_path
 from .run import RunDirectory
 
@@ -66,6 +67,7 @@ def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path, checkpoint: 
     RunError, DataError or CheckpointError where something is missing.
     """
     _refuse_other_recipe(run, recipe)
+    recipe = as_begun(run, recipe)
     manifest = read_manifest(run.path)
     if manifest is None:
         raise DataError(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgrpo_cli.cli import sweep as sweep_module
+from pgrpo_cli.model import load, precision
 from pgrpo_cli.pretrained import device
+from pgrpo_cli.recipe.load import load_resolved
+from pgrpo_cli.recipe.schema import Recipe
 from tests.support.gpus import fake_driver, fake_gpus
 from tests.support.training import TINY, metrics, pgrpo, trained, write_tiny
 
@@ -97,3 +102,28 @@ def test_a_sweep_passes_the_device_on(recipe: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_sign_of_a_driver_is_looked_for_where_linux_has_it() -> None:
     assert str(device._DRIVER) == "/proc/driver/nvidia/version" and str(device._NODE) == "/dev/nvidia0"
+
+
+def test_a_run_records_its_compute_dtype_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe says auto, and where it is resolved another time there would be another one."""
+    auto = {key: value for key, value in TINY["model"].items() if key != "compute_dtype"}
+    recipe, run = write_tiny(tmp_path, model=auto), tmp_path / "run"
+    trained(recipe, run, "--set", "train.steps=1")
+    recorded = json.loads((run / "paths.json").read_text())["compute_dtype"]
+    assert (recorded, load_resolved(run / "recipe.yaml").model.compute_dtype) == ("bfloat16", "auto")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    seen: list[str] = []
+    real = load.load_policy
+
+    def load_policy(recipe: Recipe, **options: Any) -> Any:
+        seen.append(recipe.model.compute_dtype)
+        return real(recipe, **options)
+
+    monkeypatch.setattr(load, "load_policy", load_policy)
+    trained(recipe, run, "--set", "train.steps=2")
+    assert seen == ["bfloat16"]
+    assert pgrpo("eval", run, "--quiet").exit_code == 0
+    evaluation = json.loads((run / "eval" / "step-000002.json").read_text())
+    assert evaluation["recipe"]["model"]["compute_dtype"] == "bfloat16"

@@ -92,7 +92,7 @@ def test_no_link_in_a_strangers_run_leads_the_trace_elsewhere(tmp_path: Path) ->
 def test_where_no_file_can_be_written_the_line_stays(tmp_path: Path) -> None:
     # Python takes the folder for temporary files that it can write to, so that there is none only for a disk
     # that is full; a limit of 0 bytes on files does the same.
-    script = f"ulimit -f 0; exec {sys.executable} -c \"$SCRIPT\""
+    script = f'ulimit -f 0; exec {sys.executable} -c "$SCRIPT"'
     code = FAILING.format(
         raised="ValueError(1)", place="pgrpo_cli.recipe.load.load_recipe", words=["validate", "x.yaml"]
     )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.model import load
-from pgrpo_cli.model.precision import check_device, device_for
+from pgrpo_cli.model import load, precision
+from pgrpo_cli.model.precision import check_device, compute_dtype, device_for
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.gpus import fake_gpus
 from tests.support.recipes import MINIMAL
@@ -88,3 +88,22 @@ def test_the_option_wins_over_the_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
     fake_gpus(monkeypatch, (8, 0), (8, 0))
     assert device_for(recipe_of(device="cuda:1")) == torch.device("cuda", 1)
     assert device_for(recipe_of(device="cuda:1"), "cpu") == torch.device("cpu")
+
+
+def test_auto_is_float16_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, (7, 5), (8, 0))
+    section = Recipe.model_validate(MINIMAL).model
+    assert section.compute_dtype == "auto"
+    found = [compute_dtype(section, torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu", "meta")]
+    assert found == [torch.float16, torch.bfloat16, torch.bfloat16, torch.bfloat16]
+    check_device(Recipe.model_validate(MINIMAL), CARD)
+    for name in ("bfloat16", "float16", "float32"):
+        section = recipe_of(compute_dtype=name).model
+        assert compute_dtype(section, CARD) == getattr(torch, name)
+
+
+def test_a_model_is_loaded_in_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(compute_dtype="auto")
+    assert load.load_policy(recipe, recipe_dir=Path(), device=torch.device("cpu")).dtype == torch.bfloat16
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    assert load.load_policy(recipe, recipe_dir=Path(), device=torch.device("cpu")).dtype == torch.float16

@@ -115,6 +115,15 @@ def test_where_a_model_computes_makes_no_other_recipe(tmp_path: Path) -> None:
     assert recipe_hash(here) == recipe_hash(there)
 
 
+def test_a_compute_dtype_that_is_left_to_the_device_is_that_of_the_run(tmp_path: Path) -> None:
+    def of(name: str) -> Recipe:
+        return load_data(tmp_path, changed(model={"id": "random", "compute_dtype": name}))
+
+    assert differing_keys(of("bfloat16"), of("auto")) == []
+    assert differing_keys(of("auto"), of("bfloat16")) == [("model.compute_dtype", "auto", "bfloat16")]
+    assert differing_keys(of("float16"), of("bfloat16")) == [("model.compute_dtype", "float16", "bfloat16")]
+
+
 def test_the_hash_does_not_depend_on_the_order_of_options(tmp_path: Path) -> None:
     plugin = {"type": "plugin", "plugin": "p"}
     hashes = {

@@ -84,3 +84,13 @@ def test_a_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="no checkpoint to go on from"):
         extension_of(run, recipe(9))
     assert files_in(run.path) == before
+
+
+def test_a_run_that_goes_on_keeps_its_compute_dtype_where_the_recipe_says_auto(tmp_path: Path) -> None:
+    before = recipe_of(train={"steps": 6}, model__compute_dtype="bfloat16")
+    extension = extension_of(
+        finished(tmp_path / "run", before), recipe_of(train={"steps": 9}, model__compute_dtype="auto")
+    )
+    assert extension is not None
+    extension.apply()
+    assert extension.run.recipe().model.compute_dtype == "bfloat16"

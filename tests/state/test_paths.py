@@ -7,8 +7,9 @@ import torch
 
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.state.paths import read_paths, write_paths
+from pgrpo_cli.state.paths import as_begun, read_paths, write_paths
 from pgrpo_cli.state.run import RunDirectory
+from tests.support.runs import make_run, recipe_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -18,12 +19,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
     [Paths(), Paths(False, False, False, "recurrent", torch.float32), Paths(rollout_dtype=torch.bfloat16)],
 )
 def test_what_is_written_is_read(tmp_path, paths):
-    write_paths(RunDirectory(tmp_path), paths, CPU)
+    write_paths(RunDirectory(tmp_path), paths, CPU, torch.float32)
     assert read_paths(RunDirectory(tmp_path), CPU) == paths
 
 
 def test_another_kind_of_device_is_measured_anew(tmp_path):
-    write_paths(RunDirectory(tmp_path), Paths(), CUDA)
+    write_paths(RunDirectory(tmp_path), Paths(), CUDA, torch.float32)
     assert read_paths(RunDirectory(tmp_path), CPU) is None
 
 
@@ -43,8 +44,38 @@ def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
     "wrong", [{"rollout_dtype": "float17"}, {"rollout_dtype": "nn"}, {"rollout_dtype": 3}, {"reason": []}]
 )
 def test_an_unknown_dtype_or_reason_is_damage(tmp_path, wrong):
-    write_paths(RunDirectory(tmp_path), Paths(), CPU)
+    write_paths(RunDirectory(tmp_path), Paths(), CPU, torch.float32)
     record = json.loads((tmp_path / "paths.json").read_text())
     (tmp_path / "paths.json").write_text(json.dumps({**record, **wrong}))
     with pytest.raises(CheckpointError):
         read_paths(RunDirectory(tmp_path), CPU)
+
+
+def dtype_of(recipe):
+    return recipe.model.compute_dtype
+
+
+def test_a_run_keeps_the_compute_dtype_that_auto_was_taken_as(tmp_path):
+    auto = recipe_of(model__compute_dtype="auto")
+    run = make_run(tmp_path / "run", auto)
+    assert dtype_of(as_begun(run, auto)) == "auto"  # Nothing is recorded.
+    write_paths(run, Paths(), CUDA, torch.float16)
+    assert dtype_of(as_begun(run, auto)) == "float16"
+    assert dtype_of(as_begun(run, recipe_of(model__compute_dtype="float32"))) == "float32"
+    # A run that has not begun is free to take another.
+    assert dtype_of(as_begun(RunDirectory(tmp_path / "new"), auto)) == "auto"
+
+
+def test_a_run_whose_recipe_names_the_dtype_goes_on_in_it(tmp_path):
+    """As those do that began when bfloat16 was the default, and have none in paths.json."""
+    run = make_run(tmp_path / "run", recipe_of(model__compute_dtype="bfloat16"))
+    assert dtype_of(as_begun(run, recipe_of(model__compute_dtype="auto"))) == "bfloat16"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"compute_dtype": "float17"}', '{"compute_dtype": []}'])
+def test_a_damaged_record_of_the_dtype_is_refused(tmp_path, text):
+    auto = recipe_of(model__compute_dtype="auto")
+    run = make_run(tmp_path / "run", auto)
+    run.paths_path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"paths\.json is damaged"):
+        as_begun(run, auto)

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
+from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.types import EvalResult
+from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, kept_result, shares_base, subject_of
 from tests.support.results import result_of, spread
@@ -123,6 +126,16 @@ def test_precision_does_not_make_it_another_model(tmp_path: Path) -> None:
     )
     assert plain.header.model == subject(tmp_path / "b").header.model
     assert plain.header.model["id"] == "random"
+
+
+def test_the_header_says_the_compute_dtype_that_auto_was_taken_as(tmp_path: Path) -> None:
+    recipe = recipe_of(model__compute_dtype="auto")
+    run = make_run(tmp_path / "run", recipe)
+    write_paths(run, Paths(), torch.device("cuda"), torch.float16)
+    found = subject_of(run, recipe, tmp_path)
+    assert found.header.recipe["model"]["compute_dtype"] == "float16"
+    assert found.recipe.model.compute_dtype == "float16"
+    assert "device" not in found.header.recipe["model"]
 
 
 def test_a_python_reward_is_known_by_what_is_in_its_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def _changes(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Any, str]]:
     if recipe.model.quantization.type == "none" and recipe.model.id != "random":
         yield ("model", "quantization"), {"type": "nf4"}, "{type: nf4}"
     if recipe.model.compute_dtype == "float32":
-        yield ("model", "compute_dtype"), "bfloat16", "bfloat16"
+        yield ("model", "compute_dtype"), "auto", "auto"
     if not recipe.train.gradient_checkpointing:
         yield ("train", "gradient_checkpointing"), True, "true"
     quarter = max(1, recipe.train.tokens_per_micro_batch // 4)

@@ -5,6 +5,7 @@ A command module has `register(app)`, which adds its commands; at its top it imp
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 from pgrpo_cli import __version__
 
 from .failures import reported_errors, show_usage
-from .interrupts import stop_signals
+from .interrupts import exit_code, stop_signals
 from .libraries import prepare_libraries
 from .terminal import emit
 
@@ -29,8 +30,11 @@ class _ReportingGroup(TyperGroup):
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """What is wrong with the words of a command is said like everything else."""
         try:
-            with stop_signals(), reported_errors():
+            with stop_signals() as handlers, reported_errors():
                 code = super().main(*arguments, **{**options, "standalone_mode": False})
+                if code == exit_code(signal.SIGINT):
+                    # Typer has made it of any exception of this kind.
+                    raise handlers.stopped or KeyboardInterrupt
         except typer.Exit as end:
             code = end.exit_code
         except Exception as error:
@@ -42,8 +46,7 @@ class _ReportingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         prepare_libraries()
         try:
-            with reported_errors():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except EOFError as error:
             # Typer would take it for the end of a terminal's input.
             raise OSError(f"a file ends too soon: {error}") from error

@@ -67,9 +67,6 @@ def reported_errors() -> Iterator[None]:
         by = "interrupted" if signum == signal.SIGINT else f"stopped by {signal.Signals(signum).name}"
         note(f"{by}; what was finished before is kept")
         raise typer.Exit(exit_code(signum)) from stop
-    except BrokenPipeError as error:
-        # Whoever read the results has gone, and knows it.
-        raise typer.Exit(1) from error
     except OSError as error:
         if error.errno not in _ENVIRONMENT_ERRORS:
             raise

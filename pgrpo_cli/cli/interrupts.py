@@ -70,13 +70,13 @@ class StopRequest:
             note(f"{name}: stopping after this step; another signal, or Ctrl-C, stops at once")
 
 
-class _Handlers:
-    """What happens when a signal comes."""
+class Handlers:
+    """What happens when a signal comes. `stopped`: what the first one has raised."""
 
     def __init__(self) -> None:
         self.request: StopRequest | None = None
         self.forward: Callable[[int], None] | None = None
-        self._stopped: Stopped | None = None
+        self.stopped: Stopped | None = None
         self._counting = False
 
     def on_signal(self, signum: int, frame: object) -> None:
@@ -88,9 +88,9 @@ class _Handlers:
             # Python may be writing to the same stream just now, and writes nothing twice at a time.
             with suppress(RuntimeError):
                 self.request._take(signum)
-        elif self._stopped is None:
-            self._stopped = Stopped(signum)
-            raise self._stopped
+        elif self.stopped is None:
+            self.stopped = Stopped(signum)
+            raise self.stopped
         else:
             _end_at_once(signum)
 
@@ -112,7 +112,7 @@ class _Handlers:
         return True
 
     def on_alarm(self, signum: int, frame: object) -> None:
-        raise self._stopped or KeyboardInterrupt
+        raise self.stopped or KeyboardInterrupt
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -140,12 +140,12 @@ class _Handlers:
             sys.unraisablehook = hook
 
 
-_handlers: _Handlers | None = None
+_handlers: Handlers | None = None
 """Those that are installed in this process."""
 
 
 @contextmanager
-def stop_signals() -> Iterator[_Handlers]:
+def stop_signals() -> Iterator[Handlers]:
     """Within the block the first signal raises Stopped, and a second one ends the process.
 
     Python runs signal handlers between any two instructions, also inside finalizers and callbacks of weak
@@ -155,7 +155,7 @@ def stop_signals() -> Iterator[_Handlers]:
     if _handlers is not None:
         yield _handlers
         return
-    _handlers = _Handlers()
+    _handlers = Handlers()
     try:
         with _handlers.installed():
             yield _handlers

@@ -7,19 +7,19 @@ import sys
 from typing import NoReturn
 
 from .interrupts import exit_code, restore_default_signals, signal_of, stop_signals
-from .libraries import show_own_warnings
 
 
 def run() -> NoReturn:
     """Run the command that the process was started for, and end with its exit code."""
     open_streams()
-    show_own_warnings()
     # Children, those of libraries too, do not run what lies in the folder that the command is started in.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         with stop_signals():
             from .app import app
+            from .libraries import show_own_warnings
 
+            show_own_warnings()
             app(prog_name="pgrpo")
         sys.exit()
     except KeyboardInterrupt as stop:

@@ -14,7 +14,6 @@ import typer
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import _ReportingGroup, app
-from pgrpo_cli.cli.interrupts import Stopped
 from pgrpo_cli.errors import CheckpointError, DataError, Interrupted, RecipeError
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "numpy")
@@ -74,8 +73,6 @@ def raising(error: BaseException) -> Result:
         (DataError("x" * 300), 2, f"error: {'x' * 300}\n"),
         (Interrupted("stopped, saved", remedy="go on with ..."), 130, "stopped, saved\n  go on with ...\n"),
         (KeyboardInterrupt(), 130, "interrupted; what was finished before is kept\n"),
-        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; what was finished before is kept\n"),
-        (Stopped(signal.SIGHUP), 129, "stopped by SIGHUP; what was finished before is kept\n"),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/x"),
             1,
@@ -94,6 +91,36 @@ def test_errors_of_the_user_become_messages_and_exit_codes(
     result = raising(error)
     assert (result.exit_code, result.stdout) == (code, "")
     assert result.stderr.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "by"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP"),
+    ],
+)
+@pytest.mark.parametrize("where", ["main", "fail"])
+def test_a_signal_ends_a_command_with_its_code(signum: int, code: int, by: str, where: str) -> None:
+    """In a command, and in Typer's own work before it."""
+    small = typer.Typer(cls=_ReportingGroup, pretty_exceptions_enable=False)
+
+    def at_parsing(text: str) -> str:
+        if where == "main":
+            signal.raise_signal(signum)
+        return text
+
+    @small.callback()
+    def _main(option: str = typer.Option("", parser=at_parsing)) -> None: ...
+
+    @small.command()
+    def fail() -> None:
+        signal.raise_signal(signum)
+
+    result = CliRunner().invoke(small, ["--option", "x", "fail"])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == f"{by}; what was finished before is kept\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("defect"), OSError(errno.EIO, "broken disk")])

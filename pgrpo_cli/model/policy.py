@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .loss_scale import LossScale
 from .workspace import Workspace
 
 
@@ -37,6 +38,7 @@ class Policy:
     device: torch.device
     paths: Paths = Paths()
     workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
+    loss_scale: LossScale = field(default_factory=LossScale, compare=False, repr=False)
 
     @contextmanager
     def base(self) -> Iterator[None]:

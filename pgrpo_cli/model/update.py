@@ -18,6 +18,7 @@ from pgrpo_cli.recipe.training import TrainSection
 from pgrpo_cli.seeding import derive_seed
 
 from .logprobs import packed_logprobs, scatter
+from .loss_scale import scale_in
 from .oom import Piece, TokenBudget, in_pieces
 from .packing import Packed, Row, micro_batches, pack
 from .padded import padded_logprobs
@@ -44,6 +45,8 @@ class UpdateResult:
     """Those of them that are padding."""
     reference_seconds: float
     """Time of the passes without the adapter; 0 where beta is."""
+    lowered_scale: float | None = None
+    """Factor of the loss from now on, where gradients overflowed and were computed anew."""
 
 
 def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
@@ -94,28 +97,26 @@ def policy_update(
 
     The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches,
     but for an adapter's dropout, which is drawn anew for each. `budget`: tokens a micro-batch, lowered where
-    they do not fit; None starts from the recipe's. Raises TrainingError if not even one completion fits, or
+    they do not fit; None starts from the recipe's. In float16 the loss is scaled, and a gradient that
+    overflows is computed anew under half the scale. Raises TrainingError if not even one completion fits, or
     if the gradient is not finite; the weights are then unchanged.
     """
     policy.workspace.make_room(policy.device)
     policy.model.train()
-    optimizer.zero_grad(set_to_none=True)
-    shares: list[_Share] = []
-
-    def accumulate(rows: list[Row]) -> _Share:
-        packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
-        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
-        reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
-        share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
-        lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
-        return _Share(_add_gradient(share.loss, policy), share.metrics, lengths, seconds)
-
     budget = budget or update_budget(recipe.train)
-    completions = range(len(rollouts.completion_ids_N_T))
-    spare = policy.workspace.release
-    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget, spare):
-        shares.append(share)
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.trainable.values(), recipe.train.max_grad_norm).item()
+    scale = scale_in(policy.dtype, policy.loss_scale)
+    lowered = None
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        shares = _accumulate(policy, rollouts, advantages, recipe, step, budget, scale.value)
+        parameters = policy.trainable.values()
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+        loss = sum(share.loss for share in shares)
+        # A loss that is not finite itself stays so, whatever the scale.
+        if math.isfinite(grad_norm) or not math.isfinite(loss) or not scale.halve():
+            break
+        lowered = scale.value
+
     if not math.isfinite(grad_norm):
         raise TrainingError(
             f"step {step}: the gradient is not finite (norm {grad_norm})",
@@ -126,12 +127,13 @@ def policy_update(
     optimizer.step()
     tokens = sum(len(share.row_lengths) * max(share.row_lengths) for share in shares)
     return UpdateResult(
-        loss=sum(share.loss for share in shares),
+        loss=loss,
         grad_norm=grad_norm,
         metrics=mean_metrics(share.metrics for share in shares),
         tokens=tokens,
         padding=tokens - sum(sum(share.row_lengths) for share in shares),
         reference_seconds=sum(share.reference_seconds for share in shares),
+        lowered_scale=lowered,
     )
 
 
@@ -143,6 +145,33 @@ class _Share:
     metrics: dict[str, torch.Tensor]
     row_lengths: list[int]
     reference_seconds: float
+
+
+def _accumulate(
+    policy: Policy,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    step: int,
+    budget: TokenBudget,
+    scale: float,
+) -> list[_Share]:
+    """The gradient of the whole batch, by micro-batches; each goes back from `scale` times its loss."""
+    shares: list[_Share] = []
+
+    def accumulate(rows: list[Row]) -> _Share:
+        packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
+        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
+        reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
+        share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
+        lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
+        return _Share(_add_gradient(share.loss, policy, scale), share.metrics, lengths, seconds)
+
+    completions = range(len(rollouts.completion_ids_N_T))
+    spare = policy.workspace.release
+    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget, spare):
+        shares.append(share)
+    return shares
 
 
 def _row_lengths(rows: list[Row], rollouts: Rollouts, *, packed: bool) -> list[int]:
@@ -162,14 +191,19 @@ def _cut(rollouts: Rollouts, completions: Sequence[int], tokens: int) -> Iterato
         yield Piece(rows, inside, len(rows) * max(row.length for row in rows))
 
 
-def _add_gradient(loss: torch.Tensor, policy: Policy) -> float:
-    """Add the gradient of `loss` to that of the adapter: all of it, or nothing where memory runs out."""
+def _add_gradient(loss: torch.Tensor, policy: Policy, scale: float) -> float:
+    """Add the gradient of `loss` to that of the adapter: all of it, or nothing where memory runs out.
+
+    It is computed of `scale` times the loss, and divided by that.
+    """
     parameters = list(policy.trainable.values())
     # backward() would add the gradients one by one, and leave those behind that it had when it failed.
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     value = loss.item()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
+            if scale != 1:
+                gradient = gradient / scale
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return value
 

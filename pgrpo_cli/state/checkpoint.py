@@ -5,7 +5,7 @@
                             history.json                the kind of the reward history
                             history.safetensors         its preference groups and their numbers
                             part_history.*              the same of each part of the rewards, if kept
-                            trainer.json                step, versions
+                            trainer.json                step, versions, in float16 the scale of the loss
                             checksums.json              SHA-256 of the others
 
 A checkpoint is written beside its place and renamed into it, so one that has its name is whole. While it is
@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from pgrpo_cli import __version__
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError, PgrpoError, RunError
+from pgrpo_cli.model.loss_scale import FIRST_SCALE
 from pgrpo_cli.model.policy import Policy
 
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, save_adapter
@@ -74,8 +75,10 @@ class Checkpoint:
         return _load_history(self.path, "part_history")
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
-        """Load the optimizer's state; parameters are matched by name."""
-        scalars = read_json(self.path / "trainer.json")["optimizer_scalars"]
+        """Load the optimizer's state, and the scale of the loss; parameters are matched by name."""
+        trainer = read_json(self.path / "trainer.json")
+        scalars = trainer["optimizer_scalars"]
+        policy.loss_scale.restore(trainer.get("loss_scale", FIRST_SCALE))
         state: dict[int, dict[str, Any]] = {}
         index_of = {name: i for i, name in enumerate(policy.trainable)}
         for key, tensor in load_file(self.path / "optimizer.safetensors").items():
@@ -162,10 +165,10 @@ def _write(
     _save_history(history_state, folder, "history")
     if part_history_state is not None:
         _save_history(part_history_state, folder, "part_history")
-    write_json(
-        folder / "trainer.json",
-        {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars},
-    )
+    trainer = {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars}
+    if policy.dtype == torch.float16:
+        trainer["loss_scale"] = policy.loss_scale.value
+    write_json(folder / "trainer.json", trainer)
     write_checksums(folder)
     sync_tree(folder)
 

@@ -108,6 +108,7 @@ def step_record(
     for group, score in zip(rollouts.preference_groups_N, scores_N, strict=True):
         if not math.isnan(score.value):
             by_group.setdefault(group, []).append(score.value)
+    lowered = [u.lowered_scale for u in updates if u.lowered_scale is not None]
     lengths_N = rollouts.lengths_N
     mask_N_T = rollouts.completion_mask_N_T
     return {
@@ -119,6 +120,7 @@ def step_record(
         "loss": update.loss,
         "grad_norm": update.grad_norm,
         "learning_rate": learning_rate(recipe.train, step),
+        **({"loss_scale": lowered[-1]} if lowered else {}),
         "entropy": -rollouts.sampling_logprobs_N_T[mask_N_T].mean().item(),
         "completion_length_mean": statistics.fmean(lengths_N),
         "truncated_fraction": 1 - rollouts.finished_N.double().mean().item(),

@@ -11,7 +11,7 @@ import pytest
 from pgrpo_cli.recipe.load import load_recipe, load_resolved
 from pgrpo_cli.state.run import RunDirectory, locked
 from tests.support.recipes import TEN_MISTAKES, TEN_PROBLEMS
-from tests.support.training import files_in, metrics, outcome, pgrpo, steps_in, trained, write_tiny
+from tests.support.training import TINY, files_in, metrics, outcome, pgrpo, steps_in, trained, write_tiny
 
 
 @pytest.fixture
@@ -195,3 +195,15 @@ def test_prepare_then_train(recipe: Path, run: Path, monkeypatch: pytest.MonkeyP
     assert "(unchanged)" in result.stderr
     assert files_in(Path("other/data")) == data
     assert outcome(Path("other")) == outcome(run)
+
+
+def test_a_run_in_float16_that_goes_on_is_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+    train = {**TINY["train"], "schedule": "constant", "warmup_steps": 0}
+    model = {**TINY["model"], "compute_dtype": "float16"}
+    recipe = write_tiny(tmp_path, model=model, train=train)
+    trained(recipe, tmp_path / "whole", "--set", "train.steps=4")
+    for steps in (2, 4):
+        trained(recipe, tmp_path / "parts", "--set", f"train.steps={steps}")
+    whole, parts = (files_in(tmp_path / name / "checkpoints" / "step-000004") for name in ("whole", "parts"))
+    assert b'"loss_scale": 1024.0' in whole["trainer.json"]
+    assert whole == parts

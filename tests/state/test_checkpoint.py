@@ -290,3 +290,23 @@ def test_a_folder_that_is_no_step_is_no_checkpoint(setup: Setup) -> None:
     checkpoint, problems = latest_checkpoint(setup.run)
     assert checkpoint is not None
     assert (checkpoint.step, problems) == (1, [])
+
+
+def test_the_scale_of_the_loss_comes_back_where_there_is_one(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, model={**TINY["model"], "compute_dtype": "float16"})
+    setup.policy.loss_scale.value = 256.0
+    setup.save(2)
+    checkpoint, _ = latest_checkpoint(setup.run)
+    assert checkpoint is not None
+    policy = load_policy(setup.recipe, recipe_dir=tmp_path, adapter=checkpoint.path)
+    checkpoint.restore_optimizer(build_optimizer(policy, setup.recipe.train), policy)
+    assert policy.loss_scale.value == 256.0
+    trainer = checkpoint.path / "trainer.json"
+    trainer.write_text(trainer.read_text().replace("256.0", "257.0"))
+    with pytest.raises(CheckpointError, match=r"loss_scale is 257\.0"), checkpoint.readable():
+        checkpoint.restore_optimizer(build_optimizer(policy, setup.recipe.train), policy)
+
+
+def test_without_float16_a_checkpoint_has_no_scale(setup: Setup) -> None:
+    setup.save(2)
+    assert "loss_scale" not in (setup.run.checkpoints / "step-000002" / "trainer.json").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,6 +92,16 @@ def test_the_metrics_of_a_step() -> None:
     }
     # 7 / 1.75, 80 / 2.5, 80 / 0.75.
     assert record["tokens_per_second"] == {"rollout": 4.0, "training": 32.0, "reference": 106.7}
+
+
+def test_the_scale_of_the_loss_is_told_where_gradients_overflowed() -> None:
+    def record(*scales: float | None) -> dict[str, Any]:
+        updates = [replace(FIRST, lowered_scale=scale) for scale in scales]
+        return step_record(3, recipe_of(), rollouts(), SCORES, ADVANTAGES, updates, {"training": 1.0}, {})
+
+    assert "loss_scale" not in record(None, None)
+    assert record(512.0, None)["loss_scale"] == 512.0
+    assert record(512.0, 128.0)["loss_scale"] == 128.0
 
 
 def test_a_single_reward_has_no_spread() -> None:

@@ -43,7 +43,7 @@ def choose_device(wish: str = "auto") -> torch.device:
                 remedy="Name one of these with --device or in model.device.",
             )
         return torch.device("cuda", index)
-    if wish == "auto" and (_hidden() or not _has_nvidia()):
+    if wish == "auto" and (_hidden() or not (_has_nvidia() or _torch_sees_one())):
         return torch.device("cpu")
     raise _refusal(wish, cause)
 
@@ -73,16 +73,22 @@ def _unusable() -> str | None:
     """Why torch can use no GPU, in its own words; None where it can."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if torch.cuda.is_available() and torch.cuda.device_count() > 0:
-            return None
+        there = _torch_sees_one()
         try:
-            # Its warning comes once a process and may have gone by; this says it again.
+            # Its warning comes once a process and may have gone by; this says it again. And a GPU that is
+            # counted may still fail to start.
             torch.cuda.init()
+            if there:
+                return None
             cause = "torch finds no GPU"
         except (RuntimeError, AssertionError) as error:
             cause = first_line(error)
     told = [str(w.message).strip().splitlines()[0] for w in caught if "CUDA" in str(w.message)]
     return told[0] if told else cause
+
+
+def _torch_sees_one() -> bool:
+    return torch.cuda.is_available() and torch.cuda.device_count() > 0
 
 
 def _hidden() -> bool:
@@ -104,13 +110,13 @@ def _refusal(wish: str, cause: str) -> ModelError:
             f"the device {wish} was asked for, and CUDA_VISIBLE_DEVICES hides all GPUs: there is cpu",
             remedy="Unset CUDA_VISIBLE_DEVICES, or take --device cpu.",
         )
-    if not _has_nvidia():
+    if not (_has_nvidia() or _torch_sees_one()):
         return ModelError(
             f"the device {wish} was asked for, and there is none: there is cpu ({cause}; {versions})",
             remedy="Take --device cpu.",
         )
     return ModelError(
-        f"this machine has an NVIDIA GPU, and torch cannot use it: {cause} ({versions}, "
+        f"this machine has a GPU, and torch cannot use it: {cause} ({versions}, "
         f"the driver is {_driver_version()})",
         remedy="Install the torch wheel for a CUDA version that the driver serves "
         "(https://pytorch.org/get-started/locally), or update the driver. "

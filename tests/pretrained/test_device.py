@@ -71,6 +71,18 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_for_the_cpu(
     assert choose_device("cpu") == torch.device("cpu")
 
 
+def test_a_gpu_that_is_counted_and_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpus(monkeypatch, (8, 0))
+
+    def init() -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    for wish in ("auto", "cuda"):
+        with pytest.raises(ModelError, match="torch cannot use it: CUDA error: all CUDA-capable devices"):
+            choose_device(wish)
+
+
 @pytest.mark.parametrize("sign", ["node", "program"])
 def test_other_signs_of_a_gpu_count_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sign: str) -> None:
     if sign == "node":

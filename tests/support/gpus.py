@@ -18,6 +18,7 @@ def fake_gpus(
 ) -> None:
     """Torch sees a GPU of each capability, 16 GiB with 12 free, named after its number."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"Card {_index(at)}")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda at: capabilities[_index(at)])

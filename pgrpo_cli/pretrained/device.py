@@ -19,7 +19,7 @@ from pgrpo_cli.errors import ModelError
 
 from .location import first_line
 
-_DRIVER, _NODE = Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0")
+_DRIVER, _DEVICES = Path("/proc/driver/nvidia/version"), Path("/dev")
 _CPU_INFO, _MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 NATIVE_BFLOAT16 = (8, 0)
@@ -98,8 +98,8 @@ def _hidden() -> bool:
 
 
 def _has_nvidia() -> bool:
-    """Whether the machine has a GPU of NVIDIA's, as far as its driver shows."""
-    return _DRIVER.exists() or _NODE.exists() or shutil.which("nvidia-smi") is not None
+    """Whether this process has a GPU of NVIDIA's; a container sees the driver of those that it has not."""
+    return any(_DEVICES.glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
 
 
 def _refusal(wish: str, cause: str) -> ModelError:

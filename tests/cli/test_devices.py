@@ -101,7 +101,7 @@ def test_a_sweep_passes_the_device_on(recipe: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_sign_of_a_driver_is_looked_for_where_linux_has_it() -> None:
-    assert str(device._DRIVER) == "/proc/driver/nvidia/version" and str(device._NODE) == "/dev/nvidia0"
+    assert (str(device._DRIVER), str(device._DEVICES)) == ("/proc/driver/nvidia/version", "/dev")
 
 
 def test_a_run_records_its_compute_dtype_and_keeps_it(

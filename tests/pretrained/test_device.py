@@ -21,9 +21,17 @@ def _bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU and no driver, whatever the machine of the tests has."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(device, "_DRIVER", tmp_path / "none")
-    monkeypatch.setattr(device, "_NODE", tmp_path / "none")
+    monkeypatch.setattr(device, "_DEVICES", tmp_path / "none")
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_the_driver_of_a_gpu_that_a_container_has_not_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_driver(monkeypatch, tmp_path, OLD)
+    (tmp_path / "nvidia0").unlink()
+    assert choose_device() == torch.device("cpu")
 
 
 def test_without_a_gpu_the_cpu_is_taken_and_a_gpu_is_refused() -> None:
@@ -86,7 +94,8 @@ def test_a_gpu_that_is_counted_and_does_not_start_is_refused(monkeypatch: pytest
 @pytest.mark.parametrize("sign", ["node", "program"])
 def test_other_signs_of_a_gpu_count_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sign: str) -> None:
     if sign == "node":
-        monkeypatch.setattr(device, "_NODE", tmp_path)
+        (tmp_path / "nvidia1").touch()
+        monkeypatch.setattr(device, "_DEVICES", tmp_path)
     else:
         monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
     with pytest.raises(ModelError, match="the driver is of an unknown version"):

@@ -35,7 +35,9 @@ def fake_driver(monkeypatch: pytest.MonkeyPatch, folder: Path, cause: str) -> No
     """NVIDIA's driver is there, and torch, which is built for another CUDA, says `cause` once."""
     version = folder / "version"
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55\n")
+    (folder / "nvidia0").touch()
     monkeypatch.setattr(device, "_DRIVER", version)
+    monkeypatch.setattr(device, "_DEVICES", folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def init() -> None:

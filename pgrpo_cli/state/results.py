@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import EvalError
-from pgrpo_cli.paths import made_folder, try_to_write
+from pgrpo_cli.paths import try_to_write
 from pgrpo_cli.report.types import EVAL_VERSION, EvalResult
 
 from .eval_rows import write_table
@@ -28,8 +28,9 @@ def result_path(run: RunDirectory, step: int) -> Path:
 def require_writable(run: RunDirectory) -> None:
     """Raises CheckpointError where an evaluation could not be kept: before it is made, not after hours."""
     with explained(str(run.eval_dir)):
-        try_to_write(run.path)
-        made_folder(run.eval_dir, "eval")
+        for folder in (run.path, run.eval_dir):
+            if folder.is_dir():
+                try_to_write(folder)
 
 
 def write_result(result: EvalResult, path: Path) -> None:

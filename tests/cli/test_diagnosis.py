@@ -76,11 +76,16 @@ def test_a_run_thrown_back_before_the_finding_does_not_repeat_it(
     assert outcome(folder / "run") == outcome(ill[0] / "run")
 
 
-def test_a_diagnosis_that_cannot_be_written_stops_no_run(ill: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_diagnosis_that_cannot_be_written_stops_no_run(
+    ill: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copied(ill, tmp_path / "copy", checkpoint=5)
-    findings = folder / "run" / "findings.json"
-    findings.unlink()
-    findings.mkdir()
+    (folder / "run" / "findings.json").unlink()
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pgrpo_cli.state.findings.write_json", full)
     result = go_on(folder)
     assert result.exit_code == 0
     assert len(said(result.stderr)) == 1

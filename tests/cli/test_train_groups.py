@@ -77,4 +77,4 @@ def test_groups_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_groups_where_there_is_no_run(tmp_path: Path) -> None:
     result = pgrpo("groups", tmp_path / "nowhere", "--json")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "does not exist" in result.stderr
+    assert "there is no such run" in result.stderr

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.pretrained.device import choose_device, has_bfloat16
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_model, load_tokenizer
 from pgrpo_cli.pretrained.location import Location, located
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
@@ -105,6 +104,8 @@ def load_pretrained(
     """
     import torch
 
+    from pgrpo_cli.pretrained.device import choose_device
+
     device = device or choose_device()
     tokenizer = load_tokenizer(at)
     model = load_model(
@@ -136,6 +137,8 @@ def _quantization(section: PretrainedFields, device: Any) -> Any:
         return None
     import torch
     from transformers import BitsAndBytesConfig
+
+    from pgrpo_cli.pretrained.device import has_bfloat16
 
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -104,6 +104,10 @@ LONG = (
 
 @pytest.mark.parametrize("shape", LONG)
 def test_a_long_title_is_read_at_once(shape: str) -> None:
-    start = time.process_time()
-    read_title.__wrapped__((shape * MAX_LENGTH)[:MAX_LENGTH])
-    assert time.process_time() - start < 0.2
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        read_title.__wrapped__((shape * MAX_LENGTH)[:MAX_LENGTH])
+        seconds.append(time.process_time() - start)
+    # The least of three: a collection of the test process's garbage alone takes half a second.
+    assert min(seconds) < 0.2

@@ -44,10 +44,10 @@ from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import (
     all_part_rows,
+    completion_rows,
     group_rows,
     history_rows,
     part_rows,
-    scored_rows,
     step_record,
 )
 from pgrpo_cli.state.rewind import rewind
@@ -176,7 +176,7 @@ def train(
             clock.enter("save")
             groups = history.stats(rollouts.preference_groups_N)
             store.record_step(
-                scored_rows(step, rollouts, scores_N, advantages),
+                completion_rows(step, rollouts, scores_N, advantages),
                 group_rows(groups),
                 part_rows(parts, rollouts.preference_groups_N),
             )

@@ -20,7 +20,7 @@ _WHOLE = (torch.int16, torch.int32, torch.int64)
 _TEXT, _LENGTHS = "preference_group_ids", "preference_group_id_lengths"
 
 
-class Table:
+class HistoryTable:
     """Rows in order of first appearance; new ones are zero.
 
     Real numbers are float64. Whole ones are read and written as int64 and kept in as few bytes as the largest

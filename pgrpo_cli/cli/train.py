@@ -150,7 +150,7 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
-    from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.diagnosis.estimator_advice import estimator_advice, suiting, weight_of
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import run_at
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pgrpo_cli.report.types import EvalResult
+from pgrpo_cli.stats.result_types import EvalResult
 
 from .files import atomic_write, explained
 

@@ -58,7 +58,7 @@ def history_rows(history: RewardHistory) -> Iterator[GroupRow]:
         yield from group_rows(history.stats(names[start : start + _ROWS_AT_ONCE]))
 
 
-def scored_rows(
+def completion_rows(
     step: int, rollouts: Rollouts, scores_N: Sequence[Score], advantages: Advantages
 ) -> list[ScoredCompletion]:
     """A row a completion."""

@@ -48,6 +48,16 @@ def choose_device(wish: str = "auto") -> torch.device:
     raise _refusal(wish, cause)
 
 
+def set_up(device: torch.device) -> None:
+    """Prepare this process for computing a model on `device`. To be called by whatever loads one.
+
+    On a GPU cuDNN's attention is switched off: it builds a kernel for each new length, and every batch here
+    has another one. An order of preference would not do: torch sets its own at the first attention.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def describe(device: torch.device) -> str:
     """A sentence about the device: its name, memory, and the types that it computes in."""
     if device.type == "cpu":

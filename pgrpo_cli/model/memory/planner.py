@@ -14,7 +14,7 @@ import torch
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.schema import Recipe
 
-from ..policy import Paths, Policy
+from ..policy import HEAD_CHUNK, Paths, Policy
 from ..rollout_weights import fastest_dtype
 from ..sampling import SamplingSettings
 from .loading import loading_bytes
@@ -66,7 +66,7 @@ class Planner:
             "update",
             lambda: update_memory(policy, recipe, micro_batch),
             recipe.model, recipe.adapter, recipe.loss, micro_batch,
-            recipe.train.gradient_checkpointing, policy.paths.packed,
+            recipe.train.gradient_checkpointing, policy.paths.packed, policy.head_chunk,
         )  # fmt: skip
         weights, adapter = base_weights(policy), adapter_bytes(policy)
         state = optimizer_bytes(policy.trainable.values(), recipe.train.optimizer)
@@ -101,7 +101,9 @@ class Planner:
         settings = SamplingSettings(**recipe.rollout.model_dump())
         batch = largest_batch(recipe, self._longest or recipe.data.max_prompt_tokens)
         paths = self._paths or Paths()
-        policy = replace(shadow, device=torch.device(device), paths=paths)
+        policy = replace(
+            shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device]
+        )
         if device == "cpu" and paths.rollout_dtype is None:
             policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
 

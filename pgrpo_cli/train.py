@@ -3,7 +3,7 @@
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
 history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
 recipe says so). Everything that a step draws is a function of (seed, step), so a run that goes on from a
-checkpoint repeats an uninterrupted one.
+checkpoint repeats an uninterrupted one: on a CPU bit for bit, on a GPU as far as its kernels do.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.held_out import HeldOutCurve
 from pgrpo_cli.model.batching import rollout_budget
+from pgrpo_cli.model.determinism import deterministic
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
@@ -140,6 +141,7 @@ def train(
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
+        deterministic(recipe.train, strict=False),
         HistoryStore(run.history_path) as store,
         RunLog(run.metrics_path, trackers) as log,
         Scorer(rewards) as scorer,

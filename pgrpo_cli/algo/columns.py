@@ -83,7 +83,8 @@ class HistoryTable:
             self._data[column] = data.to(_WHOLE[_WHOLE.index(data.dtype) + 1])
             self.write(column, places, values)
         else:
-            data.put_(places, values.to(data.dtype))
+            # put_ would do the same, and has no deterministic kernel by torch's account.
+            data.view(-1)[places] = values.to(data.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Keys and columns as tensors that share nothing with the table."""

@@ -218,6 +218,7 @@ def _train(
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
     from pgrpo_cli.held_out import held_out_curve
+    from pgrpo_cli.model.determinism import prepare_determinism
     from pgrpo_cli.model.load import load_policy
     from pgrpo_cli.model.precision import device_for
     from pgrpo_cli.pretrained.device import describe
@@ -233,6 +234,7 @@ def _train(
     from .profiling import profiled
 
     recipe = as_begun(run, recipe)
+    prepare_determinism(recipe.train)
     device = device_for(recipe, wish)
     if not quiet:
         note(describe(device))

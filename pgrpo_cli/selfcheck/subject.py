@@ -91,13 +91,11 @@ class Subject:
         length = {"type": "length", "unit": "characters", "max": 0, "slack": 6 * shape.completion_tokens}
         return Recipe.model_validate({"name": "selfcheck", "rewards": [length], **merged})
 
-    @property
-    def model_folder(self) -> Path:
-        """The folder that the recipe's model is in, as far as anything looks: it holds a configuration."""
-        folder = self.folder / _MODEL
-        if not folder.is_dir():
-            self.shape.config().save_pretrained(folder)
-        return folder
+    def write_model(self) -> None:
+        """Put the model's configuration into the folder that the recipe names, which is all that a plan
+        reads of it.
+        """
+        self.shape.config().save_pretrained(self.folder / _MODEL)
 
     @cached_property
     def _built(self) -> Policy:

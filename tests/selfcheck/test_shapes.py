@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
 from pgrpo_cli.model.sources import rebuild
-from pgrpo_cli.pretrained import loading
 from pgrpo_cli.selfcheck.shapes import SHAPES, PlainTokenizer, build_base, usual_shape
 from pgrpo_cli.selfcheck.subject import Subject
 from tests.support.gpus import fake_gpus
@@ -94,7 +92,3 @@ def test_no_completion_ends_by_itself_and_texts_differ_in_length(subject: Subjec
     assert subject.policy.stop_token_ids == (512,)
 
 
-def test_the_folder_of_the_model_is_what_a_plan_reads(new_subject: Subject) -> None:
-    assert new_subject.model_folder == new_subject.folder / "model"
-    assert [path.name for path in Path(new_subject.model_folder).iterdir()] == ["config.json"]
-    assert loading  # The plan itself is tried in test_memory.py.

@@ -84,7 +84,7 @@ def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: b
             "and curves before and after are then not of one thing.",
         )
     sentences = [
-        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but no longer bit for bit"
+        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but not bit for bit"
         for name, now in found.versions.items()
         if kept.versions.get(name) != now
     ]

@@ -80,5 +80,5 @@ def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
 def _damaged(run: RunDirectory, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{run.paths_path} is damaged: {error!r}",
-        remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
+        remedy="Delete it: it is measured again, and the run goes on, but not bit for bit.",
     )

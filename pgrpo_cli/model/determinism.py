@@ -1,10 +1,9 @@
 """`train.deterministic`: the same bits again on a GPU, as far as torch's kernels allow.
 
 Within an update torch is strict: an operation without a deterministic kernel is an error. It has to be, since
-the memory-efficient attention's backward pass is deterministic only then. Everything else of a run, rollouts
-above all, takes deterministic kernels where there are some, and does not fail where there are none: torch has
-none for cumulative sums of floating-point numbers, by which tokens are drawn. What it has for several rows
-adds in a fixed order all the same.
+the memory-efficient attention's backward pass is deterministic only then. Everything else of a run, above all
+rollouts, takes deterministic kernels where there are some, and does not fail where there are none. Strictness
+would refuse the cumulative sums by which tokens are drawn, although torch then adds them in a fixed order.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_segments_grow_from_before_torch_is_there(tmp_path: Path, words: tuple[s
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
 def test_an_allocator_that_the_user_has_set_stays(tmp_path: Path, name: str) -> None:
-    """Torch reads all of them, so that a second one would add to the user's, or win."""
+    """Torch reads all of them, the older names first: one of ours beside them would not hold."""
     write_tiny(tmp_path)
     given = {name: "backend:native"}
     assert allocator_of(tmp_path, "plan", "tiny.yaml", **given) == given

@@ -59,6 +59,8 @@ CARDS = (
     Card("RTX 3060 12 GB", 12 << 30, 360e9, _tensor_rate(28, 1.777e9)),
     Card("RTX 3090 24 GB", 24 << 30, 936e9, _tensor_rate(82, 1.695e9)),
     Card("RTX 4090 24 GB", 24 << 30, 1008e9, _tensor_rate(128, 2.520e9)),
+    # By its data sheet, which doubles the rate for sparse matrices.
+    Card("H200 141 GB", 141_000_000_000, 4800e9, 1979e12 / 2),
 )
 
 
@@ -87,6 +89,8 @@ class Work:
 
 
 WORKS = {
+    # What `pgrpo selfcheck` measures with 64 rows: rows of 760 tokens, two in 2048.
+    "selfcheck": Work(8, 256, 8, 64, rows_per_micro_batch=2),
     # recipes/qwen3-8b-personas.yaml: rows of 568 tokens, of which its 2048 hold three.
     "personas": Work(8, 64, 8, 64, rows_per_micro_batch=3),
     # A profile in the prompt: the shapes `qlora-*` of step_time.py.
@@ -321,7 +325,9 @@ def all_costs(
 def _cell(column: str, seconds: float | None) -> str:
     if seconds is None:
         return "no room"
-    return f"{1000 * seconds:.1f}" if column.startswith("token") else f"{seconds:.1f}"
+    if column.startswith("token"):
+        return f"{1000 * seconds:.1f}"
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2f}"
 
 
 def _gb(num_bytes: float) -> str:

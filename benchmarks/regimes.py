@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks.markdown import renew, table
 from benchmarks.small_policy import Draws, HistorySettings, Trained, World, train
-from pgrpo_cli.algo import resolve_estimator
+from pgrpo_cli.algo.estimators import resolve_estimator
 from pgrpo_cli.stats.intervals import Bootstrap, Interval, combination_interval
 from pgrpo_cli.stats.methods import holm
 

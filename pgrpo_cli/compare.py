@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from pgrpo_cli.errors import EvalError, IncomparableError, RunError
-from pgrpo_cli.evaluate import EvalProgress, evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
 from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory
@@ -20,6 +20,9 @@ from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, vary
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
+
+if TYPE_CHECKING:
+    from pgrpo_cli.evaluate import EvalProgress
 
 # What two evaluations must have in common, and how to get there.
 COMPARABLE = {
@@ -74,6 +77,9 @@ def entrants_of(
             on_note(f"warning: {warning}")
         result = results[label]
         if result is None:
+            # Kept evaluations are compared without torch.
+            from pgrpo_cli.evaluate import evaluate_run
+
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
             result = evaluate_run(
                 subject,

@@ -13,16 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pgrpo_cli.algo import (
-    Advantages,
-    Estimator,
-    GroupStats,
-    PartHistory,
-    RewardHistory,
-    compute_advantages,
-    compute_part_advantages,
-    resolve_estimator,
-)
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
+from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted

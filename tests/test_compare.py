@@ -180,7 +180,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Subject, list[EvalR
         recorded.append((subject, list(others)))
         return result_of(BASE, FIRST, **dict(subject.header))
 
-    monkeypatch.setattr("pgrpo_cli.compare.evaluate_run", scripted)
+    monkeypatch.setattr("pgrpo_cli.evaluate.evaluate_run", scripted)
     return recorded
 
 

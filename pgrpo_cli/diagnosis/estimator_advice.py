@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from pgrpo_cli.algo.estimators import PRESETS
+
 ENOUGH_PROMPTS = 10
 """Below it τ² is mostly chance: with 10 prompts its standard error is half of it or more."""
 ALIKE, DIFFERENT = 0.75, 0.8
@@ -103,7 +105,8 @@ def _on_spreads(spreads: Mapping[str, float]) -> str:
     ratio = spreads[largest] / spreads[smallest]
     if ratio < UNLIKE_SPREADS:
         return ""
+    unscaled = " and ".join(name for name, (_, scale) in PRESETS.items() if scale == "none")
     return (
-        f" Rewards of {largest} vary {ratio:.3g} times as much as those of {smallest}: dr_grpo and rloo, "
+        f" Rewards of {largest} vary {ratio:.3g} times as much as those of {smallest}: {unscaled}, "
         f"which divide by no spread, would follow {largest}."
     )

@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import EmaHistory, WindowHistory
 
 from .finding import MOST_PREFERENCE_GROUPS, Finding, Rule, shown
@@ -25,12 +24,6 @@ deviation, and little else is learnt."""
 TRIAL_PROMPTS = 100
 """A run that samples fewer prompts in all is a trial, in which everything is rare."""
 _TWO_ERRORS = 2.0
-
-
-def uses_history_mean(recipe: Recipe) -> bool:
-    """Whether the mean of the history is subtracted as it is."""
-    section = recipe.advantage
-    return section.estimator == "pgrpo" or section.baseline == "history"
 
 
 def find_lag(view: RunView) -> Iterator[Finding]:
@@ -83,7 +76,7 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
 
 
 def _lacks_past(view: RunView) -> str | None:
-    if not uses_history_mean(view.recipe):
+    if view.estimator.baseline != "history":
         return f"advantage.estimator {view.recipe.advantage.estimator} does not subtract it"
     enough = any(past.n >= LEAST_PAST for past in view.histories.values())
     return None if enough else f"no preference group has {LEAST_PAST} rewards yet"

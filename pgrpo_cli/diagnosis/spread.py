@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from pgrpo_cli.algo.advantages import PRESETS
 from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
 from pgrpo_cli.recipe.schema import Recipe
 
@@ -85,8 +84,7 @@ def find_no_spread(view: RunView) -> Iterator[Finding]:
 def _tolerance(view: RunView, rewards: Floats) -> float:
     """Differences below it are rounding, or drowned by `advantage.epsilon`, which is added to the scale."""
     rounding = _ROUNDING * max(1.0, float(np.abs(rewards).max()))
-    unscaled = view.recipe.advantage.estimator in ("dr_grpo", "rloo") or view.recipe.advantage.scale == "none"
-    return rounding if unscaled else max(rounding, view.recipe.advantage.epsilon)
+    return max(rounding, view.estimator.epsilon) if view.estimator.scaled else rounding
 
 
 def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
@@ -167,7 +165,7 @@ def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: f
     kind = _difficulty(view, name, mean)
     if kind == "unknown" and len(living) and abs(mean - living.mean()) > _ROUNDING:
         kind = "too hard" if mean < living.mean() else "too easy"
-    if _looks_at_history(view.recipe):
+    if not view.estimator.centered:
         loss = "They tell a good prompt from a bad one, but not a good answer from a bad one."
     else:
         loss = f"With advantage.estimator {view.recipe.advantage.estimator} nothing is learnt from them."
@@ -188,13 +186,6 @@ def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: f
         remedies[kind],
         {"share": share, "prompts": int(own_P.sum()), "mean_reward": mean},
     )
-
-
-def _looks_at_history(recipe: Recipe) -> bool:
-    """Whether a prompt all of whose rewards are alike may still have advantages that are not 0."""
-    section = recipe.advantage
-    baseline, _ = PRESETS.get(section.estimator, (section.baseline, section.scale))
-    return baseline in ("history", "shrinkage")
 
 
 def _lacks_generation_groups(view: RunView) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
 from pgrpo_cli.recipe.schema import Recipe
 
 Floats = NDArray[np.float64]
@@ -229,6 +230,12 @@ class RunView:
     """Of the preference groups in `completions`."""
     training_prompts: TrainingPrompts
     """Empty if unknown."""
+
+    @property
+    def estimator(self) -> Estimator:
+        """How its advantages are made."""
+        section = self.recipe.advantage
+        return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)
 
     @property
     def step(self) -> int:

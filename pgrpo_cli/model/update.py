@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from pgrpo_cli.algo import Advantages, LossOutput, mean_metrics, policy_loss
+from pgrpo_cli.algo.losses import mean_metrics, policy_loss
+from pgrpo_cli.algo.types import Advantages, LossOutput
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection

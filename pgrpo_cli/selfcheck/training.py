@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from pgrpo_cli.algo import Advantages, compute_advantages
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
@@ -43,9 +44,7 @@ def step_of(subject: Subject, policy: Policy) -> tuple[Rollouts, Advantages]:
     rollouts = sample(policy, subject.prompts(_PROMPTS), settings, seed=0)
     rewards_N = [n % 7 / 7 for n in range(_PROMPTS * GENERATIONS)]
     groups_N = rollouts.preference_groups_N
-    return rollouts, compute_advantages(
-        rewards_N, groups_N, num_generations=GENERATIONS, estimator="dr_grpo"
-    )
+    return rollouts, compute_advantages(rewards_N, groups_N, num_generations=GENERATIONS, estimator="dr_grpo")
 
 
 @contextmanager

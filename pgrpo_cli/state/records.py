@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pgrpo_cli.algo import Advantages, GroupStats, PartHistory, RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory
+from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.model.rollout import Rollouts
 from pgrpo_cli.model.update import UpdateResult, learning_rate
 from pgrpo_cli.recipe.schema import Recipe

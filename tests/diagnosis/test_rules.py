@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.algo.advantages import PRESETS
+from pgrpo_cli.algo.estimators import PRESETS
 from pgrpo_cli.diagnosis import RULES, Finding, diagnose
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import RunReader, view_of

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pgrpo_cli.algo import compute_advantages
+from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.errors import Interrupted, ModelError, TrainingError
 from pgrpo_cli.model.determinism import deterministic, prepare_determinism
 from pgrpo_cli.model.policy import Paths, Policy
@@ -133,9 +133,7 @@ def operations_of_an_update(policy: Policy) -> set[str]:
     recipe = Recipe.model_validate(changed(loss__beta=0.1, train__deterministic=True))
     advantages = compute_advantages([0.1, 0.9, 0.4, 1.5], list("aabb"), num_generations=2, estimator="grpo")
     with Operations() as operations:
-        policy_update(
-            policy, build_optimizer(policy, recipe.train), rollouts, advantages, recipe, step=1
-        )
+        policy_update(policy, build_optimizer(policy, recipe.train), rollouts, advantages, recipe, step=1)
     # Backward passes were seen, too.
     assert any("backward" in name for name in operations.names)
     return operations.names

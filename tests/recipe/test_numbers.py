@@ -12,7 +12,10 @@ from typing import Any, get_origin
 import pytest
 import torch
 
-from pgrpo_cli.algo import RewardHistory, compute_advantages, policy_loss, resolve_estimator
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import resolve_estimator
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.losses import policy_loss
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.split import split
 from pgrpo_cli.model.sampling import sample_tokens

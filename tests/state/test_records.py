@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.model_card import model_card

@@ -13,7 +13,7 @@ from pgrpo_cli.errors import CheckpointError, DataError, RunError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.report.types import EvalResult, Header
 
 from .adapter import finished_adapter
 from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
@@ -157,9 +157,9 @@ def shares_base(header: Header, other: Header) -> bool:
 
 
 def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
-    differing = [
-        (key, a, b) for key, a, b in differing_keys(run.recipe(), recipe) if not key.startswith(_FREE)
-    ]
+    # A recipe that says what the run took `auto` as is the run's own: `compare` evaluates with such a one.
+    ours, theirs = as_begun(run, run.recipe()), as_begun(run, recipe)
+    differing = [(key, a, b) for key, a, b in differing_keys(ours, theirs) if not key.startswith(_FREE)]
     if differing:
         lines = "\n".join(f"  {key}: {a!r} in the run, {b!r} in the recipe" for key, a, b in differing)
         raise RunError(

@@ -22,7 +22,6 @@ from tests.support.recipes import changed
 RECIPE = changed(
     name="tiny",
     model__quantization={"type": "none"},
-    model__compute_dtype="float32",
     adapter__r=2,
     data__source={"type": "personas", "prompts": 14, "eval_prompts_per_group": 2},
     rewards=[{"type": "length", "unit": "characters", "max": 8}],

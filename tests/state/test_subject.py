@@ -12,10 +12,10 @@ import torch
 from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, kept_result, shares_base, subject_of
-from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
 
@@ -106,6 +106,17 @@ def test_another_recipe_is_refused_by_its_keys(tmp_path: Path) -> None:
         subject(tmp_path, train__steps=9, eval__num_completions=2)
     assert "train.steps: 200 in the run, 9 in the recipe" in caught.value.message
     assert "eval" not in caught.value.message
+
+
+def test_a_recipe_that_says_what_the_run_took_auto_as_is_its_own(tmp_path: Path) -> None:
+    """`compare` evaluates the other run with the recipe of the subject that it has, and another `eval`."""
+    run = make_run(tmp_path, recipe_of())
+    write_paths(run, Paths(), torch.device("cpu"), torch.bfloat16)
+    found = subject_of(run, recipe_of(), tmp_path)
+    assert found.recipe.model.compute_dtype == "bfloat16"
+    assert subject_of(run, found.recipe, tmp_path).header == found.header
+    with pytest.raises(RunError, match="'bfloat16' in the run, 'float32' in the recipe"):
+        subject_of(run, recipe_of(model__compute_dtype="float32"), tmp_path)
 
 
 def test_the_way_to_evaluate_may_differ_from_the_recipe_of_the_run(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def decoding(ours: OurStep, repeat: int) -> dict[str, float]:
     from dataclasses import replace
 
     from pgrpo_cli.model.rollout import sample
-    from pgrpo_cli.train import sampling_settings
+    from pgrpo_cli.model.sampling import sampling_settings
 
-    settings = sampling_settings(ours.recipe)
+    settings = sampling_settings(ours.recipe.rollout)
     batch, device, T = ours.batches[0], ours.policy.device, settings.max_completion_tokens
 
     def seconds(tokens: int) -> float:
@@ -95,17 +95,13 @@ def decoding(ours: OurStep, repeat: int) -> dict[str, float]:
 def training(ours: OurStep, repeat: int) -> dict[str, float]:
     """Operations a second of one update."""
     from pgrpo_cli.model.rollout import sample
+    from pgrpo_cli.model.sampling import sampling_settings
     from pgrpo_cli.model.update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import Score
-    from pgrpo_cli.train import (
-        estimator_of,
-        personalized_advantages,
-        reward_history,
-        sampling_settings,
-    )
+    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
 
     policy, recipe = ours.policy, ours.recipe
-    rollouts = sample(policy, ours.batches[0], sampling_settings(recipe), seed=0)
+    rollouts = sample(policy, ours.batches[0], sampling_settings(recipe.rollout), seed=0)
     scores_N = [Score(n % 7 / 7, {}) for n in range(ours.shape.num_completions)]
     history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
     advantages = personalized_advantages(rollouts, scores_N, history, estimator_of(recipe), recipe, step=1)

@@ -119,11 +119,12 @@ def our_step(settings: Settings) -> OurStep:
 def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
     from pgrpo_cli.model.rollout import sample
+    from pgrpo_cli.model.sampling import sampling_settings
     from pgrpo_cli.model.update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer
-    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history, sampling_settings
+    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
 
     ours = our_step(settings)
     policy, recipe = ours.policy, ours.recipe
@@ -134,7 +135,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     for step, batch in enumerate(ours.batches, start=1):
         clock: list[float] = []
         finish(policy.device, clock)
-        rollouts = sample(policy, batch, sampling_settings(recipe), seed=step)
+        rollouts = sample(policy, batch, sampling_settings(recipe.rollout), seed=step)
         finish(policy.device, clock)
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = scorer.start().scores(rollouts.completions())

@@ -3,7 +3,7 @@
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
 history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
 recipe says so). Everything that a step draws is a function of (seed, step), so a run that goes on from a
-checkpoint repeats an uninterrupted one: on a CPU bit for bit, on a GPU as far as its kernels do.
+checkpoint repeats an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pgrpo_cli.algo.advantages import compute_advantages
-from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
-from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
-from pgrpo_cli.algo.types import Advantages, GroupStats
+from pgrpo_cli.algo import (
+    Advantages,
+    Estimator,
+    GroupStats,
+    PartHistory,
+    RewardHistory,
+    compute_advantages,
+    compute_part_advantages,
+    resolve_estimator,
+)
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.held_out import HeldOutCurve
 from pgrpo_cli.model.batching import rollout_budget
-from pgrpo_cli.model.determinism import deterministic
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.sampling import sampling_settings
 from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
@@ -40,10 +44,10 @@ from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import (
     all_part_rows,
-    completion_rows,
     group_rows,
     history_rows,
     part_rows,
+    scored_rows,
     step_record,
 )
 from pgrpo_cli.state.rewind import rewind
@@ -116,7 +120,7 @@ def train(
     history, parts = reward_history(recipe.history), part_history(recipe, rewards)
     estimator = estimator_of(recipe)
     optimizer = build_optimizer(policy, recipe.train)
-    settings = sampling_settings(recipe)
+    settings = sampling_settings(recipe.rollout)
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
@@ -136,7 +140,6 @@ def train(
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
-        deterministic(recipe.train, strict=False),
         HistoryStore(run.history_path) as store,
         RunLog(run.metrics_path, trackers) as log,
         Scorer(rewards) as scorer,
@@ -173,7 +176,7 @@ def train(
             clock.enter("save")
             groups = history.stats(rollouts.preference_groups_N)
             store.record_step(
-                completion_rows(step, rollouts, scores_N, advantages),
+                scored_rows(step, rollouts, scores_N, advantages),
                 group_rows(groups),
                 part_rows(parts, rollouts.preference_groups_N),
             )
@@ -247,11 +250,6 @@ def part_history(recipe: Recipe, rewards: RewardSum) -> PartHistory | None:
     if recipe.advantage.aggregate == "sum_then_normalize":
         return None
     return PartHistory(rewards.weights, reward_history(recipe.history))
-
-
-def sampling_settings(recipe: Recipe) -> SamplingSettings:
-    """How training samples."""
-    return SamplingSettings(**recipe.rollout.model_dump())
 
 
 def estimator_of(recipe: Recipe) -> Estimator:

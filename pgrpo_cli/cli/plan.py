@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -39,7 +39,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run will hold in memory, which GPUs it fits, and what to change. Nothing is loaded."""
-    from pgrpo_cli.model.memory.plan import CARDS_GIB
+    from pgrpo_cli.model.memory.plan import CARDS_GIB, GIB
     from pgrpo_cli.model.memory.planner import Planner
     from pgrpo_cli.model.memory.remedies import remedies
     from pgrpo_cli.recipe.load import load_recipe
@@ -56,11 +56,17 @@ def plan(
     longest = _longest_prompt(run, loaded) if run else None
     paths = _measured_paths(run, device) if run else None
     planner = Planner(recipe.parent, longest_prompt=longest, paths=paths)
-    planned = planner.plan(loaded, device)
-    on_cards = planned if device == "cuda" else planner.plan(loaded, "cuda")
+    on_cards = {gib: planner.plan(loaded, "cuda", gib * GIB) for gib in CARDS_GIB}
     here = _memory_here(device)
+    if device == "cpu":
+        planned, room = planner.plan(loaded, "cpu"), 0
+    else:
+        # Without a GPU the plan is that for the smallest one that holds it.
+        gib = here or next((gib for gib in CARDS_GIB if on_cards[gib].fits(gib)), CARDS_GIB[0])
+        room = round(gib * GIB)
+        planned = planner.plan(loaded, "cuda", room)
     enough = planned.fits(CARDS_GIB[0] if here is None else here)
-    found = [] if enough else remedies(planner, loaded, planned)
+    found = [] if enough else remedies(planner, loaded, planned, room)
     if as_json:
         emit(json.dumps(_as_json(planned, on_cards, found, longest, here), indent=2))
         return
@@ -135,13 +141,11 @@ def _table(name: str, plan: MemoryPlan) -> Table:
 def _sentences(
     recipe: Recipe,
     plan: MemoryPlan,
-    on_cards: MemoryPlan,
+    on_cards: Mapping[int, MemoryPlan],
     found: Sequence[Remedy],
     longest: int | None,
     here: float | None,
 ) -> list[str]:
-    from pgrpo_cli.model.memory.plan import CARDS_GIB
-
     batch, micro_batch = plan.batch, plan.micro_batch
     lines = [
         f"{plan.parameters.total() / 1e6:,.1f} M parameters, "
@@ -149,6 +153,8 @@ def _sentences(
         f"Largest rollout batch: {batch.count} prompts of {batch.prompt_tokens} tokens, "
         f"{batch.generations} completions of {batch.completion_tokens} each. "
         f"Largest micro-batch: {micro_batch.count} rows of {micro_batch.row_tokens} tokens.",
+        f"Budgets: {plan.tokens_per_batch} tokens a rollout batch{_left(recipe.rollout.tokens_per_batch)}, "
+        f"{plan.tokens_per_micro_batch} a micro-batch{_left(recipe.train.tokens_per_micro_batch)}.",
     ]
     if longest is None:
         lines.append(
@@ -156,7 +162,7 @@ def _sentences(
             "after `pgrpo prepare` as long as they are."
         )
     lines += ["", f"Peak: {_gib(plan.peak)} GiB."]
-    lines += [_on_card(on_cards, gib) for gib in CARDS_GIB]
+    lines += [_on_card(on_card, gib) for gib, on_card in on_cards.items()]
     if here is not None:
         fits = "fits" if plan.fits(here) else "does not fit"
         lines.append(f"This machine's {'GPU' if plan.device == 'cuda' else 'memory'}, {here:.0f} GB: {fits}")
@@ -164,6 +170,10 @@ def _sentences(
         lines += ["", "To take less:"]
         lines += [_as_line(remedy) for remedy in found]
     return lines
+
+
+def _left(tokens: int | str) -> str:
+    return " (chosen for this memory)" if tokens == "auto" else ""
 
 
 def _on_card(plan: MemoryPlan, gib: int) -> str:
@@ -183,14 +193,12 @@ def _as_line(remedy: Remedy) -> str:
 
 def _as_json(
     plan: MemoryPlan,
-    on_cards: MemoryPlan,
+    on_cards: Mapping[int, MemoryPlan],
     found: Sequence[Remedy],
     longest: int | None,
     here: float | None,
 ) -> dict[str, Any]:
     from dataclasses import asdict
-
-    from pgrpo_cli.model.memory.plan import CARDS_GIB
 
     return {
         "device": plan.device,
@@ -201,12 +209,25 @@ def _as_json(
         "longest_prompt": longest,
         "batch": asdict(plan.batch),
         "micro_batch": asdict(plan.micro_batch),
+        "budgets": _budgets(plan),
         "cards": [
-            {"gib": gib, "fits": on_cards.fits(gib), "tensors_bytes": on_cards.tensors_on(gib << 30)}
-            for gib in CARDS_GIB
+            {
+                "gib": gib,
+                "fits": on_card.fits(gib),
+                "tensors_bytes": on_card.tensors_on(gib << 30),
+                **_budgets(on_card),
+            }
+            for gib, on_card in on_cards.items()
         ],
         "here": None if here is None else {"gib": here, **_here(plan, here)},
         "remedies": [{"set": remedy.changes, "peak_bytes": remedy.plan.peak} for remedy in found],
+    }
+
+
+def _budgets(plan: MemoryPlan) -> dict[str, int | None]:
+    return {
+        "tokens_per_batch": plan.tokens_per_batch,
+        "tokens_per_micro_batch": plan.tokens_per_micro_batch,
     }
 
 

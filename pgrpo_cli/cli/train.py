@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Collection
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +151,7 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
-    from pgrpo_cli.diagnosis.estimator_advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import run_at
 
@@ -218,8 +219,9 @@ def _train(
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
     from pgrpo_cli.held_out import held_out_curve
-    from pgrpo_cli.model.determinism import prepare_determinism
     from pgrpo_cli.model.load import load_policy
+    from pgrpo_cli.model.memory.budgets import with_budgets
+    from pgrpo_cli.model.memory.planner import paths_with_budgets
     from pgrpo_cli.model.precision import device_for
     from pgrpo_cli.pretrained.device import describe
     from pgrpo_cli.rewards.build import build_rewards
@@ -234,7 +236,6 @@ def _train(
     from .profiling import profiled
 
     recipe = as_begun(run, recipe)
-    prepare_determinism(recipe.train)
     device = device_for(recipe, wish)
     if not quiet:
         note(describe(device))
@@ -259,8 +260,10 @@ def _train(
     found = fingerprint_of(run, recipe, recipe_dir)
     for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
         note(f"warning: {sentence}")
-    if paths is None:
+    if paths is None or paths.tokens_per_batch is None:
+        policy = replace(policy, paths=paths_with_budgets(policy, recipe, recipe_dir, prompts))
         write_paths(run, policy.paths, device, policy.dtype)
+    recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
     if policy.paths.reason:
         note(f"this model takes a slower path: {policy.paths.reason}")
     if checkpoint is not None:

@@ -18,7 +18,7 @@ from .buffers import Buffers
 from .policy import Policy
 from .rounding import COARSE, EXACT, Rounding, Staying
 from .sampling import SamplingSettings, next_tokens
-from .shared_prefix import SharedPrefixCache, attending_to_shared_prefix
+from .shared_prefix import PrefillCache, SharedPrefixCache, attending_to_shared_prefix
 from .workspace import Workspace, run_plainly
 
 
@@ -161,8 +161,6 @@ def prefill(
     Prompts are padded on the right: under the causal mask no prompt token sees the padding, so it needs no
     mask.
     """
-    from transformers import DynamicCache
-
     lengths_P = torch.tensor([len(prompt.input_ids) for prompt in prompts], device=policy.device)
     ids_P_T = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(prompt.input_ids) for prompt in prompts],
@@ -170,16 +168,11 @@ def prefill(
         padding_value=policy.tokenizer.pad_token_id,
     ).to(policy.device)
     mask_P_T = torch.arange(ids_P_T.shape[1], device=policy.device) < lengths_P.unsqueeze(1)
-    cache = DynamicCache()
+    cache = PrefillCache(rounding.prefix_length(ids_P_T.shape[1]), buffers or Buffers())
     hidden_P_T_D = policy.decoder(input_ids=ids_P_T, past_key_values=cache, use_cache=True).last_hidden_state
     last_P_D = hidden_P_T_D[torch.arange(len(prompts), device=policy.device), lengths_P - 1]
     shared = SharedPrefixCache(
-        cache,
-        mask_P_T,
-        num_generations=num_generations,
-        capacity=capacity,
-        rounding=rounding,
-        buffers=buffers,
+        cache, mask_P_T, num_generations=num_generations, capacity=capacity, rounding=rounding
     )
     return policy.logits(last_P_D), shared
 

@@ -9,8 +9,10 @@ from importlib.resources import files
 
 import torch
 
+from pgrpo_cli.pretrained.memory import is_out_of_memory
+
 from .logprobs import head_logprobs
-from .oom import Piece, TokenBudget, in_pieces, is_out_of_memory
+from .oom import Piece, TokenBudget, in_pieces
 from .packing import Row as PackedRow
 from .packing import micro_batches, pack
 from .policy import Policy
@@ -51,7 +53,7 @@ def completion_kl(
 
     cut = partial(_cut, rollouts)
     everything = range(len(rollouts.texts_N))
-    for places_N, sums_N in in_pieces(everything, cut, compute, budget, policy.workspace.release):
+    for places_N, sums_N in in_pieces(everything, cut, compute, budget):
         kl_N[places_N] = sums_N
     policy.model.train(was_training)
     return (kl_N / torch.tensor(rollouts.lengths_N, dtype=torch.float64)).tolist()

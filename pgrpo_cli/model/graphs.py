@@ -3,22 +3,25 @@
 A graph replays kernels at the addresses of its capture. What a step reads and writes therefore lies in static
 buffers, and the addresses of all weights and buffers are compared before a graph is used again. The adapter
 is trained in place, so its graphs see every update. A step that cannot be captured runs as it is, from then
-on.
+on; where memory ran out, for the rest of the batch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 
 from pgrpo_cli.errors import RunWarning
+from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
 
 _MOST_GRAPHS = 64
 """Captured at a time; a graph of some thousand kernels holds a few megabytes."""
+_MOST_SHORTAGES = 3
+"""Captures that may run out of memory before no more are tried."""
 
 Step = Callable[[], None]
 Runner = Callable[[Hashable, Step], None]
@@ -42,6 +45,7 @@ class Graphs:
 
     def __init__(self, recorder: Recorder) -> None:
         self.failure: str | None = None
+        self._shortages, self._paused = 0, False
         self._recorder = recorder
         self._replays: dict[Hashable, Step] = {}
         self._addresses: Hashable = None
@@ -63,13 +67,14 @@ class Graphs:
         if addresses != self._addresses:
             self.clear()
             self._addresses = addresses
+        self._paused = False
         return lambda key, step: self._run((conditions, key), step)
 
     def _run(self, key: Hashable, step: Step) -> None:
         replay = self._replays.get(key)
         if replay is not None:
             replay()
-        elif self.failure is not None:
+        elif self.failure is not None or self._paused:
             step()
         else:
             self._recorder.warm_up(step)
@@ -82,19 +87,35 @@ class Graphs:
             self._replays[key] = self._recorder.record(step)
         # Whatever it is, the step itself has just been taken without it: the run goes on.
         except Exception as error:
-            self.clear()
-            self.failure = _first_cause(error)
-            warnings.warn(
-                f"decoding goes on without CUDA graphs, more slowly: {self.failure}",
-                RunWarning,
-                stacklevel=2,
-            )
+            short, cause = any(map(is_out_of_memory, _causes(error))), _first_cause(error)
+        else:
+            return
+        # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
+        self.clear()
+        if not short:
+            self._give_up(cause)
+            return
+        release_memory()
+        self._shortages, self._paused = self._shortages + 1, True
+        if self._shortages == _MOST_SHORTAGES:
+            self._give_up(f"{_MOST_SHORTAGES} captures ran out of memory")
+
+    def _give_up(self, cause: str) -> None:
+        self.failure = cause
+        warnings.warn(f"decoding goes on without CUDA graphs, more slowly: {cause}", RunWarning, stacklevel=2)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those in whose handling it was raised."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__context__
 
 
 def _first_cause(error: BaseException) -> str:
     """What broke the capture; the error of its end, which follows from it, says nothing."""
-    while error.__context__ is not None:
-        error = error.__context__
+    *_, error = _causes(error)
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
 
 

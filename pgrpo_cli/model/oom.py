@@ -6,20 +6,15 @@ running out of memory costs time and nothing else.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-
 from pgrpo_cli.errors import TrainingError
+from pgrpo_cli.pretrained.memory import give_back, is_out_of_memory, release_memory
 
 Content = TypeVar("Content")
 Result = TypeVar("Result")
-
-_SAME_IN_OTHER_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What allocations that go past torch's own allocator say, in a plain RuntimeError."""
 
 
 @dataclass
@@ -57,14 +52,14 @@ def in_pieces(
     cut: Callable[[Sequence[int], int], Iterable[Piece[Content]]],
     compute: Callable[[Content], Result],
     budget: TokenBudget,
-    spare: Callable[[], bool] = lambda: False,
+    spare: Callable[[], bool] = give_back,
 ) -> Iterator[Result]:
     """Compute all completions piece by piece, as `cut(completions, tokens)` cuts them; yields each result.
 
-    A piece that does not fit is tried once more when `spare` has given back memory that can be done without
-    (it says whether there was any); else it lowers the budget, and all that is left is cut anew. `compute`
-    must leave nothing behind when it runs out of memory. Raises TrainingError where one completion alone does
-    not fit.
+    A piece that does not fit is tried once more when `spare` has given back memory that is kept for speed
+    alone (it says whether there was any); else it lowers the budget, and all that is left is cut anew.
+    `compute` must leave nothing behind when it runs out of memory. Raises TrainingError where one completion
+    alone does not fit.
     """
     left = list(cut(completions, budget.tokens))
     spared = False
@@ -94,17 +89,3 @@ def in_pieces(
             )
         budget.lower(piece.tokens)
         left = list(cut([n for piece in left for n in piece.completions], budget.tokens))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _SAME_IN_OTHER_WORDS)
-    )
-
-
-def release_memory() -> None:
-    """Give the device what nothing refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -12,9 +12,6 @@ import torch
 from .loss_scale import LossScale
 from .workspace import Workspace
 
-HEAD_CHUNK = {"cpu": 128, "cuda": 512}
-"""Tokens whose logits exist at a time in an update: on a GPU more, so that it is busy."""
-
 
 @dataclass(frozen=True)
 class Paths:
@@ -28,8 +25,15 @@ class Paths:
     """Decode steps on a CUDA device are captured in graphs."""
     reason: str | None = None
     """Why one of the three is off."""
+    copy_from_rows: int | None = 5
+    """Rows from which on rollouts on a CUDA device multiply faster by dequantized copies of NF4 weights;
+    None: never. Unless measured: bitsandbytes multiplies up to four rows by packed weights on any device.
+    """
     rollout_dtype: torch.dtype | None = None
     """Type in which a CPU samples; None: the compute dtype."""
+    tokens_per_batch: int | None = None
+    tokens_per_micro_batch: int | None = None
+    """What the recipe's budgets were taken as; None: not yet."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,6 @@ class Policy:
     tokenizer: Any
     device: torch.device
     paths: Paths = Paths()
-    head_chunk: int = HEAD_CHUNK["cpu"]
-    """Tokens whose logits exist at a time; `HEAD_CHUNK` of the device, which for a plan is another one."""
     workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
     loss_scale: LossScale = field(default_factory=LossScale, compare=False, repr=False)
 

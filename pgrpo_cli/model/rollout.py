@@ -103,7 +103,7 @@ def sample(
     policy.model.eval()
     with rollout_weights(policy, num_rows=len(ids_N_T)):
         cut, budget = partial(cut_batches, prompts, settings), budget or rollout_budget(settings)
-        for rows in in_pieces(range(len(ids_N_T)), cut, decode_batch, budget, policy.workspace.release):
+        for rows in in_pieces(range(len(ids_N_T)), cut, decode_batch, budget):
             lengths_N[rows], finished_N[rows] = _completed(ids_N_T[rows], policy.stop_token_ids)
             for n in rows.tolist():
                 ids_T = ids_N_T[n, : lengths_N[n]].tolist()

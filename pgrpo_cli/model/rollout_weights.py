@@ -5,8 +5,7 @@ once, to lay all weights out as oneDNN's products of few rows read them (two to 
 which rearranges them at every product), and to keep the adapter's part short: added into the weights where
 that loses nothing (float32), else as two thin products without the casts and temporaries of PEFT's forward
 pass. In bfloat16 an adapter is never added into the weights: most of its entries are smaller than their
-rounding and would be lost. On CUDA see `lean` and
-`nf4.dequantized`.
+rounding and would be lost. On CUDA see `lean` and `weight_copies`.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ from torch.nn.functional import linear
 
 from .adapted_linear import lora_layers
 from .lean import lean_adapter, lean_norms
-from .nf4 import dequantized, nf4_layers, plain_weight
+from .nf4 import nf4_layers, plain_weight
 from .policy import Policy
 from .replaced import forwards_replaced
+from .weight_copies import dequantized
 
 _MERGED = (torch.float32, torch.float64)
 """Types in which the adapter is added into the weights."""
@@ -53,8 +53,9 @@ def rollout_weights(policy: Policy, *, num_rows: int) -> Iterator[None]:
     """Within the block the model's layers multiply by what is fastest for rollouts of `num_rows` rows."""
     if policy.device.type == "cuda":
         workspace, dtype = policy.workspace, policy.model.get_base_model().dtype
+        from_rows = policy.paths.copy_from_rows
         with (
-            dequantized(policy.model, num_rows=num_rows, kept=workspace.weights),
+            dequantized(policy.model, num_rows=num_rows, from_rows=from_rows, kept=workspace.weights),
             lean_adapter(policy.model, dtype, workspace.buffers),
             lean_norms(policy.model, dtype),
         ):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pgrpo_cli.recipe.training import RolloutSection
 from pgrpo_cli.seeding import derive_seed
 
 _BLOCK = 256
@@ -27,6 +28,11 @@ class SamplingSettings:
     top_k: int = 0
     greedy: bool = False
     tokens_per_batch: int = 16384
+
+
+def sampling_settings(section: RolloutSection) -> SamplingSettings:
+    """How training samples."""
+    return SamplingSettings(**(section.model_dump() | {"tokens_per_batch": section.batch_budget}))
 
 
 def uniforms(seed: int, prompt_id: str, num_generations: int, num_tokens: int) -> torch.Tensor:

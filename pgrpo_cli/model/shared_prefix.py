@@ -20,11 +20,44 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from .buffers import Buffers
 from .rounding import EXACT, Rounding, Staying
 
 ATTENTION_NAME = "pgrpo_shared_prefix"
+
+
+class PrefillCache(DynamicCache):
+    """Puts the keys and values of P prompts where decoding will read them, layer by layer as they are made.
+
+    A cache of transformers' own, copied afterwards, would need its room once more: the buffers still hold the
+    prompts of the batch before. `prefix_length` is the T axis of what is kept [P, H, T, D], zeros at its end.
+    """
+
+    def __init__(self, prefix_length: int, buffers: Buffers) -> None:
+        super().__init__()
+        self.prefix_length, self.buffers = prefix_length, buffers
+        self.prefix_keys: list[torch.Tensor] = []
+        self.prefix_values: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep a layer's keys and values, and return them as they came."""
+        self.prefix_keys.append(self.widened(f"prefix_keys.{layer_idx}", key_states, axis=2))
+        self.prefix_values.append(self.widened(f"prefix_values.{layer_idx}", value_states, axis=2))
+        return key_states, value_states
+
+    def widened(self, name: str, tensor: torch.Tensor, *, axis: int) -> torch.Tensor:
+        """A copy in the buffer of that name, its axis filled up to `prefix_length` with zeros."""
+        tokens = tensor.shape[axis]
+        shape = (*tensor.shape[:axis], self.prefix_length, *tensor.shape[axis + 1 :])
+        room = self.buffers.room(name, shape, tensor)
+        room.narrow(axis, 0, tokens).copy_(tensor)
+        # Masked keys have a weight of 0, which does not undo a NaN that the buffer may hold.
+        room.narrow(axis, tokens, self.prefix_length - tokens).zero_()
+        return room
 
 
 class SharedPrefixCache:
@@ -36,46 +69,28 @@ class SharedPrefixCache:
 
     def __init__(
         self,
-        prefix: Any,
+        prefill: PrefillCache,
         prefix_mask_P_T: torch.Tensor,
         *,
         num_generations: int,
         capacity: int,
         rounding: Rounding = EXACT,
-        buffers: Buffers | None = None,
     ) -> None:
-        """`prefix`: the cache that a prefill filled, which is emptied; `prefix_mask_P_T`: True on prompt
-        tokens, False on padding; `capacity`: completion tokens that there must be room for.
+        """`prefill`: what a prefill has filled; `prefix_mask_P_T`: True on prompt tokens, False on padding;
+        `capacity`: completion tokens that there must be room for.
         """
         self.num_generations, self.capacity, self.reach = num_generations, capacity, 0
         self._exact = rounding.exact
-        self._buffers = buffers or Buffers()
-        self.num_prompts, width = prefix_mask_P_T.shape
-        self.prefix_length = rounding.prefix_length(width)
+        self._buffers = prefill.buffers
+        self.num_prompts, self.prefix_length = len(prefix_mask_P_T), prefill.prefix_length
         self._bias: dict[int | None, torch.Tensor] = {}
-        self.prefix_keys: list[torch.Tensor] = []
-        self.prefix_values: list[torch.Tensor] = []
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-        for i, layer in enumerate(prefix.layers):
-            self.prefix_keys.append(self._prefix(f"prefix_keys.{i}", layer.keys))
-            self.prefix_values.append(self._prefix(f"prefix_values.{i}", layer.values))
-            self.keys.append(self._own(f"keys.{i}", layer.keys))
-            self.values.append(self._own(f"values.{i}", layer.values))
-            layer.keys = layer.values = None
-        self.prefix_mask_P_T = self._prefix("prefix_mask", prefix_mask_P_T)
+        self.prefix_keys, self.prefix_values = prefill.prefix_keys, prefill.prefix_values
+        self.keys = [self._own(f"keys.{i}", keys) for i, keys in enumerate(self.prefix_keys)]
+        self.values = [self._own(f"values.{i}", values) for i, values in enumerate(self.prefix_values)]
+        self.prefix_mask_P_T = prefill.widened("prefix_mask", prefix_mask_P_T, axis=1)
         self.prompt_lengths_P = self._buffers.store("prompt_lengths", prefix_mask_P_T.sum(dim=1))
         self.stored_1 = self._buffers.store("stored", self.prompt_lengths_P.new_zeros(1))
         self._stand(list(range(self.num_prompts * num_generations)))
-
-    def _prefix(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """[P, ..., T, (D)] with its T axis widened to `prefix_length` by zeros."""
-        axis = min(2, tensor.dim() - 1)
-        extra = self.prefix_length - tensor.shape[axis]
-        if extra:
-            padding = [0] * (2 * (tensor.dim() - 1 - axis)) + [0, extra]
-            tensor = torch.nn.functional.pad(tensor, padding)
-        return self._buffers.store(name, tensor)
 
     def _own(self, name: str, like: torch.Tensor) -> torch.Tensor:
         shape = (self.num_prompts * self.num_generations, like.shape[1], self.capacity, like.shape[3])

@@ -12,6 +12,8 @@ from collections.abc import Hashable
 import torch
 from torch import nn
 
+from pgrpo_cli.pretrained.memory import ask_in_need
+
 from .buffers import StaticBuffers
 from .graphs import CudaRecorder, Graphs, Recorder, Runner, Step
 from .nf4 import nf4_addresses
@@ -30,13 +32,15 @@ class Workspace:
         self.graphs = Graphs(recorder or CudaRecorder())
         self.weights: dict[int, torch.Tensor] = {}
         self._seen_an_update = False
+        ask_in_need(self)
 
     def runner(self, model: nn.Module, conditions: Hashable) -> Runner:
         """What runs the steps of a batch. `conditions`: what they depend on besides shapes and addresses.
 
         To be asked when all buffers of the batch are in place.
         """
-        addresses = (weight_addresses(model), self.buffers.addresses())
+        copies = tuple(copy.data_ptr() for copy in self.weights.values())
+        addresses = (weight_addresses(model), copies, self.buffers.addresses())
         return self.graphs.runner((conditions, adapter_is_on(model)), addresses)
 
     def bytes(self) -> int:
@@ -44,7 +48,9 @@ class Workspace:
         return self.buffers.bytes() + sum(w.numel() * w.element_size() for w in self.weights.values())
 
     def release(self) -> bool:
-        """Give all memory back; whether there was any."""
+        """Give all memory back; whether there was any. Safe between any two steps of a rollout, which goes on
+        by packed weights then.
+        """
         held = self.bytes() > 0
         self.graphs.clear()
         self.buffers.clear()

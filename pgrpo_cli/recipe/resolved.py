@@ -20,6 +20,12 @@ _HEADER = "# Resolved recipe, every default explicit, written by pgrpo {version}
 _VERSION = re.compile(re.escape(_HEADER).replace(re.escape("{version}"), r"(\S+)"))
 
 
+_LEFT_TO_THE_DEVICE = (
+    ("model", "compute_dtype"), ("rollout", "tokens_per_batch"), ("train", "tokens_per_micro_batch")
+)  # fmt: skip
+"""Keys that may be `auto`: what that was taken as is kept in the run's paths.json."""
+
+
 class _Absent:
     """Stands for a key that only the other recipe has."""
 
@@ -58,8 +64,7 @@ def written_by(path: Path) -> str | None:
 def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key.
 
-    Where and by which kernels a model computes is no difference, nor is a compute dtype that `b` leaves to
-    the device.
+    Where a model computes is no difference, nor is what `b` leaves to the device.
     """
     values_a, values_b = _flat(_identity(a)), _flat(_identity(adopted(a, b)))
     keys = list(values_a) + [key for key in values_b if key not in values_a]
@@ -68,20 +73,21 @@ def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def adopted(before: Recipe, recipe: Recipe) -> Recipe:
-    """The recipe with the compute dtype of the one `before` it, where its own is auto."""
-    if recipe.model.compute_dtype != "auto":
-        return recipe
-    return with_compute_dtype(recipe, before.model.compute_dtype)
+    """The recipe with the values of the one `before` it where its own leave them to the device."""
+    for section, key in _LEFT_TO_THE_DEVICE:
+        if getattr(getattr(recipe, section), key) == "auto":
+            recipe = with_value(recipe, section, key, getattr(getattr(before, section), key))
+    return recipe
 
 
-def with_compute_dtype(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with another compute dtype."""
-    model = recipe.model.model_copy(update={"compute_dtype": name})
-    return recipe.model_copy(update={"model": model})
+def with_value(recipe: Recipe, section: str, key: str, value: Any) -> Recipe:
+    """The recipe with another value of a key of a section."""
+    changed = getattr(recipe, section).model_copy(update={key: value})
+    return recipe.model_copy(update={section: changed})
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256, in hexadecimal, of everything in the recipe but where, and by which kernels, it is computed.
+    """SHA-256, in hexadecimal, of everything in the recipe but `model.device`.
 
     It is equal for equal recipes, however written.
     """
@@ -91,7 +97,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What makes it this recipe and no other."""
-    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "train": {"deterministic"}})
+    return recipe.model_dump(mode="json", exclude={"model": {"device"}})
 
 
 def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:

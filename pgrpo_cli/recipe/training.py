@@ -10,6 +10,11 @@ from .base import Section
 from .eval_judge import PairJudge
 from .eval_tasks import LmEvalSection
 
+Tokens = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""A budget of tokens, or that of the device; a run keeps the one that it began with on a device."""
+TOKENS_PER_BATCH, TOKENS_PER_MICRO_BATCH = 8192, 1024
+"""What `auto` is on a CPU: it is as fast with few tokens, and all else needs its memory."""
+
 
 class RolloutSection(Section):
     """How completions are sampled."""
@@ -25,11 +30,16 @@ class RolloutSection(Section):
         1.0, ge=1e-6, le=1, description="Smallest set of tokens with this probability; 1: all."
     )
     top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0: all.")
-    tokens_per_batch: int = Field(
-        16384,
-        ge=1,
-        description="Budget of cached tokens, prompts and completions, that are decoded together.",
+    tokens_per_batch: Tokens = Field(
+        "auto",
+        description="Budget of cached tokens, prompts and completions, decoded together. `auto`: all "
+        f"of a step, or as large a part as the GPU's free memory holds; {TOKENS_PER_BATCH} on a CPU.",
     )
+
+    @property
+    def batch_budget(self) -> int:
+        """Tokens a batch; where that is left to the device and not chosen yet, a CPU's."""
+        return TOKENS_PER_BATCH if self.tokens_per_batch == "auto" else self.tokens_per_batch
 
 
 class AdvantageSection(Section):
@@ -149,22 +159,25 @@ class TrainSection(Section):
         description="Steps over which the learning rate rises linearly; more than `steps` are cut to that.",
     )
     max_grad_norm: float = Field(1.0, ge=1e-6, description="Gradients are scaled down to this norm.")
-    tokens_per_micro_batch: int = Field(
-        4096, ge=1, description="Budget of tokens, padding included, of one forward and backward pass."
+    tokens_per_micro_batch: Tokens = Field(
+        "auto",
+        description="Budget of tokens, padding included, of one forward and backward pass. `auto`: what the "
+        f"GPU's free memory holds, up to 16384; {TOKENS_PER_MICRO_BATCH} on a CPU.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
-    )
-    deterministic: bool = Field(
-        False,
-        description="Use deterministic kernels on a GPU, as far as there are some, so that a run that goes "
-        "on repeats an uninterrupted one: slower, and an error where torch has none for an update. On a CPU "
-        "it changes nothing. A run may go on with the other value.",
     )
     save_every: int = Field(10, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(
         3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before."
     )
+
+    @property
+    def micro_batch_budget(self) -> int:
+        """Tokens a micro-batch; where that is left to the device and not chosen yet, a CPU's."""
+        return (
+            TOKENS_PER_MICRO_BATCH if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch
+        )
 
 
 class EvalSection(Section):

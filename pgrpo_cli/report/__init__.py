@@ -1,1 +1,1 @@
-"""How evaluations and comparisons look: tables, plots, the HTML page. Nothing is computed here."""
+"""What evaluations and comparisons say, and how it looks: tables, plots, the HTML page."""

@@ -10,6 +10,7 @@ from typing import Any
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_model, load_tokenizer
 from pgrpo_cli.pretrained.location import Location, located
+from pgrpo_cli.pretrained.memory import give_back, is_out_of_memory, release_memory
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 
 CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
@@ -64,29 +65,43 @@ class Pretrained:
 
         Inputs of like length share a batch. Raises RewardError where a single one does not fit in memory.
         """
-        import torch
-
         order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
         found: dict[int, Any] = {}
-        size = self.batch_size
+        size, spared = self.batch_size, False
         while order:
             places = order[:size]
-            try:
-                with torch.inference_mode():
-                    tensors = {name: value.to(self.device) for name, value in encode(places).items()}
-                    rows = read(self.model(**tensors), tensors).float().cpu()
-            except torch.OutOfMemoryError as error:
-                if size == 1:
-                    raise RewardError(
-                        f"{self.where}: its model does not fit in the GPU's memory beside the run: "
-                        f"{str(error).splitlines()[0]}",
-                        remedy="Lower its max_tokens, set its quantization to nf4, or take a smaller model.",
-                    ) from error
-                size = max(1, size // 2)
+            rows, shortage = self._rows(places, encode, read)
+            if shortage is None:
+                found.update(zip(places, rows, strict=True))
+                order, spared = order[size:], False
                 continue
-            found.update(zip(places, rows, strict=True))
-            order = order[size:]
+            # First what others keep for speed alone, then smaller batches.
+            spared, more = True, not spared and give_back()
+            release_memory()
+            if more:
+                continue
+            if size == 1:
+                raise RewardError(
+                    f"{self.where}: its model does not fit in the GPU's memory beside the run: {shortage}",
+                    remedy="Lower its max_tokens, set its quantization to nf4, or take a smaller model.",
+                )
+            size = max(1, size // 2)
         return [found[place] for place in range(len(lengths))]
+
+    def _rows(
+        self, places: Sequence[int], encode: Encode, read: Callable[[Any, Mapping[str, Any]], Any]
+    ) -> tuple[Any, str | None]:
+        """The rows of a batch, or what the device says that has no memory for it."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                tensors = {name: value.to(self.device) for name, value in encode(places).items()}
+                return read(self.model(**tensors), tensors).float().cpu(), None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None, str(error).splitlines()[0]
 
 
 def load_pretrained(
@@ -104,10 +119,9 @@ def load_pretrained(
     """
     import torch
 
-    from pgrpo_cli.pretrained.device import choose_device, set_up
+    from pgrpo_cli.pretrained.device import choose_device
 
     device = device or choose_device()
-    set_up(device)
     tokenizer = load_tokenizer(at)
     model = load_model(
         at,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
+
+import torch
 
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.recipe.model import ModelSection
-from pgrpo_cli.recipe.resolved import adopted, with_compute_dtype
+from pgrpo_cli.model.policy import Paths
+from pgrpo_cli.model.precision import DTYPES
+from pgrpo_cli.recipe.resolved import adopted, with_value
 from pgrpo_cli.recipe.schema import Recipe
 
 from .files import explained, write_json
 from .run import RunDirectory
 
-if TYPE_CHECKING:
-    import torch
-
-    from pgrpo_cli.model.policy import Paths
+_NUMBERS = ("copy_from_rows", "tokens_per_batch", "tokens_per_micro_batch")
 
 
 def write_paths(run: RunDirectory, paths: Paths, device: torch.device, compute_dtype: torch.dtype) -> None:
@@ -29,6 +29,9 @@ def write_paths(run: RunDirectory, paths: Paths, device: torch.device, compute_d
         "packed": paths.packed,
         "graphs": paths.graphs,
         "reason": paths.reason,
+        "copy_from_rows": paths.copy_from_rows,
+        "tokens_per_batch": paths.tokens_per_batch,
+        "tokens_per_micro_batch": paths.tokens_per_micro_batch,
         "rollout_dtype": None if dtype is None else str(dtype).removeprefix("torch."),
     }
     with explained(str(run.paths_path)):
@@ -36,46 +39,49 @@ def write_paths(run: RunDirectory, paths: Paths, device: torch.device, compute_d
 
 
 def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
-    """The recipe with the compute dtype that the run began with, where it leaves that to the device.
+    """The recipe with the compute dtype that the run began with, where it leaves that to the device. What
+    else it leaves to the device is as the run's own recipe has it.
 
     Raises RunError, RecipeError or CheckpointError where the run's files are damaged.
     """
-    if recipe.model.compute_dtype != "auto" or not run.started:
+    if not run.started:
         return recipe
     recipe = adopted(run.recipe(), recipe)
     if recipe.model.compute_dtype != "auto":
         return recipe
     try:
         name = read_json(run.paths_path).get("compute_dtype", "auto")
-        if name not in get_args(ModelSection.model_fields["compute_dtype"].annotation):
+        if name != "auto" and name not in DTYPES:
             raise TypeError(f"compute_dtype {name!r}")
     except FileNotFoundError:
         return recipe
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(run, error) from error
-    return with_compute_dtype(recipe, name)
+    return with_value(recipe, "model", "compute_dtype", name)
 
 
 def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
     """What was measured; None where nothing was, or on another kind of device. Raises CheckpointError."""
-    import torch
-
-    from pgrpo_cli.model.policy import Paths
-
     try:
         record: dict[str, Any] = read_json(run.paths_path)
         if record["device"] != device.type:
             return None
         name, reason = record["rollout_dtype"], record["reason"]
         dtype = None if name is None else getattr(torch, name)
+        # Earlier versions have measured none of these.
+        numbers = {name: record.get(name, getattr(Paths, name)) for name in _NUMBERS}
         if not isinstance(dtype, torch.dtype | None) or not isinstance(reason, str | None):
             raise TypeError(f"rollout_dtype {name!r}, reason {reason!r}")
+        for key, number in numbers.items():
+            if number is not None and (type(number) is not int or number < 1):
+                raise TypeError(f"{key} {number!r}")
         return Paths(
             shared_prefix=bool(record["shared_prefix"]),
             packed=bool(record["packed"]),
             graphs=bool(record["graphs"]),
             reason=reason,
             rollout_dtype=dtype,
+            **numbers,
         )
     except FileNotFoundError:
         return None
@@ -86,5 +92,5 @@ def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
 def _damaged(run: RunDirectory, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{run.paths_path} is damaged: {error!r}",
-        remedy="Delete it: it is measured again, and the run goes on, but not bit for bit.",
+        remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
     )

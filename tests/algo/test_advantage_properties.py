@@ -10,9 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgrpo_cli.algo.advantages import compute_advantages
-from pgrpo_cli.algo.estimators import PRESETS, Estimator
-from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo import PRESETS, Estimator, RewardHistory, compute_advantages
 
 G = 3
 # Eighths: sums are exact, so that a spread is either zero or far from rounding.

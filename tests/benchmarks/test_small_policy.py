@@ -20,8 +20,7 @@ from benchmarks.small_policy import (
     rewards,
     train,
 )
-from pgrpo_cli.algo.estimators import resolve_estimator
-from pgrpo_cli.algo.losses import policy_loss
+from pgrpo_cli.algo import policy_loss, resolve_estimator
 
 TOKENS, VOCABULARY = 3, 8
 SMALL = World(features=4, tokens=TOKENS, vocabulary=VOCABULARY)

@@ -127,3 +127,20 @@ def test_a_run_records_its_compute_dtype_and_keeps_it(
     assert pgrpo("eval", run, "--quiet").exit_code == 0
     evaluation = json.loads((run / "eval" / "step-000002.json").read_text())
     assert evaluation["recipe"]["model"]["compute_dtype"] == "bfloat16"
+
+
+def test_budgets_that_are_left_to_the_device_are_recorded_and_kept(tmp_path: Path) -> None:
+    train = {key: value for key, value in TINY["train"].items() if key != "tokens_per_micro_batch"}
+    recipe, run = write_tiny(tmp_path, train=train), tmp_path / "run"
+    trained(recipe, run, "--set", "train.steps=1")
+    paths = json.loads((run / "paths.json").read_text())
+    assert (paths["tokens_per_batch"], paths["tokens_per_micro_batch"]) == (8192, 1024)
+    (run / "paths.json").write_text(json.dumps({**paths, "tokens_per_micro_batch": 700}))
+    trained(recipe, run, "--set", "train.steps=2")
+    first, second = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert first["tokens"]["budgets"] == {"rollout": 8192, "training": 1024}
+    assert second["tokens"]["budgets"] == {"rollout": 8192, "training": 700}
+    # A recipe of numbers is another one.
+    result = pgrpo("train", recipe, "--run-dir", run, "--set", "train.tokens_per_micro_batch=900")
+    assert result.exit_code == 2 and "train.tokens_per_micro_batch: 'auto' in the run" in result.stderr
+    assert pgrpo("eval", run, "--quiet").exit_code == 0

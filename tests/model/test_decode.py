@@ -13,7 +13,7 @@ from pgrpo_cli.model.sampling import SamplingSettings, next_tokens
 from pgrpo_cli.model.workspace import Workspace
 from tests.support.decoding import assert_same, decoded, stopping_policy, uniforms_of
 from tests.support.policies import ARCHITECTURES, make_prompts, randomize_adapter
-from tests.support.replay import BrokenRecorder, ReplayRecorder
+from tests.support.replay import BrokenRecorder, ReplayRecorder, ShortRecorder
 
 # Nine prompts pass the rungs 8, 6, 4, 3, 2 and 1, where seven or five need filling up.
 PROMPTS = make_prompts((12, 5, 9, 3, 7, 4, 10, 2, 6))
@@ -168,6 +168,43 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_and_is_told_once():
     assert_same(found, decoded(policy, PROMPTS, sampling))
     assert workspace.graphs.failure == "RuntimeError: operation not permitted when stream is capturing"
     assert (recorder.warm_ups, len(workspace.graphs)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=["torch's", "the driver's"],
+)
+def test_a_capture_without_memory_costs_the_graphs_of_its_batch_only(error):
+    policy, sampling = stopping_policy(), SamplingSettings(3, 16)
+    recorder = ShortRecorder(error, shortages=2)
+    workspace = Workspace(recorder)
+    expected = decoded(policy, PROMPTS, sampling)
+    for batch, captured in enumerate((0, 0, 1)):
+        found = decoded(policy, PROMPTS, sampling, rounding=COARSE, workspace=workspace)
+        assert_same(found, expected)
+        # One capture is tried a batch; the third one finds memory.
+        assert (recorder.tried, len(workspace.graphs), workspace.graphs.failure) == (
+            batch + 1,
+            captured,
+            None,
+        )
+    assert recorder.replays > 0
+
+
+def test_after_three_captures_without_memory_no_more_are_tried():
+    policy, sampling = stopping_policy(), SamplingSettings(3, 16)
+    recorder = ShortRecorder(torch.OutOfMemoryError("CUDA out of memory"), shortages=100)
+    workspace = Workspace(recorder)
+    expected = decoded(policy, PROMPTS, sampling)
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.*3 captures ran out of memory") as told:
+        for _ in range(5):
+            assert_same(decoded(policy, PROMPTS, sampling, rounding=COARSE, workspace=workspace), expected)
+    assert len([w for w in told if "CUDA graphs" in str(w.message)]) == 1
+    assert (recorder.tried, len(workspace.graphs)) == (3, 0)
 
 
 def test_the_cause_of_a_failed_capture_is_told_rather_than_its_consequence(monkeypatch):

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from pgrpo_cli.model.load import load_policy
-from pgrpo_cli.model.nf4 import dequantized, nf4_layers
+from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.model.probe import probe
 from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.rounding import COARSE, Rounding
 from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.weight_copies import dequantized, rows_from_which_copies_are_faster
 from pgrpo_cli.model.workspace import Workspace
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.decoding import assert_same, decoded, stopping_policy
@@ -58,7 +59,7 @@ def test_replays_draw_token_for_token_what_steps_draw(architecture):
 @pytest.mark.parametrize("copied", [False, True], ids=["packed weights", "copied weights"])
 def test_replays_of_an_nf4_model_draw_what_its_steps_draw(copied):
     policy, workspace = _nf4_policy(), Workspace()
-    with dequantized(policy.model, num_rows=24 if copied else 1, kept=workspace.weights):
+    with dequantized(policy.model, num_rows=24 if copied else 1, from_rows=5, kept=workspace.weights):
         assert len(workspace.weights) == (len(nf4_layers(policy.model)) if copied else 0)
         expected = decoded(policy, PROMPTS, SAMPLING, rounding=SOON)
         for _ in range(2):
@@ -130,3 +131,8 @@ def test_the_probe_finds_graphs_exact():
     for architecture in ("llama", "gemma3_text"):
         paths = probe(stopping_policy(architecture, torch.float32, device="cuda"))
         assert (paths.shared_prefix, paths.graphs, paths.reason) == (True, True, None)
+
+
+def test_both_products_of_nf4_layers_are_timed():
+    found = rows_from_which_copies_are_faster(_nf4_policy().model)
+    assert found is None or found in (2, 4, 8, 16, 32, 64, 128, 256)

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo import compute_advantages
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.batching import cut_batches, rollout_budget
-from pgrpo_cli.model.oom import Piece, TokenBudget, in_pieces, is_out_of_memory
+from pgrpo_cli.model.oom import Piece, TokenBudget, in_pieces
 from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout import sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.model.update import UpdateResult, policy_update, update_budget
+from pgrpo_cli.pretrained.memory import give_back
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import VOCABULARY, made_up_rollouts, make_prompts, randomize_adapter, tiny_policy
 from tests.support.recipes import changed
@@ -29,6 +30,12 @@ from tests.support.small_device import backward_limit, forward_limit
 PLAIN = Paths(shared_prefix=False, packed=False)
 # Rows of 11 + 2 + 6 = 19, 4 + 4 + 0 = 8 and 9 + 5 + 1 = 15 tokens: one micro-batch of 3 · 19 = 57.
 PROMPT_LENGTHS, LENGTHS_N = (11, 4, 9), (3, 7, 5, 1, 6, 2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> None:
+    """What policies of other tests still keep would be given back here."""
+    give_back()
 
 
 class Budget(TokenBudget):
@@ -129,20 +136,6 @@ def test_other_errors_pass() -> None:
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         list(in_pieces(range(4), slices, broken, Budget(40)))
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), True),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-        (ValueError("CUDA error: out of memory"), False),
-    ],
-)
-def test_errors_that_mean_out_of_memory(error: Exception, expected: bool) -> None:
-    assert is_out_of_memory(error) == expected
 
 
 def test_a_failed_attempt_holds_nothing_while_it_is_repeated() -> None:

@@ -1,8 +1,8 @@
 import torch
 
 from pgrpo_cli.model.buffers import StaticBuffers
-from pgrpo_cli.model.nf4 import copy_pays
-from pgrpo_cli.model.workspace import adapter_is_on, fits_beside_updates, weight_addresses
+from pgrpo_cli.model.workspace import Workspace, adapter_is_on, fits_beside_updates, weight_addresses
+from pgrpo_cli.pretrained.memory import give_back
 from tests.support.policies import tiny_policy
 
 GB = 10**9
@@ -55,12 +55,13 @@ def test_a_workspace_stays_where_the_largest_need_so_far_leaves_room():
     assert not fits_beside_updates(held=20 * GB, peak=44 * GB + 1, total=80 * GB)
 
 
-def test_a_copy_is_made_for_many_rows_where_a_quarter_of_the_device_stays_free():
-    # An 8B model takes 16 GB in bfloat16: it fits beside itself on 80 GB, not on 24 GB.
-    assert copy_pays(64, 16 * GB, free_bytes=70 * GB, total_bytes=80 * GB)
-    assert not copy_pays(64, 16 * GB, free_bytes=18 * GB, total_bytes=24 * GB)
-    # 8 GB: 6.5 GB are free, 2 GB must stay so.
-    assert copy_pays(5, int(4.5 * GB), free_bytes=int(6.5 * GB), total_bytes=8 * GB)
-    assert not copy_pays(5, int(4.5 * GB) + 1, free_bytes=int(6.5 * GB), total_bytes=8 * GB)
-    # Up to four rows bitsandbytes multiplies by the packed weights.
-    assert not copy_pays(4, 1 * GB, free_bytes=70 * GB, total_bytes=80 * GB)
+def test_whoever_is_in_need_of_memory_gets_what_workspaces_keep():
+    give_back()
+    workspace, other = Workspace(), Workspace()
+    assert not give_back()
+    workspace.buffers.room("keys", (4,), torch.zeros(0))
+    other.weights[0] = torch.zeros(3)
+    assert give_back()
+    assert (workspace.bytes(), other.bytes()) == (0, 0)
+    del other
+    assert not give_back()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.model.random_model import random_model, random_tokenizer
+from pgrpo_cli.model.workspace import Workspace
 from pgrpo_cli.recipe.model import Nf4Quantization, RandomModel
 from pgrpo_cli.recipe.reward_model import RewardModelReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
@@ -139,17 +139,24 @@ def test_memory_that_runs_out_halves_the_batch(chat: Path, monkeypatch: pytest.M
     assert "max_tokens" in caught.value.remedy
 
 
-def test_a_model_on_a_gpu_does_without_cudnns_attention(chat: Path) -> None:
-    context = BuildContext(chat.parent, allow_code=False, device=torch.device("cuda"))
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    try:
-        torch.backends.cuda.enable_cudnn_sdp(True)
-        # Where there is no GPU, it is said after the device has been set up.
-        with suppress(ModelError):
-            build_reward_model(RewardModelReward(model=f"./{chat.name}"), context)
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
+def test_memory_that_rollouts_keep_is_given_back_before_the_batch_is_halved(
+    chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, workspace = built(chat, batch_size=8), Workspace()
+    expected = values(function, *TEXTS)
+    forward, sizes = type(function.model.model).forward, []
+
+    def short_of_memory(self, input_ids, **rest):
+        sizes.append(len(input_ids))
+        if workspace.bytes():
+            # What cuBLAS says, which is no OutOfMemoryError of torch's.
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return forward(self, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(type(function.model.model), "forward", short_of_memory)
+    workspace.buffers.room("keys.0", (4,), torch.zeros(0))
+    assert values(function, *TEXTS) == pytest.approx(expected, abs=1e-5)
+    assert (sizes, workspace.bytes()) == ([5, 5], 0)
 
 
 def test_a_chat_model_without_messages_is_an_error_and_no_guess(chat: Path) -> None:

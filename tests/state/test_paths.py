@@ -16,7 +16,13 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.mark.parametrize(
     "paths",
-    [Paths(), Paths(False, False, False, "recurrent", torch.float32), Paths(rollout_dtype=torch.bfloat16)],
+    [
+        Paths(),
+        Paths(False, False, False, "recurrent", rollout_dtype=torch.float32),
+        Paths(rollout_dtype=torch.bfloat16),
+        Paths(copy_from_rows=64),
+        Paths(copy_from_rows=None, tokens_per_batch=700, tokens_per_micro_batch=300),
+    ],
 )
 def test_what_is_written_is_read(tmp_path, paths):
     write_paths(RunDirectory(tmp_path), paths, CPU, torch.float32)

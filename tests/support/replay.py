@@ -50,6 +50,23 @@ class BrokenRecorder(ReplayRecorder):
         raise RuntimeError("operation not permitted when stream is capturing\nsome more lines")
 
 
+class ShortRecorder(ReplayRecorder):
+    """Runs out of memory in its first recordings, which end as a broken capture does: with another error."""
+
+    def __init__(self, error: Exception, *, shortages: int) -> None:
+        super().__init__()
+        self.tried, self._error, self._shortages = 0, error, shortages
+
+    def record(self, step: Step) -> Step:
+        self.tried += 1
+        if self.tried > self._shortages:
+            return super().record(step)
+        try:
+            raise self._error
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
 class _Recording(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()

@@ -39,12 +39,14 @@ def write_model(folder: Path, architecture: str, **changes: Any) -> None:
 
 
 def recipe_for(folder: Path | None, **values: Any) -> Recipe:
-    """A recipe with the model in `folder`, float32 and not quantized unless said otherwise."""
+    """A recipe with the model in `folder`, float32, not quantized, with fixed budgets, unless said so."""
     usual = {
         "model__id": "random" if folder is None else str(folder),
         "model__quantization": {"type": "none"},
         "model__compute_dtype": "float32",
         "adapter__r": 4,
+        "rollout__tokens_per_batch": 16384,
+        "train__tokens_per_micro_batch": 4096,
     }
     return Recipe.model_validate(changed(**{**usual, **values}))
 

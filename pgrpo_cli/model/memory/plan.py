@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..nf4 import copy_pays
+from ..weight_copies import copy_pays
 from ..workspace import fits_beside_updates
 from .weights import PARTS
 from .work import ACTIVATIONS, CACHE, COPIES, LOGITS, MASK, Batch
@@ -65,7 +65,10 @@ class MemoryPlan:
     """What a recipe holds on a device.
 
     `parameters` are those of the base model by part; `batch`, `micro_batch` the largest ones; `kept_weights`,
-    `kept_buffers` bytes that rollouts on a GPU keep where there is room, for speed, and that no phase counts.
+    `kept_buffers` bytes that rollouts on a GPU keep where there is room, for speed, and that no phase counts;
+    `rollout_beside_kept` bytes of tensors in a rollout that finds the buffers of an earlier one;
+    `copy_from_rows` the rows from which on rollouts multiply by copies of the weights. The budgets are the
+    recipe's, or those that were chosen for the device.
     """
 
     device: Device
@@ -76,6 +79,10 @@ class MemoryPlan:
     phases: Sequence[Phase]
     kept_weights: int = 0
     kept_buffers: int = 0
+    rollout_beside_kept: int = 0
+    copy_from_rows: int | None = None
+    tokens_per_batch: int | None = None
+    tokens_per_micro_batch: int | None = None
 
     @property
     def tensors(self) -> int:
@@ -108,11 +115,13 @@ class MemoryPlan:
         bytes_of = {phase.name: phase.total for phase in self.phases}
         rows = self.batch.count * self.batch.generations
         free = total - OVERHEADS[self.device].fixed - self._standing()
-        weights = self.kept_weights if copy_pays(rows, self.kept_weights, free, total) else 0
+        pays = copy_pays(rows, self.copy_from_rows, self.kept_weights, free, total)
+        weights = self.kept_weights if pays else 0
         peak = max(bytes_of["load"], bytes_of["rollout"] + weights, bytes_of["update"])
         kept = self.kept_buffers + weights
-        beside = kept if fits_beside_updates(kept, peak, total) else 0
-        return max(peak, bytes_of["update"] + beside)
+        if not fits_beside_updates(kept, peak, total):
+            return peak
+        return max(peak, bytes_of["update"] + kept, self.rollout_beside_kept + weights)
 
     def _standing(self) -> int:
         """Bytes that are there from beginning to end."""

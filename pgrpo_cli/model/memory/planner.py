@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.schema import Recipe
 
-from ..policy import HEAD_CHUNK, Paths, Policy
+from ..policy import Paths, Policy
 from ..rollout_weights import fastest_dtype
-from ..sampling import SamplingSettings
+from ..sampling import sampling_settings
+from .budgets import fitted, with_budgets
 from .loading import loading_bytes
-from .plan import ADAPTER, GRADIENTS, LOADING, OPTIMIZER, REWARDS, STEP, Device, MemoryPlan, Phase
+from .plan import (
+    ADAPTER,
+    CARDS_GIB,
+    GIB,
+    GRADIENTS,
+    LOADING,
+    OPTIMIZER,
+    OVERHEADS,
+    REWARDS,
+    STEP,
+    Device,
+    MemoryPlan,
+    Phase,
+)
 from .rewards import reward_bytes
 from .shadow import shadow_policy
 from .weights import adapter_bytes, base_parameters, base_weights, dequantized_bytes, optimizer_bytes
-from .work import Held, largest_batch, largest_micro_batch, rollout_memory, update_memory
+from .work import Batch, Held, largest_batch, largest_micro_batch, rollout_memory, update_memory
 
 Result = TypeVar("Result")
+
+_UNPLANNED = 16384, 4096
+"""Budgets on a GPU, a rollout batch and a micro-batch, for models whose memory cannot be planned."""
 
 _NOT_ON_META = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What models raise whose code looks into tensors (experts do), or that have no keys to share (recurrent
@@ -45,8 +63,17 @@ class Planner:
         self._recipe_dir, self._longest, self._paths = recipe_dir, longest_prompt, paths
         self._known: dict[str, Any] = {}
 
-    def plan(self, recipe: Recipe, device: Device) -> MemoryPlan:
-        """Raises ModelError for a model that cannot be found, or whose code needs contents."""
+    def longest_prompt(self, recipe: Recipe) -> int:
+        """Tokens of the longest prompt there may be."""
+        return self._longest or recipe.data.max_prompt_tokens
+
+    def plan(self, recipe: Recipe, device: Device, room: int = CARDS_GIB[0] * GIB) -> MemoryPlan:
+        """The plan for a device, with budgets that fill `room` bytes where the recipe leaves them to a GPU.
+
+        Raises ModelError for a model that cannot be found, or whose code needs contents.
+        """
+        longest = self.longest_prompt(recipe)
+        recipe = fitted(recipe, device, room, longest, lambda recipe: self.plan(recipe, device))
         shadow = self._once(
             "policy", lambda: shadow_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
         )
@@ -59,14 +86,15 @@ class Planner:
             ) from error
 
     def _plan(self, shadow: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
-        longest = self._longest or recipe.data.max_prompt_tokens
+        longest = self.longest_prompt(recipe)
         micro_batch, several = largest_micro_batch(recipe, longest)
-        policy, rollout = self._rollout(shadow, recipe, device)
+        batch, several_batches = largest_batch(recipe, longest)
+        policy, rollout = self._rollout(shadow, recipe, device, batch)
         update = self._once(
             "update",
             lambda: update_memory(policy, recipe, micro_batch),
             recipe.model, recipe.adapter, recipe.loss, micro_batch,
-            recipe.train.gradient_checkpointing, policy.paths.packed, policy.head_chunk,
+            recipe.train.gradient_checkpointing, policy.paths.packed,
         )  # fmt: skip
         weights, adapter = base_weights(policy), adapter_bytes(policy)
         state = optimizer_bytes(policy.trainable.values(), recipe.train.optimizer)
@@ -80,30 +108,32 @@ class Planner:
         step = Counter({GRADIENTS: adapter, STEP: adapter if device == "cuda" else 0})
         passes = update.peak + Counter({GRADIENTS: adapter if several else 0})
         loading = loading_bytes(policy, recipe.model, self._recipe_dir, device)
+        # The gradients of the step before are there until the next update begins.
+        before_rollouts = standing + Counter({GRADIENTS: adapter})
         return MemoryPlan(
             device=device,
             parameters=base_parameters(policy),
             adapter_parameters=sum(p.numel() for p in policy.trainable.values()),
-            batch=largest_batch(recipe, longest),
+            batch=batch,
             micro_batch=micro_batch,
             phases=(
                 Phase("load", weights + Counter({REWARDS: rewards, LOADING: loading})),
-                # The gradients of the step before are there until the next update begins.
-                Phase("rollout", standing + rollout.peak + Counter({GRADIENTS: adapter})),
+                Phase("rollout", before_rollouts + (rollout.next_peak if several_batches else rollout.peak)),
                 Phase("update", standing + max(passes, step, key=Counter.total)),
             ),
             kept_weights=dequantized_bytes(policy) if device == "cuda" else 0,
             kept_buffers=rollout.kept,
+            rollout_beside_kept=(before_rollouts + rollout.next_peak).total(),
+            copy_from_rows=policy.paths.copy_from_rows,
+            tokens_per_batch=recipe.rollout.batch_budget,
+            tokens_per_micro_batch=recipe.train.micro_batch_budget,
         )
 
-    def _rollout(self, shadow: Policy, recipe: Recipe, device: Device) -> tuple[Policy, Held]:
+    def _rollout(self, shadow: Policy, recipe: Recipe, device: Device, batch: Batch) -> tuple[Policy, Held]:
         """The policy with the paths it takes, and what a rollout holds."""
-        settings = SamplingSettings(**recipe.rollout.model_dump())
-        batch = largest_batch(recipe, self._longest or recipe.data.max_prompt_tokens)
+        settings = sampling_settings(recipe.rollout)
         paths = self._paths or Paths()
-        policy = replace(
-            shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device]
-        )
+        policy = replace(shadow, device=torch.device(device), paths=paths)
         if device == "cpu" and paths.rollout_dtype is None:
             policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
 
@@ -121,3 +151,31 @@ class Planner:
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]  # type: ignore[no-any-return]
+
+
+def paths_with_budgets(
+    policy: Policy, recipe: Recipe, recipe_dir: Path, prompts: Sequence[PreparedPrompt]
+) -> Paths:
+    """The policy's paths with the recipe's budgets, or with those that fit on its device beside all else.
+
+    A model whose memory cannot be planned gets the usual ones; where they do not fit they are lowered later.
+    """
+    device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
+    room = room_on(policy.device) if device == "cuda" else 0
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    try:
+        plan = Planner(recipe_dir, longest_prompt=longest, paths=policy.paths).plan
+        recipe = fitted(recipe, device, room, longest, lambda recipe: plan(recipe, device))
+    except ModelError:
+        recipe = with_budgets(recipe, *_UNPLANNED)
+    return replace(
+        policy.paths,
+        tokens_per_batch=recipe.rollout.batch_budget,
+        tokens_per_micro_batch=recipe.train.micro_batch_budget,
+    )
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes that this process may have of a CUDA device, those that it has and its context included."""
+    free, total = torch.cuda.mem_get_info(device)
+    return min(total, free + torch.cuda.memory_reserved(device) + OVERHEADS["cuda"].fixed)

@@ -23,22 +23,23 @@ class Remedy:
     plan: MemoryPlan
 
 
-def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan) -> list[Remedy]:
-    """Changes that lower the peak of `plan`, each by itself, and at last all of them together.
+def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan, room: int) -> list[Remedy]:
+    """Changes that lower the peak of `plan`, each by itself, and at last all of them together. `room`: bytes
+    that budgets may fill which the recipe leaves to the device.
 
     None of them changes what is computed but for rounding, quantization and 8-bit optimizer states aside.
     """
     found: list[Remedy] = []
     together, changes = recipe, []
     for path, value, text in _changes(recipe):
-        alone = planner.plan(_changed(recipe, path, value), plan.device)
+        alone = planner.plan(_changed(recipe, path, value), plan.device, room)
         if alone.peak <= (1 - _WORTHWHILE) * plan.peak:
             change = f"{'.'.join(path)}={text}"
             found.append(Remedy((change,), alone))
             changes.append(change)
             together = _changed(together, path, value)
     if len(found) > 1:
-        found.append(Remedy(tuple(changes), planner.plan(together, plan.device)))
+        found.append(Remedy(tuple(changes), planner.plan(together, plan.device, room)))
     return found
 
 
@@ -50,10 +51,11 @@ def _changes(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Any, str]]:
         yield ("model", "compute_dtype"), "auto", "auto"
     if not recipe.train.gradient_checkpointing:
         yield ("train", "gradient_checkpointing"), True, "true"
-    quarter = max(1, recipe.train.tokens_per_micro_batch // 4)
-    yield ("train", "tokens_per_micro_batch"), quarter, str(quarter)
-    quarter = max(1, recipe.rollout.tokens_per_batch // 4)
-    yield ("rollout", "tokens_per_batch"), quarter, str(quarter)
+    for section, key in (("train", "tokens_per_micro_batch"), ("rollout", "tokens_per_batch")):
+        tokens = getattr(getattr(recipe, section), key)
+        if tokens != "auto":
+            quarter = max(1, tokens // 4)
+            yield (section, key), quarter, str(quarter)
     if recipe.train.optimizer.type == "adamw":
         yield ("train", "optimizer", "type"), "adamw_8bit", "adamw_8bit"
 

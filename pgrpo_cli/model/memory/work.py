@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from pgrpo_cli.algo.types import Advantages
+from pgrpo_cli.algo import Advantages
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.recipe.schema import Recipe
 
@@ -36,10 +36,13 @@ LOGITS, MASK = "logits", "attention mask"
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes by kind at a computation's peak, weights left out, and those that it may keep afterwards."""
+    """Bytes by kind at a computation's peak, weights left out; bytes that it may keep afterwards, and the
+    peak of the next computation beside those.
+    """
 
     peak: Counter[str]
     kept: int = 0
+    next_peak: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,19 @@ class Batch:
         )
 
 
-def largest_batch(recipe: Recipe, longest_prompt: int) -> Batch:
-    """The rollout batch with most tokens: as many as the budget allows, in as few prompts as may be."""
+def largest_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
+    """The rollout batch with most tokens, and whether a step has several batches.
+
+    It has as many tokens as the budget allows, in as few prompts as may be.
+    """
     G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
     whole = longest_prompt + G * T
-    room = max(whole, min(recipe.rollout.tokens_per_batch, recipe.train.prompts_per_step * whole))
+    step = recipe.train.prompts_per_step * whole
+    room = max(whole, min(recipe.rollout.batch_budget, step))
     count = math.ceil(room / whole)
     if room // count <= G * T:
         count -= 1
-    return Batch(count, min(longest_prompt, room // count - G * T), G, T)
+    return Batch(count, min(longest_prompt, room // count - G * T), G, T), step > room
 
 
 def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
@@ -88,7 +95,7 @@ def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, boo
     Real rows differ in length and fill the budget to the last few tokens; here they are equal, and fill it.
     """
     G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
-    budget, inside = recipe.train.tokens_per_micro_batch, T - 1
+    budget, inside = recipe.train.micro_batch_budget, T - 1
     generations = G if inside == 0 else min(G, max(1, (budget - longest_prompt) // inside))
     row = longest_prompt + generations * inside
     rows = recipe.train.prompts_per_step * math.ceil(G / generations)
@@ -122,22 +129,24 @@ def update_memory(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
 
 @torch.no_grad()
 def rollout_memory(policy: Policy, settings: SamplingSettings, batch: Batch) -> Held:
-    """Of a rollout of one batch.
+    """Of a rollout of one batch, and of another one after it.
 
     `policy.device` says where it would run: on a CPU rollouts multiply by copies of the weights; those of a
-    GPU depend on its size and are not counted. A model that has no keys to share takes the plain path, whose
-    cache holds the prompt once a completion.
+    GPU depend on its size and are not counted, but its buffers outlive a batch. A model that has no keys to
+    share takes the plain path, whose cache holds the prompt once a completion.
     """
     policy = replace(policy, workspace=Workspace())
     policy.model.eval()
     keys = (batch.count, getattr(policy.config, "num_key_value_heads", None), batch.prompt_tokens)
+    decode = _decode if policy.paths.shared_prefix else _decode_plainly
     with _metered(policy, lambda t: CACHE if t.dim() == 4 and t.shape[:3] == keys else None) as meter:
         meter.label = COPIES
         with _weights_of(policy, num_rows=batch.count * batch.generations):
             meter.label = ACTIVATIONS
-            decode = _decode if policy.paths.shared_prefix else _decode_plainly
             decode(policy, settings, batch, meter)
-    return Held(meter.peak(), policy.workspace.bytes())
+            peak = meter.peak()
+            decode(policy, settings, batch, meter)
+    return Held(peak, policy.workspace.bytes(), meter.peak())
 
 
 def _weights_of(policy: Policy, *, num_rows: int) -> AbstractContextManager[None]:

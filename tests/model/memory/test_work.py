@@ -25,7 +25,7 @@ from pgrpo_cli.model.memory.work import (
 from pgrpo_cli.model.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.rollout import sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.sampling import SamplingSettings, sampling_settings
 from pgrpo_cli.model.update import completion_logprobs
 from tests.support.policies import made_up_rollouts
 from tests.support.shadows import CPU, RealMeter, real_policy, recipe_for, write_model
@@ -118,7 +118,7 @@ def test_a_rollout_holds_what_the_shadow_says(tmp_path: Path, values: dict[str, 
     write_model(tmp_path, "llama", vocab_size=1000, hidden_size=64, intermediate_size=96)
     recipe = recipe_for(tmp_path, rollout__num_generations=3, rollout__max_completion_tokens=12, **values)
     real = real_policy(recipe)
-    settings = SamplingSettings(**recipe.rollout.model_dump())
+    settings = sampling_settings(recipe.rollout)
     shadow = replace(shadow_policy(recipe, Path()), device=CPU, paths=real.paths)
     planned = rollout_memory(shadow, settings, BATCH).peak
     assert planned[COPIES] > 0 and planned["key-value cache"] > 0
@@ -144,6 +144,29 @@ def test_a_gpu_keeps_its_buffers_and_no_copies_are_counted(tmp_path: Path) -> No
     assert cache < held.kept < 1.2 * cache
 
 
+def test_a_later_batch_of_a_gpu_holds_its_prompts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shadow's second batch, the real one's, and by hand: a prefill beside the buffers of the first."""
+    write_model(tmp_path, "llama", num_hidden_layers=8)
+    recipe = recipe_for(tmp_path)
+    long = Batch(2, 300, 3, 12)
+    on_gpu = {"device": torch.device("cuda"), "paths": Paths()}
+    shadow = rollout_memory(replace(shadow_policy(recipe, Path()), **on_gpu), SamplingSettings(3, 12), long)
+    monkeypatch.setattr(work, "Meter", RealMeter)
+    monkeypatch.setattr(work, "META", CPU)
+    real = rollout_memory(replace(real_policy(recipe), **on_gpu), SamplingSettings(3, 12), long)
+    for held in (shadow, real):
+        # Keys and values of 2 heads x 8 features: 2 prompts of 320 columns and 6 rows of 12, in 8 layers.
+        cache = 8 * 2 * 2 * 8 * 4 * (2 * 320 + 6 * 12)
+        assert cache < held.kept < 1.1 * cache
+        # Beside the buffers there are the keys and values of one layer, and not those of eight.
+        layer = 2 * 2 * 8 * 4 * 2 * 300
+        assert cache <= held.next_peak["key-value cache"] <= cache + layer
+    assert shadow.next_peak.total() == pytest.approx(real.next_peak.total(), rel=0.05)
+    assert shadow.next_peak.total() > shadow.peak.total()
+
+
 def test_a_model_without_keys_takes_the_plain_path(tmp_path: Path) -> None:
     write_model(tmp_path, "llama")
     policy = replace(shadow_policy(recipe_for(tmp_path), Path()), device=torch.device("cuda"))
@@ -155,19 +178,24 @@ def test_a_model_without_keys_takes_the_plain_path(tmp_path: Path) -> None:
 
 
 def test_the_largest_batch_by_hand() -> None:
-    def batch(longest: int, tokens: int) -> Batch:
-        rollout = {"num_generations": 2, "max_completion_tokens": 10, "tokens_per_batch": tokens}
-        recipe = recipe_for(None, train__prompts_per_step=4, rollout=rollout)
+    def batch(longest: int, tokens: int) -> tuple[Batch, bool]:
+        recipe = recipe_for(
+            None,
+            train__prompts_per_step=4,
+            rollout__num_generations=2,
+            rollout__max_completion_tokens=10,
+            rollout__tokens_per_batch=tokens,
+        )
         return largest_batch(recipe, longest)
 
     # 30 + 2 · 10 = 50 tokens a prompt, four of them 200.
-    assert batch(30, 1000) == Batch(4, 30, 2, 10)
+    assert batch(30, 1000) == (Batch(4, 30, 2, 10), False)
     # 120 tokens hold two and a bit: three of 40, whose prompts are 20 long.
-    assert batch(30, 120) == Batch(3, 20, 2, 10)
+    assert batch(30, 120) == (Batch(3, 20, 2, 10), True)
     # A prompt that exceeds the budget is a batch of its own.
-    assert batch(30, 40) == Batch(1, 30, 2, 10)
+    assert batch(30, 40) == (Batch(1, 30, 2, 10), True)
     # 40 tokens are two prompts of no tokens at all: one is left.
-    assert batch(3, 40) == Batch(1, 3, 2, 10)
+    assert batch(3, 40) == (Batch(1, 3, 2, 10), True)
 
 
 def test_the_largest_micro_batch_by_hand() -> None:

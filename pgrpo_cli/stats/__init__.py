@@ -1,1 +1,0 @@
-"""What numbers say: intervals, comparisons, learning curves. Plain data in and out: no files, no torch."""

@@ -124,13 +124,13 @@ def write_runs(run: Path, runs: int, rows: int) -> None:
 
 
 def write_evaluation(run: Any, rows: int, rng: random.Random) -> None:
-    from pgrpo_cli.algo.intervals import Bootstrap
-    from pgrpo_cli.report.estimates import Estimator
-    from pgrpo_cli.report.kept import kept_of
-    from pgrpo_cli.report.summary import summarise
-    from pgrpo_cli.report.types import EvalResult
     from pgrpo_cli.state.results import write_result
     from pgrpo_cli.state.subject import subject_of
+    from pgrpo_cli.stats.estimates import Resampler
+    from pgrpo_cli.stats.evaluation import summarise
+    from pgrpo_cli.stats.intervals import Bootstrap
+    from pgrpo_cli.stats.kept import kept_of
+    from pgrpo_cli.stats.result_types import EvalResult
 
     subject = subject_of(run, run.recipe(), run.recipe_dir)
     header = subject.header
@@ -141,7 +141,7 @@ def write_evaluation(run: Any, rows: int, rng: random.Random) -> None:
     result = EvalResult(
         **dict(header),
         **dict(summarise(made, bootstrap, subject.group_sizes, users=users)),
-        kept=kept_of(made, {"base": 20.0, "tuned": 21.0}, Estimator(bootstrap, users)),
+        kept=kept_of(made, {"base": 20.0, "tuned": 21.0}, Resampler(bootstrap, users)),
         matrix=None,
         prompts=prompts,
         users=users,
@@ -152,7 +152,7 @@ def write_evaluation(run: Any, rows: int, rng: random.Random) -> None:
 
 def made_rows(rows: int, groups: list[str], rng: random.Random) -> list[Any]:
     """Completions of 40 words to as many prompts as `rows` needs; prompts of a preference group in a row."""
-    from pgrpo_cli.report.types import Row
+    from pgrpo_cli.stats.result_types import EvalRow
 
     words = [f"word{number}" for number in range(500)]
     prompts = rows // (2 * COMPLETIONS)
@@ -163,7 +163,7 @@ def made_rows(rows: int, groups: list[str], rng: random.Random) -> list[Any]:
             for index in range(COMPLETIONS):
                 style = rng.gauss(0.4 if which == "tuned" else 0.1, 0.3)
                 found.append(
-                    Row(
+                    EvalRow(
                         prompt_id=f"prompt-{prompt:06d}",
                         preference_group=group,
                         which=which,

@@ -34,8 +34,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pgrpo_cli.algo import RewardHistory
-from pgrpo_cli.algo.history import HistoryKind
+from pgrpo_cli.algo.history import HistoryKind, RewardHistory
 from pgrpo_cli.cli.libraries import prepare_libraries
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from pgrpo_cli import __version__
-from pgrpo_cli.report.advice import weight_of
+from pgrpo_cli.diagnosis.estimator_advice import weight_of
 from pgrpo_cli.state.history_store import read_groups
 from pgrpo_cli.state.run import RunDirectory
 

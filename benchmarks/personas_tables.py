@@ -2,7 +2,7 @@
 
 `final`: the mean reward of the last point of a run's held-out curve; `area`: the mean height of that curve
 over the steps (trapezoids). Both by prompt, so that intervals are over prompts and seeds together, as those
-of `pgrpo compare` (pgrpo_cli/algo/methods.py): each persona counted once, paired by seed and prompt.
+of `pgrpo compare` (pgrpo_cli/stats/methods.py): each persona counted once, paired by seed and prompt.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from benchmarks.markdown import table
 from benchmarks.personas_runs import RATES, Records, Run
-from pgrpo_cli.algo.intervals import Bootstrap
-from pgrpo_cli.algo.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
 from pgrpo_cli.rewards.personas import PERSONAS
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
 
 MEASURES = ("area", "final")
 RANDOM = "pgrpo, random groups"

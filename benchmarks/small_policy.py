@@ -31,8 +31,11 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from pgrpo_cli.algo import Advantages, Estimator, GroupStats, RewardHistory, compute_advantages, policy_loss
-from pgrpo_cli.algo.history import HistoryKind
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import Estimator
+from pgrpo_cli.algo.history import HistoryKind, RewardHistory
+from pgrpo_cli.algo.losses import policy_loss
+from pgrpo_cli.algo.types import Advantages, GroupStats
 
 HELD_OUT = 24
 AGREEMENT = 0.25

@@ -68,9 +68,9 @@ def _paths(**changes: Any) -> None:
 
 
 def _whole_logits() -> None:
-    from pgrpo_cli.model import logprobs
+    from pgrpo_cli.model.policy import HEAD_CHUNK
 
-    logprobs._HEAD_CHUNK = 1 << 30
+    HEAD_CHUNK.update(dict.fromkeys(HEAD_CHUNK, 1 << 30))
 
 
 TECHNIQUES: dict[str, Callable[[], None]] = {

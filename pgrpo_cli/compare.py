@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.errors import EvalError, IncomparableError, RunError
-from pgrpo_cli.evaluate import Progress as Shown
-from pgrpo_cli.evaluate import evaluate_run
 from pgrpo_cli.recipe.training import EvalSection
-from pgrpo_cli.report.areas import area_pairs
-from pgrpo_cli.report.comparison import Side, pairs_of
-from pgrpo_cli.report.comparison_types import ComparedRun, Comparison, Method
-from pgrpo_cli.report.grouping import flat_keys, grouping_notes, methods_of, varying_keys
-from pgrpo_cli.report.learning import Progress, learning_of
-from pgrpo_cli.report.summary import prompt_values
-from pgrpo_cli.report.types import EvalResult, Header
 from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import kept_result, subject_of
+from pgrpo_cli.stats.comparison import Side, pairs_of
+from pgrpo_cli.stats.comparison_types import ComparedRun, Comparison, Method
+from pgrpo_cli.stats.estimates import prompt_values
+from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
+from pgrpo_cli.stats.result_types import EvalResult, Header
+
+if TYPE_CHECKING:
+    from pgrpo_cli.evaluate import EvalProgress
 
 # What two evaluations must have in common, and how to get there.
 COMPARABLE = {
@@ -47,7 +48,7 @@ def entrants_of(
     allow_code: bool = False,
     allowed_hosts: Collection[str] = (),
     on_note: Callable[[str], None] = lambda text: None,
-    progress: Shown | None = None,
+    progress: EvalProgress | None = None,
 ) -> list[Entrant]:
     """The evaluation of each run's newest adapter by the run's label: the one it keeps, else a new one.
 
@@ -76,6 +77,9 @@ def entrants_of(
             on_note(f"warning: {warning}")
         result = results[label]
         if result is None:
+            # Kept evaluations are compared without torch.
+            from pgrpo_cli.evaluate import evaluate_run
+
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
             result = evaluate_run(
                 subject,
@@ -93,12 +97,12 @@ def entrants_of(
 def compare(
     entrants: Sequence[Entrant],
     by: Sequence[str] = (),
-    progress: Mapping[str, Progress] | None = None,
+    records: Mapping[str, TrainingRecord] | None = None,
     threshold: float | None = None,
 ) -> Comparison:
     """Every later method against the first, by preference group and over them (macro), paired by prompt.
 
-    A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). `progress`:
+    A method is a run, or several that differ in their seeds (`methods_of`; `by`: recipe keys). `records`:
     what runs recorded while they trained, by label; `threshold`: the mean reward whose reaching is timed.
     Intervals are made with the first run's bootstrap settings and resample users where prompts have them.
     Raises RunError for fewer than two runs or methods, and IncomparableError, naming the fields that differ,
@@ -132,8 +136,8 @@ def compare(
         ],
         learning=learning_of(
             methods,
-            progress or {},
-            areas_by_prompt=area_pairs(methods, progress or {}, bootstrap, users),
+            records or {},
+            areas_by_prompt=area_pairs(methods, records or {}, bootstrap, users),
             threshold=threshold,
             confidence=first.result.confidence,
         ),

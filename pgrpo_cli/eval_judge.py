@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.held_out import held_out
 from pgrpo_cli.model.rollout import completion_of
-from pgrpo_cli.report.estimates import Estimator
-from pgrpo_cli.report.judged import judged_of
-from pgrpo_cli.report.types import EvalResult, JudgedPair, Row
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.judge_pairs import PairwiseJudge, build_pairwise_judge
 from pgrpo_cli.rewards.usage import usage_sentences
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, has_judged
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.judged import judged_of
+from pgrpo_cli.stats.result_types import EvalResult, EvalRow, JudgedPair
 
-Progress = Callable[[int, int], None]
+JudgeProgress = Callable[[int, int], None]
 """Called with the pairs done and the number of pairs."""
 
 
@@ -47,7 +47,7 @@ def judge_run(
     result: EvalResult,
     judge: PairwiseJudge,
     *,
-    progress: Progress = lambda done, total: None,
+    progress: JudgeProgress = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """The evaluation of the subject with what the judge says, kept in its run.
@@ -76,7 +76,7 @@ def judge_run(
         for (row, *_), (first, second) in zip(pairs, shares, strict=True)
     ]
     bootstrap = Bootstrap(result.bootstrap_samples, result.confidence, result.seed)
-    found = judged_of(judged, section.model_dump(mode="json"), Estimator(bootstrap, result.users))
+    found = judged_of(judged, section.model_dump(mode="json"), Resampler(bootstrap, result.users))
     # Completions that were sampled before the judge was named stand in a result of the recipe without it.
     header = {"recipe": subject.header.recipe, "recipe_hash": subject.header.recipe_hash}
     result = result.model_copy(update={**header, "judged": found})
@@ -84,7 +84,7 @@ def judge_run(
     return result
 
 
-def _pairs(subject: Subject, result: EvalResult, most: int) -> list[tuple[Row, Completion, Completion]]:
+def _pairs(subject: Subject, result: EvalResult, most: int) -> list[tuple[EvalRow, Completion, Completion]]:
     """The first `most` completions of both models to each prompt, with the tuned one's row."""
     prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
     rows = {(row.which, row.prompt_id, row.completion_index): row for row in result.rows}

@@ -14,24 +14,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.held_out import EvalProgress
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.task_model import task_model
 from pgrpo_cli.model.tasks import answered, explained, load_tasks, package, quiet
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.eval_tasks import LmEvalSection
-from pgrpo_cli.report.estimates import Estimator
-from pgrpo_cli.report.task_scores import task_scores
-from pgrpo_cli.report.types import EvalResult, TaskScores, Which
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, has_tasks
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.result_types import EvalResult, TaskScores, Which
+from pgrpo_cli.stats.task_scores import task_scores
 
 _MOST_FILES, _MOST_BYTES = 10_000, 1 << 30
 """What a folder of task files may hold. All of it is read, to know whether scores are of these files."""
-
-Progress = Callable[[Which, int, int], None]
-"""Called with the model that answers, the requests answered, and the number of requests."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def run_tasks(
     tasks: Tasks,
     policy: Policy,
     *,
-    progress: Progress = lambda which, done, total: None,
+    progress: EvalProgress = lambda which, done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """The evaluation of the subject with the scores of both models in the tasks, kept in its run.
@@ -124,7 +122,7 @@ def run_tasks(
         settings=section.model_dump(mode="json"),
         lm_eval_version=version("lm-eval"),
         files_hash=tasks.files_hash,
-        scores=task_scores(base, tuned, Estimator(bootstrap)),
+        scores=task_scores(base, tuned, Resampler(bootstrap)),
     )
     header = {"recipe": subject.header.recipe, "recipe_hash": subject.header.recipe_hash}
     result = result.model_copy(update={**header, "lm_eval": scores})

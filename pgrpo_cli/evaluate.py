@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import CheckpointError, EvalError
-from pgrpo_cli.held_out import Progress, eval_sampling, held_out, scored_rows
+from pgrpo_cli.held_out import EvalProgress, eval_sampling, held_out, scored_completions
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.model.load import load_policy
@@ -18,11 +17,6 @@ from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.precision import device_for
 from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.pretrained.device import describe
-from pgrpo_cli.report.estimates import Estimator
-from pgrpo_cli.report.kept import kept_of
-from pgrpo_cli.report.matrix import few_enough, matrix_of
-from pgrpo_cli.report.summary import summarise
-from pgrpo_cli.report.types import EvalResult, Header, Matrix, Row, Which
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
@@ -31,12 +25,18 @@ from pgrpo_cli.rewards.usage import sentences_about
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import require_writable, write_result
 from pgrpo_cli.state.subject import Subject, shares_base
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.evaluation import summarise
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.kept import kept_of
+from pgrpo_cli.stats.matrix import few_enough, matrix_of
+from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Matrix, Which
 
 _TOKENS_PER_PASS = 4096
 # Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
 _MOST_SCORES = 25_000
 
-__all__ = ["Progress", "evaluate", "evaluate_run", "policy_of"]
+__all__ = ["EvalProgress", "evaluate", "evaluate_run", "policy_of"]
 
 
 def evaluate(
@@ -46,9 +46,9 @@ def evaluate(
     header: Header,
     *,
     weights: Mapping[str, float] | None = None,
-    base_rows: Sequence[Row] | None = None,
+    base_rows: Sequence[EvalRow] | None = None,
     by_group: RewardSum | None = None,
-    progress: Progress | None = None,
+    progress: EvalProgress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """Sample, score and sum up: adapter off (base) and on (tuned), the same prompts and the same seeds.
@@ -69,8 +69,8 @@ def evaluate(
     passes = divergence_budget(_TOKENS_PER_PASS if tokens == "auto" else tokens)
     perplexities: dict[Which, float] = {}
 
-    def scored(which: Which) -> list[Row]:
-        return scored_rows(
+    def scored(which: Which) -> list[EvalRow]:
+        return scored_completions(
             policy,
             which,
             prompts,
@@ -90,14 +90,14 @@ def evaluate(
         rows = [*base_rows, *scored("tuned")]
     users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
-    estimator = Estimator(bootstrap, users)
+    resampler = Resampler(bootstrap, users)
     section = header.recipe["eval"]
     limited = section["matrix"] == "auto"
-    matrix = None if by_group is None else _matrix(by_group, prompts, rows, estimator, limited=limited)
+    matrix = None if by_group is None else _matrix(by_group, prompts, rows, resampler, limited=limited)
     return EvalResult(
         **dict(header),
         **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),
-        kept=kept_of(rows, perplexities, estimator),
+        kept=kept_of(rows, perplexities, resampler),
         matrix=matrix,
         prompts={prompt.prompt_id: prompt.prompt for prompt in prompts},
         users=users,
@@ -105,7 +105,9 @@ def evaluate(
     )
 
 
-def _scored_again(rows: Sequence[Row], prompts: Sequence[PreparedPrompt], scorer: Scorer) -> Sequence[Row]:
+def _scored_again(
+    rows: Sequence[EvalRow], prompts: Sequence[PreparedPrompt], scorer: Scorer
+) -> Sequence[EvalRow]:
     """The same completions with their rewards of today: a recipe's section does not say all of a reward.
 
     What asks others, such as a judge, is not asked again: its answers cost, and are kept as they were.
@@ -123,8 +125,8 @@ def _scored_again(rows: Sequence[Row], prompts: Sequence[PreparedPrompt], scorer
 def _matrix(
     rewards: RewardSum,
     prompts: Sequence[PreparedPrompt],
-    rows: Sequence[Row],
-    estimator: Estimator,
+    rows: Sequence[EvalRow],
+    resampler: Resampler,
     *,
     limited: bool,
 ) -> Matrix | None:
@@ -139,7 +141,7 @@ def _matrix(
     scores = cross_scores(rewards, [completion_of(asked[row.prompt_id], row.text) for row in rows], groups)
     if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
         return None
-    return matrix_of(rows, scores, [term.label for term in rewards.terms], estimator)
+    return matrix_of(rows, scores, [term.label for term in rewards.terms], resampler)
 
 
 def policy_of(subject: Subject, device: torch.device | None = None) -> Policy:
@@ -170,7 +172,7 @@ def evaluate_run(
     allowed_hosts: Collection[str] = (),
     device: torch.device | None = None,
     others: Iterable[EvalResult] = (),
-    progress: Progress | None = None,
+    progress: EvalProgress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """Evaluate the subject and keep the result in its run.

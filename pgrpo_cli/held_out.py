@@ -15,15 +15,15 @@ from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.report.types import Row, Which
 from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.curve import append_record, curve_record, rewind_curve
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import sampling_of
+from pgrpo_cli.stats.result_types import EvalRow, Which
 
-Progress = Callable[[Which, int, int], None]
-"""Called with the model at work, the prompts done, and the number of prompts."""
+EvalProgress = Callable[[Which, int, int], None]
+"""Called with the model at work, the prompts (or requests of tasks) done, and their number."""
 
 _PROMPTS_AT_ONCE = 16
 
@@ -73,9 +73,9 @@ class HeldOutCurve:
         return step in rewind_curve(self.run, step)
 
     def record(self, step: int, policy: Policy, scorer: Scorer, budget: TokenBudget) -> None:
-        """Sample, score and write the line of a step. Raises what `scored_rows` raises, CheckpointError."""
+        """Sample, score and write the line of a step. Raises as `scored_completions`, and CheckpointError."""
         settings = eval_sampling(sampling_of(self.recipe))
-        rows = scored_rows(policy, "tuned", self.prompts, scorer, settings, budget, self.recipe.seed)
+        rows = scored_completions(policy, "tuned", self.prompts, scorer, settings, budget, self.recipe.seed)
         append_record(self.run, curve_record(step, rows))
 
 
@@ -88,7 +88,7 @@ def held_out_curve(run: RunDirectory, recipe: Recipe) -> HeldOutCurve | None:
     )
 
 
-def scored_rows(
+def scored_completions(
     policy: Policy,
     which: Which,
     prompts: Sequence[PreparedPrompt],
@@ -98,14 +98,14 @@ def scored_rows(
     seed: int,
     *,
     divergence: TokenBudget | None = None,
-    progress: Progress = lambda which, done, total: None,
-) -> list[Row]:
+    progress: EvalProgress = lambda which, done, total: None,
+) -> list[EvalRow]:
     """A row a completion, in the order of the prompts, of the policy as it is: its adapter on or off.
 
     `divergence`: tokens of one pass that compares the policy with the base model; None: the rows have no KL.
     A row depends on weights, prompt and seed, on nothing that was drawn before.
     """
-    rows: list[Row] = []
+    rows: list[EvalRow] = []
     portions = _portions(policy, which, prompts, scorer, settings, budget, seed, progress)
     # Asynchronous rewards have until the next portion is sampled before anything waits for them.
     for rollouts, pending in _one_behind(portions):
@@ -117,11 +117,11 @@ def scored_rows(
     return rows
 
 
-def _rows(which: Which, rollouts: Rollouts, pending: PendingScores, kl_N: Sequence[float]) -> list[Row]:
+def _rows(which: Which, rollouts: Rollouts, pending: PendingScores, kl_N: Sequence[float]) -> list[EvalRow]:
     scores_N, G = pending.scores(rollouts.completions()), rollouts.num_generations
     finished_N = rollouts.finished_N.tolist()
     return [
-        Row(
+        EvalRow(
             prompt_id=rollouts.prompts[n // G].prompt_id,
             preference_group=rollouts.prompts[n // G].preference_group,
             which=which,
@@ -145,7 +145,7 @@ def _portions(
     settings: SamplingSettings,
     budget: TokenBudget,
     seed: int,
-    progress: Progress,
+    progress: EvalProgress,
 ) -> Iterator[tuple[Rollouts, PendingScores]]:
     """Sampled in portions, so that progress is seen: a completion does not depend on its portion."""
     seed = derive_seed(seed, "eval")

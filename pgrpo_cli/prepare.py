@@ -25,7 +25,7 @@ from pgrpo_cli.errors import DataError, PgrpoError, RunError
 from pgrpo_cli.recipe.schema import Recipe
 
 # Called with (stage, done, total) as the work goes on.
-Progress = Callable[[str, int, int], None]
+PrepareProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def prepare(
     context: int | None = None,
     vocabulary: int | None = None,
     allow_code: bool = False,
-    progress: Progress | None = None,
+    progress: PrepareProgress | None = None,
 ) -> PrepareReport:
     """Write `run_dir/data` and report on it; the same input and seed give the same bytes.
 

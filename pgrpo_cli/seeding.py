@@ -1,7 +1,7 @@
 """Randomness as a function of what it is for.
 
 Every random number is drawn from a generator seeded by (recipe seed, step, purpose, ...), never from the
-hidden position of a long-lived generator: a resumed run then repeats an uninterrupted one.
+hidden position of a long-lived generator: a resumed run then draws what an uninterrupted one draws.
 """
 
 from __future__ import annotations

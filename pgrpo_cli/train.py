@@ -3,7 +3,7 @@
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
 history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
 recipe says so). Everything that a step draws is a function of (seed, step), so a run that goes on from a
-checkpoint repeats an uninterrupted one.
+checkpoint repeats an uninterrupted one: on a CPU bit for bit, on a GPU as far as its kernels do.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pgrpo_cli.algo import (
-    Advantages,
-    Estimator,
-    GroupStats,
-    PartHistory,
-    RewardHistory,
-    compute_advantages,
-    compute_part_advantages,
-    resolve_estimator,
-)
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
+from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.held_out import HeldOutCurve
 from pgrpo_cli.model.batching import rollout_budget
+from pgrpo_cli.model.determinism import deterministic
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import sampling_settings
@@ -44,10 +40,10 @@ from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import (
     all_part_rows,
+    completion_rows,
     group_rows,
     history_rows,
     part_rows,
-    scored_rows,
     step_record,
 )
 from pgrpo_cli.state.rewind import rewind
@@ -140,6 +136,7 @@ def train(
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
+        deterministic(recipe.train, strict=False),
         HistoryStore(run.history_path) as store,
         RunLog(run.metrics_path, trackers) as log,
         Scorer(rewards) as scorer,
@@ -176,7 +173,7 @@ def train(
             clock.enter("save")
             groups = history.stats(rollouts.preference_groups_N)
             store.record_step(
-                scored_rows(step, rollouts, scores_N, advantages),
+                completion_rows(step, rollouts, scores_N, advantages),
                 group_rows(groups),
                 part_rows(parts, rollouts.preference_groups_N),
             )

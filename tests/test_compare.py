@@ -11,10 +11,10 @@ import pytest
 from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
 from pgrpo_cli.errors import IncomparableError, RunError
 from pgrpo_cli.report.sentences import grouping_sentence
-from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.subject import Subject, subject_of
+from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import Rewards, result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
 
@@ -180,7 +180,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Subject, list[EvalR
         recorded.append((subject, list(others)))
         return result_of(BASE, FIRST, **dict(subject.header))
 
-    monkeypatch.setattr("pgrpo_cli.compare.evaluate_run", scripted)
+    monkeypatch.setattr("pgrpo_cli.evaluate.evaluate_run", scripted)
     return recorded
 
 

@@ -14,21 +14,21 @@ import torch
 
 from pgrpo_cli import evaluate as module
 from pgrpo_cli import held_out as sampling
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.evaluate import evaluate, evaluate_run
 from pgrpo_cli.held_out import held_out
 from pgrpo_cli.model.rollout import OnBatch, Rollouts
 from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.report.summary import summarise
-from pgrpo_cli.report.types import EvalResult, Header
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.results import read_result
 from pgrpo_cli.state.subject import header_of, subject_of
+from pgrpo_cli.stats.evaluation import summarise
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.result_types import EvalResult, Header
 from tests.support.policies import make_prompts, randomize_adapter, tiny_policy
 from tests.support.records import prompt
 from tests.support.rewards import Awaited, Plain, summed, threads_left, until

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def test_the_contracts_hold() -> None:
 
 def test_every_package_and_module_has_a_layer() -> None:
     (layers,) = [contract["layers"] for contract in contracts() if contract["type"] == "layers"]
-    named = {name.strip("() ") for line in layers for name in line.split(" : ")}  # type: ignore[attr-defined]
+    named = {name.strip("() ") for line in layers for name in re.split(" [:|] ", line)}
     package = ROOT / "pgrpo_cli"
     modules = {
         path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()

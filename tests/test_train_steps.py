@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo import resolve_estimator
-from pgrpo_cli.algo.columns import Table
+from pgrpo_cli.algo.columns import HistoryTable
+from pgrpo_cli.algo.estimators import resolve_estimator
 from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
@@ -45,9 +45,9 @@ def test_a_step_reads_its_own_preference_groups_only(tmp_path: Path, monkeypatch
             latest.update({name: stats.n for name, stats in groups.items()})
 
     reads: list[str] = []
-    all_rows, keys = Table.all_rows, Table.keys.fget  # type: ignore[attr-defined]
-    monkeypatch.setattr(Table, "all_rows", lambda self: (reads.append("rows"), all_rows(self))[1])
-    monkeypatch.setattr(Table, "keys", property(lambda self: (reads.append("keys"), keys(self))[1]))
+    all_rows, keys = HistoryTable.all_rows, HistoryTable.keys.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(HistoryTable, "all_rows", lambda self: (reads.append("rows"), all_rows(self))[1])
+    monkeypatch.setattr(HistoryTable, "keys", property(lambda self: (reads.append("keys"), keys(self))[1]))
     recipe, counts = write_tiny(tmp_path), []
     for steps in (2, 6):
         reads.clear()

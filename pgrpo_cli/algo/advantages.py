@@ -14,78 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.registry import nearest
-
+from .estimators import Baseline, Estimator, Scale, resolve_estimator
 from .history import RewardHistory
 from .moments import prompt_moments
 from .types import Advantages, HistoryLookup, RewardBatch
-
-Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
-Scale = Literal["history", "within", "prompt", "batch", "none"]
-
-PRESETS: dict[str, tuple[Baseline, Scale]] = {
-    "pgrpo": ("history", "history"),
-    "grpo": ("prompt", "prompt"),
-    "dr_grpo": ("prompt", "none"),
-    "rloo": ("leave_one_out", "none"),
-    "pgrpo_centered": ("prompt", "history"),
-    "pgrpo_shrinkage": ("shrinkage", "history"),
-    "pgrpo_adaptive": ("shrinkage", "within"),
-}
-"""Named pairs of baseline and scale."""
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """What is subtracted from a reward, and what divides the difference. `epsilon` is in reward units."""
-
-    baseline: Baseline
-    scale: Scale
-    epsilon: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for kind, name, table in (("baseline", self.baseline, _BASELINES), ("scale", self.scale, _SCALES)):
-            if name not in table:
-                raise RecipeError(f"advantage.{kind} is {name!r}; known are {', '.join(table)}")
-        if not self.epsilon >= 0:
-            raise RecipeError(f"advantage.epsilon is {self.epsilon}; it is added to a spread, so 0 or more")
-
-    @property
-    def uses_history(self) -> bool:
-        """Whether a reward history is needed."""
-        return self.baseline in ("history", "shrinkage") or self.scale in ("history", "within")
-
-
-def resolve_estimator(
-    name: str, baseline: Baseline | None = None, scale: Scale | None = None, epsilon: float = 1e-4
-) -> Estimator:
-    """The estimator of a preset, or of `custom` with its own baseline and scale. RecipeError otherwise."""
-    if name == "custom":
-        if baseline is None or scale is None:
-            raise RecipeError(
-                f"advantage.estimator is custom, with baseline {baseline} and scale {scale}",
-                remedy="Set both advantage.baseline and advantage.scale.",
-            )
-        return Estimator(baseline, scale, epsilon)
-    if name not in PRESETS:
-        near = nearest(name, PRESETS)
-        hint = f"Did you mean {near!r}? " if near else ""
-        raise RecipeError(
-            f"advantage.estimator is {name!r}, which is no estimator",
-            remedy=f"{hint}Known: {', '.join(PRESETS)}, custom.",
-        )
-    if baseline is not None or scale is not None:
-        raise RecipeError(
-            f"advantage.estimator {name!r} has its own baseline and scale",
-            remedy="Leave advantage.baseline and advantage.scale out, or set advantage.estimator: custom.",
-        )
-    return Estimator(*PRESETS[name], epsilon)
 
 
 def compute_advantages(
@@ -112,7 +48,7 @@ def compute_advantages(
     statistics = _Statistics.of(batch, history or RewardHistory(), min_count)
     baseline_N = _BASELINES[estimator.baseline](statistics)
     scale_N = _SCALES[estimator.scale](statistics)
-    epsilon = 0.0 if estimator.scale == "none" else estimator.epsilon
+    epsilon = estimator.epsilon if estimator.scaled else 0.0
     defined_N = batch.valid_N & ~torch.isnan(baseline_N) & (scale_N > 0)
     advantages_N = torch.where(defined_N, (batch.rewards_N - baseline_N) / (scale_N + epsilon), 0.0)
     return Advantages(advantages_N.float(), baseline_N, scale_N, batch.valid_N)
@@ -199,13 +135,13 @@ def _no_scale(s: _Statistics) -> Tensor:
     return torch.ones_like(s.batch.rewards_N)
 
 
-_BASELINES: dict[str, Callable[[_Statistics], Tensor]] = {
+_BASELINES: dict[Baseline, Callable[[_Statistics], Tensor]] = {
     "history": _history_mean,
     "prompt": _prompt_mean,
     "leave_one_out": _leave_one_out_mean,
     "shrinkage": _shrunken_mean,
 }
-_SCALES: dict[str, Callable[[_Statistics], Tensor]] = {
+_SCALES: dict[Scale, Callable[[_Statistics], Tensor]] = {
     "history": _history_std,
     "within": _within_std,
     "prompt": _prompt_std,

@@ -20,7 +20,7 @@ _WHOLE = (torch.int16, torch.int32, torch.int64)
 _TEXT, _LENGTHS = "preference_group_ids", "preference_group_id_lengths"
 
 
-class Table:
+class HistoryTable:
     """Rows in order of first appearance; new ones are zero.
 
     Real numbers are float64. Whole ones are read and written as int64 and kept in as few bytes as the largest
@@ -83,7 +83,8 @@ class Table:
             self._data[column] = data.to(_WHOLE[_WHOLE.index(data.dtype) + 1])
             self.write(column, places, values)
         else:
-            data.put_(places, values.to(data.dtype))
+            # put_ would do the same, and has no deterministic kernel by torch's account.
+            data.view(-1)[places] = values.to(data.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Keys and columns as tensors that share nothing with the table."""

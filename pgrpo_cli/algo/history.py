@@ -12,7 +12,7 @@ from torch import Tensor
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.registry import nearest
 
-from .columns import Column, Table
+from .columns import Column, HistoryTable
 from .ids import numbered
 from .memory import Cumulative, Fading, Memory, Stream, Window
 from .types import GroupStats, HistoryLookup, RewardBatch
@@ -38,7 +38,7 @@ class RewardHistory:
     ) -> None:
         self.kind, self.decay, self.window = kind, decay, window
         self._memory = _memory(kind, decay, window)
-        self._table = Table({**_COUNTERS, **self._memory.columns})
+        self._table = HistoryTable({**_COUNTERS, **self._memory.columns})
 
     @property
     def preference_groups(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .columns import Column, Table
+from .columns import Column, HistoryTable
 from .moments import Moments, merge, pool_prompts, prompt_moments, segment_ranks
 
 
@@ -54,13 +54,13 @@ class Memory(Protocol):
 
     columns: Mapping[str, Column]
 
-    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+    def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
         """Take in a batch; set u of the stream belongs to row `rows_U[u]`."""
 
-    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+    def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
         """Take in all of `other`, as later rewards; its row u belongs to row `rows_U[u]`."""
 
-    def read(self, table: Table, rows_U: Tensor) -> Moments:
+    def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         """Moments of what is remembered."""
 
 
@@ -76,19 +76,19 @@ class Cumulative:
         "prompt_weight_sq": ("whole", ()),
     }
 
-    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+    def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
         self._merge(table, rows_U, stream.moments(torch.ones_like(stream.rewards_M)))
 
-    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+    def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
         self._merge(table, rows_U, self.read(other, other.all_rows()))
 
-    def read(self, table: Table, rows_U: Tensor) -> Moments:
+    def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         n_U = table.read("n", rows_U).double()
         prompts_U = table.read("prompts", rows_U).double()
         sums = {name: table.read(name, rows_U).double() for name in self.columns}
         return Moments(weight=n_U, weight_sq=n_U, prompt_weight=prompts_U, **sums)
 
-    def _merge(self, table: Table, rows_U: Tensor, newer: Moments) -> None:
+    def _merge(self, table: HistoryTable, rows_U: Tensor, newer: Moments) -> None:
         merged = merge(self.read(table, rows_U), newer)
         for name in self.columns:
             table.write(name, rows_U, getattr(merged, name))
@@ -107,23 +107,23 @@ class Fading:
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
-    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+    def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
         counts_U, sets_M = stream.counts_U, stream.sets_M
         later_M = counts_U[sets_M] - 1 - segment_ranks(sets_M, counts_U)
         self._merge(table, rows_U, stream.moments(self._power(later_M)), counts_U)
 
-    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+    def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
         theirs = other.all_rows()
         self._merge(table, rows_U, self.read(other, theirs), other.read("n", theirs))
 
-    def read(self, table: Table, rows_U: Tensor) -> Moments:
+    def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         n_U = table.read("n", rows_U).double()
         sums = {name: table.read(name, rows_U) for name in self.columns}
         return Moments(
             weight=_geometric_sum(self.decay, n_U), weight_sq=_geometric_sum(self.decay**2, n_U), **sums
         )
 
-    def _merge(self, table: Table, rows_U: Tensor, newer: Moments, counts_U: Tensor) -> None:
+    def _merge(self, table: HistoryTable, rows_U: Tensor, newer: Moments, counts_U: Tensor) -> None:
         merged = merge(self.read(table, rows_U), newer, self._power(counts_U))
         for name in self.columns:
             table.write(name, rows_U, getattr(merged, name))
@@ -146,26 +146,28 @@ class Window:
             "prompt_numbers": ("whole", (size,)),
         }
 
-    def add(self, table: Table, rows_U: Tensor, stream: Stream) -> None:
+    def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
         numbers_P = segment_ranks(stream.sets_P, stream.prompt_counts_U)
         self._write(table, rows_U, table.read("n", rows_U), stream, numbers_P)
 
-    def append(self, table: Table, rows_U: Tensor, other: Table) -> None:
+    def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
         theirs = other.all_rows()
         stream, numbers_P = self._stored(other, theirs)
         forgotten_U = other.read("n", theirs) - stream.counts_U
         self._write(table, rows_U, table.read("n", rows_U) + forgotten_U, stream, numbers_P)
 
-    def read(self, table: Table, rows_U: Tensor) -> Moments:
+    def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         at_once = max(1, self._CHUNK_ELEMENTS // self.size)
         starts = range(0, max(len(rows_U), 1), at_once)
         return Moments.concatenate([self._read_chunk(table, rows_U[i : i + at_once]) for i in starts])
 
-    def _read_chunk(self, table: Table, rows_U: Tensor) -> Moments:
+    def _read_chunk(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         stream, _ = self._stored(table, rows_U)
         return stream.moments(torch.ones_like(stream.rewards_M))
 
-    def _write(self, table: Table, rows_U: Tensor, n_U: Tensor, stream: Stream, numbers_P: Tensor) -> None:
+    def _write(
+        self, table: HistoryTable, rows_U: Tensor, n_U: Tensor, stream: Stream, numbers_P: Tensor
+    ) -> None:
         """Store the last `size` rewards of each set, where `n_U` rewards came before and prompts count on."""
         sets_M, counts_U = stream.sets_M, stream.counts_U
         ranks_M = segment_ranks(sets_M, counts_U)
@@ -176,7 +178,7 @@ class Window:
         table.write("rewards", places, stream.rewards_M[kept_M])
         table.write("prompt_numbers", places, numbers_M[kept_M])
 
-    def _stored(self, table: Table, rows_U: Tensor) -> tuple[Stream, Tensor]:
+    def _stored(self, table: HistoryTable, rows_U: Tensor) -> tuple[Stream, Tensor]:
         """The remembered rewards of `rows_U`, oldest first, and the number of each of their prompts."""
         n_U = table.read("n", rows_U)
         counts_U = n_U.clamp(max=self.size)

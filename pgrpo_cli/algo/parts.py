@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from .advantages import Estimator, compute_advantages, resolve_estimator
+from .advantages import compute_advantages
+from .estimators import Estimator, resolve_estimator
 from .history import RewardHistory
 from .types import Advantages, GroupStats
 

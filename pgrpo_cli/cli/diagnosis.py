@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pgrpo_cli.diagnosis import MIN_STEPS, Finding, diagnose
 from pgrpo_cli.errors import PgrpoError
-from pgrpo_cli.report.diagnosis import MIN_STEPS, Finding, diagnose
-from pgrpo_cli.state.findings import not_yet_said, read_said, record_said
-from pgrpo_cli.state.run_view import RunReader
+from pgrpo_cli.state.run_view import RunReader, not_yet_said, read_said, record_said
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe

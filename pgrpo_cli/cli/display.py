@@ -23,7 +23,7 @@ from rich.table import Table
 from pgrpo_cli.state.history_store import GroupRow, PartRow
 
 if TYPE_CHECKING:
-    from pgrpo_cli.algo import GroupStats
+    from pgrpo_cli.algo.types import GroupStats
 
 
 class LineDisplay:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from .terminal import say, stdout
 
 if TYPE_CHECKING:
-    from pgrpo_cli.report.comparison_types import Comparison
-    from pgrpo_cli.report.types import EvalResult
+    from pgrpo_cli.stats.comparison_types import Comparison
+    from pgrpo_cli.stats.result_types import EvalResult
 
 
 def result_json(result: EvalResult, **paths: Path) -> str:

@@ -30,11 +30,11 @@ from .failures import keep_traces_in
 from .terminal import emit, note
 
 if TYPE_CHECKING:
+    from pgrpo_cli.diagnosis import Diagnosis
     from pgrpo_cli.recipe.schema import Recipe
-    from pgrpo_cli.report.diagnosis import Diagnosis
-    from pgrpo_cli.report.types import CurvePoint, EvalResult
     from pgrpo_cli.state.run import RunDirectory
     from pgrpo_cli.state.subject import Subject
+    from pgrpo_cli.stats.result_types import CurvePoint, EvalResult
 
 
 def register(app: typer.Typer) -> None:
@@ -188,8 +188,8 @@ def compare(
     from pgrpo_cli.compare import compare as compare_results
     from pgrpo_cli.compare import entrants_of, refuse_fewer_than_two
     from pgrpo_cli.report.page import comparison_page
+    from pgrpo_cli.state.curve import training_record
     from pgrpo_cli.state.files import atomic_write
-    from pgrpo_cli.state.progress import read_progress
     from pgrpo_cli.state.run import run_at
 
     # What would be refused in the end is refused before minutes of sampling.
@@ -211,10 +211,10 @@ def compare(
             progress=progress,
         )
     evaluated = {entrant.label: entrant for entrant in entrants}
-    progress_of = {label: read_progress(run) for label, run in directories.items()}
-    comparison = compare_results([evaluated[label] for label in labels], by or (), progress_of, threshold)
+    records = {label: training_record(run) for label, run in directories.items()}
+    comparison = compare_results([evaluated[label] for label in labels], by or (), records, threshold)
     results = {label: entrant.result for label, entrant in evaluated.items()}
-    atomic_write(page, comparison_page(comparison, results, progress_of))
+    atomic_write(page, comparison_page(comparison, results, records))
     if as_json:
         found = json.loads(comparison.model_dump_json())
         paths = {label: str(run.path) for label, run in directories.items()}
@@ -300,7 +300,7 @@ def _curves(run: RunDirectory) -> list[CurvePoint]:
 
 def _diagnosis(run: RunDirectory) -> Diagnosis | None:
     """What is found in the run's training; None where its record is missing."""
-    from pgrpo_cli.report.diagnosis import diagnose
+    from pgrpo_cli.diagnosis import diagnose
     from pgrpo_cli.state.run_view import view_of
 
     return diagnose(view_of(run)) if run.history_path.is_file() else None

@@ -151,7 +151,7 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
-    from pgrpo_cli.report.advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.diagnosis.estimator_advice import estimator_advice, suiting, weight_of
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import run_at
 
@@ -219,6 +219,7 @@ def _train(
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
     from pgrpo_cli.held_out import held_out_curve
+    from pgrpo_cli.model.determinism import prepare_determinism
     from pgrpo_cli.model.load import load_policy
     from pgrpo_cli.model.memory.budgets import with_budgets
     from pgrpo_cli.model.memory.planner import paths_with_budgets
@@ -236,6 +237,7 @@ def _train(
     from .profiling import profiled
 
     recipe = as_begun(run, recipe)
+    prepare_determinism(recipe.train)
     device = device_for(recipe, wish)
     if not quiet:
         note(describe(device))

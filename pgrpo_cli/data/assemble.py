@@ -14,7 +14,7 @@ from .records import PreparedPrompt, PromptRecord, RejectedRow, SourceData, Sour
 from .split import Split, keep_apart, split
 
 # Called with (done, total) as prompts are rendered.
-Progress = Callable[[int, int], None]
+RenderProgress = Callable[[int, int], None]
 
 _UNKNOWN_YET = ""
 
@@ -41,7 +41,7 @@ def assemble(
     renderer: PromptRenderer,
     section: DataSection,
     seed: int,
-    progress: Progress,
+    progress: RenderProgress,
 ) -> Assembled:
     """Group, render and split. What is fitted to the training half is split first, as one preference group.
 
@@ -96,7 +96,7 @@ def _in_group(record: SourceRecord, preference_group: str) -> PromptRecord:
 
 
 def _render(
-    records: Sequence[PromptRecord], renderer: PromptRenderer, progress: Progress
+    records: Sequence[PromptRecord], renderer: PromptRenderer, progress: RenderProgress
 ) -> tuple[dict[str, PreparedPrompt], list[RejectedRow]]:
     prompts: dict[str, PreparedPrompt] = {}
     rejected = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pgrpo_cli.pretrained.device import set_up
 from pgrpo_cli.pretrained.loading import check_vocabulary
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
@@ -18,7 +19,7 @@ from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
 from .nf4 import keep_differentiable
-from .policy import Paths, Policy
+from .policy import HEAD_CHUNK, Paths, Policy
 from .precision import device_for
 from .probe import probe
 from .rollout_weights import fastest_dtype
@@ -58,6 +59,7 @@ def adapted(
     paths: Paths | None = None,
 ) -> Policy:
     """The policy over a base model that is in memory already; otherwise like `load_policy`."""
+    set_up(device)
     if device.type == "cpu":
         keep_freed_memory()
     keep_differentiable(base)
@@ -69,7 +71,7 @@ def adapted(
     if adapter is not None:
         restore_adapter(model, adapter)
     use_adapted_linears(model)
-    policy = Policy(model, tokenizer, device)
+    policy = Policy(model, tokenizer, device, head_chunk=HEAD_CHUNK[device.type])
     if paths is None:
         paths = replace(
             probe(policy), rollout_dtype=fastest_dtype(policy), copy_from_rows=_copy_from_rows(policy)

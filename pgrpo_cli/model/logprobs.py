@@ -11,9 +11,6 @@ import torch
 from .packing import Packed, attention_mask
 from .policy import Policy
 
-_HEAD_CHUNK = 128
-"""Tokens whose logits exist at a time."""
-
 
 def packed_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
     """log softmax(logits / temperature) of the micro-batch's completion tokens, float32 [M]."""
@@ -40,7 +37,9 @@ def head_logprobs(
     """log softmax(logits / temperature) at the targets, float32 [M], a chunk of logits at a time."""
     head = policy.model.get_base_model().get_output_embeddings()
     cap = getattr(policy.config, "final_logit_softcapping", None)
-    return _HeadLogprobs.apply(hidden_M_D, head.weight, head.bias, target_M, temperature, cap)  # type: ignore[no-any-return]
+    return _HeadLogprobs.apply(  # type: ignore[no-any-return]
+        hidden_M_D, head.weight, head.bias, target_M, temperature, cap, policy.head_chunk
+    )
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -61,31 +60,23 @@ class _HeadLogprobs(torch.autograd.Function):
         target_M: torch.Tensor,
         temperature: float,
         cap: float | None,
+        rows: int,
     ) -> torch.Tensor:
         accumulate = torch.promote_types(hidden_M_D.dtype, torch.float32)
         logprobs_M = torch.empty(len(hidden_M_D), dtype=accumulate, device=hidden_M_D.device)
         derivative_M_D = torch.empty_like(hidden_M_D) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(hidden_M_D), _HEAD_CHUNK):
-            chunk = slice(start, start + _HEAD_CHUNK)
-            target_C_1 = target_M[chunk].unsqueeze(-1)
-            logits_C_V = torch.nn.functional.linear(hidden_M_D[chunk], weight_V_D, bias_V).to(accumulate)
-            slope_C_V = _cap_(logits_C_V, cap)
-            if temperature != 1.0:
-                logits_C_V /= temperature
-            chosen_C_1 = logits_C_V.gather(-1, target_C_1)
-            largest_C_1 = logits_C_V.amax(dim=-1, keepdim=True)
-            # From here on p times the row's total.
-            weights_C_V = logits_C_V.sub_(largest_C_1).exp_()
-            total_C_1 = weights_C_V.sum(dim=-1, keepdim=True)
-            logprobs_M[chunk] = (chosen_C_1 - largest_C_1 - total_C_1.log()).squeeze(-1)
-            if derivative_M_D is None:
-                continue
-            target_C_D = weight_V_D[target_M[chunk]].to(accumulate)
-            if slope_C_V is not None:
-                weights_C_V *= slope_C_V
-                target_C_D *= slope_C_V.gather(-1, target_C_1)
-            mean_C_D = (weights_C_V.to(weight_V_D.dtype) @ weight_V_D).to(accumulate) / total_C_1
-            derivative_M_D[chunk] = (target_C_D - mean_C_D) / temperature
+        for start in range(0, len(hidden_M_D), rows):
+            chunk = slice(start, start + rows)
+            _fill_chunk(
+                logprobs_M[chunk],
+                None if derivative_M_D is None else derivative_M_D[chunk],
+                hidden_M_D[chunk],
+                weight_V_D,
+                bias_V,
+                target_M[chunk],
+                temperature,
+                cap,
+            )
         ctx.save_for_backward(derivative_M_D)
         return logprobs_M
 
@@ -93,7 +84,42 @@ class _HeadLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_M: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (derivative_M_D,) = ctx.saved_tensors
         gradient = grad_M.unsqueeze(-1).to(derivative_M_D.dtype) * derivative_M_D
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
+
+
+def _fill_chunk(
+    logprobs_C: torch.Tensor,
+    derivative_C_D: torch.Tensor | None,
+    hidden_C_D: torch.Tensor,
+    weight_V_D: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_C: torch.Tensor,
+    temperature: float,
+    cap: float | None,
+) -> None:
+    """Compute the log-probabilities of a chunk and, where wanted, their derivatives into the first two.
+
+    A function of its own, so that a chunk's logits are gone before those of the next one are there.
+    """
+    target_C_1 = target_C.unsqueeze(-1)
+    logits_C_V = torch.nn.functional.linear(hidden_C_D, weight_V_D, bias_V).to(logprobs_C.dtype)
+    slope_C_V = _cap_(logits_C_V, cap)
+    if temperature != 1.0:
+        logits_C_V /= temperature
+    chosen_C_1 = logits_C_V.gather(-1, target_C_1)
+    largest_C_1 = logits_C_V.amax(dim=-1, keepdim=True)
+    # From here on p times the row's total.
+    weights_C_V = logits_C_V.sub_(largest_C_1).exp_()
+    total_C_1 = weights_C_V.sum(dim=-1, keepdim=True)
+    logprobs_C.copy_((chosen_C_1 - largest_C_1 - total_C_1.log()).squeeze(-1))
+    if derivative_C_D is None:
+        return
+    target_C_D = weight_V_D[target_C].to(logprobs_C.dtype)
+    if slope_C_V is not None:
+        weights_C_V *= slope_C_V
+        target_C_D *= slope_C_V.gather(-1, target_C_1)
+    mean_C_D = (weights_C_V.to(weight_V_D.dtype) @ weight_V_D).to(logprobs_C.dtype) / total_C_1
+    derivative_C_D.copy_((target_C_D - mean_C_D) / temperature)
 
 
 def _cap_(logits_C_V: torch.Tensor, cap: float | None) -> torch.Tensor | None:

@@ -12,6 +12,9 @@ import torch
 from .loss_scale import LossScale
 from .workspace import Workspace
 
+HEAD_CHUNK = {"cpu": 128, "cuda": 512}
+"""Tokens whose logits exist at a time in an update: on a GPU more, so that it is busy."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -44,6 +47,8 @@ class Policy:
     tokenizer: Any
     device: torch.device
     paths: Paths = Paths()
+    head_chunk: int = HEAD_CHUNK["cpu"]
+    """Tokens whose logits exist at a time; `HEAD_CHUNK` of the device, which for a plan is another one."""
     workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
     loss_scale: LossScale = field(default_factory=LossScale, compare=False, repr=False)
 

@@ -109,7 +109,10 @@ def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
     return reason is None, reason
 
 
-def _packing_error(policy: Policy, seed: int) -> str | None:
+def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, float]:
+    """Log-probabilities of some random tokens in packed rows less those in padded ones, and by how much a
+    completion's depend on its neighbour. The model must be in eval mode.
+    """
     rollouts = _random_rollouts(policy, seed=3 * seed)
     neighbour = rollouts.completion_ids_N_T.clone()
     neighbour[0] = _random_rollouts(policy, seed=3 * seed + 1).completion_ids_N_T[0]
@@ -119,20 +122,29 @@ def _packing_error(policy: Policy, seed: int) -> str | None:
         for path, r in ((packed_logprobs, rollouts), (padded_logprobs, rollouts), (packed_logprobs, changed))
     )
     own = int(rollouts.completion_mask_N_T[0].sum())
-    leak = float((ours[own:] - other[own:]).abs().max())
-    if not leak <= _LEAK:
-        return f"in a packed row, a completion's log-probabilities depend on its neighbour (by {leak:.2g})"
-    return _beyond_tolerance("packed log-probabilities", ours - theirs, policy)
+    return ours - theirs, float((ours[own:] - other[own:]).abs().max())
 
 
-def _prefix_error(policy: Policy, seed: int) -> str | None:
+def prefix_differences(policy: Policy, *, seed: int) -> torch.Tensor:
+    """Log-probabilities of some tokens as sampled over a shared prefix less those in padded rows."""
     prompts = _random_rollouts(policy, seed=3 * seed + 2).prompts
     settings = SamplingSettings(num_generations=2, max_completion_tokens=4)
     rollouts = sample(policy, prompts, settings, seed=seed)
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=policy.tokenizer.pad_token_id)
     theirs = padded_logprobs(policy, packed, temperature=1.0).cpu()
-    ours = rollouts.sampling_logprobs_N_T[packed.completions_N[packed.row_M], packed.column_M]
-    return _beyond_tolerance("log-probabilities over a shared prefix", ours - theirs, policy)
+    return rollouts.sampling_logprobs_N_T[packed.completions_N[packed.row_M], packed.column_M] - theirs
+
+
+def _packing_error(policy: Policy, seed: int) -> str | None:
+    differences, leak = packing_differences(policy, seed=seed)
+    if not leak <= _LEAK:
+        return f"in a packed row, a completion's log-probabilities depend on its neighbour (by {leak:.2g})"
+    return _beyond_tolerance("packed log-probabilities", differences, policy)
+
+
+def _prefix_error(policy: Policy, seed: int) -> str | None:
+    differences = prefix_differences(policy, seed=seed)
+    return _beyond_tolerance("log-probabilities over a shared prefix", differences, policy)
 
 
 def _graphs_error(policy: Policy, seed: int) -> str | None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from pgrpo_cli.algo import Advantages, LossOutput, mean_metrics, policy_loss
+from pgrpo_cli.algo.losses import mean_metrics, policy_loss
+from pgrpo_cli.algo.types import Advantages, LossOutput
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
 from pgrpo_cli.seeding import derive_seed
 
+from .determinism import deterministic
 from .logprobs import packed_logprobs, scatter
 from .loss_scale import scale_in
 from .oom import Piece, TokenBudget, in_pieces
@@ -98,36 +100,21 @@ def policy_update(
     The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches,
     but for an adapter's dropout, which is drawn anew for each. `budget`: tokens a micro-batch, lowered where
     they do not fit; None starts from the recipe's. In float16 the loss is scaled, and a gradient that
-    overflows is computed anew under half the scale. Raises TrainingError if not even one completion fits, or
-    if the gradient is not finite; the weights are then unchanged.
+    overflows is computed anew under half the scale. Raises TrainingError if not even one completion fits, if
+    the gradient is not finite, or if it cannot be computed as `train.deterministic` wants; the weights are
+    then unchanged.
     """
     policy.workspace.make_room(policy.device)
     policy.model.train()
     budget = budget or update_budget(recipe.train)
-    scale = scale_in(policy.dtype, policy.loss_scale)
-    lowered = None
-    while True:
-        optimizer.zero_grad(set_to_none=True)
-        shares = _accumulate(policy, rollouts, advantages, recipe, step, budget, scale.value)
-        parameters = policy.trainable.values()
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
-        loss = sum(share.loss for share in shares)
-        # A loss that is not finite itself stays so, whatever the scale.
-        if math.isfinite(grad_norm) or not math.isfinite(loss) or not scale.halve():
-            break
-        lowered = scale.value
-
-    if not math.isfinite(grad_norm):
-        raise TrainingError(
-            f"step {step}: the gradient is not finite (norm {grad_norm})",
-            remedy="Lower train.learning_rate, or use bfloat16 or float32 as model.compute_dtype.",
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe.train, step)
-    optimizer.step()
+    with deterministic(recipe.train, strict=True):
+        shares, grad_norm, lowered = _gradient(policy, optimizer, rollouts, advantages, recipe, step, budget)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe.train, step)
+        optimizer.step()
     tokens = sum(len(share.row_lengths) * max(share.row_lengths) for share in shares)
     return UpdateResult(
-        loss=loss,
+        loss=sum(share.loss for share in shares),
         grad_norm=grad_norm,
         metrics=mean_metrics(share.metrics for share in shares),
         tokens=tokens,
@@ -145,6 +132,36 @@ class _Share:
     metrics: dict[str, torch.Tensor]
     row_lengths: list[int]
     reference_seconds: float
+
+
+def _gradient(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    step: int,
+    budget: TokenBudget,
+) -> tuple[list[_Share], float, float | None]:
+    """The clipped gradient: what the micro-batches say, its norm before, and the loss's new scale, if any."""
+    scale = scale_in(policy.dtype, policy.loss_scale)
+    lowered = None
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        shares = _accumulate(policy, rollouts, advantages, recipe, step, budget, scale.value)
+        parameters = policy.trainable.values()
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+        loss = sum(share.loss for share in shares)
+        # A loss that is not finite itself stays so, whatever the scale.
+        if math.isfinite(grad_norm) or not math.isfinite(loss) or not scale.halve():
+            break
+        lowered = scale.value
+    if not math.isfinite(grad_norm):
+        raise TrainingError(
+            f"step {step}: the gradient is not finite (norm {grad_norm})",
+            remedy="Lower train.learning_rate, or use bfloat16 or float32 as model.compute_dtype.",
+        )
+    return shares, grad_norm, lowered
 
 
 def _accumulate(

@@ -48,6 +48,16 @@ def choose_device(wish: str = "auto") -> torch.device:
     raise _refusal(wish, cause)
 
 
+def set_up(device: torch.device) -> None:
+    """Prepare this process for computing a model on `device`. To be called by whatever loads one.
+
+    On a GPU cuDNN's attention is switched off: it builds a kernel for each new length, and every batch here
+    has another one. An order of preference would not do: torch sets its own at the first attention.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def describe(device: torch.device) -> str:
     """A sentence about the device: its name, memory, and the types that it computes in."""
     if device.type == "cpu":
@@ -117,19 +127,20 @@ def _refusal(wish: str, cause: str) -> ModelError:
         )
     return ModelError(
         f"this machine has a GPU, and torch cannot use it: {cause} ({versions}, "
-        f"the driver is {_driver_version()})",
+        f"the driver is {driver_version() or 'of an unknown version'})",
         remedy="Install the torch wheel for a CUDA version that the driver serves "
         "(https://pytorch.org/get-started/locally), or update the driver. "
         "To compute on the CPU, take --device cpu.",
     )
 
 
-def _driver_version() -> str:
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver; None where it does not say, or is not there."""
     try:
         found = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", _DRIVER.read_text(errors="replace"))
     except OSError:
         found = None
-    return found[1] if found else "of an unknown version"
+    return found[1] if found else None
 
 
 def _listed() -> str:

@@ -64,7 +64,7 @@ def written_by(path: Path) -> str | None:
 def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key.
 
-    Where a model computes is no difference, nor is what `b` leaves to the device.
+    Where and by which kernels a model computes is no difference, nor is what `b` leaves to the device.
     """
     values_a, values_b = _flat(_identity(a)), _flat(_identity(adopted(a, b)))
     keys = list(values_a) + [key for key in values_b if key not in values_a]
@@ -87,7 +87,7 @@ def with_value(recipe: Recipe, section: str, key: str, value: Any) -> Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256, in hexadecimal, of everything in the recipe but `model.device`.
+    """SHA-256, in hexadecimal, of everything in the recipe but where, and by which kernels, it is computed.
 
     It is equal for equal recipes, however written.
     """
@@ -97,7 +97,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What makes it this recipe and no other."""
-    return recipe.model_dump(mode="json", exclude={"model": {"device"}})
+    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "train": {"deterministic"}})
 
 
 def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:

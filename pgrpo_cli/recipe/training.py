@@ -167,6 +167,12 @@ class TrainSection(Section):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
     )
+    deterministic: bool = Field(
+        False,
+        description="Use deterministic kernels on a GPU, as far as there are some, so that a run that goes "
+        "on repeats an uninterrupted one: slower, and an error where torch has none for an update. On a CPU "
+        "it changes nothing. A run may go on with the other value.",
+    )
     save_every: int = Field(10, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(
         3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before."

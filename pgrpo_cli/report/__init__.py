@@ -1,1 +1,1 @@
-"""What evaluations and comparisons say, and how it looks: tables, plots, the HTML page."""
+"""How evaluations and comparisons look: tables, plots, the HTML page. Nothing is computed here."""

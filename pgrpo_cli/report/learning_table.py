@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .comparison_types import Comparison, Learning
-from .tables import MACRO, TONES, Cell, Table, Tone, number
-from .types import Estimate
+from pgrpo_cli.stats.comparison_types import Comparison, Learning
+from pgrpo_cli.stats.result_types import Estimate
+
+from .tables import MACRO, TONES, Cell, ReportTable, Tone, number
 
 
-def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Table | None:
+def learning_table(comparison: Comparison, *, macro_only: bool = False) -> ReportTable | None:
     """A row a preference group and method, or the macro mean's only; None where nothing was recorded."""
     rows = [row for row in comparison.learning if not macro_only or row.preference_group is None]
     if not rows:
         return None
     cells = [_row(row, row.method == comparison.reference) for row in rows]
     skipped = 1 if macro_only else 0
-    return Table(
+    return ReportTable(
         title=f"How fast: {'macro mean, ' if macro_only else ''}{_SOURCES[rows[0].source]}",
         columns=_COLUMNS[skipped:],
         rows=tuple(row[skipped:] for row in cells),

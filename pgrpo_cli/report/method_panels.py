@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .comparison_types import Method
-from .curves import Curve
-from .learning import Line, Progress, curve_source, method_curve, run_lines
+from pgrpo_cli.stats.comparison_types import Method
+from pgrpo_cli.stats.curves import Curve
+from pgrpo_cli.stats.learning import Line, TrainingRecord, curve_source, method_curve, run_lines
+
 from .svg import COLOURS, Series, line_panel
 from .tables import MACRO
 
@@ -32,7 +33,7 @@ class Panel:
     svg: Markup
 
 
-def method_panels(methods: Sequence[Method], runs: Mapping[str, Progress]) -> dict[str, Any]:
+def method_panels(methods: Sequence[Method], runs: Mapping[str, TrainingRecord]) -> dict[str, Any]:
     """`panels`: the macro mean, then preference groups from the most to the fewest rewards; `lead`: what they
     show; `hidden`: how many preference groups have no panel.
     """
@@ -67,10 +68,10 @@ def _series(method: Method, number: int, lines: Sequence[Line]) -> Series:
     return Series(method.label, Curve(found.steps, (), found.mean), number % COLOURS, band)
 
 
-def _by_size(runs: Mapping[str, Progress], lines: Mapping[str, Mapping[str | None, Line]]) -> list[str]:
+def _by_size(runs: Mapping[str, TrainingRecord], lines: Mapping[str, Mapping[str | None, Line]]) -> list[str]:
     counts = {group: 0 for found in lines.values() for group in found if group is not None}
-    for progress in runs.values():
-        for _, group, _, count in progress.points:
+    for record in runs.values():
+        for _, group, _, count in record.points:
             if group in counts:
                 counts[group] += count
     return sorted(counts, key=lambda group: (-counts[group], group))

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 
-from .estimates import verdict, win_verdict
-from .tables import MACRO, TONES, Cell, Table, interval, number, percent, percents
-from .task_scores import task_label, task_verdict
-from .types import Contrast, Detail, Estimate, EvalResult, Judged, Preference, TaskScore, TaskScores
+from pgrpo_cli.stats.estimates import verdict, win_verdict
+from pgrpo_cli.stats.result_types import (
+    Contrast,
+    Detail,
+    Estimate,
+    EvalResult,
+    Judged,
+    Preference,
+    TaskScore,
+    TaskScores,
+)
+from pgrpo_cli.stats.task_scores import task_label, task_verdict
+
+from .tables import MACRO, TONES, Cell, ReportTable, interval, number, percent, percents
 
 _MOST_NAMES = 4
 
 
-def overview_table(result: EvalResult) -> Table:
+def overview_table(result: EvalResult) -> ReportTable:
     """What one needs to know besides the means: how gains are shared, and what is left of the base model."""
     rows = [*_wins(result), *_shares(result), *_matrix(result), *_kept(result)]
-    return Table(
+    return ReportTable(
         title="Over preference groups",
         columns=("measure", "value", "note"),
         rows=tuple(rows),
@@ -26,7 +36,7 @@ def overview_table(result: EvalResult) -> Table:
     )
 
 
-def details_table(result: EvalResult) -> Table:
+def details_table(result: EvalResult) -> ReportTable:
     """Win rate, who improves, effect size and divergence of each preference group."""
     total = math.fsum(result.weights.values()) or math.nan
     lines = [(group, result.details[group], result.weights[group] / total) for group in result.groups]
@@ -44,7 +54,7 @@ def details_table(result: EvalResult) -> Table:
         )
 
     columns = ("preference group", "of training", "win rate", "prompts improved", "effect size", "KL a token")
-    return Table(
+    return ReportTable(
         title="Each preference group",
         columns=columns,
         rows=tuple(row(*line) for line in lines),
@@ -54,7 +64,7 @@ def details_table(result: EvalResult) -> Table:
     )
 
 
-def parts_table(result: EvalResult) -> Table:
+def parts_table(result: EvalResult) -> ReportTable:
     """Means of the reward's parts, base and tuned; the interval is that of the difference."""
     names = list(result.macro_detail.parts)
     lines = [*result.details.items(), (MACRO, result.macro_detail)]
@@ -65,7 +75,7 @@ def parts_table(result: EvalResult) -> Table:
         text = f"{number(contrast.base.mean)} → {number(contrast.tuned.mean)}"
         return Cell(text, interval(contrast.difference), TONES[verdict(contrast.difference)])
 
-    return Table(
+    return ReportTable(
         title="Parts of the reward, base → tuned; in brackets the interval of tuned - base",
         columns=("preference group", *names),
         rows=tuple((Cell(label), *(cell(d.parts.get(name)) for name in names)) for label, d in lines),
@@ -75,7 +85,7 @@ def parts_table(result: EvalResult) -> Table:
     )
 
 
-def judged_table(judged: Judged) -> Table:
+def judged_table(judged: Judged) -> ReportTable:
     """Which model a judge prefers: every preference group, then the mean over them."""
 
     def row(label: str, found: Preference) -> tuple[Cell, ...]:
@@ -94,7 +104,7 @@ def judged_table(judged: Judged) -> Table:
 
     lines = [*judged.groups.items(), (MACRO, judged.macro)]
     shares = ("wins", "ties", "losses", "win rate", "verdict")
-    return Table(
+    return ReportTable(
         title=f"Tuned against base by the judge {judged.judge['model']}, each pair in both orders",
         columns=("preference group", *shares, "pairs", "contradictions", "no answer"),
         rows=tuple(row(*line) for line in lines),
@@ -104,7 +114,7 @@ def judged_table(judged: Judged) -> Table:
     )
 
 
-def tasks_table(found: TaskScores) -> Table:
+def tasks_table(found: TaskScores) -> ReportTable:
     """General tasks, base against tuned: scores that are no part of another's."""
 
     def row(score: TaskScore) -> tuple[Cell, ...]:
@@ -119,7 +129,7 @@ def tasks_table(found: TaskScores) -> Table:
             Cell(str(change.n)),
         )
 
-    return Table(
+    return ReportTable(
         title=f"General tasks (lm-eval {found.lm_eval_version}), intervals over documents",
         columns=("task and metric", "base", "tuned", "tuned - base", "verdict", "better", "documents"),
         rows=tuple(row(score) for score in found.scores if score.part_of is None),

@@ -17,14 +17,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pgrpo_cli import __version__
+from pgrpo_cli.diagnosis.finding import Diagnosis
+from pgrpo_cli.stats.comparison_types import Comparison
+from pgrpo_cli.stats.curves import group_curves, half_life_of, macro_curve
+from pgrpo_cli.stats.estimates import verdict
+from pgrpo_cli.stats.learning import TrainingRecord
+from pgrpo_cli.stats.matrix import standardised
+from pgrpo_cli.stats.result_types import CurvePoint, Estimate, EvalResult, Verdict, Which
 
-from .comparison_types import Comparison
-from .curves import group_curves, half_life_of, macro_curve
-from .diagnosis.finding import Diagnosis
 from .heat_map import heat_map
-from .learning import Progress
 from .learning_table import learning_sentence, learning_table
-from .matrix import standardised
 from .method_panels import MOST_PANELS, Panel, method_panels
 from .more_tables import details_table, judged_table, overview_table, parts_table, tasks_table
 from .sentences import (
@@ -36,10 +38,8 @@ from .sentences import (
     method_sentence,
     tasks_sentence,
 )
-from .summary import verdict
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
 from .tables import MACRO, TONES, comparison_table, eval_table, number
-from .types import CurvePoint, Estimate, EvalResult, Verdict, Which
 
 __all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
 
@@ -84,9 +84,9 @@ def eval_page(
 
 
 def comparison_page(
-    comparison: Comparison, results: Mapping[str, EvalResult], progress: Mapping[str, Progress]
+    comparison: Comparison, results: Mapping[str, EvalResult], records: Mapping[str, TrainingRecord]
 ) -> str:
-    """The page about a comparison; `results`, and `progress` in training, go by the labels of its runs."""
+    """The page about a comparison; `results`, and `records` of training, go by the labels of its runs."""
     labels = list(dict.fromkeys(run.run for run in comparison.runs))
     reference = results[comparison.runs[0].run]
     others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
@@ -110,7 +110,7 @@ def comparison_page(
         labels=list(shown),
         heat_maps=_compared_maps(reference, shown),
         rewards=", ".join(reference.matrix.rewards) if reference.matrix else "",
-        **method_panels(comparison.methods, {label: progress[label] for label in labels}),
+        **method_panels(comparison.methods, {label: records[label] for label in labels}),
         how_fast=learning_table(comparison),
         how_fast_says=learning_sentence(comparison),
         samples=_samples(reference, answers),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .comparison_types import Comparison
-from .estimates import verdict, win_verdict
+from pgrpo_cli.stats.comparison_types import Comparison
+from pgrpo_cli.stats.estimates import verdict, win_verdict
+from pgrpo_cli.stats.result_types import EvalResult, Judged, TaskScores, Verdict
+from pgrpo_cli.stats.task_scores import task_label, task_verdict
+
 from .tables import interval, number, percent, percents
-from .task_scores import task_label, task_verdict
-from .types import EvalResult, Judged, TaskScores, Verdict
 
 _OUTCOMES: tuple[Verdict, ...] = ("ahead", "behind", "no difference", "can't tell")
 _MOST_NAMES = 8

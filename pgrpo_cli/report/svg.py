@@ -12,7 +12,7 @@ from itertools import count
 
 from markupsafe import Markup, escape
 
-from .curves import Curve
+from pgrpo_cli.stats.curves import Curve
 
 _PANEL = (320, 190)
 _FOREST_WIDTH = 400

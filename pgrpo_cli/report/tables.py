@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .comparison_types import Comparison, Pair
-from .summary import ROUNDING, verdict
-from .types import Contrast, Estimate, EvalResult, Verdict
+from pgrpo_cli.stats.comparison_types import Comparison, Pair
+from pgrpo_cli.stats.estimates import ROUNDING, verdict
+from pgrpo_cli.stats.result_types import Contrast, Estimate, EvalResult, Verdict
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -42,7 +42,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows of cells under column heads; the first column names the row.
 
     `summaries` are the rows set off from the others. Where there is little room, only the columns `details`
@@ -58,11 +58,11 @@ class Table:
     texts: frozenset[int] = frozenset()
 
 
-def eval_table(result: EvalResult) -> Table:
+def eval_table(result: EvalResult) -> ReportTable:
     """Base against tuned: every preference group, then the means over them."""
     lines: list[tuple[str, Contrast]] = [*result.groups.items()]
     lines += [(MACRO, result.overall.macro), (WEIGHTED, result.overall.weighted)]
-    return Table(
+    return ReportTable(
         title=f"{result.run}, step {result.step}: mean reward on held-out prompts",
         columns=("preference group", "base", "tuned", "tuned - base", "verdict", "prompts"),
         rows=tuple(_contrast_row(label, contrast) for label, contrast in lines),
@@ -72,11 +72,11 @@ def eval_table(result: EvalResult) -> Table:
     )
 
 
-def comparison_table(comparison: Comparison, run: str) -> Table:
+def comparison_table(comparison: Comparison, run: str) -> ReportTable:
     """`run` (or a method) against the reference: every preference group, then the macro mean."""
     # A run that was named twice has one label; its lines stand once.
     pairs = list({pair.preference_group: pair for pair in comparison.pairs if pair.run == run}.values())
-    return Table(
+    return ReportTable(
         title=f"{run} against {comparison.reference}: mean reward of the tuned models on held-out prompts",
         columns=("preference group", "reference", "run", "run - reference", "verdict", *_SPARE_OF_PAIRS),
         rows=tuple(_pair_row(pair) for pair in pairs),
@@ -86,7 +86,7 @@ def comparison_table(comparison: Comparison, run: str) -> Table:
     )
 
 
-def to_rich(table: Table, width: int) -> RichTable:
+def to_rich(table: ReportTable, width: int) -> RichTable:
     """The table for a terminal of `width` columns."""
     wide = width >= _WIDE
     columns = [index for index in range(len(table.columns)) if wide or index not in table.spare]

@@ -119,9 +119,10 @@ def load_pretrained(
     """
     import torch
 
-    from pgrpo_cli.pretrained.device import choose_device
+    from pgrpo_cli.pretrained.device import choose_device, set_up
 
     device = device or choose_device()
+    set_up(device)
     tokenizer = load_tokenizer(at)
     model = load_model(
         at,

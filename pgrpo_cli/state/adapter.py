@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.model.policy import Policy
 
 from .checksums import CHECKSUMS, damage, write_checksums
 from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
 from .run import RunDirectory
+
+if TYPE_CHECKING:
+    from pgrpo_cli.model.policy import Policy
 
 ADAPTER_BEING_WRITTEN = ".adapter.tmp"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -20,23 +20,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pgrpo_cli import __version__
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError, PgrpoError, RunError
-from pgrpo_cli.model.loss_scale import FIRST_SCALE
-from pgrpo_cli.model.policy import Policy
 
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, save_adapter
 from .checksums import OURS, damage, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
 from .holding import hold, unheld
 from .run import RunDirectory
+
+# Which checkpoints there are is told without torch.
+if TYPE_CHECKING:
+    import torch
+
+    from pgrpo_cli.model.policy import Policy
 
 _NAME = re.compile(r"step-[0-9]+")
 _NEEDED = (*ADAPTER_FILES, "history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
@@ -76,6 +78,10 @@ class Checkpoint:
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
         """Load the optimizer's state, and the scale of the loss; parameters are matched by name."""
+        from safetensors.torch import load_file
+
+        from pgrpo_cli.model.loss_scale import FIRST_SCALE
+
         trainer = read_json(self.path / "trainer.json")
         scalars = trainer["optimizer_scalars"]
         policy.loss_scale.restore(trainer.get("loss_scale", FIRST_SCALE))
@@ -159,6 +165,9 @@ def _write(
     history_state: dict[str, Any],
     part_history_state: dict[str, Any] | None,
 ) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     save_adapter(policy, folder)
     tensors, scalars = _optimizer_state(optimizer, policy)
     save_file(tensors, folder / "optimizer.safetensors")
@@ -174,11 +183,15 @@ def _write(
 
 
 def _save_history(state: dict[str, Any], folder: Path, name: str) -> None:
+    from safetensors.torch import save_file
+
     write_json(folder / f"{name}.json", {k: v for k, v in state.items() if k != "columns"})
     save_file(state["columns"], folder / f"{name}.safetensors")
 
 
 def _load_history(folder: Path, name: str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
     settings = read_json(folder / f"{name}.json")
     return {**settings, "columns": load_file(folder / f"{name}.safetensors")}
 
@@ -269,6 +282,8 @@ def _optimizer_state(
     They are read from `optimizer.state`: the `state_dict()` of bitsandbytes' optimizers wraps their quantized
     tensors in a dictionary of its own, while the flat fields are what every optimizer loads.
     """
+    import torch
+
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in policy.trainable.items():

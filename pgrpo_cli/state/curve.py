@@ -1,4 +1,7 @@
-"""eval/curve.jsonl: the tuned model's reward on held-out prompts, a line every so many steps of training."""
+"""Learning curves: what a run recorded while it trained.
+
+eval/curve.jsonl has the tuned model's reward on held-out prompts, one line every `eval.every` steps.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.report.estimates import PromptValues, prompt_values
-from pgrpo_cli.report.types import CurvePoint, Row
+from pgrpo_cli.stats.estimates import PromptValues, prompt_values
+from pgrpo_cli.stats.learning import TrainingRecord
+from pgrpo_cli.stats.result_types import CurvePoint, EvalRow
 
 from .files import explained
+from .history_store import read_curves
 from .run import RunDirectory
 from .runlog import RunLog, read_metrics
 
@@ -22,7 +27,7 @@ def curve_path(run: RunDirectory) -> Path:
     return run.eval_dir / "curve.jsonl"
 
 
-def curve_record(step: int, rows: Sequence[Row]) -> dict[str, Any]:
+def curve_record(step: int, rows: Sequence[EvalRow]) -> dict[str, Any]:
     """The line of a step: mean reward of each prompt, of each preference group, and over groups (macro)."""
     groups: dict[str, dict[str, Any]] = {
         group: {"n": len(found), "mean": math.fsum(found.values()) / len(found), "prompts": found}
@@ -69,6 +74,18 @@ def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
     }
 
 
+def training_record(run: RunDirectory) -> TrainingRecord:
+    """Empty where a file is missing; nothing after a damaged line. Raises what `read_curves` raises."""
+    metrics = read_metrics(run.metrics_path) if run.metrics_path.is_file() else []
+    seconds = {record["step"]: _seconds(record) for record in metrics}
+    return TrainingRecord(
+        points=read_curves(run.history_path) if run.history_path.is_file() else [],
+        held_out=_held_out(run),
+        prompts=read_prompts(run),
+        seconds={step: found for step, found in seconds.items() if not math.isnan(found)},
+    )
+
+
 def _records(run: RunDirectory) -> list[dict[str, Any]]:
     """The lines of the curve, up to the first that is none."""
     path = curve_path(run)
@@ -84,3 +101,18 @@ def _is_curve_record(record: Mapping[str, Any]) -> bool:
         and isinstance(numbers.get("prompts", {}), dict)
         for numbers in groups.values()
     )
+
+
+def _held_out(run: RunDirectory) -> dict[int, dict[str | None, float]]:
+    """By step the means of preference groups, and under None their mean, each counted once."""
+    found: dict[int, dict[str | None, float]] = {}
+    for step, group, mean, _ in read_curve(run):
+        found.setdefault(step, {})[group] = mean
+    return {step: {**means, None: statistics.fmean(means.values())} for step, means in found.items()}
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    try:
+        return float(record["seconds"]["total"])
+    except (KeyError, TypeError, ValueError):
+        return math.nan

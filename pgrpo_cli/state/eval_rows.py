@@ -6,12 +6,14 @@ It repeats the rows of the result file beside it, which stays what this program 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from pgrpo_cli.report.types import EvalResult
+from pgrpo_cli.stats.result_types import EvalResult
 
 from .files import atomic_write, explained
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def table_path(result_path: Path) -> Path:
@@ -24,6 +26,8 @@ def write_table(result: EvalResult, result_path: Path) -> None:
 
     Raises CheckpointError where the disk refuses it.
     """
+    import pyarrow as pa
+
     path, table = table_path(result_path), rows_table(result)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -35,6 +39,8 @@ def write_table(result: EvalResult, result_path: Path) -> None:
 
 def rows_table(result: EvalResult) -> pa.Table:
     """A row a completion; what is unknown is null. A part of the reward is the column `part.<name>`."""
+    import pyarrow as pa
+
     rows, text = result.rows, pa.string()
     columns = {
         "which": pa.array([row.which for row in rows], text),
@@ -55,4 +61,6 @@ def rows_table(result: EvalResult) -> pa.Table:
 
 def _numbers(values: list[float] | list[float | None]) -> pa.Array:
     """NaN, which stands for an unknown number, as null."""
+    import pyarrow as pa
+
     return pa.array(values, pa.float64(), from_pandas=True)

@@ -17,13 +17,11 @@ from pgrpo_cli import __version__
 from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.model.sources import locate
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location
 from pgrpo_cli.recipe.reward_code import PythonReward
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.rewards.pretrained import location_of
 
 from .checksums import sha256, sha256_of_code
 from .files import explained, write_json
@@ -47,6 +45,9 @@ class Fingerprint:
 
 def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Fingerprint:
     """What the run depends on as it is now. Models must have been loaded, so that those of a hub are here."""
+    from pgrpo_cli.model.sources import locate
+    from pgrpo_cli.rewards.pretrained import location_of
+
     manifest = read_manifest(run.path)
     parts = {"data": manifest["data_hash"] if manifest else ""}
     if recipe.model.id != "random":
@@ -84,7 +85,7 @@ def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: b
             "and curves before and after are then not of one thing.",
         )
     sentences = [
-        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but no longer bit for bit"
+        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but not bit for bit"
         for name, now in found.versions.items()
         if kept.versions.get(name) != now
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrpo_cli import __version__
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.recipe.schema import Recipe
 
 _ROWS = 100

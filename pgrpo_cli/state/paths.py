@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, get_args
 
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.precision import DTYPES
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.resolved import adopted, with_value
 from pgrpo_cli.recipe.schema import Recipe
 
 from .files import explained, write_json
 from .run import RunDirectory
+
+if TYPE_CHECKING:
+    import torch
+
+    from pgrpo_cli.model.policy import Paths
 
 _NUMBERS = ("copy_from_rows", "tokens_per_batch", "tokens_per_micro_batch")
 
@@ -51,7 +53,7 @@ def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
         return recipe
     try:
         name = read_json(run.paths_path).get("compute_dtype", "auto")
-        if name != "auto" and name not in DTYPES:
+        if name not in get_args(ModelSection.model_fields["compute_dtype"].annotation):
             raise TypeError(f"compute_dtype {name!r}")
     except FileNotFoundError:
         return recipe
@@ -62,6 +64,10 @@ def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
 
 def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
     """What was measured; None where nothing was, or on another kind of device. Raises CheckpointError."""
+    import torch
+
+    from pgrpo_cli.model.policy import Paths
+
     try:
         record: dict[str, Any] = read_json(run.paths_path)
         if record["device"] != device.type:
@@ -92,5 +98,5 @@ def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
 def _damaged(run: RunDirectory, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{run.paths_path} is damaged: {error!r}",
-        remedy="Delete it: it is measured again, and the run goes on, no longer bit for bit as before.",
+        remedy="Delete it: it is measured again, and the run goes on, but not bit for bit.",
     )

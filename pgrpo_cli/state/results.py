@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import EvalError
 from pgrpo_cli.paths import try_to_write
-from pgrpo_cli.report.types import EVAL_VERSION, EvalResult
+from pgrpo_cli.stats.result_types import EVAL_VERSION, EvalResult
 
 from .eval_rows import write_table
 from .files import atomic_write, explained

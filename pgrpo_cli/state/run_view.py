@@ -1,13 +1,13 @@
-"""A run so far as the diagnosis sees it: read from its files, and never written."""
+"""A run so far as the diagnosis sees it, read from its files; findings.json: what it has said of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgrpo_cli.data.strict_json import read_json
-from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.report.diagnosis.view import (
+from pgrpo_cli.diagnosis import Finding
+from pgrpo_cli.diagnosis.view import (
     RECENT_STEPS,
     WINDOW_STEPS,
     Completions,
@@ -16,7 +16,9 @@ from pgrpo_cli.report.diagnosis.view import (
     RunView,
     TrainingPrompts,
 )
+from pgrpo_cli.recipe.schema import Recipe
 
+from .files import write_json
 from .history_store import GroupRow, ScoredCompletion, decode_parts, read_latest
 from .run import RunDirectory
 from .runlog import read_metrics
@@ -74,6 +76,32 @@ def view_of(run: RunDirectory) -> RunView:
     return RunReader(run, run.recipe()).view()
 
 
+def read_said(run: RunDirectory) -> list[dict[str, Any]]:
+    """The findings said so far, in order, each with its `step`; none where the file is missing or damaged."""
+    try:
+        found = read_json(run.findings_path)
+        if isinstance(found, list) and all(isinstance(part, str | None) for e in found for part in _key(e)):
+            return found
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def not_yet_said(findings: Sequence[Finding], said: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Those of `findings` that are not in `said`."""
+    keys = {_key(entry) for entry in said}
+    return [finding for finding in findings if finding.key not in keys]
+
+
+def record_said(
+    run: RunDirectory, said: Sequence[dict[str, Any]], new: Sequence[Finding], step: int
+) -> list[dict[str, Any]]:
+    """Add `new`, said at `step`, to the file; returns all of it. Raises OSError where the disk refuses."""
+    together = [*said, *({"step": step, **finding.as_json()} for finding in new)]
+    write_json(run.findings_path, together)
+    return together
+
+
 def _columns(rows: list[ScoredCompletion]) -> Completions:
     return Completions.of(
         steps=[row.step for row in rows],
@@ -98,3 +126,7 @@ def _training_prompts(run: RunDirectory) -> TrainingPrompts:
         return TrainingPrompts({str(name): int(counts["train"]) for name, counts in groups.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return TrainingPrompts({})
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    return entry["rule"], entry["preference_group"], entry["part"]

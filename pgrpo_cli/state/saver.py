@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pgrpo_cli.algo import PartHistory, RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.model.policy import Policy
 

@@ -13,7 +13,7 @@ from pgrpo_cli.errors import CheckpointError, DataError, RunError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.report.types import EvalResult, Header
+from pgrpo_cli.stats.result_types import EvalResult, Header
 
 from .adapter import finished_adapter
 from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint

@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgrpo_cli.algo import PRESETS, Estimator, RewardHistory, compute_advantages
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import PRESETS, Estimator
+from pgrpo_cli.algo.history import RewardHistory
 
 G = 3
 # Eighths: sums are exact, so that a spread is either zero or far from rounding.

@@ -8,7 +8,9 @@ import typing
 import pytest
 import torch
 
-from pgrpo_cli.algo import PRESETS, Estimator, RewardHistory, compute_advantages, resolve_estimator
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import PRESETS, Estimator, resolve_estimator
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.training import AdvantageSection
 from tests.support.history import contents

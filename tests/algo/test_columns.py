@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_cli.algo.columns import Table
+from pgrpo_cli.algo.columns import HistoryTable
 
 COLUMNS = {"count": ("whole", ()), "sum": ("real", ()), "ring": ("whole", (3,)), "values": ("real", (3,))}
 
@@ -19,7 +19,7 @@ names = st.sampled_from([f"key {i}" for i in range(12)])
 @settings(deadline=None, max_examples=80)
 @given(writes=st.lists(st.dictionaries(names, st.tuples(wholes, st.floats(allow_nan=False, width=64)))))
 def test_a_table_is_a_dict_of_numbers(writes):
-    table, model = Table(COLUMNS), {}
+    table, model = HistoryTable(COLUMNS), {}
     for batch in filter(None, writes):
         rows = table.ensure_rows(list(batch))
         counts, sums = (list(column) for column in zip(*batch.values(), strict=True))
@@ -37,7 +37,7 @@ def test_a_table_is_a_dict_of_numbers(writes):
 
 def test_new_rows_are_zero_where_old_memory_is_used_again():
     for _ in range(20):
-        table = Table(COLUMNS)
+        table = HistoryTable(COLUMNS)
         for i in range(200):
             (row,) = table.ensure_rows([f"key {i}"]).tolist()
             places = torch.tensor([row])
@@ -51,7 +51,7 @@ def test_new_rows_are_zero_where_old_memory_is_used_again():
 )
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
 def test_a_whole_column_takes_the_bytes_of_its_largest_number(largest, nbytes, dtype):
-    table = Table({"count": ("whole", ())})
+    table = HistoryTable({"count": ("whole", ())})
     rows = table.ensure_rows(["a", "b"])
     table.write("count", rows, torch.tensor([7, 9]))
     # As float64 2^31 - 1 and the powers of two are exact.
@@ -60,14 +60,14 @@ def test_a_whole_column_takes_the_bytes_of_its_largest_number(largest, nbytes, d
     assert table.state_dict()["count"].element_size() == nbytes
     # Never back: the state depends on what was written, not on when it was saved.
     table.write("count", rows[1:], torch.tensor([1]))
-    restored = Table({"count": ("whole", ())})
+    restored = HistoryTable({"count": ("whole", ())})
     restored.load_state_dict(table.state_dict())
     assert restored.read("count", rows).tolist() == [7, 1]
     assert restored.state_dict()["count"].element_size() == nbytes
 
 
-def filled() -> Table:
-    table = Table(COLUMNS)
+def filled() -> HistoryTable:
+    table = HistoryTable(COLUMNS)
     rows = table.ensure_rows(["a", "b"])
     table.write("sum", rows, torch.tensor([0.1, -0.0], dtype=torch.float64))
     return table
@@ -88,7 +88,7 @@ def filled() -> Table:
 def test_a_column_that_does_not_fit_is_refused_and_changes_nothing(name, value, message):
     table = filled()
     good = table.state_dict()
-    other = Table(COLUMNS)
+    other = HistoryTable(COLUMNS)
     other.ensure_rows(["c"])
     with pytest.raises(ValueError, match=message):
         other.load_state_dict({**good, name: value})

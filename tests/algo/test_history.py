@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import RewardError
 from tests.support.history import contents
 

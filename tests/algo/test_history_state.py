@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import CheckpointError
 from tests.support.history import comparable, contents
 

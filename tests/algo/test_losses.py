@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgrpo_cli.algo import LossOutput, mean_metrics, policy_loss
+from pgrpo_cli.algo.losses import mean_metrics, policy_loss
+from pgrpo_cli.algo.types import LossOutput
 
 AGGREGATIONS = ["sequence_mean", "token_mean", "constant"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from pgrpo_cli.algo import mean_metrics, policy_loss
+from pgrpo_cli.algo.losses import mean_metrics, policy_loss
 
 N, T = 6, 7
 MAX_COMPLETION_TOKENS = 9

@@ -12,14 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgrpo_cli.algo import (
-    PRESETS,
-    Estimator,
-    PartHistory,
-    RewardHistory,
-    compute_advantages,
-    compute_part_advantages,
-)
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import PRESETS, Estimator
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
 from pgrpo_cli.errors import RewardError
 from tests.support.history import comparable
 

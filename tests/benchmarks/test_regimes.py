@@ -12,7 +12,7 @@ import torch
 from benchmarks import regimes
 from benchmarks.regimes import components, measured, sign_flip_p
 from benchmarks.small_policy import Trained, World
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 
 
 def test_sign_flips_by_hand() -> None:

@@ -20,7 +20,8 @@ from benchmarks.small_policy import (
     rewards,
     train,
 )
-from pgrpo_cli.algo import policy_loss, resolve_estimator
+from pgrpo_cli.algo.estimators import resolve_estimator
+from pgrpo_cli.algo.losses import policy_loss
 
 TOKENS, VOCABULARY = 3, 8
 SMALL = World(features=4, tokens=TOKENS, vocabulary=VOCABULARY)

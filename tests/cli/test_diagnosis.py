@@ -85,7 +85,7 @@ def test_a_diagnosis_that_cannot_be_written_stops_no_run(
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pgrpo_cli.state.findings.write_json", full)
+    monkeypatch.setattr("pgrpo_cli.state.run_view.write_json", full)
     result = go_on(folder)
     assert result.exit_code == 0
     assert len(said(result.stderr)) == 1

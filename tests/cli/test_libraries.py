@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -57,6 +58,60 @@ def test_whoever_asks_gets_the_warnings_of_libraries(tmp_path: Path) -> None:
     assert "warning: library.py:1: FutureWarning: says datasets.builder\n" in done.stderr
     assert "Retrying in 1s [Retry 1/5], says datasets.load" in done.stderr
     assert "says urllib3.connectionpool" not in done.stderr
+
+
+WATCHED = """
+import os, platform, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            names = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"
+            print({name: os.environ[name] for name in names if name in os.environ})
+            sys.stdout.flush()
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+sys.platform, platform.release = "linux", lambda: RELEASE
+from pgrpo_cli.cli.process import run
+run()
+"""
+"""A command that ends where torch would be imported, and says what torch's allocator would read."""
+
+NATIVE, WINDOWS = "6.8.0-45-generic", "5.15.167.4-microsoft-standard-WSL2"
+OURS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
+
+def allocator_of(folder: Path, *words: str, release: str = NATIVE, **environment: str) -> dict[str, str]:
+    bare = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED.replace("RELEASE", repr(release)), *words],
+        capture_output=True, text=True, check=True, cwd=folder, env={**bare, **environment},
+    )  # fmt: skip
+    return dict(ast.literal_eval(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "words", [("plan", "tiny.yaml"), ("train", "tiny.yaml"), ("rewards", "try", "tiny.yaml", "--text", "a")]
+)
+def test_segments_grow_from_before_torch_is_there(tmp_path: Path, words: tuple[str, ...]) -> None:
+    write_tiny(tmp_path, rewards=[{"type": "python", "file": "mine.py"}])
+    (tmp_path / "mine.py").write_text("import torch\n")
+    allowed = ("--allow-code",) if words[0] == "rewards" else ()
+    assert allocator_of(tmp_path, *words, *allowed) == OURS
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
+def test_an_allocator_that_the_user_has_set_stays(tmp_path: Path, name: str) -> None:
+    """Torch reads all of them, the older names first: one of ours beside them would not hold."""
+    write_tiny(tmp_path)
+    given = {name: "backend:native"}
+    assert allocator_of(tmp_path, "plan", "tiny.yaml", **given) == given
+
+
+def test_segments_do_not_grow_in_windows_linux(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    assert allocator_of(tmp_path, "plan", "tiny.yaml", release=WINDOWS) == {}
 
 
 OWN = """

@@ -1,5 +1,7 @@
 """Packed rows against one padded row a completion: the same log-probabilities and the same gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -92,9 +94,9 @@ def test_gradients_do_not_depend_on_the_cut_into_micro_batches(budget):
 
 
 @pytest.mark.parametrize("cap", [None, 5.0])
-def test_output_layer_in_chunks_equals_autograd(cap, monkeypatch):
-    monkeypatch.setattr("pgrpo_cli.model.logprobs._HEAD_CHUNK", 4)
-    policy = tiny_policy("gemma2", final_logit_softcapping=cap)
+@pytest.mark.parametrize("chunk", [1, 4, 128, 512])
+def test_output_layer_in_chunks_equals_autograd(cap, chunk):
+    policy = replace(tiny_policy("gemma2", final_logit_softcapping=cap), head_chunk=chunk)
     torch.manual_seed(3)
     hidden = torch.randn(10, 32, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(policy.config.vocab_size, (10,))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo import compute_advantages
+from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.batching import cut_batches, rollout_budget
 from pgrpo_cli.model.oom import Piece, TokenBudget, in_pieces

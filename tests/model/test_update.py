@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pgrpo_cli.algo import compute_advantages
+from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.update import build_optimizer, learning_rate, policy_update

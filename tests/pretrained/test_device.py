@@ -10,7 +10,7 @@ import torch
 
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained import device
-from pgrpo_cli.pretrained.device import choose_device, describe, has_bfloat16
+from pgrpo_cli.pretrained.device import choose_device, describe, has_bfloat16, set_up
 from tests.support.gpus import fake_driver, fake_gpus
 
 OLD = "The NVIDIA driver on your system is too old (found version 11040)."
@@ -153,3 +153,17 @@ def test_bfloat16_is_native_from_8_0_on(monkeypatch: pytest.MonkeyPatch) -> None
     fake_gpus(monkeypatch, (8, 0), (7, 5))
     found = [has_bfloat16(torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu")]
     assert found == [True, False, True]
+
+
+def test_a_gpu_computes_without_cudnns_attention_and_a_cpu_changes_nothing() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        set_up(torch.device("cpu"))
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        set_up(torch.device("cuda:1"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        # The others stay.
+        assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

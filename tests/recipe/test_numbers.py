@@ -12,8 +12,10 @@ from typing import Any, get_origin
 import pytest
 import torch
 
-from pgrpo_cli.algo import RewardHistory, compute_advantages, policy_loss, resolve_estimator
-from pgrpo_cli.algo.intervals import Bootstrap, mean_interval
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.estimators import resolve_estimator
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.losses import policy_loss
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.split import split
 from pgrpo_cli.model.sampling import sample_tokens
@@ -27,6 +29,7 @@ from pgrpo_cli.recipe.shape import is_section, item_of, unwrap, variants
 from pgrpo_cli.recipe.yaml_lines import Document, parse
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.stats.intervals import Bootstrap, combination_interval
 from tests.support.recipes import MINIMAL
 from tests.support.records import source_record
 from tests.support.rewards import scored
@@ -169,7 +172,7 @@ def use(recipe: Recipe, path: KeyPath) -> None:
         use_optimizer(recipe)
     elif name in ("confidence", "bootstrap_samples"):
         bootstrap = Bootstrap(recipe.eval.bootstrap_samples, recipe.eval.confidence)
-        found = mean_interval([0.0, 1.0, 0.5], bootstrap)
+        found = combination_interval([[0.0, 1.0, 0.5]], bootstrap, [1.0])
         assert math.isfinite(found.low) and math.isfinite(found.high)
     elif section == "adapter":
         use_adapter(recipe)

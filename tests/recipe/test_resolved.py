@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,9 +110,12 @@ def test_the_hash_is_of_the_content_and_not_of_its_spelling(tmp_path: Path) -> N
     assert len(recipe_hash(recipe)) == 64
 
 
-def test_where_a_model_computes_makes_no_other_recipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values", [{"model": {"id": "random", "device": "cuda:1"}}, {"train": {"deterministic": True}}]
+)
+def test_where_and_how_a_model_computes_makes_no_other_recipe(tmp_path: Path, values: Any) -> None:
     here = load_data(tmp_path, MINIMAL)
-    there = load_data(tmp_path, changed(model={"id": "random", "device": "cuda:1"}))
+    there = load_data(tmp_path, changed(**values))
     assert differing_keys(here, there) == []
     assert recipe_hash(here) == recipe_hash(there)
 

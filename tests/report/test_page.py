@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.compare import Entrant, compare
-from pgrpo_cli.report.diagnosis.finding import Diagnosis, Finding
-from pgrpo_cli.report.learning import Progress
+from pgrpo_cli.diagnosis.finding import Diagnosis, Finding
 from pgrpo_cli.report.page import MOST_PANELS, comparison_page, eval_page
-from pgrpo_cli.report.types import CurvePoint, EvalResult
+from pgrpo_cli.stats.learning import TrainingRecord
+from pgrpo_cli.stats.result_types import CurvePoint, EvalResult
 from tests.support.results import result_of, rows_of, spread
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
@@ -66,8 +66,8 @@ def made(tuned: Any = TUNED, **changes: Any) -> EvalResult:
 
 def a_comparison(label: str = "other") -> str:
     first, second = made(), made(BASE, run=label, recipe={"seed": 7, "advantage": {"estimator": EVIL}})
-    progress = {"demo": Progress(POINTS), label: Progress(POINTS[:1])}
-    comparison = compare([Entrant("demo", first), Entrant(label, second)], progress=progress)
+    progress = {"demo": TrainingRecord(POINTS), label: TrainingRecord(POINTS[:1])}
+    comparison = compare([Entrant("demo", first), Entrant(label, second)], records=progress)
     return comparison_page(comparison, {"demo": first, label: second}, progress)
 
 
@@ -85,7 +85,7 @@ def test_the_matrix_and_the_held_out_curve_are_drawn_where_there_are_some() -> N
 
 def test_a_comparison_shows_matrices_side_by_side_if_every_run_has_one() -> None:
     first, second = made(), made(BASE, run="other")
-    progress = {"demo": Progress(POINTS), "other": Progress(POINTS)}
+    progress = {"demo": TrainingRecord(POINTS), "other": TrainingRecord(POINTS)}
     comparison = compare([Entrant("demo", first), Entrant("other", second)])
     both = Page(comparison_page(comparison, {"demo": first, "other": second}, progress))
     assert "Whose taste do completions meet?" in both.text
@@ -188,7 +188,7 @@ def test_a_comparison_shows_both_sides() -> None:
 def test_runs_without_a_difference_in_their_recipes() -> None:
     result = made()
     comparison = compare([Entrant("demo", result), Entrant("demo", result)])
-    page = Page(comparison_page(comparison, {"demo": result}, {"demo": Progress(POINTS)}))
+    page = Page(comparison_page(comparison, {"demo": result}, {"demo": TrainingRecord(POINTS)}))
     assert "nothing besides their names" in page.text
     assert "demo is no different from demo" in page.text
 
@@ -204,8 +204,8 @@ def test_a_method_is_a_line_with_a_band_and_one_column_of_samples() -> None:
             points = [
                 (step, group, reward * step + seed / 10, 8) for step in (1, 2, 3) for group in ("calm", EVIL)
             ]
-            progress[label] = Progress(points, seconds={1: 2.0, 2: 2.0, 3: 2.0})
-    comparison = compare([Entrant(label, result) for label, result in results.items()], progress=progress)
+            progress[label] = TrainingRecord(points, seconds={1: 2.0, 2: 2.0, 3: 2.0})
+    comparison = compare([Entrant(label, result) for label, result in results.items()], records=progress)
     source = comparison_page(comparison, results, progress)
     page = Page(source)
     # Two methods in three panels: the macro mean and both preference groups.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.report.curves import Curve
 from pgrpo_cli.report.svg import ForestRow, Series, forest_plot, line_panel, ticks
+from pgrpo_cli.stats.curves import Curve
 
 CURVE = Curve((1, 3, 5), (0.0, 1.0, 0.5), (0.0, 0.5, 0.5))
 

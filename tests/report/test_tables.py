@@ -8,12 +8,20 @@ import math
 import pytest
 from rich.console import Console
 
-from pgrpo_cli.algo.intervals import Bootstrap
 from pgrpo_cli.compare import Entrant, compare
 from pgrpo_cli.report.more_tables import details_table, overview_table, parts_table
 from pgrpo_cli.report.sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
-from pgrpo_cli.report.summary import summarise
-from pgrpo_cli.report.tables import MACRO, WEIGHTED, Table, comparison_table, eval_table, number, to_rich
+from pgrpo_cli.report.tables import (
+    MACRO,
+    WEIGHTED,
+    ReportTable,
+    comparison_table,
+    eval_table,
+    number,
+    to_rich,
+)
+from pgrpo_cli.stats.evaluation import summarise
+from pgrpo_cli.stats.intervals import Bootstrap
 from tests.support.results import result_of, spread
 
 # loud gains 0.3 on every prompt, calm nothing, and the odd name loses 0.05.
@@ -24,14 +32,14 @@ OTHER = result_of(BASE, spread({"calm": 0.2, "loud": 0.4, "[bold]x": 0.35}), run
 COMPARISON = compare([Entrant("demo", RESULT), Entrant("other", OTHER)])
 
 
-def shown(table: Table, width: int) -> str:
+def shown(table: ReportTable, width: int) -> str:
     """The table as a terminal of `width` columns shows it."""
     console = Console(file=io.StringIO(), width=width)
     console.print(to_rich(table, width))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def texts(table: Table) -> list[list[str]]:
+def texts(table: ReportTable) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,19 @@ def test_memory_that_runs_out_halves_the_batch(chat: Path, monkeypatch: pytest.M
     with pytest.raises(RewardError, match="does not fit in the GPU's memory") as caught:
         values(function, *TEXTS)
     assert "max_tokens" in caught.value.remedy
+
+
+def test_a_model_on_a_gpu_does_without_cudnns_attention(chat: Path) -> None:
+    context = BuildContext(chat.parent, allow_code=False, device=torch.device("cuda"))
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        # Where there is no GPU, it is said after the device has been set up.
+        with suppress(ModelError):
+            build_reward_model(RewardModelReward(model=f"./{chat.name}"), context)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_memory_that_rollouts_keep_is_given_back_before_the_batch_is_halved(

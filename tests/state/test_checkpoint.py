@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.policy import Policy
@@ -269,7 +269,7 @@ def test_a_save_that_fails_leaves_the_others_and_no_leftover(
     def full(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pgrpo_cli.state.checkpoint.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(CheckpointError, match="step-000002 could not be written: No space left on device"):
         setup.save(2)
     assert setup.names() == ["step-000001"]

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.eval_rows import table_path, write_table
+from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of
 
 BASE = {"calm": {"a": [0.0, 0.2], "b": [0.3, 0.3]}, "loud": {"x": [0.5, 0.5]}}

@@ -152,7 +152,7 @@ def test_other_versions_are_told_once(tmp_path: Path) -> None:
     settle(run, Fingerprint({}, {"torch": "1", "peft": "2"}), step=None, accept=False)
     newer = Fingerprint({}, {"torch": "3", "peft": "2"})
     assert settle(run, newer, step=4, accept=False) == [
-        "torch was 1 and is 3: the run goes on, but no longer bit for bit"
+        "torch was 1 and is 3: the run goes on, but not bit for bit"
     ]
     assert settle(run, newer, step=4, accept=False) == []
 

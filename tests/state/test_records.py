@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.model_card import model_card
-from pgrpo_cli.state.records import group_rows, history_rows, scored_rows, step_record
+from pgrpo_cli.state.records import completion_rows, group_rows, history_rows, step_record
 from tests.support.records import prompt
 from tests.support.runs import recipe_of
 
@@ -44,7 +44,7 @@ UPDATES = [FIRST, UpdateResult(0.25, 1.5, {"kl": 0.125}, tokens=40, padding=4, r
 
 
 def test_a_row_a_completion_in_order_of_prompts() -> None:
-    rows = scored_rows(7, rollouts(), SCORES, ADVANTAGES)
+    rows = completion_rows(7, rollouts(), SCORES, ADVANTAGES)
     assert [(r.step, r.prompt, r.generation, r.prompt_id, r.preference_group) for r in rows] == [
         (7, 0, 0, "p1", "a"),
         (7, 0, 1, "p1", "a"),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import CheckpointError, EvalError
-from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.results import read_result, result_path, write_result
 from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of
 
 BASE = {"calm": {"a": [0.0, 0.2], "b": [0.3, 0.3]}, "loud": {"x": [0.5, 0.5]}}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pgrpo_cli.diagnosis.view import RECENT_STEPS, WINDOW_STEPS, RunView
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.report.diagnosis.view import RECENT_STEPS, WINDOW_STEPS, RunView
 from pgrpo_cli.state import run_view
 from pgrpo_cli.state.history_store import read_completions, read_groups, read_latest
 from pgrpo_cli.state.run import RunDirectory

@@ -12,10 +12,10 @@ import torch
 from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.report.types import EvalResult
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.subject import Subject, kept_result, shares_base, subject_of
+from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
 

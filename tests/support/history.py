@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgrpo_cli.algo import RewardHistory
+from pgrpo_cli.algo.history import RewardHistory
 
 
 def contents(history: RewardHistory) -> dict[str, Any]:

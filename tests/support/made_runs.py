@@ -22,7 +22,7 @@ from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.records import group_rows, scored_rows, step_record
+from pgrpo_cli.state.records import completion_rows, group_rows, step_record
 from pgrpo_cli.state.run import RunDirectory, claim
 from pgrpo_cli.state.runlog import RunLog
 from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
@@ -107,7 +107,7 @@ def make(
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
             advantages = personalized_advantages(rollouts, scores_N, history, estimator, recipe, step=step)
             groups = history.stats(rollouts.preference_groups_N)
-            store.record_step(scored_rows(step, rollouts, scores_N, advantages), group_rows(groups))
+            store.record_step(completion_rows(step, rollouts, scores_N, advantages), group_rows(groups))
             kl = made.kl(progress)
             metrics = {} if kl is None else {"kl": kl * float(random.uniform(0.8, 1.2))}
             loss = -advantages.advantages_N.mean().item()

@@ -6,21 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgrpo_cli.algo.intervals import Bootstrap
-from pgrpo_cli.report.estimates import Estimator
-from pgrpo_cli.report.kept import kept_of
-from pgrpo_cli.report.matrix import matrix_of
-from pgrpo_cli.report.summary import summarise
-from pgrpo_cli.report.types import EvalResult, Row
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.evaluation import summarise
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.kept import kept_of
+from pgrpo_cli.stats.matrix import matrix_of
+from pgrpo_cli.stats.result_types import EvalResult, EvalRow
 
 Rewards = Mapping[str, Mapping[str, Sequence[float]]]
 """preference group -> prompt id -> the rewards of its completions."""
 
 
-def rows_of(which: str, rewards: Rewards, text: str = "{which} answer {index} to {prompt}") -> list[Row]:
+def rows_of(which: str, rewards: Rewards, text: str = "{which} answer {index} to {prompt}") -> list[EvalRow]:
     """A row a reward."""
     return [
-        Row(
+        EvalRow(
             prompt_id=prompt,
             preference_group=group,
             which=which,  # type: ignore[arg-type]
@@ -59,14 +59,14 @@ def result_of(base: Rewards, tuned: Rewards, **changes: Any) -> EvalResult:
     }
     header.update(changes)
     bootstrap = Bootstrap(header["bootstrap_samples"], header["confidence"], header["seed"])
-    estimator = Estimator(bootstrap)
+    resampler = Resampler(bootstrap)
     # The reward of another preference group is 0.5 less.
     scores = {g: [row.reward - 0.5 * (row.preference_group != g) for row in rows] for g in sorted(base)}
     return EvalResult(
         **header,
         **dict(summarise(rows, bootstrap)),
-        kept=kept_of(rows, {"base": 20.0, "tuned": 21.0}, estimator),
-        matrix=matrix_of(rows, scores, ["personas"], estimator) if len(base) > 1 else None,
+        kept=kept_of(rows, {"base": 20.0, "tuned": 21.0}, resampler),
+        matrix=matrix_of(rows, scores, ["personas"], resampler) if len(base) > 1 else None,
         prompts={row.prompt_id: f"<|user|> question {row.prompt_id}" for row in rows},
         rows=rows,
     )

@@ -17,7 +17,7 @@ from .files import file_name, hashed, matching_files
 from .hub import DatasetName, dataset_rows, with_digest
 from .jsonl import jsonl_rows
 from .rows import RawRow
-from .tables import Table, read_mapped
+from .tables import SourceTable, read_mapped
 
 FileReader = Callable[[Path, str, list[str]], Iterator[RawRow]]
 """Takes the path of a file, its name in messages, and a list that it adds sentences for the user to."""
@@ -60,20 +60,20 @@ def read_datasets(section: DatasetsSource, context: ReadContext) -> SourceData:
 
 def files_table(
     field: str, pattern: str, context: ReadContext, reader: FileReader, limit: int | None
-) -> Table:
+) -> SourceTable:
     """The first `limit` rows of the files that `data.source.FIELD` names. Raises DataError."""
     paths = matching_files(field, pattern, context.recipe_dir)
     notes: list[str] = []
     rows = chain.from_iterable(reader(path, file_name(path, context.recipe_dir), notes) for path in paths)
     label = f"data.source.{field} {pattern!r}"
-    return Table(label, islice(rows, limit), hashed(paths, context.recipe_dir), notes)
+    return SourceTable(label, islice(rows, limit), hashed(paths, context.recipe_dir), notes)
 
 
-def dataset_table(wanted: DatasetName, context: ReadContext, limit: int | None) -> Table:
+def dataset_table(wanted: DatasetName, context: ReadContext, limit: int | None) -> SourceTable:
     """The first `limit` rows of a data set."""
     files: list[SourceFile] = []
     rows = islice(dataset_rows(wanted, context.recipe_dir), limit)
-    return Table(f"data set {wanted.label!r}", with_digest(rows, wanted.label, files), files)
+    return SourceTable(f"data set {wanted.label!r}", with_digest(rows, wanted.label, files), files)
 
 
 def _read_files(
@@ -87,6 +87,6 @@ def _read_files(
     return read_mapped(section, context, train, held_out)
 
 
-def _split_table(section: DatasetsSource, split: str, context: ReadContext) -> Table:
+def _split_table(section: DatasetsSource, split: str, context: ReadContext) -> SourceTable:
     wanted = DatasetName(section.path, split, section.name, section.revision, section.streaming)
     return dataset_table(wanted, context, section.limit)

@@ -40,7 +40,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """One table: `name` as messages show it, the file it lies in, and its name there if that is a zip."""
 
     name: str
@@ -53,9 +53,9 @@ class Collection:
     """The tables of a collection. Not every one has tags."""
 
     layout: Layout
-    ratings: Table
-    films: Table
-    tags: Table | None
+    ratings: TableFile
+    films: TableFile
+    tags: TableFile | None
     files: tuple[SourceFile, ...]
 
 
@@ -74,7 +74,9 @@ def find_collection(path: str, recipe_dir: Path, *, with_tags: bool) -> Collecti
     layout = _layout(path, root, present)
     wanted = (layout.ratings, layout.films, layout.tags)
     tables = [
-        Table(str(shown / present[name]), root if zipped else root / name, present[name] if zipped else None)
+        TableFile(
+            str(shown / present[name]), root if zipped else root / name, present[name] if zipped else None
+        )
         for name in (wanted if with_tags else wanted[:2])
         if name in present
     ]
@@ -82,7 +84,7 @@ def find_collection(path: str, recipe_dir: Path, *, with_tags: bool) -> Collecti
     return Collection(layout, tables[0], tables[1], tables[2] if len(tables) > 2 else None, tuple(files))
 
 
-def blocks(table: Table, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+def blocks(table: TableFile, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """(number of its first line, from 1; whole lines, each with its end) about `size` bytes at a time."""
     line, rest = 1, b""
     try:
@@ -110,7 +112,7 @@ def blocks(table: Table, size: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]
         yield line, rest + b"\n"
 
 
-def lines(table: Table) -> Iterator[tuple[int, bytes]]:
+def lines(table: TableFile) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes without line end) of each line that is not blank."""
     for first, block in blocks(table):
         for number, line in enumerate(block.split(b"\n")[:-1], start=first):
@@ -119,7 +121,7 @@ def lines(table: Table) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _opened(table: Table) -> Iterator[IO[bytes]]:
+def _opened(table: TableFile) -> Iterator[IO[bytes]]:
     if table.member is None:
         with open(table.path, "rb") as file:
             yield file

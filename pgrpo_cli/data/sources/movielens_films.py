@@ -14,7 +14,7 @@ from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 
-from .movielens_files import Layout, Table, lines
+from .movielens_files import Layout, TableFile, lines
 from .movielens_ratings import MAX_ID
 from .rejections import Rejections
 
@@ -45,7 +45,7 @@ class Films:
     has_genre_FK: NDArray[np.bool_]
 
 
-def read_films(table: Table, layout: Layout, rejections: Rejections) -> Films:
+def read_films(table: TableFile, layout: Layout, rejections: Rejections) -> Films:
     """All films; broken rows go to `rejections`. Raises DataError where none is left."""
     found: dict[int, tuple[str, tuple[str, ...]]] = {}
     for line, fields in rows_of(table, layout, HEADER, rejections):
@@ -79,7 +79,7 @@ def shown_title(title: str) -> str:
 
 
 def rows_of(
-    table: Table, layout: Layout, header: list[str], rejections: Rejections
+    table: TableFile, layout: Layout, header: list[str], rejections: Rejections
 ) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of the rows of a table of text with as many fields as `header`."""
     for line, content in lines(table):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.errors import DataError
 
-from .movielens_files import Layout, Table, blocks
+from .movielens_files import Layout, TableFile, blocks
 from .rejections import Rejections
 
 HEADER = b"userId,movieId,rating,timestamp"
@@ -45,7 +45,7 @@ class Ratings:
 
 
 def read_ratings(
-    table: Table, layout: Layout, film_ids: NDArray[np.int32], rejections: Rejections
+    table: TableFile, layout: Layout, film_ids: NDArray[np.int32], rejections: Rejections
 ) -> Ratings:
     """All ratings of films in `film_ids` (ascending); broken rows go to `rejections`.
 
@@ -73,7 +73,7 @@ def read_ratings(
     return _sorted(table, {name: np.concatenate(parts.pop(name)) for name in list(parts)}, rejections)
 
 
-def _without_header(table: Table, block: bytes) -> bytes:
+def _without_header(table: TableFile, block: bytes) -> bytes:
     line, _, rest = block.partition(b"\n")
     if line.strip().replace(b'"', b"") != HEADER:
         found = line[:80].decode("utf-8", errors="backslashreplace").strip()
@@ -139,7 +139,7 @@ def _checked(
     piece: bytes,
     start: int,
     film_ids: NDArray[np.int32],
-    table: Table,
+    table: TableFile,
     rejections: Rejections,
 ) -> Columns:
     """The rows whose values can be right, in compact types; the others go to `rejections`."""
@@ -172,7 +172,7 @@ def _checked(
 
 
 def _reject(
-    rejections: Rejections, table: Table, line: int, row: bytes, reason: str, layout: Layout | None = None
+    rejections: Rejections, table: TableFile, line: int, row: bytes, reason: str, layout: Layout | None = None
 ) -> None:
     text = row[:500].decode("utf-8", errors="backslashreplace").strip()
     detail = f"found {text[:60]!r}"
@@ -182,7 +182,7 @@ def _reject(
 
 
 def _refuse_mostly_broken(
-    table: Table, accepted: int, rejections: Rejections, before: int, *, at_least: int
+    table: TableFile, accepted: int, rejections: Rejections, before: int, *, at_least: int
 ) -> None:
     broken = rejections.count - before
     if broken >= max(at_least, 1) and broken > accepted:
@@ -196,7 +196,7 @@ def _refuse_mostly_broken(
         raise DataError(f"{table.name} has no ratings", remedy="Unpack or download the collection again.")
 
 
-def _sorted(table: Table, columns: Columns, rejections: Rejections) -> Ratings:
+def _sorted(table: TableFile, columns: Columns, rejections: Rejections) -> Ratings:
     columns = _without_repeats(table, columns, rejections)
     order = np.lexsort((columns["film"], columns["time"], columns["user"]))
     for name in columns:
@@ -210,7 +210,7 @@ def _sorted(table: Table, columns: Columns, rejections: Rejections) -> Ratings:
     )  # fmt: skip
 
 
-def _without_repeats(table: Table, columns: Columns, rejections: Rejections) -> Columns:
+def _without_repeats(table: TableFile, columns: Columns, rejections: Rejections) -> Columns:
     # Ids are below 2^31, so that user and film fit one number.
     pair = (columns["user"].astype(np.int64) << 31) | columns["film"]
     ascending = np.sort(pair)

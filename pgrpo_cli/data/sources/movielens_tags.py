@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.row_problem import RowProblem
 
-from .movielens_files import Layout, Table
+from .movielens_files import Layout, TableFile
 from .movielens_films import Films, rows_of, whole_number
 from .movielens_ratings import MAX_TIME
 from .rejections import Rejections
@@ -37,7 +37,12 @@ class Tags:
 
 
 def read_tags(
-    table: Table | None, layout: Layout, films: Films, most: int, until: int | None, rejections: Rejections
+    table: TableFile | None,
+    layout: Layout,
+    films: Films,
+    most: int,
+    until: int | None,
+    rejections: Rejections,
 ) -> Tags:
     """The `most` tags that most films have, as they are given before `until` (None: at any time)."""
     codes: dict[str, int] = {}

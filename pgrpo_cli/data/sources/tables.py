@@ -21,12 +21,12 @@ MANY = 10_000
 MOST = 0.5
 """A table of which so many rows, and more than this share of all, are broken is not read to its end."""
 
-Maker = Callable[["Table"], Iterator[SourceRecord | RejectedRow]]
+Maker = Callable[["SourceTable"], Iterator[SourceRecord | RejectedRow]]
 """Makes records of the rows of a table, any number of each, and says which rows it cannot use."""
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """Rows to be read once. `label` names them in messages.
 
     `files`, and `notes` for the user about how they were read, are complete when the rows have been read.
@@ -38,7 +38,9 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def read_tables(train: Table, held_out: Table | None, make: Maker, context: ReadContext) -> SourceData:
+def read_tables(
+    train: SourceTable, held_out: SourceTable | None, make: Maker, context: ReadContext
+) -> SourceData:
     """What the tables hold; a training text that is held out, too, is left out."""
     reading = _Reading(make, context)
     records, rejected = reading.made(train)
@@ -61,12 +63,12 @@ def read_tables(train: Table, held_out: Table | None, make: Maker, context: Read
 
 
 def read_mapped(
-    section: ColumnMapping, context: ReadContext, train: Table, held_out: Table | None
+    section: ColumnMapping, context: ReadContext, train: SourceTable, held_out: SourceTable | None
 ) -> SourceData:
     """What tables hold whose columns the recipe maps. Raises DataError where all rows lack one of them."""
     mapper = RowMapper(section, needs_group=context.groups_from_rows)
 
-    def make(table: Table) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         columns: dict[str, None] = {}
         for row in table.rows:
             columns.update(dict.fromkeys(row.values))
@@ -93,7 +95,7 @@ class _Reading:
         self.rows: Counter[str] = Counter()
         self.given_up = False
 
-    def made(self, table: Table) -> tuple[list[SourceRecord], list[RejectedRow]]:
+    def made(self, table: SourceTable) -> tuple[list[SourceRecord], list[RejectedRow]]:
         """What the maker makes of the table."""
         records: list[SourceRecord] = []
         rejected: list[RejectedRow] = []

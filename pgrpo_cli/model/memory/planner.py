@@ -15,7 +15,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.schema import Recipe
 
-from ..policy import Paths, Policy
+from ..policy import HEAD_CHUNK, Paths, Policy
 from ..rollout_weights import fastest_dtype
 from ..sampling import sampling_settings
 from .budgets import fitted, with_budgets
@@ -94,7 +94,7 @@ class Planner:
             "update",
             lambda: update_memory(policy, recipe, micro_batch),
             recipe.model, recipe.adapter, recipe.loss, micro_batch,
-            recipe.train.gradient_checkpointing, policy.paths.packed,
+            recipe.train.gradient_checkpointing, policy.paths.packed, policy.head_chunk,
         )  # fmt: skip
         weights, adapter = base_weights(policy), adapter_bytes(policy)
         state = optimizer_bytes(policy.trainable.values(), recipe.train.optimizer)
@@ -133,7 +133,9 @@ class Planner:
         """The policy with the paths it takes, and what a rollout holds."""
         settings = sampling_settings(recipe.rollout)
         paths = self._paths or Paths()
-        policy = replace(shadow, device=torch.device(device), paths=paths)
+        policy = replace(
+            shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device]
+        )
         if device == "cpu" and paths.rollout_dtype is None:
             policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
 

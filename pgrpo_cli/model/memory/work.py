@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from pgrpo_cli.algo import Advantages
+from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.recipe.schema import Recipe
 

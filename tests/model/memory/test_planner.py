@@ -96,6 +96,24 @@ def test_a_cpu_multiplies_by_copies_and_loads_in_one_memory(wide: Path) -> None:
     assert phases(cpu)["update"].total == pytest.approx(phases(gpu)["update"].total, rel=0.05)
 
 
+def test_a_gpu_has_more_logits_at_a_time(tmp_path: Path) -> None:
+    write_config(tmp_path, "qwen3", vocab_size=151_936)
+    recipe = recipe_for(tmp_path, model__compute_dtype="bfloat16")
+    gpu, cpu = (phases(Planner(tmp_path).plan(recipe, device))["update"].parts for device in ("cuda", "cpu"))
+    # A chunk's logits in float32 and once more in bfloat16; 512 rows of them and 128.
+    row = 151_936 * (4 + 2)
+    assert (gpu["logits"], cpu["logits"]) == (512 * row, 128 * row)
+    # And a chunk's [rows, 4096]; nothing else depends on it.
+    assert {part for part in gpu if gpu[part] != cpu[part]} == {"logits", "activations"}
+
+
+def test_one_planner_tells_devices_apart(wide: Path) -> None:
+    planner, recipe = Planner(wide), recipe_for(wide, model__compute_dtype="bfloat16")
+    for device in ("cuda", "cpu", "cuda"):
+        plan = planner.plan(recipe, device)  # type: ignore[arg-type]
+        assert plan.phases == Planner(wide).plan(recipe, plan.device).phases
+
+
 def test_a_step_of_several_batches_holds_the_buffers_of_the_one_before(wide: Path) -> None:
     """The same largest batch in both; one has a second one, whose prefill finds the buffers of the first."""
     planner = Planner(wide)

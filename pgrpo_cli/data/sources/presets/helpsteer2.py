@@ -18,7 +18,7 @@ from pgrpo_cli.recipe.presets import HelpSteer2Attribute, HelpSteer2Source
 from ..context import ReadContext
 from ..messages import message_of
 from ..rows import RawRow
-from ..tables import Table
+from ..tables import SourceTable
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, text_of
 
@@ -29,7 +29,7 @@ _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 def read_helpsteer2(section: HelpSteer2Source, context: ReadContext) -> SourceData:
     """A prompt for each of the set's and each attribute. Raises DataError where the set cannot be had."""
 
-    def make(table: Table) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         for _, rows in groupby(table.rows, key=lambda row: row.values.get("prompt")):
             first: tuple[RawRow, list[Message]] | None = None
             answers = []

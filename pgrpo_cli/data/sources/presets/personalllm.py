@@ -15,7 +15,7 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.presets import PersonalLLMModel, PersonalLLMSource
 
 from ..context import ReadContext
-from ..tables import Table
+from ..tables import SourceTable
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, user_message
 
@@ -26,7 +26,7 @@ ANSWERS = 8
 def read_personalllm(section: PersonalLLMSource, context: ReadContext) -> SourceData:
     """A prompt for each of the set's and each reward model. Raises DataError where the set cannot be had."""
 
-    def make(table: Table) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:

@@ -33,7 +33,7 @@ from ..generic import files_table
 from ..mapping import REFERENCE, seconds
 from ..messages import message_of
 from ..rows import RawRow, record_of
-from ..tables import Table, read_tables
+from ..tables import SourceTable, read_tables
 from .published import hub_table, published_rows
 from .rated import Answer, best_answer, rating_of, text_of
 
@@ -72,7 +72,7 @@ class _Reader:
         self._people = people
         self._needs_group = needs_group
 
-    def records(self, table: Table) -> Iterator[SourceRecord | RejectedRow]:
+    def records(self, table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:
@@ -147,7 +147,7 @@ def _chosen(answers: list[dict[str, Any]]) -> dict[str, Any]:
     return {**best_answer(scored, SCORE), "scores": [rating_of(answer.get(SCORE)) for answer in answers]}
 
 
-def _table(section: PrismSource, context: ReadContext, name: str, limit: int | None) -> Table:
+def _table(section: PrismSource, context: ReadContext, name: str, limit: int | None) -> SourceTable:
     """One of the set's tables; only conversations are limited."""
     if section.path is None:
         return hub_table(section, context, HUB_ID, "train", name, limit)

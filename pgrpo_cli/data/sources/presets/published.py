@@ -17,7 +17,7 @@ from ..generic import FileReader, dataset_table, files_table
 from ..hub import DatasetName, is_saved
 from ..jsonl import jsonl_rows
 from ..rows import RawRow
-from ..tables import Maker, Table, read_tables
+from ..tables import Maker, SourceTable, read_tables
 
 FORMATS: dict[str, FileReader] = {".jsonl": jsonl_rows, ".json": jsonl_rows, ".parquet": parquet_rows}
 
@@ -28,7 +28,7 @@ def read_split_set(
     """Training and held-out records of a set. Raises DataError where it cannot be had."""
     train = _split_table(section, context, hub_id, "train", "path", section.path)
     if section.eval_path is not None:
-        held_out: Table | None = _table(section, context, "eval_path", section.eval_path)
+        held_out: SourceTable | None = _table(section, context, "eval_path", section.eval_path)
     elif eval_split is None or (section.path is not None and not _is_folder(section.path, context)):
         held_out = None
     else:
@@ -38,7 +38,7 @@ def read_split_set(
 
 def hub_table(
     section: PublicSet, context: ReadContext, hub_id: str, split: str, name: str | None, limit: int | None
-) -> Table:
+) -> SourceTable:
     """The first `limit` rows of a split of the set on the hub; `name` is a configuration of it."""
     wanted = DatasetName(hub_id, split, name, section.revision, section.streaming)
     return dataset_table(wanted, context, limit)
@@ -58,7 +58,7 @@ def published_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
 
 def _split_table(
     section: RatedSet, context: ReadContext, hub_id: str, split: str, field: str, path: str | None
-) -> Table:
+) -> SourceTable:
     if path is None:
         return hub_table(section, context, hub_id, split, None, section.limit)
     if not _is_folder(path, context):
@@ -68,7 +68,7 @@ def _split_table(
     return _table(section, context, field, _files_of_split(path, split, context))
 
 
-def _table(section: RatedSet, context: ReadContext, field: str, pattern: str) -> Table:
+def _table(section: RatedSet, context: ReadContext, field: str, pattern: str) -> SourceTable:
     return files_table(field, pattern, context, published_rows, section.limit)
 
 

@@ -14,7 +14,7 @@ from pgrpo_cli.data.row_problem import RowProblem, shown
 from pgrpo_cli.recipe.presets import UltraFeedbackAspect, UltraFeedbackSource
 
 from ..context import ReadContext
-from ..tables import Table
+from ..tables import SourceTable
 from .published import read_split_set
 from .rated import Answer, rated_records, rating_of, user_message
 
@@ -24,7 +24,7 @@ HUB_ID = "openbmb/UltraFeedback"
 def read_ultrafeedback(section: UltraFeedbackSource, context: ReadContext) -> SourceData:
     """A prompt for each instruction and aspect. Raises DataError where the set cannot be had."""
 
-    def make(table: Table) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:

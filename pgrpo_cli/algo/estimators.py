@@ -1,0 +1,87 @@
+"""The estimators of advantages by name: what each subtracts from a reward, and what divides the difference.
+
+The functions behind the words are in `advantages.py`. No torch is needed here: recipes are checked and runs
+are diagnosed without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.registry import nearest
+
+Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
+Scale = Literal["history", "within", "prompt", "batch", "none"]
+
+PRESETS: dict[str, tuple[Baseline, Scale]] = {
+    "pgrpo": ("history", "history"),
+    "grpo": ("prompt", "prompt"),
+    "dr_grpo": ("prompt", "none"),
+    "rloo": ("leave_one_out", "none"),
+    "pgrpo_centered": ("prompt", "history"),
+    "pgrpo_shrinkage": ("shrinkage", "history"),
+    "pgrpo_adaptive": ("shrinkage", "within"),
+}
+"""Named pairs of baseline and scale."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A baseline, which is subtracted from a reward, and a scale, which divides the difference.
+
+    `epsilon` is added to the scale, in reward units.
+    """
+
+    baseline: Baseline
+    scale: Scale
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (("baseline", self.baseline, Baseline), ("scale", self.scale, Scale)):
+            if name not in get_args(known):
+                raise RecipeError(f"advantage.{kind} is {name!r}; known are {', '.join(get_args(known))}")
+        if not self.epsilon >= 0:
+            raise RecipeError(f"advantage.epsilon is {self.epsilon}; it is added to a spread, so 0 or more")
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether a reward history is needed."""
+        return not self.centered or self.scale in ("history", "within")
+
+    @property
+    def centered(self) -> bool:
+        """Whether the advantages of a generation group sum to 0: where its rewards are alike, all are 0."""
+        return self.baseline in ("prompt", "leave_one_out")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a spread divides, so that rewards of unlike scale have like advantages."""
+        return self.scale != "none"
+
+
+def resolve_estimator(
+    name: str, baseline: Baseline | None = None, scale: Scale | None = None, epsilon: float = 1e-4
+) -> Estimator:
+    """The estimator of a preset, or of `custom` with its own baseline and scale. RecipeError otherwise."""
+    if name == "custom":
+        if baseline is None or scale is None:
+            raise RecipeError(
+                f"advantage.estimator is custom, with baseline {baseline} and scale {scale}",
+                remedy="Set both advantage.baseline and advantage.scale.",
+            )
+        return Estimator(baseline, scale, epsilon)
+    if name not in PRESETS:
+        near = nearest(name, PRESETS)
+        hint = f"Did you mean {near!r}? " if near else ""
+        raise RecipeError(
+            f"advantage.estimator is {name!r}, which is no estimator",
+            remedy=f"{hint}Known: {', '.join(PRESETS)}, custom.",
+        )
+    if baseline is not None or scale is not None:
+        raise RecipeError(
+            f"advantage.estimator {name!r} has its own baseline and scale",
+            remedy="Leave advantage.baseline and advantage.scale out, or set advantage.estimator: custom.",
+        )
+    return Estimator(*PRESETS[name], epsilon)

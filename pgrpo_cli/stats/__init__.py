@@ -1,0 +1,1 @@
+"""What numbers say: intervals, comparisons, learning curves. Plain data in and out: no files, no torch."""

@@ -1,0 +1,85 @@
+"""How the gains of training are shared between preference groups. Pure.
+
+A gain is tuned minus base, paired by prompt, in reward units. Extremes and spreads of noisy numbers are
+larger than those of the true ones, and resampling adds noise once more, so they have no bootstrap interval:
+the worst gain has an interval that holds whichever group it is (Bonferroni), and the spread is also given
+without what noise adds to it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .estimates import PromptValues, Resampler
+from .result_types import Detail, Fairness, Minority, Worst
+
+
+def fairness(
+    gains: PromptValues,
+    details: Mapping[str, Detail],
+    weights: Mapping[str, float],
+    minority_share: float,
+    resampler: Resampler,
+) -> Fairness:
+    """Over the preference groups with a gain. `weights`: training prompts of each."""
+    known = {group: found for group, found in gains.items() if found}
+    means = {group: resampler.mean(known, {group: 1.0}).mean for group in known}
+    errors = [resampler.standard_error(found) for found in known.values()]
+    several = len(means) > 1
+    return Fairness(
+        worst=_worst(known, means, resampler) if known else None,
+        range=max(means.values()) - min(means.values()) if several else math.nan,
+        std=statistics.stdev(means.values()) if several else math.nan,
+        std_beyond_noise=_beyond_noise(list(means.values()), errors) if several else math.nan,
+        jain=jain_index([details[group].effect for group in known]) if several else math.nan,
+        minority=_minority(known, weights, minority_share, resampler),
+    )
+
+
+def jain_index(gains: list[float]) -> float:
+    """Jain's index (1984) of gains in comparable units: (sum of x)² / (K · sum of x²) with x = max(gain, 0).
+
+    1 where all gain alike, 1/K where one of K gains and the others do not. A loss counts as no gain; where
+    nobody gains it is 0. Unknown gains (NaN) are left out; NaN if there is no other.
+    """
+    shares = [max(gain, 0.0) for gain in gains if not math.isnan(gain)]
+    if not shares:
+        return math.nan
+    squares = math.fsum(share**2 for share in shares)
+    return math.fsum(shares) ** 2 / (len(shares) * squares) if squares > 0 else 0.0
+
+
+def _worst(gains: PromptValues, means: Mapping[str, float], resampler: Resampler) -> Worst:
+    group = min(sorted(means), key=means.__getitem__)
+    confidence = 1 - (1 - resampler.bootstrap.confidence) / len(means)
+    bootstrap = replace(resampler.bootstrap, confidence=confidence)
+    simultaneous = replace(resampler, bootstrap=bootstrap)
+    return Worst(preference_group=group, gain=simultaneous.mean(gains, {group: 1.0}))
+
+
+def _beyond_noise(means: list[float], errors: list[float]) -> float:
+    """Standard deviation of the true gains by moments: the variance of the means less their mean error²."""
+    noise = math.fsum(error**2 for error in errors) / len(errors)
+    return math.nan if math.isnan(noise) else math.sqrt(max(0.0, statistics.variance(means) - noise))
+
+
+def _minority(
+    gains: PromptValues, weights: Mapping[str, float], share: float, resampler: Resampler
+) -> Minority:
+    total = math.fsum(weights.values())
+    few = {group: total > 0 and weights.get(group, 0.0) / total < share for group in gains}
+    minority, majority = (
+        {group: 1.0 for group in sorted(gains) if few[group] == wanted} for wanted in (True, False)
+    )
+    gap = {group: 1 / len(minority) for group in minority}
+    gap |= {group: -1 / len(majority) for group in majority}
+    return Minority(
+        share=share,
+        preference_groups=list(minority),
+        minority=resampler.mean(gains, minority),
+        majority=resampler.mean(gains, majority),
+        gap=resampler.combination(gains, gap if minority and majority else {}),
+    )

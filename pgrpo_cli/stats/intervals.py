@@ -1,0 +1,196 @@
+"""Bootstrap intervals of mean rewards: of a preference group, of a difference, over preference groups.
+
+The unit of resampling is the prompt, because completions of one prompt are not independent: a prompt's
+value is the mean over its completions, and prompts are drawn with replacement inside each preference group
+(a stratum). Where prompts come from users and a user has several, prompts of one user are not independent
+either: then users are drawn, each with all of its prompts (a cluster bootstrap), and the mean over prompts is
+the ratio of two sums over the drawn users. Below, a unit is what is drawn: a prompt, or a user.
+
+The percentile interval (Efron 1979) covers too rarely when prompts are few: at 8 prompts a nominal 95 %
+interval of a mean holds the truth 88 % of the time. By default both ends are therefore moved away from the
+mean by SE/SE_boot * t/z: SE_boot, the spread of the resampled means, falls short of the standard error by
+sqrt((n - 1)/n), and the normal quantile z short of Student's t, here with the degrees of freedom of Welch
+and Satterthwaite over the strata. At 8 prompts that covers 94 %. It is the correction behind the "expanded
+percentile" interval of Hesterberg (2015, arXiv 1411.5279), applied to the ends instead of the levels, so
+that it works below 6 prompts too. Such an interval may reach beyond the range of the rewards.
+`small_sample=False` gives the plain percentile interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .student_t import Words, student_t_quantile, words_of
+
+Floats = NDArray[np.float64]
+
+_MAX_DRAWS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with both ends of its interval, in reward units.
+
+    `low` and `high` are NaN where a stratum has a single unit (its spread is unknown); all three are NaN
+    where there is no prompt.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: number of resamples, nominal coverage, and the seed that fixes the draws."""
+
+    samples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+    small_sample: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or not 0 < self.confidence < 1:
+            found = f"samples={self.samples} confidence={self.confidence}"
+            raise ValueError(f"need samples >= 2 and 0 < confidence < 1, got {found}")
+
+
+Units = Sequence[Hashable]
+"""To which unit each value of a stratum belongs."""
+
+
+def combination_interval(
+    strata: Sequence[ArrayLike],
+    bootstrap: Bootstrap,
+    coefficients_K: Sequence[float],
+    units: Sequence[Units | None] | None = None,
+) -> Interval:
+    """The sum of coefficient times mean over K preference groups: of any sign, so differences of means too.
+
+    `units`: for each stratum the unit of each of its values; None: each value is a unit. A unit that occurs
+    in several strata is drawn in each of them independently.
+    """
+    units = [None] * len(strata) if units is None else units
+    if len(strata) != len(coefficients_K):
+        raise ValueError(f"{len(strata)} strata but {len(coefficients_K)} weights")
+    values = [_float64(values_P) for values_P in strata]
+    if not values or any(len(values_P) == 0 for values_P in values):
+        return Interval(math.nan, math.nan, math.nan)
+    mean = math.fsum(c * float(v.mean()) for c, v in zip(coefficients_K, values, strict=True))
+    clustered = [Clustered.of(v, u) for v, u in zip(values, units, strict=True)]
+    if any(stratum.count == 1 for stratum in clustered):
+        return Interval(mean, math.nan, math.nan)
+
+    words = words_of(bootstrap.seed)
+    means_B = np.zeros(bootstrap.samples)
+    for coefficient, stratum in zip(coefficients_K, clustered, strict=True):
+        means_B += coefficient * resampled_means(stratum, bootstrap.samples, words)
+    tail = (1 - bootstrap.confidence) / 2
+    low, high = np.quantile(means_B, [tail, 1 - tail]).tolist()
+    stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
+    return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
+
+
+def share_interval(share: float, units: float, confidence: float) -> Interval:
+    """Wilson's score interval (1927) of a share observed on independent units; never empty, within [0, 1].
+
+    `units` need not be whole: a weighted mean is worth as many. Of numbers between 0 and 1 other than 0 and 1
+    the interval is too wide, never too narrow: their variance is less.
+    """
+    if units == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * units)) / (1 + z**2 / units)
+    reach = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
+    # Rounding must not put the share outside its own interval.
+    return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
+
+
+def unit_places(units_P: Units, prompts: int) -> tuple[NDArray[np.int64], Floats]:
+    """The place of each prompt's unit, [P], and how many prompts each unit has, [U], float64.
+
+    Units are in the order of their first prompt. Raises ValueError unless there is one for each prompt.
+    """
+    if len(units_P) != prompts:
+        raise ValueError(f"{prompts} values but {len(units_P)} units")
+    places: dict[Hashable, int] = {}
+    place_P = np.array([places.setdefault(unit, len(places)) for unit in units_P], np.int64)
+    return place_P, np.bincount(place_P).astype(np.float64)
+
+
+def standard_error(values_P: ArrayLike, units_P: Units | None = None) -> float:
+    """Of the mean over the prompts of one preference group; NaN with a single unit."""
+    stratum = Clustered.of(_float64(values_P), units_P)
+    return math.sqrt(stratum.variance_of_mean) if stratum.count > 1 else math.nan
+
+
+def prompt_means(rewards_N: Sequence[float], prompt_ids_N: Sequence[str]) -> dict[str, float]:
+    """The mean reward of each prompt's completions, by prompt id in sorted order.
+
+    NaN rewards are left out, and so are prompts that have nothing else. The sum is exact (`math.fsum`): the
+    order of completions does not matter, and equal completions give a difference of exactly 0.
+    """
+    rewards: dict[str, list[float]] = {}
+    for reward, prompt_id in zip(rewards_N, prompt_ids_N, strict=True):
+        if not math.isnan(reward):
+            rewards.setdefault(prompt_id, []).append(reward)
+    return {prompt_id: math.fsum(found) / len(found) for prompt_id, found in sorted(rewards.items())}
+
+
+def _float64(values_P: ArrayLike) -> Floats:
+    return np.asarray(values_P, np.float64).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """The values of one stratum by unit: their sums and the numbers of their prompts, both [U], float64."""
+
+    sums_U: Floats
+    sizes_U: Floats
+
+    @classmethod
+    def of(cls, values_P: Floats, units_P: Units | None) -> Clustered:
+        if units_P is None:
+            return cls(values_P, np.ones_like(values_P))
+        place_P, sizes_U = unit_places(units_P, len(values_P))
+        return cls(np.bincount(place_P, values_P).astype(np.float64), sizes_U)
+
+    @property
+    def count(self) -> int:
+        return len(self.sums_U)
+
+    @property
+    def variance_of_mean(self) -> float:
+        """U/(U - 1) · sum of (sum_u - mean · size_u)² / (sum of sizes)²: s²/n where sizes are all 1."""
+        total = self.sizes_U.sum()
+        residuals_U = self.sums_U - self.sums_U.sum() / total * self.sizes_U
+        return float((residuals_U**2).sum() / total**2 * self.count / (self.count - 1))
+
+
+def resampled_means(stratum: Clustered, samples: int, words: Words) -> Floats:
+    """`samples` means of as many units drawn with replacement, in blocks that bound the memory."""
+    block = max(1, _MAX_DRAWS_AT_ONCE // stratum.count)
+    means = []
+    for start in range(0, samples, block):
+        size = (min(block, samples - start), stratum.count)
+        drawn = words(size) % stratum.count
+        means.append(stratum.sums_U[drawn].sum(axis=1) / stratum.sizes_U[drawn].sum(axis=1))
+    return np.concatenate(means)
+
+
+def small_sample_factor(strata: Sequence[Clustered], coefficients_K: Sequence[float], level: float) -> float:
+    """SE / SE_boot · t / z of a combination of stratum means, each stratum with 2 units or more."""
+    counts_K = [stratum.count for stratum in strata]
+    variances_K = [c**2 * stratum.variance_of_mean for c, stratum in zip(coefficients_K, strata, strict=True)]
+    variance = math.fsum(variances_K)
+    if variance == 0:
+        return 1.0
+    boot_variance = math.fsum(v * (n - 1) / n for v, n in zip(variances_K, counts_K, strict=True))
+    df = variance**2 / math.fsum(v**2 / (n - 1) for v, n in zip(variances_K, counts_K, strict=True))
+    return math.sqrt(variance / boot_variance) * student_t_quantile(level, df) / NormalDist().inv_cdf(level)

@@ -1,0 +1,285 @@
+"""How fast methods learn: area under the learning curve, and steps and seconds until a threshold. Pure.
+
+A run's curve is the held-out one that was measured while it trained, if it has one; else the training
+rewards, smoothed (`curves.py`), which say what sampling in training earned, not what held-out prompts do.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from statistics import fmean, stdev
+
+from .comparison import Side, pairs_of
+from .comparison_types import CurveSource, Learning, Method, Pair
+from .curves import group_curves, half_life_of, macro_curve
+from .estimates import ROUNDING, PromptValues, verdict
+from .intervals import Bootstrap
+from .result_types import CurvePoint, Estimate, Verdict
+from .student_t import student_t_quantile
+
+Line = list[tuple[int, float]]
+"""Steps in order, each with a mean reward."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a run recorded while it trained.
+
+    `points`: training rewards. `held_out`: by step the mean reward of each preference group, and the macro
+    mean under None; empty where nothing was measured. `prompts`: by step that of each prompt, by preference
+    group; empty where a step does not tell. `seconds`: what each step took.
+    """
+
+    points: Sequence[CurvePoint] = ()
+    held_out: Mapping[int, Mapping[str | None, float]] = field(default_factory=dict)
+    prompts: Mapping[int, PromptValues] = field(default_factory=dict)
+    seconds: Mapping[int, float] = field(default_factory=dict)
+
+    def seconds_until(self, step: float) -> float:
+        """Of steps up to and with `step`; NaN where one is not on record."""
+        if math.isnan(step):
+            return math.nan
+        return math.fsum(self.seconds.get(s, math.nan) for s in range(1, int(step) + 1))
+
+
+@dataclass(frozen=True)
+class MethodCurve:
+    """The mean over a method's seeds at the steps that all of them have, and the range from seed to seed."""
+
+    steps: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def curve_source(runs: Mapping[str, TrainingRecord]) -> CurveSource:
+    """Held-out curves are compared if every run has one; a mixture would compare unlike things."""
+    return "held-out" if runs and all(record.held_out for record in runs.values()) else "training"
+
+
+def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, Line]]:
+    """The curves of each run by preference group, the macro mean under None, all of one source."""
+    if curve_source(runs) == "held-out":
+        return {label: _held_out_lines(record) for label, record in runs.items()}
+    half_life = max((half_life_of(record.points) for record in runs.values()), default=1.0)
+    return {label: _training_lines(record.points, half_life) for label, record in runs.items()}
+
+
+def method_curve(lines: Sequence[Line]) -> MethodCurve:
+    """One curve of several seeds'."""
+    values = [dict(line) for line in lines]
+    steps = sorted(set.intersection(*(set(found) for found in values))) if values else []
+    rows = [[found[step] for found in values] for step in steps]
+    return MethodCurve(tuple(steps), tuple(map(fmean, rows)), tuple(map(min, rows)), tuple(map(max, rows)))
+
+
+def learning_of(
+    methods: Sequence[Method],
+    runs: Mapping[str, TrainingRecord],
+    *,
+    areas_by_prompt: Mapping[tuple[str, str | None], Pair] | None = None,
+    threshold: float | None = None,
+    confidence: float = 0.95,
+) -> list[Learning]:
+    """A line a method and preference group, the macro mean (None) first; the first method is the reference.
+
+    `areas_by_prompt`: what `area_pairs` says; without, areas differ by what seeds scatter alone. `threshold`:
+    a mean reward; by default, in each preference group, the lowest of the methods' last values.
+    """
+    by_prompt = areas_by_prompt or {}
+    if not runs:
+        return []
+    source, lines = curve_source(runs), run_lines(runs)
+    groups = sorted({g for found in lines.values() for g in found if g is not None})
+    found = []
+    for group in (None, *groups):
+        by_run = {label: line for label in runs if (line := lines[label].get(group))}
+        if len(by_run) < len(runs):
+            continue
+        goal = _goal(methods, by_run) if threshold is None else threshold
+        areas = _areas(by_run)
+        for method in methods:
+            pair = by_prompt.get((method.label, group))
+            learnt = _learning(method, methods[0], group, source, by_run, runs, areas, goal, confidence)
+            found.append(learnt if pair is None else _judged(learnt, pair))
+    return found
+
+
+def area_pairs(
+    methods: Sequence[Method],
+    runs: Mapping[str, TrainingRecord],
+    bootstrap: Bootstrap,
+    users: Mapping[str, str] | None = None,
+) -> dict[tuple[str, str | None], Pair]:
+    """Every later method against the first, as `pairs_of` compares, by method and preference group.
+
+    The value of a prompt is the mean height of its curve over the steps that all runs have. Empty where a
+    run's curve does not tell prompts apart.
+    """
+    if not runs or not all(record.prompts for record in runs.values()):
+        return {}
+    first = max(min(record.prompts) for record in runs.values())
+    last = min(max(record.prompts) for record in runs.values())
+    reference, *others = (
+        Side(
+            method.label,
+            tuple(method.seeds),
+            tuple(_prompt_areas(runs[run].prompts, first, last) for run in method.runs),
+        )
+        for method in methods
+    )
+    return {
+        (pair.run, pair.preference_group): pair
+        for side in others
+        for pair in pairs_of(side, reference, bootstrap, users)
+    }
+
+
+def _prompt_areas(prompts: Mapping[int, PromptValues], first: int, last: int) -> PromptValues:
+    """Prompts whose curve does not reach from `first` to `last` are left out."""
+    points = sorted(
+        (group, prompt, step, value)
+        for step, groups in prompts.items()
+        for group, found in groups.items()
+        for prompt, value in found.items()
+    )
+    areas: PromptValues = {}
+    for (group, prompt), found in groupby(points, key=lambda point: point[:2]):
+        line: Line = [(step, value) for _, _, step, value in found]
+        height = mean_height(line, first, last)
+        if not math.isnan(height):
+            areas.setdefault(group, {})[prompt] = height
+    return areas
+
+
+def steps_until(line: Line, threshold: float) -> float:
+    """The first step at which the curve is at the threshold; NaN if it never is."""
+    return next((float(step) for step, value in line if value >= threshold - ROUNDING), math.nan)
+
+
+def mean_height(line: Line, first: float, last: float) -> float:
+    """The area under the curve from step `first` to `last`, straight between steps, over last - first."""
+    if not line or first < line[0][0] or last > line[-1][0] or last < first:
+        return math.nan
+    if first == last:
+        return _at(line, first)
+    inner = [(s, v) for s, v in line if first < s < last]
+    points = [(first, _at(line, first)), *inner, (last, _at(line, last))]
+    return math.fsum((b - a) * (v + w) / 2 for (a, v), (b, w) in pairwise(points)) / (last - first)
+
+
+def over_seeds(values: Sequence[float], confidence: float) -> Estimate:
+    """The mean with Student's interval over seeds; no interval for one seed, nothing if one is unknown."""
+    n = len(values)
+    mean = fmean(values) if n else math.nan
+    if n < 2 or math.isnan(mean):
+        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
+    half = student_t_quantile((1 + confidence) / 2, n - 1) * stdev(values) / math.sqrt(n)
+    return Estimate(mean=mean, ci_low=mean - half, ci_high=mean + half, n=n)
+
+
+def _learning(
+    method: Method,
+    reference: Method,
+    group: str | None,
+    source: CurveSource,
+    lines: Mapping[str, Line],
+    runs: Mapping[str, TrainingRecord],
+    areas: Mapping[str, float],
+    goal: float,
+    confidence: float,
+) -> Learning:
+    difference = _area_difference(method, reference, areas, confidence)
+    says, explanation = _over_seeds_verdict(difference)
+    steps = [steps_until(lines[run], goal) for run in method.runs]
+    seconds = [runs[run].seconds_until(step) for run, step in zip(method.runs, steps, strict=True)]
+    return Learning(
+        method=method.label,
+        preference_group=group,
+        source=source,
+        area=over_seeds([areas[run] for run in method.runs], confidence),
+        area_difference=difference,
+        area_verdict=None if method is reference else says,
+        area_explanation="" if method is reference else explanation,
+        threshold=goal,
+        reached=sum(not math.isnan(step) for step in steps),
+        steps=over_seeds(steps, confidence),
+        seconds=over_seeds(seconds, confidence),
+    )
+
+
+def _judged(line: Learning, pair: Pair) -> Learning:
+    """The line with the difference of areas by prompts and seeds."""
+    difference = Estimate(mean=pair.difference, ci_low=pair.ci_low, ci_high=pair.ci_high, n=pair.seeds)
+    told = {"area_verdict": pair.verdict, "area_explanation": pair.explanation}
+    return line.model_copy(update={"area_difference": difference, **told})
+
+
+def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
+    if math.isnan(difference.ci_low):
+        return "can't tell", "can't tell with one seed of a curve that does not tell prompts apart"
+    says = verdict(difference)
+    return says, says if says != "can't tell" else f"can't tell with {difference.n} seeds"
+
+
+def _area_difference(
+    method: Method, reference: Method, areas: Mapping[str, float], confidence: float
+) -> Estimate:
+    """Seed by seed where both have the same seeds, else by Welch's interval."""
+    ours = dict(zip(method.seeds, (areas[run] for run in method.runs), strict=True))
+    theirs = dict(zip(reference.seeds, (areas[run] for run in reference.runs), strict=True))
+    if len(ours) == len(method.runs) and ours.keys() == theirs.keys():
+        return over_seeds([ours[seed] - theirs[seed] for seed in sorted(ours)], confidence)
+    a, b = [areas[run] for run in method.runs], [areas[run] for run in reference.runs]
+    mean, n = fmean(a) - fmean(b), min(len(a), len(b))
+    if n < 2 or math.isnan(mean):
+        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
+    parts = [(stdev(v) ** 2 / len(v), len(v) - 1) for v in (a, b)]
+    variance = math.fsum(v for v, _ in parts)
+    if variance == 0:
+        return Estimate(mean=mean, ci_low=mean, ci_high=mean, n=n)
+    df = variance**2 / math.fsum(v**2 / d for v, d in parts)
+    half = student_t_quantile((1 + confidence) / 2, df) * math.sqrt(variance)
+    return Estimate(mean=mean, ci_low=mean - half, ci_high=mean + half, n=n)
+
+
+def _goal(methods: Sequence[Method], lines: Mapping[str, Line]) -> float:
+    return min(fmean(lines[run][-1][1] for run in method.runs) for method in methods)
+
+
+def _areas(lines: Mapping[str, Line]) -> dict[str, float]:
+    """Over the steps that every run has a curve for, so that nobody's start or end counts alone."""
+    first, last = max(line[0][0] for line in lines.values()), min(line[-1][0] for line in lines.values())
+    return {label: mean_height(line, first, last) for label, line in lines.items()}
+
+
+def _at(line: Line, step: float) -> float:
+    index = bisect_left(line, step, key=lambda point: point[0])
+    (right, value) = line[index]
+    if right == step or index == 0:
+        return value
+    left, before = line[index - 1]
+    return before + (value - before) * (step - left) / (right - left)
+
+
+def _held_out_lines(record: TrainingRecord) -> dict[str | None, Line]:
+    lines: dict[str | None, Line] = {}
+    for step, found in sorted(record.held_out.items()):
+        for group, value in found.items():
+            lines.setdefault(group, []).append((step, value))
+    return lines
+
+
+def _training_lines(points: Sequence[CurvePoint], half_life: float) -> dict[str | None, Line]:
+    curves = group_curves(points, half_life)
+    lines: dict[str | None, Line] = {
+        group: list(zip(curve.steps, curve.smooth, strict=True)) for group, curve in curves.items()
+    }
+    if curves:
+        macro = macro_curve(curves)
+        lines[None] = list(zip(macro.steps, macro.smooth, strict=True))
+    return lines

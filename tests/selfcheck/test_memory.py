@@ -1,0 +1,36 @@
+"""A run's memory beside its plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pgrpo_cli.selfcheck import memory
+from pgrpo_cli.selfcheck.subject import Subject
+
+
+@pytest.mark.parametrize(
+    ("planned", "measured", "fails"),
+    [(100, 100, False), (96, 100, False), (94, 100, True), (300, 100, False)],
+)
+def test_less_than_is_held_is_a_wrong_plan(planned: int, measured: int, fails: bool) -> None:
+    found, problem = memory.beside(planned, measured)
+    assert found.ratio == planned / measured and (problem is not None) is fails
+
+
+def test_three_steps_are_made_and_planned(
+    new_subject: Subject, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is that of a GPU, and the steps are a CPU's; only what torch would count is made up."""
+    new_subject.__dict__["_built"] = subject.policy
+    properties = type("Properties", (), {"total_memory": 16 << 30})
+    monkeypatch.setattr(Subject, "need_gpu", lambda self: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1 << 20)
+    found, problem = memory.plan(new_subject)
+    assert problem is None and found.measured_bytes == 1 << 20
+    # Weights of a megabyte, and the activations of some thousand tokens.
+    assert 1 << 20 < found.planned_bytes < 1 << 30
+    lines = (new_subject.folder / "plan" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3

@@ -1,0 +1,165 @@
+"""The lines of a comparison of methods: pairing, correction, verdicts and what would settle them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+import pytest
+from scipy import stats
+
+from pgrpo_cli.stats.comparison import Side, paired_seeds, pairs_of
+from pgrpo_cli.stats.comparison_types import Pair
+from pgrpo_cli.stats.estimates import PromptValues, Resampler, differences_of
+from pgrpo_cli.stats.intervals import Bootstrap
+
+BOOTSTRAP = Bootstrap(samples=800)
+
+
+def values(
+    number: int, shift: float = 0.0, groups: int = 2, prompts: int = 30, noise: float = 0.1
+) -> PromptValues:
+    """Prompts of unlike difficulty, the same in every run, plus a shift and the run's own noise."""
+    own = random.Random(number)
+    found: PromptValues = {}
+    for group in range(groups):
+        shared = random.Random(1000 + group)
+        found[f"g{group}"] = {
+            f"p{i:02d}": shared.gauss(0, 1) + shift + own.gauss(0, noise) for i in range(prompts)
+        }
+    return found
+
+
+def side(label: str, shifts: list[float], first: int = 0, **kinds: float) -> Side:
+    runs = tuple(values(first + i, shift, **kinds) for i, shift in enumerate(shifts))  # type: ignore[arg-type]
+    return Side(label, tuple(range(len(shifts))), runs)
+
+
+def lines(one: Side, other: Side, users: Mapping[str, str] | None = None) -> dict[str | None, Pair]:
+    return {pair.preference_group: pair for pair in pairs_of(one, other, BOOTSTRAP, users)}
+
+
+def test_a_method_is_no_different_from_itself() -> None:
+    one = side("a", [0.0, 0.3, 0.1])
+    for pair in lines(one, one).values():
+        assert (pair.difference, pair.ci_low, pair.ci_high, pair.p_value) == (0, 0, 0, 1)
+        assert (pair.verdict, pair.explanation) == ("no difference", "no difference")
+
+
+def test_seeds_are_paired_whatever_their_order() -> None:
+    one, other = side("a", [0.2, 1.2, 2.2]), side("b", [0.0, 1.0, 2.0], first=50)
+    assert paired_seeds(one, other)
+    # Seeds differ by 1 from each other, and by 0.2 at the same seed.
+    assert lines(one, other)[None].verdict == "ahead"
+    turned = Side("b", (2, 1, 0), other.values[::-1])
+    assert lines(one, turned)[None].ci_low == pytest.approx(lines(one, other)[None].ci_low, abs=1e-9)
+    unpaired = Side("b", (7, 8, 9), other.values)
+    assert not paired_seeds(one, unpaired)
+    assert lines(one, unpaired)[None].verdict == "can't tell"
+
+
+def test_seeds_that_scatter_make_it_uncertain_and_say_how_many_would_do() -> None:
+    # Many prompts tell each pair of runs apart; the three seeds do not agree.
+    one, other = side("a", [0.9, 0.1, 0.3]), side("b", [0.0, 0.0, 0.0], first=50)
+    macro = lines(one, other)[None]
+    assert (macro.verdict, macro.seeds, macro.n) == ("can't tell", 3, 60)
+    assert macro.needed is not None and 3 < macro.needed < 15
+    assert macro.explanation == f"can't tell with 3 seeds; about {macro.needed} would"
+    single = lines(Side("a", (0,), one.values[:1]), Side("b", (0,), other.values[:1]))[None]
+    assert (single.verdict, single.seeds) == ("ahead", 1)
+
+
+def test_one_seed_each_is_the_paired_t_test_and_counts_prompts() -> None:
+    one, other = side("a", [0.02], groups=1, prompts=12), side("b", [0.0], first=50, groups=1, prompts=12)
+    pair = lines(one, other)["g0"]
+    keys = sorted(one.values[0]["g0"])
+    expected = stats.ttest_rel(
+        [one.values[0]["g0"][k] for k in keys], [other.values[0]["g0"][k] for k in keys]
+    )
+    assert pair.p_value == pytest.approx(expected.pvalue, rel=1e-3)
+    assert pair.effect_size == pytest.approx(expected.statistic / math.sqrt(12))
+    assert pair.explanation.startswith("can't tell with 12 prompts; ")
+
+
+def test_preference_groups_are_corrected_for_their_number_and_the_macro_line_is_not() -> None:
+    # Ten preference groups of which one is ahead by a little: by itself, but not as one of ten.
+    theirs = values(50, groups=10, prompts=20)
+    ours = {
+        group: {p: v + 1e-3 * (i % 3 - 1) for i, (p, v) in enumerate(found.items())}
+        for group, found in theirs.items()
+    }
+    ours["g0"] = {p: v + 0.01 + 0.026 * ((i % 5) - 2) / 2 for i, (p, v) in enumerate(theirs["g0"].items())}
+    found = lines(Side("a", (0,), (ours,)), Side("b", (0,), (theirs,)))
+    g0 = found["g0"]
+    assert g0.ci_low > 0
+    assert 0.0005 < g0.p_value < 0.05
+    assert g0.p_adjusted == pytest.approx(10 * g0.p_value)
+    assert g0.p_adjusted > 0.05
+    assert g0.explanation.startswith("can't tell: ahead by itself, not as one of 10; about ")
+    assert found[None].p_adjusted == found[None].p_value
+
+
+def test_only_prompts_of_all_runs_count() -> None:
+    one, other = side("a", [0.5, 0.5]), side("b", [0.0, 0.0], first=50)
+    del one.values[1]["g0"]["p03"], other.values[0]["g0"]["p04"], other.values[1]["g1"]["p00"]
+    found = lines(one, other)
+    assert [pair.n for pair in found.values()] == [28, 29, 57]
+
+
+def test_a_preference_group_without_a_shared_prompt_has_no_numbers() -> None:
+    one, other = side("a", [0.5]), side("b", [0.0], first=50)
+    other.values[0]["g1"].clear()
+    found = lines(one, other)
+    assert math.isnan(found["g1"].difference) and found["g1"].n == 0
+    assert found["g1"].explanation == "can't tell: no prompt in common"
+    assert found[None].difference == found["g0"].difference
+    assert found["g0"].p_adjusted == found["g0"].p_value
+
+
+def with_users(shifts: list[float]) -> tuple[Side, Side, dict[str, str]]:
+    """Ten users of three prompts each; a run is better for five of them by 1, for the others by nothing."""
+    one, other = side("a", shifts, groups=1), side("b", [0.0] * len(shifts), first=50, groups=1)
+    users = {prompt: f"u{i // 3}" for i, prompt in enumerate(sorted(one.values[0]["g0"]))}
+    better = [{"g0": {p: v + int(users[p][1:]) % 2 for p, v in run["g0"].items()}} for run in one.values]
+    return Side("a", one.seeds, tuple(better)), other, users
+
+
+def test_users_are_the_units_with_one_seed_as_in_an_evaluation() -> None:
+    one, other, users = with_users([-0.2])
+    found, by_prompt = lines(one, other, users)["g0"], lines(one, other)["g0"]
+    expected = Resampler(BOOTSTRAP, users).mean(differences_of(one.values[0], other.values[0]), {"g0": 1.0})
+    assert (found.difference, found.ci_low, found.ci_high) == (
+        expected.mean,
+        expected.ci_low,
+        expected.ci_high,
+    )
+    assert (found.unit, found.units, found.n) == ("user", 10, 30)
+    assert (by_prompt.unit, by_prompt.units) == ("prompt", 30)
+    # Prompts of one user say the same: as units they tell apart what ten users do not.
+    assert (found.verdict, by_prompt.verdict) == ("can't tell", "ahead")
+    assert found.needed is not None and 10 < found.needed < 40
+    assert found.explanation == f"can't tell with 10 users; about {found.needed} would"
+    assert found.p_value > 0.05 > by_prompt.p_value
+
+
+def test_users_are_the_units_with_several_seeds() -> None:
+    one, other, users = with_users([-0.21, -0.2, -0.19])
+    found, by_prompt = lines(one, other, users), lines(one, other)
+    for line in (None, "g0"):
+        assert (found[line].difference, found[line].units) == (by_prompt[line].difference, 10)
+        assert (found[line].verdict, by_prompt[line].verdict) == ("can't tell", "ahead")
+        assert found[line].explanation == "can't tell with 3 seeds; more users are needed"
+
+
+def test_a_single_user_gives_no_interval() -> None:
+    one, other, users = with_users([-0.2, -0.1])
+    for some in ((one, other), (Side("a", (0,), one.values[:1]), Side("b", (0,), other.values[:1]))):
+        pair = lines(*some, dict.fromkeys(users, "u"))["g0"]
+        assert math.isnan(pair.ci_low) and pair.explanation == "can't tell with a single user"
+
+
+def test_a_single_prompt_gives_no_interval() -> None:
+    one, other = side("a", [0.5, 0.4], prompts=1), side("b", [0.0, 0.1], first=50, prompts=1)
+    pair = lines(one, other)["g0"]
+    assert math.isnan(pair.ci_low) and pair.explanation == "can't tell with a single prompt"

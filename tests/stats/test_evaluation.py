@@ -1,0 +1,127 @@
+"""From rows to numbers: hand arithmetic, who counts, and what is said about it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from pgrpo_cli.stats.estimates import Resampler, differences_of, prompt_values, verdict
+from pgrpo_cli.stats.evaluation import summarise
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.result_types import Estimate
+from tests.support.results import rows_of
+
+BOOTSTRAP = Bootstrap(samples=500, seed=2)
+NAN = math.nan
+
+# Prompt means, base:  calm a 0.1, b 0.3 -> 0.2;      loud x 0.5, y 0.5, z 0.8 -> 0.6
+# Prompt means, tuned: calm a 0.4, b 0.4 -> 0.4;      loud x 0.5, y 0.6, z 1.0 -> 0.7
+BASE = {
+    "calm": {"a": [0.0, 0.2], "b": [0.3, 0.3]},
+    "loud": {"x": [0.5, 0.5], "y": [0.4, 0.6], "z": [0.8, 0.8]},
+}
+TUNED = {
+    "calm": {"a": [0.4, 0.4], "b": [0.2, 0.6]},
+    "loud": {"x": [0.5, 0.5], "y": [0.6, 0.6], "z": [1.0, 1.0]},
+}
+
+
+def test_groups_and_means_over_them() -> None:
+    summary = summarise(rows_of("base", BASE) + rows_of("tuned", TUNED), BOOTSTRAP)
+    assert list(summary.groups) == ["calm", "loud"]
+    calm, loud = summary.groups["calm"], summary.groups["loud"]
+    assert (calm.base.mean, calm.tuned.mean, calm.difference.mean) == pytest.approx((0.2, 0.4, 0.2))
+    assert (loud.base.mean, loud.tuned.mean, loud.difference.mean) == pytest.approx((0.6, 0.7, 0.1))
+    assert (calm.base.n, loud.tuned.n) == (2, 3)
+    macro, weighted = summary.overall.macro, summary.overall.weighted
+    # Macro: (0.2 + 0.6) / 2 and (0.4 + 0.7) / 2.
+    # By held-out prompts: (2 * 0.2 + 3 * 0.6) / 5 = 0.44 and (2 * 0.4 + 3 * 0.7) / 5 = 0.58.
+    assert (macro.base.mean, macro.tuned.mean, macro.difference.mean) == pytest.approx((0.4, 0.55, 0.15))
+    assert (weighted.base.mean, weighted.tuned.mean) == pytest.approx((0.44, 0.58))
+    assert summary.weights == {"calm": 2, "loud": 3}
+    assert summary.notes == []
+
+
+def test_weights_of_the_population() -> None:
+    rows = rows_of("base", BASE) + rows_of("tuned", TUNED)
+    summary = summarise(rows, BOOTSTRAP, weights={"calm": 90, "loud": 10, "absent": 5})
+    # 0.9 * 0.2 + 0.1 * 0.6 = 0.24
+    assert summary.overall.weighted.base.mean == pytest.approx(0.24)
+    assert summary.weights == {"calm": 90, "loud": 10}
+
+
+def test_a_group_outside_the_population_has_no_weight() -> None:
+    rows = rows_of("base", BASE) + rows_of("tuned", TUNED)
+    summary = summarise(rows, BOOTSTRAP, weights={"loud": 3})
+    assert summary.overall.weighted.base.mean == pytest.approx(0.6)
+    assert summary.weights == {"calm": 0, "loud": 3}
+
+
+def test_only_prompts_with_a_reward_from_both_count() -> None:
+    # Prompt y of the tuned model has no reward at all; x keeps the one that it has.
+    tuned = {**TUNED, "loud": {"x": [0.9, NAN], "y": [NAN, NAN], "z": [1.0, 1.0]}}
+    summary = summarise(rows_of("base", BASE) + rows_of("tuned", tuned), BOOTSTRAP)
+    loud = summary.groups["loud"]
+    # base (0.5 + 0.8) / 2, tuned (0.9 + 1.0) / 2
+    assert (loud.base.mean, loud.tuned.mean, loud.difference.mean) == pytest.approx((0.65, 0.95, 0.3))
+    assert (loud.base.n, loud.tuned.n, loud.difference.n) == (2, 2, 2)
+    assert summary.notes == ["3 of 20 completions have no reward (NaN) and are left out."]
+
+
+def test_a_group_without_rewards_is_named_and_left_out_of_the_means() -> None:
+    nothing = {"calm": {"a": [NAN], "b": [NAN]}}
+    summary = summarise(rows_of("base", BASE) + rows_of("tuned", {**TUNED, **nothing}), BOOTSTRAP)
+    assert math.isnan(summary.groups["calm"].tuned.mean)
+    assert summary.overall.macro.tuned.mean == pytest.approx(0.7)
+    assert "calm: no prompt has a reward from both" in summary.notes[0]
+
+
+def test_a_group_with_one_prompt_is_named_and_has_no_interval() -> None:
+    lonely = {"calm": {"a": [0.5]}}
+    summary = summarise(
+        rows_of("base", {**BASE, **lonely}) + rows_of("tuned", {**TUNED, **lonely}), BOOTSTRAP
+    )
+    for estimate in (summary.groups["calm"].tuned, summary.overall.macro.tuned):
+        assert not math.isnan(estimate.mean) and math.isnan(estimate.ci_low)
+    assert not math.isnan(summary.groups["loud"].tuned.ci_low)
+    assert summary.notes[0].startswith("calm: a single held-out prompt gives no interval")
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rows = rows_of("base", BASE) + rows_of("tuned", TUNED)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    assert summarise(shuffled, BOOTSTRAP) == summarise(rows, BOOTSTRAP)
+
+
+def test_preference_groups_do_not_disturb_each_other() -> None:
+    alone = summarise(
+        rows_of("base", {"loud": BASE["loud"]}) + rows_of("tuned", {"loud": TUNED["loud"]}), BOOTSTRAP
+    )
+    both = summarise(rows_of("base", BASE) + rows_of("tuned", TUNED), BOOTSTRAP)
+    assert alone.groups["loud"] == both.groups["loud"]
+
+
+def test_a_model_is_no_different_from_itself() -> None:
+    values = prompt_values(rows_of("tuned", TUNED), "tuned")
+    difference = Resampler(BOOTSTRAP).mean(differences_of(values, values), dict.fromkeys(values, 1.0))
+    assert (difference.mean, difference.ci_low, difference.ci_high) == (0, 0, 0)
+    assert verdict(difference) == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.3, "ahead"),
+        (-0.3, -0.01, "behind"),
+        (-0.1, 0.3, "can't tell"),
+        (0.0, 0.3, "can't tell"),
+        (NAN, NAN, "can't tell"),
+        (0.0, 0.0, "no difference"),
+        (5e-17, 6e-17, "no difference"),
+        (-6e-17, -5e-17, "no difference"),
+    ],
+)
+def test_verdicts(low: float, high: float, expected: str) -> None:
+    assert verdict(Estimate(mean=(low + high) / 2, ci_low=low, ci_high=high, n=5)) == expected

@@ -1,0 +1,107 @@
+"""Parts, win rates, who improves and effect sizes, by hand; what intervals of shares cover, by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.evaluation import effect_size, summarise, win_values
+from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.result_types import EvalRow
+from tests.support.results import rows_of
+
+BOOTSTRAP = Bootstrap(samples=500, seed=2)
+NAN = math.nan
+BASE = {"calm": {"a": [0.0, 0.2], "b": [0.3, 0.3]}, "loud": {"x": [0.5, 0.5], "y": [0.4, 0.6]}}
+TUNED = {"calm": {"a": [0.4, 0.1], "b": [0.3, 0.1]}, "loud": {"x": [0.5, 0.5], "y": [0.7, 0.7]}}
+
+
+def rows(base: object = BASE, tuned: object = TUNED) -> list[EvalRow]:
+    return rows_of("base", base) + rows_of("tuned", tuned)  # type: ignore[arg-type]
+
+
+def test_wins_are_counted_over_all_pairs_of_completions_of_a_prompt() -> None:
+    values = win_values(rows())
+    # a: 0.4 beats both, 0.1 beats 0.0 and loses to 0.2: 3 of 4. b: 0.3 ties twice, 0.1 loses twice: 1 of 4.
+    assert values["calm"] == {"a": 0.75, "b": 0.25}
+    # x: four ties; y: four wins.
+    assert values["loud"] == {"x": 0.5, "y": 1.0}
+
+
+def test_completions_without_a_reward_win_and_lose_nothing() -> None:
+    values = win_values(rows({"g": {"a": [0.1, NAN], "b": [0.1]}}, {"g": {"a": [NAN, 0.3], "b": [NAN]}}))
+    assert values == {"g": {"a": 1.0}}
+
+
+def test_details_of_a_group_and_over_groups() -> None:
+    summary = summarise(rows(), BOOTSTRAP)
+    calm, loud = summary.details["calm"], summary.details["loud"]
+    assert (calm.win_rate.mean, loud.win_rate.mean) == (0.5, 0.75)
+    # Means: a 0.1 -> 0.25, b 0.3 -> 0.2; x 0.5 -> 0.5, y 0.5 -> 0.7.
+    assert (calm.improved.mean, loud.improved.mean) == (0.5, 0.5)
+    assert (calm.units, loud.units, summary.macro_detail.units) == (2, 2, 4)
+    assert summary.macro_detail.win_rate.mean == pytest.approx(0.625)
+    assert math.isnan(summary.macro_detail.effect)
+    # The rows' only part equals their reward.
+    assert calm.parts["style"] == summary.groups["calm"]
+    assert summary.macro_detail.parts["style"].difference.mean == pytest.approx(0.0625)
+    assert 0 <= calm.win_rate.ci_low <= 0.5 <= calm.win_rate.ci_high <= 1
+
+
+def test_a_part_that_one_group_lacks_counts_where_it_is() -> None:
+    made = [row.model_copy(update={"parts": {}}) if row.preference_group == "calm" else row for row in rows()]
+    summary = summarise(made, BOOTSTRAP)
+    assert summary.details["calm"].parts == {}
+    assert summary.macro_detail.parts["style"].difference.mean == pytest.approx(0.1)
+
+
+def test_effect_size_by_hand() -> None:
+    # Variances of {0, 1} and {1, 3}: 0.5 and 2; gain 1.5 over sqrt(1.25).
+    found = rows({"g": {"a": [0.0, 1.0]}}, {"g": {"a": [1.0, 3.0]}})
+    assert effect_size(found, 1.5) == pytest.approx(1.5 / math.sqrt(1.25))
+    flat = rows({"g": {"a": [0.0, 0.0]}}, {"g": {"a": [1.0, 1.0]}})
+    assert math.isnan(effect_size(flat, 1.0)) and effect_size(flat, 0.0) == 0.0
+
+
+def test_users_are_the_unit_where_one_has_several_prompts() -> None:
+    base = {"g": {p: [0.0] for p in "abcd"}}
+    tuned = {"g": {"a": [0.0], "b": [0.0], "c": [1.0], "d": [1.0]}}
+    by_prompt = summarise(rows(base, tuned), BOOTSTRAP)
+    by_user = summarise(rows(base, tuned), BOOTSTRAP, users={"a": "u", "b": "u", "c": "v", "d": "v"})
+    assert (by_prompt.unit, by_user.unit) == ("prompt", "user")
+    assert by_user.details["g"].units == 2 and by_user.groups["g"].difference.n == 4
+    assert by_user.groups["g"].difference.mean == by_prompt.groups["g"].difference.mean
+    assert by_user.groups["g"].difference.ci_low < by_prompt.groups["g"].difference.ci_low
+    one = summarise(rows(base, tuned), BOOTSTRAP, users=dict.fromkeys("abcd", "u"))
+    assert math.isnan(one.groups["g"].difference.ci_low)
+    assert one.notes[0].startswith("g: all 4 held-out prompts are one user's")
+    # A user a prompt is nothing else than a prompt.
+    alone = summarise(rows(base, tuned), BOOTSTRAP, users={p: f"user of {p}" for p in "abcd"})
+    assert alone == by_prompt
+
+
+def test_a_share_of_which_all_are_alike_is_not_certain() -> None:
+    resampler = Resampler(BOOTSTRAP)
+    eight = resampler.share({"g": {f"p{i}": 1.0 for i in range(8)}}, {"g": 1})
+    # Wilson, 8 of 8.
+    assert (eight.mean, eight.ci_high) == (1.0, 1.0) and eight.ci_low == pytest.approx(0.675592, abs=1e-6)
+    # Two groups of 8 and 2, each counted once: worth 1 / (1/4/8 + 1/4/2) = 6.4 units.
+    both = {"g": {f"p{i}": 1.0 for i in range(8)}, "h": {"q": 1.0, "r": 1.0}}
+    expected = 1 / (1 + 1.959964**2 / 6.4)
+    assert resampler.share(both, {"g": 1, "h": 1}).ci_low == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("truth", "prompts"), [(0.5, 10), (0.8, 12), (0.95, 20)])
+def test_coverage_of_a_share(truth: float, prompts: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    resampler = Resampler(Bootstrap(samples=200, seed=1))
+    hits, trials = 0, 300
+    for _ in range(trials):
+        drawn = (torch.rand(prompts, generator=generator) < truth).double().tolist()
+        found = resampler.share({"g": dict(zip(map(str, range(prompts)), drawn, strict=True))}, {"g": 1})
+        hits += found.ci_low <= truth <= found.ci_high
+    # A share of few prompts takes few values, so no interval covers exactly 95 %.
+    assert hits / trials >= 0.91

@@ -1,0 +1,132 @@
+"""Learning curves of methods: areas, thresholds and intervals by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from pgrpo_cli.report.learning_table import learning_sentence, learning_table
+from pgrpo_cli.stats.comparison_types import Comparison, Learning, Method
+from pgrpo_cli.stats.learning import (
+    TrainingRecord,
+    curve_source,
+    learning_of,
+    mean_height,
+    method_curve,
+    over_seeds,
+    run_lines,
+    steps_until,
+)
+
+
+def measured(*values: float, seconds: float = 2.0, start: int = 10) -> TrainingRecord:
+    """A held-out curve every ten steps of one preference group, whose mean is the macro mean, too."""
+    steps = range(start, start + 10 * len(values), 10)
+    held_out: dict[int, dict[str | None, float]] = {
+        step: {"calm": value, None: value} for step, value in zip(steps, values, strict=True)
+    }
+    return TrainingRecord(held_out=held_out, seconds=dict.fromkeys(range(1, 100), seconds))
+
+
+def method(label: str, *runs: str, seeds: tuple[int, ...] | None = None) -> Method:
+    return Method(label=label, runs=list(runs), seeds=list(seeds or range(len(runs))))
+
+
+def found(lines: list[Learning], label: str, group: str | None = None) -> Learning:
+    return next(line for line in lines if (line.method, line.preference_group) == (label, group))
+
+
+def test_the_area_is_the_mean_height_over_the_steps_in_common() -> None:
+    # From 10 to 20 the mean is 0.5, from 20 to 30 it is 1: (5 + 10) / 20 = 0.75.
+    line = [(10, 0.0), (20, 1.0), (30, 1.0)]
+    assert mean_height(line, 10, 30) == 0.75
+    # From 15 on: 0.75 over 5 steps, 1 over 10: (3.75 + 10) / 15.
+    assert mean_height(line, 15, 30) == pytest.approx(13.75 / 15)
+    assert mean_height(line, 20, 20) == 1.0
+    assert math.isnan(mean_height(line, 5, 30)) and math.isnan(mean_height([], 1, 2))
+    runs = {"a": measured(0.0, 1.0, 1.0), "b": measured(1.0, 1.0, start=20)}
+    lines = learning_of([method("a", "a"), method("b", "b")], runs)
+    # b is measured from 20 to 30, so a counts there alone.
+    assert (found(lines, "a").area.mean, found(lines, "b").area.mean) == (1.0, 1.0)
+    assert found(lines, "b").area_difference.mean == 0.0
+
+
+def test_steps_and_seconds_until_the_lower_of_the_last_values() -> None:
+    runs = {"slow": measured(0.1, 0.2, 0.3, seconds=3.0), "fast": measured(0.2, 0.3, 0.6)}
+    lines = learning_of([method("slow", "slow"), method("fast", "fast")], runs)
+    assert {line.threshold for line in lines} == {0.3}
+    assert (found(lines, "slow").steps.mean, found(lines, "slow").seconds.mean) == (30, 90)
+    assert (found(lines, "fast").steps.mean, found(lines, "fast").seconds.mean) == (20, 40)
+    assert [(line.method, line.preference_group) for line in lines] == [
+        ("slow", None), ("fast", None), ("slow", "calm"), ("fast", "calm"),
+    ]  # fmt: skip
+    higher = learning_of([method("slow", "slow"), method("fast", "fast")], runs, threshold=0.5)
+    assert (found(higher, "slow").reached, found(higher, "fast").reached) == (0, 1)
+    assert math.isnan(found(higher, "slow").steps.mean) and math.isnan(found(higher, "slow").seconds.mean)
+
+
+def test_a_threshold_that_rounding_misses_is_reached() -> None:
+    assert steps_until([(1, 0.1 + 0.2 - 1e-16), (2, 0.9)], 0.3) == 1
+    assert math.isnan(steps_until([(1, 0.2)], 0.3))
+
+
+def test_intervals_over_seeds_are_students() -> None:
+    values = [0.1, 0.4, 0.3]
+    limits = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    estimate = over_seeds(values, 0.9)
+    assert (estimate.ci_low, estimate.ci_high) == pytest.approx((limits.low, limits.high), rel=5e-3)
+    assert math.isnan(over_seeds([0.3], 0.9).ci_low) and over_seeds([0.3], 0.9).mean == 0.3
+
+
+def test_areas_are_paired_by_seed_where_seeds_are_the_same() -> None:
+    runs = {f"a{i}": measured(i / 10, i / 10) for i in range(3)}
+    runs |= {f"b{i}": measured(i / 10 + 0.5, i / 10 + 0.5) for i in range(3)}
+    a, b = method("a", "a0", "a1", "a2"), method("b", "b2", "b0", "b1", seeds=(2, 0, 1))
+    paired = found(learning_of([a, b], runs), "b").area_difference
+    assert (paired.mean, paired.ci_low, paired.ci_high) == pytest.approx((0.5, 0.5, 0.5))
+    apart = method("b", "b0", "b1", "b2", seeds=(5, 6, 7))
+    welch = found(learning_of([a, apart], runs), "b").area_difference
+    limits = stats.ttest_ind([0.5, 0.6, 0.7], [0.0, 0.1, 0.2], equal_var=False).confidence_interval()
+    assert (welch.ci_low, welch.ci_high) == pytest.approx((limits.low, limits.high), rel=5e-3)
+
+
+def test_training_rewards_stand_in_unless_every_run_has_a_held_out_curve() -> None:
+    points = [(1, "calm", 0.5, 8), (2, "calm", 0.5, 8)]
+    runs = {"a": measured(0.1, 0.2), "b": TrainingRecord(points)}
+    assert curve_source(runs) == "training"
+    assert curve_source({"a": runs["a"]}) == "held-out"
+    assert run_lines(runs)["b"][None] == [(1, 0.5), (2, 0.5)]
+    # `a` recorded no training rewards, so there is no line that both have.
+    assert learning_of([method("a", "a"), method("b", "b")], runs) == []
+    assert learning_of([method("a", "a")], {}) == []
+
+
+def test_the_band_is_the_range_of_the_seeds() -> None:
+    curve = method_curve([[(1, 0.0), (2, 1.0), (3, 5.0)], [(1, 1.0), (2, 3.0)]])
+    assert (curve.steps, curve.mean, curve.low, curve.high) == ((1, 2), (0.5, 2.0), (0.0, 1.0), (1.0, 3.0))
+
+
+def comparison(runs: dict[str, TrainingRecord]) -> Comparison:
+    methods = [method(label, label) for label in runs]
+    return Comparison(
+        reference=methods[0].label, confidence=0.95, by=[], methods=methods, runs=[], pairs=[], notes=[],
+        learning=learning_of(methods, runs),
+    )  # fmt: skip
+
+
+def test_the_table_says_whose_rewards_they_are() -> None:
+    held_out = comparison({"slow": measured(0.1, 0.2), "fast": measured(0.2, 0.6)})
+    table = learning_table(held_out, macro_only=True)
+    assert table is not None and table.title == "How fast: macro mean, held-out prompts during training"
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["slow", "0.150", "", "", "0.200", "20", "40", "1 of 1"],
+        ["fast", "0.400", "+0.250", "can't tell", "0.200", "10", "20", "1 of 1"],
+    ]
+    whole = learning_table(held_out)
+    assert whole is not None and [row[0].text for row in whole.rows] == ["macro mean"] * 2 + ["calm"] * 2
+    points = [(1, "calm", 0.5, 8), (2, "calm", 0.5, 8)]
+    training = comparison({"a": TrainingRecord(points), "b": TrainingRecord(points)})
+    assert "not of held-out prompts" in learning_sentence(training)
+    assert "over seeds alone" in learning_sentence(training)

@@ -1,4 +1,4 @@
-"""Paths that an option or a recipe names: expanded, checked, and tried for writing before hours are spent.
+"""Paths that an option or a recipe names: expanded, checked, tried for writing before hours are spent.
 
 `~`, `~user`, `$NAME` and `${NAME}` are expanded, as a shell does; a relative path starts at a given folder.
 A hub id is no path: nothing in it is expanded, since it is sent to the hub (`path_or_id`).
@@ -7,6 +7,7 @@ A hub id is no path: nothing in it is expanded, since it is sent to the hub (`pa
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -179,3 +180,9 @@ def _unusable(path: Path, where: str, error: OSError) -> PathError:
         )
     why, remedy = _WHY.get(error.errno or 0, (error.strerror or str(error), _OTHER))
     return PathError(f"{where}: {shown(path)}: {why}", remedy=remedy)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

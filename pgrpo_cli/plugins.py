@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .errors import RecipeError
-from .registry import nearest
+from .names import nearest
 
 
 def build_from_entry_point(

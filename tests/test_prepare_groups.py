@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from pgrpo_cli.data.preference_groups.centroids import group_of_user, load_clusters
+from pgrpo_cli.data.preference_groups.centroids import nearest_group, profile_vector
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.data.records import UserProfile
 from pgrpo_cli.errors import DataError, RunError
@@ -53,6 +53,10 @@ def test_clusters_are_fitted_to_the_training_half_and_place_everyone(run_dir, sp
     assert report.warnings == ()
 
 
+def stored_clusters(run_dir):
+    return json.loads((run_dir / "data" / "preference_groups.json").read_text())
+
+
 def test_what_users_say_in_held_out_prompts_has_no_say(tmp_path, monkeypatch):
     data = tastes(held_out=("horror-0", "romance-0"))
     give(monkeypatch, data)
@@ -64,15 +68,15 @@ def test_what_users_say_in_held_out_prompts_has_no_say(tmp_path, monkeypatch):
     }
     give(monkeypatch, replace(data, profiles=strange))
     prepared(tmp_path / "two", CLUSTER)
-    assert load_clusters(tmp_path / "one") == load_clusters(tmp_path / "two") is not None
+    assert stored_clusters(tmp_path / "one") == stored_clusters(tmp_path / "two")
 
 
 def test_new_users_are_placed_by_what_is_stored(run_dir):
     prepared(run_dir, CLUSTER)
-    stored = load_clusters(run_dir)
+    stored = stored_clusters(run_dir)
     groups = {prompt.columns["taste"]: prompt.preference_group for prompt in halves(run_dir)["train"]}
-    assert group_of_user(stored, UserProfile({"Horror": 5.0, "Drama": 1.0})) == groups["horror"]
-    assert group_of_user(stored, UserProfile({"Romance": 5.0})) == groups["romance"]
+    assert nearest_group(stored, profile_vector(stored, {"Horror": 5.0, "Drama": 1.0})) == groups["horror"]
+    assert nearest_group(stored, profile_vector(stored, {"Romance": 5.0})) == groups["romance"]
     assert "preference_groups.json" in read_manifest(run_dir)["files"]
 
 
@@ -114,7 +118,7 @@ def test_bins_and_expressions_name_groups_of_rows(run_dir):
     assert {group.preference_group: group.users for group in report.groups} == {
         "horror": 10, "romance": 10, "old": 10,
     }  # fmt: skip
-    assert load_clusters(run_dir) is None
+    assert not (run_dir / "data" / "preference_groups.json").exists()
 
 
 def test_a_group_a_user(run_dir):

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from tests.support.recipes import load_text
 
@@ -20,7 +20,7 @@ def test_its_recipe_is_valid_and_its_rows_are_read(tmp_path):
     recipe = load_text(tmp_path, _block("yaml"))
     rows = _block("json")
     (tmp_path / recipe.data.source.path).write_text(rows, encoding="utf-8")
-    data = READERS[recipe.data.source.type](recipe.data.source, ReadContext(tmp_path))
+    data = SOURCES[recipe.data.source.type](recipe.data.source, ReadContext(tmp_path))
     assert [record.preference_group for record in data.train] == ["students", "gourmets"]
     assert data.train[0].columns["budget"] == json.loads(rows.splitlines()[0])["budget"]
     assert not data.rejected

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.state.history_store import read_completions, read_groups
+from pgrpo_cli.state.history_store import read_groups
+from tests.support.history import read_completions
 from tests.support.judge import Answer, Asked, JudgeServer, by_length, judge_server
 from tests.support.processes import Process
 from tests.support.rewards import PATIENCE, threads_left

@@ -13,7 +13,8 @@ import pytest
 
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.rewards.base import Completion, Score
-from pgrpo_cli.state.history_store import read_completions, read_groups, read_parts
+from pgrpo_cli.state.history_store import read_groups, read_parts
+from tests.support.history import read_completions
 from tests.support.loop import Watcher, go
 from tests.support.processes import KillPoint, Process
 from tests.support.rewards import Plain, summed

@@ -19,9 +19,10 @@ from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.checkpoint import latest_checkpoint
-from pgrpo_cli.state.history_store import read_completions, read_groups
+from pgrpo_cli.state.history_store import read_groups
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.train import part_history, personalized_advantages, reward_history
+from tests.support.history import read_completions
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
 from tests.support.runs import recipe_of

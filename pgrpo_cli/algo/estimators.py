@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
 Scale = Literal["history", "within", "prompt", "batch", "none"]

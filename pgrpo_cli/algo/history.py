@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 from .columns import Column, HistoryTable
 from .ids import numbered

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 from pgrpo_cli.selfcheck.catalogue import ALWAYS, BY_NAME, CHECKS
 
 from .common import DeviceOption, JsonOption

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pgrpo_cli.recipe.schema import Recipe
 
 from .assemble import Assembled
-from .records import text_key
+from .records import LEAKED, text_key
 from .references import ReferenceRewards, reference_of
-from .split_halves import LEAKED
 from .summary import GroupCounts
 
 # Under so many prompts a preference group's spread is a guess and every epoch repeats the same few.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import sha256
 
 from .strict_json import read_json
 
@@ -76,9 +76,3 @@ def verify(run_dir: Path, manifest: Mapping[str, Any], under: str = "") -> None:
                 f"its SHA-256 begins with {found[:12]}, the manifest has {str(expected)[:12]}",
                 remedy=PREPARE_AGAIN,
             )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

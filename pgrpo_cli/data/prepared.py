@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import sha256
 
 from .manifest import (
     CLUSTERS,
@@ -31,7 +32,6 @@ from .manifest import (
     REJECTED,
     SPLITS,
     read_manifest,
-    sha256,
     verify,
 )
 from .records import PreparedPrompt, RejectedRow

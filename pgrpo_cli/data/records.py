@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 Message = dict[str, str]
 
@@ -115,6 +115,40 @@ class SourceData:
     notes: tuple[str, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
     given_up: bool = False
+
+
+ROW_EXCERPT = 500
+"""Characters of a rejected row that are kept."""
+LEAKED = "text is held out for evaluation too"
+
+R = TypeVar("R", SourceRecord, PromptRecord)
+
+
+def rejected_record(
+    record: SourceRecord | PromptRecord, reason: str, detail: str, *, left_out: bool
+) -> RejectedRow:
+    """The row of a record that could not be used, or that was left out on purpose."""
+    text = record.messages[-1]["content"][:ROW_EXCERPT]
+    group = record.preference_group or None
+    return RejectedRow(reason, detail, record.file, record.line, group, text, left_out=left_out)
+
+
+def leaked(record: SourceRecord | PromptRecord) -> RejectedRow:
+    """The row of a training record whose text is held out."""
+    return rejected_record(record, LEAKED, "the same text is in the evaluation half", left_out=True)
+
+
+def without_held_out(train: Iterable[R], held_out: Iterable[R]) -> tuple[list[R], list[RejectedRow]]:
+    """The training records whose text is not held out, and the rows of the others."""
+    texts = {text_key(record) for record in held_out}
+    kept: list[R] = []
+    dropped: list[RejectedRow] = []
+    for record in train:
+        if text_key(record) in texts:
+            dropped.append(leaked(record))
+        else:
+            kept.append(record)
+    return kept, dropped
 
 
 def text_key(record: SourceRecord | PromptRecord) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.seeding import derive_seed
 
-from .records import PromptRecord, RejectedRow, text_key
-from .split_halves import Halves, leaked
+from .records import PromptRecord, RejectedRow, without_held_out
+from .split_halves import Halves
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,8 @@ def split(records: Sequence[PromptRecord], split_by: str, eval_fraction: float, 
 
 def keep_apart(train: Sequence[PromptRecord], held_out: Sequence[PromptRecord]) -> Split:
     """The halves that a source brings, without the training prompts whose text is held out."""
-    texts = {text_key(record) for record in held_out}
-    kept = tuple(record for record in train if text_key(record) not in texts)
-    return Split(
-        kept, tuple(held_out), tuple(leaked(record) for record in train if text_key(record) in texts)
-    )
+    kept, dropped = without_held_out(train, held_out)
+    return Split(tuple(kept), tuple(held_out), tuple(dropped))
 
 
 def _hold_out_units(halves: Halves, units: Sequence[str], fraction: float, seed: int) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from .records import PromptRecord, RejectedRow, text_key
-
-LEAKED = "text is held out for evaluation too"
-ROW_EXCERPT = 500
+from .records import PromptRecord, RejectedRow, leaked, text_key
 
 
 class Halves:
@@ -53,17 +50,3 @@ class Halves:
             else:
                 train.append(record)
         return tuple(train), tuple(held_out), tuple(dropped)
-
-
-def leaked(record: PromptRecord) -> RejectedRow:
-    """The row of a training prompt whose text is held out."""
-    text = record.messages[-1]["content"][:ROW_EXCERPT]
-    return RejectedRow(
-        LEAKED,
-        "the same text is in the evaluation half",
-        record.file,
-        record.line,
-        record.preference_group or None,
-        text,
-        left_out=True,
-    )

@@ -9,7 +9,7 @@ from pgrpo_cli.errors import DataError
 from .assemble import Assembled
 from .losses import described
 from .prompts import remedy_for
-from .records import RejectedRow, SourceData
+from .records import SourceData, rejected_record
 
 UNTRAINED = "preference group without training prompts"
 
@@ -55,14 +55,8 @@ def _untrained(group: str, assembled: Assembled) -> DataError:
 def _without_untrained(assembled: Assembled, training: set[str]) -> Assembled:
     records, prompts = assembled.records["eval"], assembled.prompts["eval"]
     rejected = tuple(
-        RejectedRow(
-            UNTRAINED,
-            f"no training prompt is in {record.preference_group!r}",
-            record.file,
-            record.line,
-            record.preference_group,
-            record.messages[-1]["content"][:500],
-            left_out=True,
+        rejected_record(
+            record, UNTRAINED, f"no training prompt is in {record.preference_group!r}", left_out=True
         )
         for record in records
         if record.preference_group not in training

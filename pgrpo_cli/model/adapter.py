@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgrpo_cli.errors import CheckpointError, ModelError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.model import AdapterSection
-from pgrpo_cli.registry import nearest
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

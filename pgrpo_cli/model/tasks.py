@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from pgrpo_cli.errors import EvalError, PgrpoError, RecipeError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
-from pgrpo_cli.registry import nearest
 
 # lm-eval's own, so that its command line gives the same numbers.
 _FEWSHOT_SEED, _PYTHON_SEED, _TORCH_SEED = 1234, 0, 1234

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 from .base import Section
 from .messages import MOST_PROBLEMS, InvalidRecipe, KeyPath, Problem, choices, did_you_mean, dotted, plain
@@ -124,8 +124,3 @@ def _of_another_type(key: str, value: dict[str, Any], known: dict[str, type[Sect
     if not types:
         return ""
     return f" with type {value['type']!r}; {', '.join(map(repr, types))} {'have' if types[1:] else 'has'} it"
-
-
-def is_inside(path: KeyPath, roots: Iterable[KeyPath]) -> bool:
-    """Whether `path` is one of `roots` or stands below one."""
-    return any(path[: len(root)] == root for root in roots)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 from .check import check
 from .messages import InvalidRecipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of the recipe down to a value."""

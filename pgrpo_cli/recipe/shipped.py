@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

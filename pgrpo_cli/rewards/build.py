@@ -9,7 +9,6 @@ from typing import Any
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.reward_judge import JudgeReward
-from pgrpo_cli.registry import Registry
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction
 from .embedding import build_embedding
@@ -34,7 +33,7 @@ def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunct
 Factory = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]
 
 # The `type` of a recipe's reward section -> the factory that takes the section.
-FACTORIES: dict[str, Factory] = {
+REWARDS: dict[str, Factory] = {
     "personas": build_personas,
     "regex": build_regex,
     "length": build_length,
@@ -50,9 +49,6 @@ FACTORIES: dict[str, Factory] = {
     "plugin": build_plugin,
     "judge": build_judge,
 }
-REWARDS: Registry[Factory] = Registry("reward")
-for _name, _factory in FACTORIES.items():
-    REWARDS.add(_name, _factory)
 
 
 def build_rewards(

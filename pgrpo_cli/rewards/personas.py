@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.reward_personas import PersonasReward
-from pgrpo_cli.registry import nearest
 
 from .base import BuildContext, Completion, Score
 from .columns import shown, where

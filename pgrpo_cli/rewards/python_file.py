@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.reward_code import PythonReward
-from pgrpo_cli.registry import nearest
 
 from .base import BuildContext, Completion, Score, is_asynchronous, refuse_coroutine
 from .neighbours import Neighbours

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pgrpo_cli.data.strict_json import read_json
+from pgrpo_cli.paths import sha256
 from pgrpo_cli.rewards.neighbours import imported_files
 
 from .files import write_json
@@ -52,9 +53,3 @@ def sha256_of_code(path: Path) -> str:
         return sha256(path)
     told = (f"{file.relative_to(path.parent).as_posix()} {sha256(file)}\n" for file in files)
     return hashlib.sha256("".join(told).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

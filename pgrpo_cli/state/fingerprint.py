@@ -17,13 +17,13 @@ from pgrpo_cli import __version__
 from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.paths import path_of
+from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location
 from pgrpo_cli.recipe.reward_code import PythonReward
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.schema import Recipe
 
-from .checksums import sha256, sha256_of_code
+from .checksums import sha256_of_code
 from .files import explained, write_json
 from .run import RunDirectory
 

@@ -198,16 +198,6 @@ def read_curves(path: Path) -> list[tuple[int, str, float, int]]:
     return points  # type: ignore[return-value]
 
 
-def read_completions(path: Path, *, preference_group: str | None = None) -> list[dict[str, Any]]:
-    """Scored completions in order of training, as dictionaries with decoded parts."""
-    where = "" if preference_group is None else " WHERE preference_group = ?"
-    parameters: Sequence[str] = () if preference_group is None else (preference_group,)
-    rows = _rows_of(
-        ScoredCompletion, path, f"FROM completions{where} ORDER BY step, prompt, generation", parameters
-    )
-    return [{**vars(row), "parts": decode_parts(row.parts)} for row in rows]
-
-
 def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[GroupRow]]:
     """The completions of the latest `steps` steps in order of training, and the statistics of their
     preference groups. Earlier completions are not read. Works while a run writes.

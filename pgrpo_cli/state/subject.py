@@ -10,14 +10,14 @@ from typing import Any
 
 from pgrpo_cli.data.prepared import read_manifest
 from pgrpo_cli.errors import CheckpointError, DataError, RunError
-from pgrpo_cli.paths import path_of
+from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.stats.result_types import EvalResult, Header
 
 from .adapter import finished_adapter
 from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
-from .checksums import sha256, sha256_of_code
+from .checksums import sha256_of_code
 from .fingerprint import versions
 from .paths import as_begun
 from .results import read_result, result_path

@@ -47,7 +47,7 @@ def tried(recipe: Path, *options: object, stdin: str | None = None) -> list[dict
 def test_every_type_is_listed_with_its_parts() -> None:
     lines = pgrpo("rewards", "list").stdout.splitlines()
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert sorted(names) == list(REWARDS)
+    assert sorted(names) == sorted(REWARDS)
     assert any(line.split()[:4] == ["recommendation", "hit,", "rank,", "candidate"] for line in lines)
 
 

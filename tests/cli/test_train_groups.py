@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pgrpo_cli.cli.display import LineDisplay
-from pgrpo_cli.state.history_store import read_completions
+from tests.support.history import read_completions
 from tests.support.training import ROWS, pgrpo, trained, write_tiny
 
 GROUP_KEYS = {"n", "mean", "std", "first_step", "last_step"}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.state.history_store import read_completions, read_groups
+from pgrpo_cli.state.history_store import read_groups
+from tests.support.history import read_completions
 from tests.support.training import files_in, metrics, outcome, pgrpo, steps_in, trained, write_tiny
 
 LENGTHS = "[float(len(c)) for c in completions]"

@@ -12,7 +12,7 @@ from pgrpo_cli.rewards.build import REWARDS, build_rewards
 def test_every_reward_type_of_the_schema_has_a_factory():
     union = get_args(Reward)[0]
     types = [section.model_fields["type"].default for section in get_args(union)]
-    assert sorted(types) == list(REWARDS)
+    assert sorted(types) == sorted(REWARDS)
 
 
 def test_two_rewards_of_one_name_are_refused():

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.state.checksums import damage, sha256, sha256_of_code, write_checksums
+from pgrpo_cli.paths import sha256
+from pgrpo_cli.state.checksums import damage, sha256_of_code, write_checksums
 
 NEEDED = ("adapter_config.json", "adapter_model.safetensors")
 

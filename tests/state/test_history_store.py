@@ -11,12 +11,12 @@ from pgrpo_cli.state.history_store import (
     HistoryStore,
     ScoredCompletion,
     encode_parts,
-    read_completions,
     read_curves,
     read_groups,
     read_latest,
     read_parts,
 )
+from tests.support.history import read_completions
 from tests.support.processes import CONTEXT
 
 
@@ -143,7 +143,6 @@ READERS = {
     "groups": read_groups,
     "parts": read_parts,
     "curves": read_curves,
-    "completions": read_completions,
     "latest": lambda path: read_latest(path, 10),
 }
 TAMPERED = {
@@ -154,7 +153,7 @@ TAMPERED = {
     "infinity": ("UPDATE preference_groups SET mean = 9e999", "groups"),
     "text for a step": ("UPDATE completions SET step = 'x' WHERE step = 3 AND generation = 0", "curves"),
     "no text": ("UPDATE completions SET text = NULL", "latest"),
-    "text for a length": ("UPDATE completions SET length = 'long'", "completions"),
+    "text for a length": ("UPDATE completions SET length = 'long'", "latest"),
     "a table for ever": (
         "DROP TABLE completions; CREATE VIEW completions AS WITH RECURSIVE r(step) AS "
         "(SELECT 1 UNION ALL SELECT step + 1 FROM r) SELECT step FROM r",

@@ -12,13 +12,13 @@ from pgrpo_cli.state.history_store import (
     HistoryStore,
     PartRow,
     ScoredCompletion,
-    read_completions,
     read_groups,
     read_parts,
 )
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import read_metrics
+from tests.support.history import read_completions
 
 THEN = GroupRow("a", 2, 0.5, 0.1, 1, 2, 2, 0.0, 0.0)
 

@@ -11,9 +11,10 @@ import pytest
 from pgrpo_cli.diagnosis.view import RECENT_STEPS, WINDOW_STEPS, RunView
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.state import run_view
-from pgrpo_cli.state.history_store import read_completions, read_groups, read_latest
+from pgrpo_cli.state.history_store import read_groups, read_latest
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import RunReader, view_of
+from tests.support.history import read_completions
 from tests.support.made_runs import STEPS, G, Made, P, make, recipe_of
 from tests.support.training import files_in
 

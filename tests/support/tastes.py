@@ -31,7 +31,7 @@ def tastes(*, held_out: tuple[str, ...] = (), profiles: bool = True) -> SourceDa
 
 def give(monkeypatch: Any, data: SourceData) -> None:
     """Let the source `jsonl` give `data`, whatever its file."""
-    monkeypatch.setitem(SOURCES._entries, "jsonl", lambda section, context: data)
+    monkeypatch.setitem(SOURCES, "jsonl", lambda section, context: data)
 
 
 def _record(taste: str, number: int, time: int) -> SourceRecord:

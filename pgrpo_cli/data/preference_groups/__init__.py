@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord, rejected_record
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
-from pgrpo_cli.registry import Registry
 
 from .base import AssignContext, Assigner, Fitted, GroupOf
 from .cluster import build_cluster
@@ -20,7 +19,7 @@ __all__ = ["ASSIGNERS", "AssignContext", "Assigner", "Fitted", "GroupOf", "RowPr
 Factory = Callable[[Any, AssignContext], Assigner]
 """Takes the section `data.preference_groups`."""
 
-FACTORIES: dict[str, Factory] = {
+ASSIGNERS: dict[str, Factory] = {
     "column": build_column,
     "bins": build_bins,
     "expression": build_expression,
@@ -29,11 +28,6 @@ FACTORIES: dict[str, Factory] = {
     "cluster": build_cluster,
     "plugin": build_plugin,
 }
-ASSIGNERS: Registry[Factory] = Registry("kind of preference groups")
-for _name, _factory in FACTORIES.items():
-    ASSIGNERS.add(_name, _factory)
-
-ROW_EXCERPT = 500
 
 
 def assign(
@@ -45,16 +39,6 @@ def assign(
         try:
             grouped.append(PromptRecord(**{**vars(record), "preference_group": group_of(record)}))
         except RowProblem as problem:
-            text = record.messages[-1]["content"][:ROW_EXCERPT]
-            rejected.append(
-                RejectedRow(
-                    problem.reason,
-                    problem.detail,
-                    record.file,
-                    record.line,
-                    record.preference_group,
-                    text,
-                    left_out=isinstance(problem, LeftOut),
-                )
-            )
+            left_out = isinstance(problem, LeftOut)
+            rejected.append(rejected_record(record, problem.reason, problem.detail, left_out=left_out))
     return tuple(grouped), tuple(rejected)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pgrpo_cli.data.records import SourceRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.registry import nearest
+from pgrpo_cli.names import nearest
 
 MAX_COLUMNS_SHOWN = 30
 

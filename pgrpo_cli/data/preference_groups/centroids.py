@@ -13,17 +13,11 @@ data/preference_groups.json
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pgrpo_cli.data.prepared import CLUSTERS
-from pgrpo_cli.data.records import UserProfile
-from pgrpo_cli.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,18 +29,6 @@ DECIMALS = 6
 differ between machines, decide nothing."""
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-
-
-def group_of_user(stored: Mapping[str, Any], profile: UserProfile) -> str:
-    """The cluster of a user by what is known of them: `profile.features`, or `profile.text` for tfidf.
-
-    Raises ValueError for embeddings, which need their model: `nearest_group` takes their vector.
-    """
-    if stored["features"] == "profile":
-        return nearest_group(stored, profile_vector(stored, profile.features))
-    if stored["features"] == "tfidf":
-        return nearest_group(stored, tfidf_vector(stored, profile.text))
-    raise ValueError(f"users in clusters by {stored['features']} are assigned by nearest_group")
 
 
 def nearest_group(stored: Mapping[str, Any], vector: ArrayLike) -> str:
@@ -92,17 +74,3 @@ def tfidf_vector(stored: Mapping[str, Any], text: str) -> NDArray[np.float64]:
 def words(text: str) -> list[str]:
     """Words of two letters and more, without case."""
     return _WORD.findall(text.casefold())
-
-
-def load_clusters(run_dir: Path) -> dict[str, Any] | None:
-    """What `prepare` stored, None where the preference groups are no clusters. Raises DataError."""
-    path = run_dir / "data" / CLUSTERS
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] == VERSION:
-            return dict(stored)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy="Run `pgrpo prepare` again.") from error
-    raise DataError(f"{path} has version {stored['version']}, known is {VERSION}")

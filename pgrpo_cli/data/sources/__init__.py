@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from pgrpo_cli.data.records import SourceData
-from pgrpo_cli.registry import Registry
 
 from .context import ReadContext
 from .generic import read_csv, read_datasets, read_jsonl, read_parquet
@@ -18,7 +17,7 @@ from .presets import read_helpsteer2, read_personalllm, read_prism, read_ultrafe
 Reader = Callable[[Any, ReadContext], SourceData]
 """Takes the section `data.source`."""
 
-READERS: dict[str, Reader] = {
+SOURCES: dict[str, Reader] = {
     "personas": read_personas,
     "jsonl": read_jsonl,
     "csv": read_csv,
@@ -31,6 +30,3 @@ READERS: dict[str, Reader] = {
     "movielens": read_movielens,
     "goodreads": read_goodreads,
 }
-SOURCES: Registry[Reader] = Registry("data source")
-for _name, _reader in READERS.items():
-    SOURCES.add(_name, _reader)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import gzip
-import hashlib
 import os
 import re
 import zlib
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 from pgrpo_cli.data.records import SourceFile
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.paths import expanded, shown
+from pgrpo_cli.paths import expanded, sha256, shown
 
 _RECURSIVE = re.compile(r"(^|/)(?:\*\*(?:/|$))+")
 GZIP = b"\x1f\x8b"
@@ -46,7 +45,7 @@ def file_name(path: Path, recipe_dir: Path) -> str:
 
 def hashed(paths: Iterable[Path], recipe_dir: Path) -> list[SourceFile]:
     """Name and SHA-256 of each file, as it lies on disk. Raises DataError."""
-    return [SourceFile(file_name(path, recipe_dir), _sha256(path)) for path in paths]
+    return [SourceFile(file_name(path, recipe_dir), _hash(path)) for path in paths]
 
 
 @contextmanager
@@ -78,10 +77,9 @@ def _glob(pattern: str) -> Iterator[str]:
             yield from _glob(os.path.join(glob.escape(folder), rest))
 
 
-def _sha256(path: Path) -> str:
+def _hash(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise DataError(
             f"{shown(path)} cannot be read: {error.strerror}", remedy="Check that you may read it."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord, UserProfile, text_key
+from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord, UserProfile, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 
@@ -58,9 +58,11 @@ def read_goodreads(section: GoodreadsSource, context: ReadContext) -> SourceData
         return SourceData(
             tuple(records["train"]), None, rejections.rows(), files, rows=rejections.rows_by_file
         )
-    kept = tuple(_without_held_out_texts(records["train"], records["eval"], rejections))
+    kept, leaks = without_held_out(records["train"], records["eval"])
+    for row in leaks:
+        rejections.add(row)
     return SourceData(
-        kept,
+        tuple(kept),
         tuple(records["eval"]),
         rejections.rows(),
         files,
@@ -145,20 +147,6 @@ def _record(
         review.file,
         review.line,
     )
-
-
-def _without_held_out_texts(
-    train: list[SourceRecord], held_out: list[SourceRecord], rejections: Rejections
-) -> Iterator[SourceRecord]:
-    texts = {text_key(record) for record in held_out}
-    for record in train:
-        if text_key(record) not in texts:
-            yield record
-        else:
-            detail = f"{record.prompt_id} has the same prompt as one that is held out"
-            rejections.add(
-                RejectedRow("the same text is held out", detail, record.file, record.line, left_out=True)
-            )
 
 
 def _profiles(train: list[Review]) -> dict[str, UserProfile]:

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
+from pgrpo_cli.data.records import ROW_EXCERPT, Message, RejectedRow, SourceRecord
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
-
-ROW_EXCERPT = 500
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, text_key
+from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.sources import ColumnMapping
-from pgrpo_cli.registry import nearest
 
 from .context import ReadContext
 from .mapping import RowMapper
-from .rows import ROW_EXCERPT, RawRow
+from .rows import RawRow
 
 MAX_COLUMNS_SHOWN = 30
 MANY = 10_000
@@ -47,9 +47,8 @@ def read_tables(
     held: list[SourceRecord] | None = None
     if held_out is not None:
         held, more = reading.made(held_out)
-        texts = {text_key(record) for record in held}
-        rejected += more + [_leaked(record) for record in records if text_key(record) in texts]
-        records = [record for record in records if text_key(record) not in texts]
+        records, leaks = without_held_out(records, held)
+        rejected += more + leaks
     tables = [table for table in (train, held_out) if table is not None]
     return SourceData(
         tuple(records),
@@ -137,17 +136,3 @@ def _require_columns(section: ColumnMapping, label: str, found: list[str], *, ne
             + (f"; the nearest is {near!r}" if near else ""),
             remedy=f"Set data.source.{setting} to the right one" + (f", perhaps {near!r}." if near else "."),
         )
-
-
-def _leaked(record: SourceRecord) -> RejectedRow:
-    text = record.messages[-1]["content"][:ROW_EXCERPT]
-    reason = "text is held out for evaluation too"
-    return RejectedRow(
-        reason,
-        "the same text is held out",
-        record.file,
-        record.line,
-        record.preference_group,
-        text,
-        left_out=True,
-    )

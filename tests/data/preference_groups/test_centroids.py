@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -7,15 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.preference_groups.centroids import (
-    group_of_user,
-    load_clusters,
     nearest,
     nearest_group,
     profile_vector,
     tfidf_vector,
 )
-from pgrpo_cli.data.records import UserProfile
-from pgrpo_cli.errors import DataError
 
 PROFILE = {
     "version": 1,
@@ -52,22 +47,15 @@ def test_words_weigh_by_count_and_rarity_and_the_length_is_one():
 
 
 def test_a_new_user_goes_to_the_nearest_cluster():
-    assert group_of_user(PROFILE, UserProfile({"Horror": 4.0})) == "Horror"
-    assert group_of_user(PROFILE, UserProfile({"Horror": 2.0})) == "Romance"
-    assert group_of_user(TFIDF, UserProfile(text="So scary!")) == "scary"
+    assert nearest_group(PROFILE, profile_vector(PROFILE, {"Horror": 4.0})) == "Horror"
+    assert nearest_group(PROFILE, profile_vector(PROFILE, {"Horror": 2.0})) == "Romance"
+    assert nearest_group(TFIDF, tfidf_vector(TFIDF, "So scary!")) == "scary"
 
 
 def test_of_two_as_near_the_larger_cluster_which_is_first_is_chosen():
-    assert group_of_user(PROFILE, UserProfile({})) == "Horror"
+    assert nearest_group(PROFILE, profile_vector(PROFILE, {})) == "Horror"
     assert nearest_group(PROFILE, [1e-12, 0.0]) == "Horror"
     assert nearest_group(PROFILE, [-1e-12, 0.0]) == "Horror"
-
-
-def test_embeddings_need_their_vector():
-    stored = {**PROFILE, "features": "embedding"}
-    assert nearest_group(stored, [-1.0, 0.0]) == "Romance"
-    with pytest.raises(ValueError, match="nearest_group"):
-        group_of_user(stored, UserProfile(text="x"))
 
 
 @given(st.lists(st.lists(st.floats(-9, 9), min_size=2, max_size=2), min_size=1, max_size=9))
@@ -76,15 +64,3 @@ def test_no_centroid_is_nearer_than_the_nearest(points):
     for point, found in zip(points, nearest(centroids, np.array(points)), strict=True):
         distances = [math.dist(point, centroid) ** 2 for centroid in centroids]
         assert distances[found] <= min(distances) + 1e-5
-
-
-def test_what_prepare_stored_is_loaded(tmp_path):
-    assert load_clusters(tmp_path) is None
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "data" / "preference_groups.json"
-    path.write_text(json.dumps(PROFILE))
-    assert load_clusters(tmp_path) == PROFILE
-    for text, words in (("{", "cannot be read"), ("[]", "cannot be read"), ('{"version": 9}', "version 9")):
-        path.write_text(text)
-        with pytest.raises(DataError, match=words):
-            load_clusters(tmp_path)

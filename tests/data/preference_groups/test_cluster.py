@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
-from pgrpo_cli.data.preference_groups.centroids import group_of_user
+from pgrpo_cli.data.preference_groups.centroids import nearest_group, profile_vector, tfidf_vector
 from pgrpo_cli.data.records import UserProfile
 from pgrpo_cli.errors import DataError, ModelError, RecipeError
 from pgrpo_cli.recipe.preference_groups import ClusterGroups
@@ -66,7 +66,7 @@ def test_what_is_stored_places_every_user_where_they_were_put_and_new_ones_too()
     fitted = fit()
     stored = json.loads(json.dumps(fitted.stored))
     for record, group in zip(RECORDS, groups(fitted, RECORDS), strict=True):
-        assert group_of_user(stored, PROFILES[record.user_id]) == group
+        assert nearest_group(stored, profile_vector(stored, PROFILES[record.user_id].features)) == group
     new = UserProfile({"Horror": 5.0})
     everyone = {**PROFILES, "new": new}
     # Known to the source, without a training prompt: not fitted, and put with those who like horror.
@@ -75,7 +75,7 @@ def test_what_is_stored_places_every_user_where_they_were_put_and_new_ones_too()
     assert (
         groups(later, [source_record("?", "new")])
         == groups(later, RECORDS)[:1]
-        == [group_of_user(stored, new)]
+        == [nearest_group(stored, profile_vector(stored, new.features))]
     )
 
 
@@ -107,7 +107,7 @@ def test_words_of_training_prompts_tell_tastes():
     assert set(fitted.stored["feature_names"]) == {"scare", "ghosts", "love", "today"}
     new = [source_record("I love love", "new"), source_record("ghosts!", "newer")]
     assert groups(fitted, new) == [names[12], names[0]]
-    assert group_of_user(fitted.stored, UserProfile(text="love")) == names[12]
+    assert nearest_group(fitted.stored, tfidf_vector(fitted.stored, "love")) == names[12]
 
 
 def test_a_profile_text_counts_instead_of_the_prompts():

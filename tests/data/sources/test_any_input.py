@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.records import SourceData
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.errors import PgrpoError
 from pgrpo_cli.recipe.schema import Recipe
@@ -44,7 +44,7 @@ def read(content: bytes, kind: str, suffix: str | None = None, **settings: Any) 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / name).write_bytes(content)
         try:
-            data = READERS[kind](section_of(kind, path=name, **settings), ReadContext(Path(folder)))
+            data = SOURCES[kind](section_of(kind, path=name, **settings), ReadContext(Path(folder)))
         except PgrpoError as error:
             assert error.message
             assert error.remedy

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.recipe.load import load_recipe
 
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[3] / "recipes" / "examples"
 
 def read(name, folder, *overrides):
     source = load_recipe(EXAMPLES / f"{name}.yaml", overrides).data.source
-    return READERS[source.type](source, ReadContext(folder))
+    return SOURCES[source.type](source, ReadContext(folder))
 
 
 def test_own_jsonl(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.data.prepared import read_manifest
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.files import file_name, matching_files
 from pgrpo_cli.errors import DataError, PgrpoError
@@ -122,7 +122,7 @@ def test_what_is_no_path_is_an_error_of_every_source(tmp_path, kind, name):
     (tmp_path / "self").symlink_to("self")
     section = recipe(type=kind, path=name).data.source
     with pytest.raises(PgrpoError) as caught:
-        READERS[kind](section, ReadContext(Path(tmp_path)))
+        SOURCES[kind](section, ReadContext(Path(tmp_path)))
     assert caught.value.exit_code == 2
     assert caught.value.remedy
 
@@ -133,4 +133,4 @@ def test_what_is_no_path_is_an_error_of_every_source(tmp_path, kind, name):
 )
 def test_what_names_nothing_on_any_disk_is_an_error_of_the_recipe_or_the_source(tmp_path, kind, name, words):
     with pytest.raises(ValueError, match=words):
-        READERS[kind](recipe(type=kind, path=name).data.source, ReadContext(tmp_path))
+        SOURCES[kind](recipe(type=kind, path=name).data.source, ReadContext(tmp_path))

@@ -170,7 +170,7 @@ def test_the_same_prompt_is_not_in_both_halves(tmp_path):
     data = read(tmp_path, rows)
     assert not {text(record) for record in data.train} & {text(record) for record in data.eval}
     (row,) = data.rejected
-    assert (row.line, row.reason, row.left_out) == (4, "the same text is held out", True)
+    assert (row.line, row.reason, row.left_out) == (4, "text is held out for evaluation too", True)
 
 
 BROKEN = [

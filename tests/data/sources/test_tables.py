@@ -59,14 +59,14 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from pydantic import TypeAdapter
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.sources import Source
 
 section = TypeAdapter(Source).validate_python(json.loads(sys.argv[2]))
 try:
-    READERS[section.type](section, ReadContext(Path(sys.argv[1])))
+    SOURCES[section.type](section, ReadContext(Path(sys.argv[1])))
 except DataError as error:
     print(error)
 """

@@ -24,9 +24,9 @@ from pgrpo_cli.data.records import (
 )
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.presets import PrismSource
-from pgrpo_cli.registry import nearest
 
 from ..context import ReadContext
 from ..generic import files_table

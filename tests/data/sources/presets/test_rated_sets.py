@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.data.sources import READERS
+from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.presets.rated import rating_of
 from pgrpo_cli.errors import DataError
@@ -24,7 +24,7 @@ from pgrpo_cli.recipe.presets import (
 
 
 def read(folder, section):
-    return READERS[section.type](section, ReadContext(folder))
+    return SOURCES[section.type](section, ReadContext(folder))
 
 
 def write(path, rows):

@@ -53,7 +53,7 @@ from pgrpo_cli.state.saver import Saver
 
 
 class Observer(Protocol):
-    """Who watches a run: the terminal, or a test."""
+    """Callbacks of the training loop."""
 
     def on_phase(self, step: int, phase: str) -> None:
         """A step enters `rollout`, `reward`, `training` or `save`."""

@@ -1,8 +1,10 @@
 """Decoding over shared prefixes: one step at a time, over tensors that stay where they are.
 
-A step feeds the newest token of every row, draws the next one and records it, all on the device and without a
-word to the host, which looks at the record every so many steps to see who has finished. Every completion owns
-a line of the record and of the uniform numbers; a row of the batch only points to it.
+A step feeds the newest token of every row, draws the next token and records it. All of this happens on the
+device, without host synchronisation. The host reads the record every `check_every` steps to find the
+completions that have finished. Every completion owns a line of the record and a line of the uniform numbers;
+a row of the batch only holds the number of its line, so rows can be dropped without moving what has been
+recorded.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 
 from .buffers import Buffers
 from .policy import Policy
-from .rounding import COARSE, EXACT, Rounding, Staying
+from .rounding import COARSE, EXACT, KeptRows, Rounding
 from .sampling import SamplingSettings, next_tokens
 from .shared_prefix import PrefillCache, SharedPrefixCache, attending_to_shared_prefix
 from .workspace import Workspace, run_plainly
@@ -70,8 +72,8 @@ def decode(
 
 
 class _Batch:
-    """The rows being decoded. Row m writes to line `completions_M[m]` of the record; a row that only fills
-    a rung writes to a line of its own behind the record.
+    """The rows being decoded. Row m writes to line `completions_M[m]` of the record; a padding
+    row, whose output is discarded, writes to an extra line at the end of the record.
     """
 
     def __init__(
@@ -119,17 +121,17 @@ class _Batch:
         """Let finished rows leave, where that pays."""
         finished = [*finished_N.tolist(), True]
         going_on_M = [not finished[n] for n in self._completions_M]
-        staying = rounding.staying(self._cache.places_M, going_on_M, self._settings.num_generations)
-        if staying is not None:
-            self._cache.keep(staying, stored)
-            self._keep(staying)
+        kept = rounding.kept_rows(self._cache.places_M, going_on_M, self._settings.num_generations)
+        if kept is not None:
+            self._cache.keep(kept, stored)
+            self._keep(kept)
 
-    def _keep(self, staying: Staying) -> None:
-        rows = torch.tensor(staying.rows, device=self._tokens_M.device)
+    def _keep(self, kept: KeptRows) -> None:
+        rows = torch.tensor(kept.rows, device=self._tokens_M.device)
         self._tokens_M = self._buffers.store("tokens", self._tokens_M[rows])
-        completions_M = [self._completions_M[row] for row in staying.rows]
-        real = len(completions_M) - staying.fillers
-        self._point(completions_M[:real] + [self._N] * staying.fillers)
+        completions_M = [self._completions_M[row] for row in kept.rows]
+        real = len(completions_M) - kept.padding_rows
+        self._point(completions_M[:real] + [self._N] * kept.padding_rows)
 
     def record(self, start: int, end: int) -> torch.Tensor:
         """Columns [start, end) of the token ids, [N, end - start] on the CPU. Waits for the device."""

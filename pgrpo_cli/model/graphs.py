@@ -1,9 +1,9 @@
 """Decode steps captured in CUDA graphs: thousands of kernel launches a token become one.
 
-A graph replays kernels at the addresses of its capture. What a step reads and writes therefore lies in static
-buffers, and the addresses of all weights and buffers are compared before a graph is used again. The adapter
-is trained in place, so its graphs see every update. A step that cannot be captured runs as it is, from then
-on; where memory ran out, for the rest of the batch.
+A CUDA graph is recorded with fixed memory addresses and reads and writes there at every replay. What a step
+reads and writes therefore lies in static buffers, and the addresses of all weights and buffers are compared
+before a graph is used again. The adapter is trained in place, so its graphs see every update. A step that
+cannot be captured runs as it is, from then on; where memory ran out, for the rest of the batch.
 """
 
 from __future__ import annotations

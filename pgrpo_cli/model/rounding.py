@@ -1,8 +1,8 @@
-"""How closely the shapes of a decode step follow the batch: exactly, or in steps that bound their number.
+"""The shapes of a decode step: those of the batch exactly, or rounded up to a few bucket sizes.
 
-Where every shape costs nothing, a step is as small as it can be. Where a shape costs a captured graph, the
-shapes climb a ladder: the completions' own length and the prompts' length are rounded up and masked, and rows
-leave in whole prompts, at a rung. Neither changes a completion.
+On a CPU a new shape costs nothing, so each step is as small as it can be. On CUDA each new shape costs the
+capture of a graph. There the number of prompts, their length and the length of the completions are rounded up
+to bucket sizes; what is added is masked or discarded. Neither way changes a completion.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ _LEAVING_SHARE = 8
 """With exact shapes rows leave once one in so many has finished: a cache is copied when that pays."""
 
 
-def rung(count: int, *, smallest: int = 1, per_octave: int = 2) -> int:
-    """The least rung that holds `count` (> 0): `smallest`, then `per_octave` rungs to every doubling.
+def bucket(count: int, *, smallest: int = 1, per_octave: int = 2) -> int:
+    """The smallest bucket size of at least `count` (> 0). The sizes begin with `smallest`, and there are
+    `per_octave` of them, a power of two, to every doubling.
 
     With the defaults 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: what is rounded up grows by less than a half.
     """
@@ -26,16 +27,16 @@ def rung(count: int, *, smallest: int = 1, per_octave: int = 2) -> int:
 
 
 @dataclass(frozen=True)
-class Staying:
-    """What stays of a batch: the prompts and the rows, as indices into the batch.
+class KeptRows:
+    """The prompts and rows that are decoded on, as indices into the batch.
 
-    The last `fillers` rows and their prompts stand there a second time, to fill a rung; nobody reads what
-    they make.
+    The last `padding_rows` rows and their prompts are copies of others that fill the bucket. Their output is
+    discarded.
     """
 
     prompts: list[int]
     rows: list[int]
-    fillers: int = 0
+    padding_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ class Rounding:
 
     def own_length(self, tokens: int, capacity: int) -> int:
         """Columns of the completions' own keys to attend to when `tokens` of `capacity` are stored."""
-        return tokens if self.exact else min(capacity, rung(tokens, smallest=64))
+        return tokens if self.exact else min(capacity, bucket(tokens, smallest=64))
 
     def prefix_length(self, tokens: int) -> int:
         """Columns to hold prompts of up to `tokens` tokens."""
-        return tokens if self.exact else rung(tokens, smallest=64, per_octave=8)
+        return tokens if self.exact else bucket(tokens, smallest=64, per_octave=8)
 
-    def staying(
+    def kept_rows(
         self, places_M: Sequence[int], going_on_M: Sequence[bool], num_generations: int
-    ) -> Staying | None:
-        """Who stays when at least one row goes on; None: leave the batch as it is.
+    ) -> KeptRows | None:
+        """The rows to keep when at least one has not finished; None: the batch stays as it is.
 
         `places_M` are the rows' places in the [P·G] grid of prompts and completions, ascending.
         """
@@ -64,17 +65,17 @@ class Rounding:
             rows = [row for row, going_on in enumerate(going_on_M) if going_on]
             if (len(places_M) - len(rows)) * _LEAVING_SHARE < len(places_M):
                 return None
-            return Staying(sorted({places_M[row] // num_generations for row in rows}), rows)
+            return KeptRows(sorted({places_M[row] // num_generations for row in rows}), rows)
         alive = sorted(
             {p // num_generations for p, going_on in zip(places_M, going_on_M, strict=True) if going_on}
         )
-        target = rung(len(alive))
+        target = bucket(len(alive))
         if target * num_generations >= len(places_M):
             return None
-        fillers = target - len(alive)
-        prompts = alive + alive[:1] * fillers
+        num_padding = target - len(alive)
+        prompts = alive + alive[:1] * num_padding
         rows = [p * num_generations + g for p in prompts for g in range(num_generations)]
-        return Staying(prompts, rows, fillers * num_generations)
+        return KeptRows(prompts, rows, num_padding * num_generations)
 
 
 EXACT = Rounding(exact=True, check_every=1)

@@ -23,7 +23,7 @@ import torch
 from transformers import DynamicCache
 
 from .buffers import Buffers
-from .rounding import EXACT, Rounding, Staying
+from .rounding import EXACT, KeptRows, Rounding
 
 ATTENTION_NAME = "pgrpo_shared_prefix"
 
@@ -132,21 +132,21 @@ class SharedPrefixCache:
         """Position ids of the next token of every row: prompts differ in length, so rows do."""
         return (self._lengths_M + self.stored_1).unsqueeze(1)
 
-    def keep(self, staying: Staying, stored: int) -> None:
-        """Drop all rows and prompts but those that stay. `stored`: completion tokens stored."""
+    def keep(self, kept: KeptRows, stored: int) -> None:
+        """Drop all other rows and prompts. `stored`: completion tokens stored."""
         G = self.num_generations
-        index = {p: i for i, p in enumerate(staying.prompts)}
-        full = len(staying.rows) == len(staying.prompts) * G
-        places_M = [self.places_M[row] for row in staying.rows]
+        index = {p: i for i, p in enumerate(kept.prompts)}
+        full = len(kept.rows) == len(kept.prompts) * G
+        places_M = [self.places_M[row] for row in kept.rows]
         device = self.prompt_lengths_P.device
-        if staying.prompts != list(range(self.num_prompts)):
-            prompts = torch.tensor(staying.prompts, device=device)
+        if kept.prompts != list(range(self.num_prompts)):
+            prompts = torch.tensor(kept.prompts, device=device)
             self._replace("prefix_keys", self.prefix_keys, prompts)
             self._replace("prefix_values", self.prefix_values, prompts)
             self.prefix_mask_P_T = self._buffers.store("prefix_mask", self.prefix_mask_P_T[prompts])
             self.prompt_lengths_P = self._buffers.store("prompt_lengths", self.prompt_lengths_P[prompts])
-            self.num_prompts = len(staying.prompts)
-        rows = torch.tensor(staying.rows, device=device)
+            self.num_prompts = len(kept.prompts)
+        rows = torch.tensor(kept.rows, device=device)
         columns = stored if self._exact else self.capacity
         self._replace("keys", self.keys, rows, columns)
         self._replace("values", self.values, rows, columns)
@@ -157,9 +157,9 @@ class SharedPrefixCache:
     ) -> None:
         """Keep the chosen entries of the first axis, in which the first `columns` tokens matter."""
         for i, tensor in enumerate(tensors):
-            kept = tensor[:, :, :columns].index_select(0, chosen)
+            taken = tensor[:, :, :columns].index_select(0, chosen)
             room = self._buffers.room(f"{name}.{i}", (len(chosen), *tensor.shape[1:]), tensor)
-            room[:, :, :columns] = kept
+            room[:, :, :columns] = taken
             tensors[i] = room
 
     def bias_A_L(self, sliding_window: int | None) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """What rollouts on a CUDA device keep between batches and, where there is room, between steps of a run.
 
-Captured graphs are worth keeping, and with them everything at the addresses that they know: the buffers of
-decoding and, for NF4 models, the dequantized weights. An update needs memory too, how much is seen from the
-first one; so the first update gets all of it, and later ones what the rule in `fits_beside_updates` leaves.
+Capturing a graph costs a step to warm up and the recording of thousands of kernels, so graphs are kept from
+step to step. Everything at the addresses that they were recorded with is kept too: the buffers of decoding
+and, for NF4 models, the dequantized weights. An update needs memory as well, and how much is known only after
+the first one. So the first update gets all of the memory, and later ones what the rule in
+`fits_beside_updates` leaves.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     apply.
     """
 
+
 class Skipped(Exception):
     """A check does not apply; the message says why."""
 

@@ -15,7 +15,7 @@ from tests.support.decoding import assert_same, decoded, stopping_policy, unifor
 from tests.support.policies import ARCHITECTURES, make_prompts, randomize_adapter
 from tests.support.replay import BrokenRecorder, ReplayRecorder, ShortRecorder
 
-# Nine prompts pass the rungs 8, 6, 4, 3, 2 and 1, where seven or five need filling up.
+# Nine prompts pass the buckets 8, 6, 4, 3, 2 and 1, where seven or five need filling up.
 PROMPTS = make_prompts((12, 5, 9, 3, 7, 4, 10, 2, 6))
 # Looks that are rare enough to be missed and frequent enough to shrink the batch.
 COARSE_SOON = Rounding(exact=False, check_every=2)

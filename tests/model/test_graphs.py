@@ -52,7 +52,7 @@ def test_replays_draw_token_for_token_what_steps_draw(architecture):
         found = decoded(policy, PROMPTS, SAMPLING, rounding=SOON, workspace=workspace)
         assert_same(found, expected, tolerance=1e-4)
     assert workspace.graphs.failure is None
-    # Six prompts leave at the rungs 4, 3, 2 and 1, and 100 tokens pass the rungs 64 and 96.
+    # Six prompts leave at the buckets 4, 3, 2 and 1, and 100 tokens pass the buckets 64 and 96.
     assert len(workspace.graphs) >= 3
 
 

@@ -90,5 +90,3 @@ def test_no_completion_ends_by_itself_and_texts_differ_in_length(subject: Subjec
     # 3 % 7 = 3, 8 % 7 = 1, 14 % 7 = 0.
     assert tokenizer.decode([3, 8, 14]) == "xxxx"
     assert subject.policy.stop_token_ids == (512,)
-
-

@@ -44,7 +44,7 @@ def with_graphs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_graphs_are_counted(with_graphs: Any) -> None:
     found, problem = speed.graphs(with_graphs(ReplayRecorder()))
-    # 32 tokens after the first one, whose keys all lie within the first rung of 64.
+    # 32 tokens after the first one, whose keys all lie within the first bucket of 64.
     assert problem is None and found.captured == 1
     assert found.capture_seconds == found.first_seconds - found.next_seconds
 
@@ -123,9 +123,7 @@ def test_launches_are_counted_a_token(with_graphs: Any, monkeypatch: pytest.Monk
     assert (found.launches_per_token, found.launches_per_token_in_graphs) == (30, 1)
 
 
-def test_a_profiler_that_sees_nothing_is_a_failure(
-    with_graphs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_profiler_that_sees_nothing_is_a_failure(with_graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "profiled", lambda work: ["aten::mm"])
     monkeypatch.setattr(speed, "_rollout_seconds", lambda *_: 0.0)
     found, problem = speed.kernels(with_graphs(ReplayRecorder()))

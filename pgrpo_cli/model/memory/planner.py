@@ -133,9 +133,7 @@ class Planner:
         """The policy with the paths it takes, and what a rollout holds."""
         settings = sampling_settings(recipe.rollout)
         paths = self._paths or Paths()
-        policy = replace(
-            shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device]
-        )
+        policy = replace(shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device])
         if device == "cpu" and paths.rollout_dtype is None:
             policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
 

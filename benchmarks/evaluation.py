@@ -124,30 +124,30 @@ def write_runs(run: Path, runs: int, rows: int) -> None:
 
 
 def write_evaluation(run: Any, rows: int, rng: random.Random) -> None:
+    from pgrpo_cli.eval.targets import eval_target
     from pgrpo_cli.state.results import write_result
-    from pgrpo_cli.state.subject import subject_of
     from pgrpo_cli.stats.estimates import Resampler
     from pgrpo_cli.stats.evaluation import summarise
     from pgrpo_cli.stats.intervals import Bootstrap
     from pgrpo_cli.stats.kept import kept_of
     from pgrpo_cli.stats.result_types import EvalResult
 
-    subject = subject_of(run, run.recipe(), run.recipe_dir)
-    header = subject.header
-    made = made_rows(rows, sorted(subject.group_sizes), rng)
+    target = eval_target(run, run.recipe(), run.recipe_dir)
+    header = target.header
+    made = made_rows(rows, sorted(target.group_sizes), rng)
     prompts = {row.prompt_id: f"What shall {row.prompt_id} play?" for row in made}
     users = {prompt: f"user-{i // PROMPTS_A_USER}" for i, prompt in enumerate(sorted(prompts))}
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     result = EvalResult(
         **dict(header),
-        **dict(summarise(made, bootstrap, subject.group_sizes, users=users)),
+        **dict(summarise(made, bootstrap, target.group_sizes, users=users)),
         kept=kept_of(made, {"base": 20.0, "tuned": 21.0}, Resampler(bootstrap, users)),
         matrix=None,
         prompts=prompts,
         users=users,
         rows=made,
     )
-    write_result(result, subject.path)
+    write_result(result, target.path)
 
 
 def made_rows(rows: int, groups: list[str], rng: random.Random) -> list[Any]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pgrpo_cli.errors import EvalError, IncomparableError, RunError
+from pgrpo_cli.eval.targets import eval_target, kept_result
 from pgrpo_cli.recipe.training import EvalSection
 from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.subject import kept_result, subject_of
 from pgrpo_cli.stats.comparison import Side, pairs_of
 from pgrpo_cli.stats.comparison_types import ComparedRun, Comparison, Method
 from pgrpo_cli.stats.estimates import prompt_values
@@ -22,7 +22,7 @@ from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
 
 if TYPE_CHECKING:
-    from pgrpo_cli.evaluate import EvalProgress
+    from pgrpo_cli.eval.alignment import EvalProgress
 
 # What two evaluations must have in common, and how to get there.
 COMPARABLE = {
@@ -54,35 +54,35 @@ def entrants_of(
 
     New ones take the settings of the first kept one, so that they can be compared, and share its base rows.
     Whether the runs can be compared at all is found out before any is evaluated. `on_note` takes
-    sentences for the user. Raises IncomparableError, and what `subject_of` and `evaluate_run` raise.
+    sentences for the user. Raises IncomparableError, and what `eval_target` and `evaluate_target` raise.
     """
-    subjects = {label: subject_of(run, run.recipe(), run.recipe_dir) for label, run in runs.items()}
-    results = {label: kept_result(subject, any_settings=True) for label, subject in subjects.items()}
+    targets = {label: eval_target(run, run.recipe(), run.recipe_dir) for label, run in runs.items()}
+    results = {label: kept_result(target, any_settings=True) for label, target in targets.items()}
     known = [result for result in results.values() if result is not None]
     if known:
         section = _eval_section(known[0])
         for label in [label for label, result in results.items() if result is None]:
-            subject = subjects[label]
-            recipe = subject.recipe.model_copy(update={"eval": section})
-            subjects[label] = subject_of(subject.run, recipe, subject.recipe_dir)
-    headers = [(label, results[label] or subject.header) for label, subject in subjects.items()]
+            target = targets[label]
+            recipe = target.recipe.model_copy(update={"eval": section})
+            targets[label] = eval_target(target.run, recipe, target.recipe_dir)
+    headers = [(label, results[label] or target.header) for label, target in targets.items()]
     for label, header in headers[1:]:
         refuse_incomparable(*headers[0], label, header)
-    for label, subject in subjects.items():
+    for label, target in targets.items():
         if results[label] is None:
-            require_writable(subject.run)
+            require_writable(target.run)
     entrants = []
-    for label, subject in subjects.items():
-        for warning in subject.warnings:
+    for label, target in targets.items():
+        for warning in target.warnings:
             on_note(f"warning: {warning}")
         result = results[label]
         if result is None:
             # Kept evaluations are compared without torch.
-            from pgrpo_cli.evaluate import evaluate_run
+            from pgrpo_cli.eval.alignment import evaluate_target
 
             on_note(f"{label} keeps no evaluation of its newest adapter: evaluating it now")
-            result = evaluate_run(
-                subject,
+            result = evaluate_target(
+                target,
                 allow_code=allow_code,
                 allowed_hosts=allowed_hosts,
                 others=known,

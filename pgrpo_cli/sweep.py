@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.eval.targets import eval_target, has_judged, has_tasks, kept_result
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.load import differing_keys, load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.extend import has_other_steps
 from pgrpo_cli.state.run import run_if_any
-from pgrpo_cli.state.subject import has_judged, has_tasks, kept_result, subject_of
 
 Status = Literal["new", "started", "trained", "done", "different"]
 
@@ -36,7 +36,7 @@ class PlannedRun:
         """How far it is: `trained` lacks the evaluation that is wanted, `done` nothing; another recipe made
         what is `different`.
 
-        Raises what `run_if_any`, `subject_of` and `kept_result` raise for a run that is damaged.
+        Raises what `run_if_any`, `eval_target` and `kept_result` raise for a run that is damaged.
         """
         run = run_if_any(self.path)
         if run is None or not run.started:
@@ -50,7 +50,7 @@ class PlannedRun:
             return "started"
         if not evaluated:
             return "done"
-        kept = kept_result(subject_of(run, self.recipe, run.recipe_dir))
+        kept = kept_result(eval_target(run, self.recipe, run.recipe_dir))
         whole = kept and has_judged(self.recipe, kept) and has_tasks(self.recipe, kept)
         return "done" if whole else "trained"
 

@@ -21,7 +21,7 @@ from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
-from pgrpo_cli.held_out import HeldOutCurve
+from pgrpo_cli.eval.sampling import HeldOutCurve
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.determinism import deterministic
 from pgrpo_cli.model.policy import Policy

@@ -10,10 +10,10 @@ import pytest
 
 from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
 from pgrpo_cli.errors import IncomparableError, RunError
+from pgrpo_cli.eval.targets import EvalTarget, eval_target
 from pgrpo_cli.report.sentences import grouping_sentence
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.subject import Subject, subject_of
 from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import Rewards, result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
@@ -167,27 +167,27 @@ def runs_of(tmp_path: Path, **recipes: Any) -> dict[str, RunDirectory]:
     return {label: make_run(tmp_path / label, recipe) for label, recipe in recipes.items()}
 
 
-def subject(run: RunDirectory) -> Subject:
-    return subject_of(run, run.recipe(), run.path)
+def target(run: RunDirectory) -> EvalTarget:
+    return eval_target(run, run.recipe(), run.path)
 
 
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Subject, list[EvalResult]]]:
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EvalTarget, list[EvalResult]]]:
     """Replaces the evaluation of runs; records what was to be evaluated, and the results to borrow from."""
-    recorded: list[tuple[Subject, list[EvalResult]]] = []
+    recorded: list[tuple[EvalTarget, list[EvalResult]]] = []
 
-    def scripted(subject: Subject, *, others: Sequence[EvalResult], **_: Any) -> EvalResult:
-        recorded.append((subject, list(others)))
-        return result_of(BASE, FIRST, **dict(subject.header))
+    def scripted(target: EvalTarget, *, others: Sequence[EvalResult], **_: Any) -> EvalResult:
+        recorded.append((target, list(others)))
+        return result_of(BASE, FIRST, **dict(target.header))
 
-    monkeypatch.setattr("pgrpo_cli.evaluate.evaluate_run", scripted)
+    monkeypatch.setattr("pgrpo_cli.eval.alignment.evaluate_target", scripted)
     return recorded
 
 
 def test_kept_evaluations_are_taken_as_they_are(tmp_path: Path, evaluated: Any) -> None:
     runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(advantage__estimator="grpo"))
     for run in runs.values():
-        found = subject(run)
+        found = target(run)
         write_result(result_of(BASE, FIRST, **dict(found.header)), found.path)
     entrants = entrants_of(runs)
     assert evaluated == []
@@ -199,7 +199,7 @@ def test_a_run_without_evaluation_gets_one_like_the_kept_one(tmp_path: Path, eva
     # `two` was evaluated with three completions; `one` has no evaluation and asks for four by itself.
     runs = runs_of(tmp_path, one=recipe_of(), two=recipe_of(advantage__estimator="grpo"))
     recipe = recipe_of(advantage__estimator="grpo", eval__num_completions=3)
-    kept = subject_of(runs["two"], recipe, runs["two"].path)
+    kept = eval_target(runs["two"], recipe, runs["two"].path)
     write_result(result_of(BASE, FIRST, **dict(kept.header)), kept.path)
     notes: list[str] = []
     entrants = entrants_of(runs, on_note=notes.append)

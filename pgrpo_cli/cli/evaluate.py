@@ -31,9 +31,9 @@ from .terminal import emit, note
 
 if TYPE_CHECKING:
     from pgrpo_cli.diagnosis import Diagnosis
+    from pgrpo_cli.eval.targets import EvalTarget
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.state.run import RunDirectory
-    from pgrpo_cli.state.subject import Subject
     from pgrpo_cli.stats.result_types import CurvePoint, EvalResult
 
 
@@ -75,16 +75,15 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Answer held-out prompts with the base model and the tuned one; show whom training served how well."""
-    from pgrpo_cli.eval_judge import judge_run, judge_to_ask
-    from pgrpo_cli.eval_tasks import run_tasks, tasks_to_run
-    from pgrpo_cli.evaluate import evaluate_run, policy_of
+    from pgrpo_cli.eval.alignment import evaluate_target, policy_of
+    from pgrpo_cli.eval.judge import judge_target, judge_to_ask
+    from pgrpo_cli.eval.lm_eval import run_tasks, tasks_to_run
+    from pgrpo_cli.eval.targets import eval_target, kept_result
     from pgrpo_cli.model.precision import device_for
     from pgrpo_cli.pretrained.device import describe
-    from pgrpo_cli.state.eval_rows import table_path, write_table
-    from pgrpo_cli.state.results import kept_results, require_writable
-    from pgrpo_cli.state.subject import kept_result, subject_of
+    from pgrpo_cli.state.results import kept_results, require_writable, table_path, write_table
 
-    subject = subject_of(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
+    subject = eval_target(*_run_and_recipe(target, run_dir, overrides or ()), checkpoint)
     keep_traces_in(subject.run.path)
     result = None if fresh else kept_result(subject)
     told = (lambda text: None) if quiet else note
@@ -104,7 +103,7 @@ def evaluate(
     policy = None if tasks is None else cache(partial(policy_of, subject, chosen))
     with shown_progress(quiet=quiet) as progress:
         if result is None:
-            result = evaluate_run(
+            result = evaluate_target(
                 subject,
                 policy=policy,
                 allow_code=allow_code,
@@ -126,7 +125,7 @@ def evaluate(
             )
             policy.cache_clear()
         if judge is not None:
-            result = judge_run(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
+            result = judge_target(subject, result, judge, progress=partial(progress, "judge"), on_note=told)
     if tasks is not None or judge is not None:
         _write_page(subject, result)
     if as_json:
@@ -226,10 +225,10 @@ def compare(
         note("Next: open it in a browser.")
 
 
-def _writable(subject: Subject, result: EvalResult | None, told: Callable[[str], None]) -> bool:
+def _writable(subject: EvalTarget, result: EvalResult | None, told: Callable[[str], None]) -> bool:
     """Whether the run takes a page and a table. Raises CheckpointError if not, and more is to be made."""
+    from pgrpo_cli.eval.targets import has_judged, has_tasks
     from pgrpo_cli.state.results import require_writable
-    from pgrpo_cli.state.subject import has_judged, has_tasks
 
     try:
         require_writable(subject.run)
@@ -252,7 +251,7 @@ def _try_to_write(page: Path) -> None:
         ) from error
 
 
-def _write_page(subject: Subject, result: EvalResult) -> None:
+def _write_page(subject: EvalTarget, result: EvalResult) -> None:
     from pgrpo_cli.report.page import eval_page
     from pgrpo_cli.state.curve import read_curve
     from pgrpo_cli.state.files import atomic_write

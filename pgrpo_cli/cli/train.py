@@ -218,7 +218,7 @@ def _train(
     quiet: bool,
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
-    from pgrpo_cli.held_out import held_out_curve
+    from pgrpo_cli.eval.sampling import held_out_curve
     from pgrpo_cli.model.determinism import prepare_determinism
     from pgrpo_cli.model.load import load_policy
     from pgrpo_cli.model.memory.budgets import with_budgets

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli import evaluate as evaluate_module
+from pgrpo_cli.eval import alignment as evaluate_module
 from pgrpo_cli.state import checkpoint as checkpoint_module
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.disks import unable_to_write

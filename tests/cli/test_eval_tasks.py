@@ -17,11 +17,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from typer.testing import Result
 
-from pgrpo_cli import eval_tasks
-from pgrpo_cli.evaluate import policy_of
+from pgrpo_cli.eval import lm_eval as tasks_module
+from pgrpo_cli.eval.alignment import policy_of
+from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.subject import subject_of
 from pgrpo_cli.sweep import PlannedRun
 from tests.support.evaluated import KEPT, pgrpo
 from tests.support.lm_tasks import CHOICES, COPIES, DOCUMENTS, GROUP, PERPLEXITY, task_folder
@@ -54,8 +54,8 @@ def scores(result: Result) -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.usefixtures("own_tasks_only")
 def test_scores_are_those_of_lm_eval_itself(run: Path, folder: Path) -> None:
     found = scores(evaluated(run, folder, "--allow-code", "--json", tasks=NAMES, limit=None))
-    subject = subject_of(RunDirectory(run), load_recipe(run / "recipe.yaml"), run)
-    policy = policy_of(subject)
+    target = eval_target(RunDirectory(run), load_recipe(run / "recipe.yaml"), run)
+    policy = policy_of(target)
     model = HFLM(pretrained=policy.model, tokenizer=policy.tokenizer, batch_size=8)
 
     def theirs() -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_files_of_the_recipes_own_need_permission(run: Path, folder: Path) -> No
 def test_files_are_not_read_before_permission(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval_tasks, "_files_hash", lambda folder: pytest.fail(f"{folder} was read"))
+    monkeypatch.setattr(tasks_module, "_files_hash", lambda folder: pytest.fail(f"{folder} was read"))
     assert "--allow-code" in evaluated(run, folder, tasks=[CHOICES]).stderr
 
 
@@ -162,7 +162,7 @@ def test_kept_scores_are_shown_without_permission(run: Path, folder: Path) -> No
 def test_a_folder_of_much_else_is_refused(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, said: str
 ) -> None:
-    monkeypatch.setattr(eval_tasks, limit, most)
+    monkeypatch.setattr(tasks_module, limit, most)
     result = evaluated(run, folder, "--allow-code", tasks=[CHOICES])
     assert result.exit_code == 2
     assert f"{folder} holds more than {said}" in result.stderr

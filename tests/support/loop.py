@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.held_out import held_out_curve
+from pgrpo_cli.eval.sampling import held_out_curve
 from pgrpo_cli.model.load import load_policy
 from pgrpo_cli.model.sources import load_tokenizer
 from pgrpo_cli.prepare import prepare

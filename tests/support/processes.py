@@ -20,7 +20,7 @@ CONTEXT.set_forkserver_preload(
     [
         "pgrpo_cli.cli.app",
         "pgrpo_cli.train",
-        "pgrpo_cli.evaluate",
+        "pgrpo_cli.eval.alignment",
         "peft",
         "datasets",
         "transformers.models.llama",

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli import evaluate as module
-from pgrpo_cli import held_out as sampling
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import EvalError
-from pgrpo_cli.evaluate import evaluate, evaluate_run
-from pgrpo_cli.held_out import held_out
+from pgrpo_cli.eval import alignment as module
+from pgrpo_cli.eval import sampling
+from pgrpo_cli.eval.alignment import evaluate_policy, evaluate_target
+from pgrpo_cli.eval.sampling import held_out
+from pgrpo_cli.eval.targets import eval_target, header_of
 from pgrpo_cli.model.rollout import OnBatch, Rollouts
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.rewards.base import Completion, Score
@@ -25,7 +26,6 @@ from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.results import read_result
-from pgrpo_cli.state.subject import header_of, subject_of
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import EvalResult, Header
@@ -117,13 +117,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, list[str], Sampli
 
 
 def header(tmp_path: Path) -> Header:
-    (tmp_path / "adapter_model.safetensors").write_text("weights")
-    return header_of(RECIPE, tmp_path, run=tmp_path, step=7, data_hash="d" * 64, adapter=tmp_path)
+    return header_of(RECIPE, tmp_path, run=tmp_path, step=7, data_hash="d" * 64, adapter_hash="a" * 64)
 
 
 def scripted(tmp_path: Path, **options: Any) -> EvalResult:
     policy: Any = ScriptedPolicy()
-    return evaluate(policy, PROMPTS, summed(Scripted()), header(tmp_path), **options)
+    return evaluate_policy(policy, PROMPTS, summed(Scripted()), header(tmp_path), **options)
 
 
 def test_both_models_get_the_same_prompts_settings_and_seed(tmp_path: Path, calls: Any) -> None:
@@ -179,8 +178,8 @@ def test_shared_base_rows_have_the_rewards_of_today(tmp_path: Path, calls: Any) 
 
     base_rows = [row for row in scripted(tmp_path).rows if row.which == "base"]
     policy: Any = ScriptedPolicy()
-    shared = evaluate(policy, PROMPTS, summed(Mended()), header(tmp_path), base_rows=base_rows)
-    assert shared == evaluate(policy, PROMPTS, summed(Mended()), header(tmp_path))
+    shared = evaluate_policy(policy, PROMPTS, summed(Mended()), header(tmp_path), base_rows=base_rows)
+    assert shared == evaluate_policy(policy, PROMPTS, summed(Mended()), header(tmp_path))
     assert shared.groups["loud"].base.mean == 2.0
 
 
@@ -192,10 +191,10 @@ def test_a_judge_is_not_asked_twice_about_shared_rows(tmp_path: Path, calls: Any
         return [Score(1.0, {"value": 1.0}) for _ in completions]
 
     policy: Any = ScriptedPolicy()
-    first = evaluate(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path))
+    first = evaluate_policy(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path))
     asked.clear()
     base_rows = [row for row in first.rows if row.which == "base"]
-    evaluate(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path), base_rows=base_rows)
+    evaluate_policy(policy, PROMPTS, summed(Awaited(judge)), header(tmp_path), base_rows=base_rows)
     assert set(asked) == {"tuned"}
 
 
@@ -208,7 +207,7 @@ def test_progress_is_told_for_both_models(tmp_path: Path, calls: Any) -> None:
 
 def test_no_prompts(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="no held-out prompts"):
-        evaluate(ScriptedPolicy(), [], summed(Scripted()), header(tmp_path))  # type: ignore[arg-type]
+        evaluate_policy(ScriptedPolicy(), [], summed(Scripted()), header(tmp_path))  # type: ignore[arg-type]
 
 
 def test_held_out_prompts_are_limited_by_preference_group() -> None:
@@ -224,14 +223,14 @@ def test_a_run_is_evaluated_and_the_result_kept(
     monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
     monkeypatch.setattr(module, "build_rewards", lambda *arguments, **options: summed(Scripted()))
     limited = RECIPE.model_copy(update={"eval": RECIPE.eval.model_copy(update={"max_prompts_per_group": 3})})
-    subject = subject_of(make_run(tmp_path / "run", limited), limited, tmp_path)
-    result = evaluate_run(subject)
-    assert read_result(subject.path) == result
+    target = eval_target(make_run(tmp_path / "run", limited), limited, tmp_path)
+    result = evaluate_target(target)
+    assert read_result(target.path) == result
     assert result.groups["calm"].base.n == 3
     # The manifest counts 30 and 10 training prompts.
     assert result.weights == {"calm": 30, "loud": 10}
     calls.clear()
-    again = evaluate_run(subject, others=[result])
+    again = evaluate_target(target, others=[result])
     assert [adapter_on for adapter_on, *_ in calls] == [True]
     assert again == result
 
@@ -244,7 +243,7 @@ def tiny_rewards() -> RewardSum:
 def test_a_real_model_with_an_adapter_of_zeros_is_no_different(tmp_path: Path) -> None:
     policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6])
     randomize_adapter(policy, scale=0.0)
-    result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    result = evaluate_policy(policy, prompts, tiny_rewards(), header(tmp_path))
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base == tuned and len(set(base)) > 1
     assert result.overall.macro.difference.mean == 0.0
@@ -254,10 +253,10 @@ def test_a_real_model_with_an_adapter_of_zeros_is_no_different(tmp_path: Path) -
 
 def test_an_evaluation_that_runs_out_of_memory_says_so_and_has_the_same_rows(tmp_path: Path) -> None:
     policy, prompts = tiny_policy(), make_prompts((9, 5, 7))
-    whole = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    whole = evaluate_policy(policy, prompts, tiny_rewards(), header(tmp_path))
     notes: list[str] = []
     with forward_limit(policy, 15):
-        result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path), on_note=notes.append)
+        result = evaluate_policy(policy, prompts, tiny_rewards(), header(tmp_path), on_note=notes.append)
     assert result.overall == whole.overall
     assert [row.text for row in result.rows] == [row.text for row in whole.rows]
     divergences = [[row.kl for row in found.rows] for found in (result, whole)]
@@ -270,11 +269,11 @@ def test_an_evaluation_that_runs_out_of_memory_says_so_and_has_the_same_rows(tmp
 def test_a_real_model_with_an_adapter_answers_differently_and_repeatably(tmp_path: Path) -> None:
     policy, prompts = tiny_policy(), make_prompts([5, 9, 7, 6])
     randomize_adapter(policy, scale=3.0)
-    result = evaluate(policy, prompts, tiny_rewards(), header(tmp_path))
+    result = evaluate_policy(policy, prompts, tiny_rewards(), header(tmp_path))
     base, tuned = ([r.text for r in result.rows if r.which == which] for which in ("base", "tuned"))
     assert base != tuned
     assert result.kept.kl.mean > 0 and result.kept.base.perplexity != result.kept.tuned.perplexity
-    assert evaluate(policy, prompts, tiny_rewards(), header(tmp_path)) == result
+    assert evaluate_policy(policy, prompts, tiny_rewards(), header(tmp_path)) == result
 
 
 def test_portions_are_sampled_while_the_rewards_of_the_one_before_are_awaited(
@@ -295,9 +294,9 @@ def test_portions_are_sampled_while_the_rewards_of_the_one_before_are_awaited(
         await until(lambda: me in (3, 6) or len(begun) > me)
         return plain(completions)
 
-    result = evaluate(policy, prompts, summed(Awaited(reward)), header(tmp_path))
+    result = evaluate_policy(policy, prompts, summed(Awaited(reward)), header(tmp_path))
     assert begun == [1, 2, 3, 4, 5, 6]
-    assert result == evaluate(policy, prompts, summed(Plain(plain)), header(tmp_path))
+    assert result == evaluate_policy(policy, prompts, summed(Plain(plain)), header(tmp_path))
     assert threads_left() == []
 
 
@@ -332,7 +331,7 @@ def test_a_matrix_that_asks_the_same_of_everybody_is_none(tmp_path: Path, calls:
 def test_users_are_known_to_the_result(tmp_path: Path, calls: Any) -> None:
     asked = [replace(p, user_id=f"user {i // 4}") for i, p in enumerate(PROMPTS)]
     policy: Any = ScriptedPolicy()
-    result = evaluate(policy, asked, summed(Scripted()), header(tmp_path))
+    result = evaluate_policy(policy, asked, summed(Scripted()), header(tmp_path))
     # Four prompts in a row are of one user: two of calm, two of loud.
     assert result.unit == "user" and result.details["calm"].units == 10
     assert result.users["calm-0"] == "user 0"

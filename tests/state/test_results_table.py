@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.state.eval_rows import table_path, write_table
+from pgrpo_cli.state.results import table_path, write_table
 from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of
 

@@ -1,4 +1,4 @@
-"""`pgrpo eval`: the base model and the tuned one on the same held-out prompts, scored by the same rewards."""
+"""Alignment: the base model and the tuned one on the same held-out prompts, scored by the same rewards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import CheckpointError, EvalError
-from pgrpo_cli.held_out import EvalProgress, eval_sampling, held_out, scored_completions
 from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.model.load import load_policy
@@ -24,7 +23,6 @@ from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.rewards.usage import sentences_about
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import require_writable, write_result
-from pgrpo_cli.state.subject import Subject, shares_base
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
@@ -32,14 +30,15 @@ from pgrpo_cli.stats.kept import kept_of
 from pgrpo_cli.stats.matrix import few_enough, matrix_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Matrix, Which
 
+from .sampling import EvalProgress, eval_sampling, held_out, scored_completions
+from .targets import EvalTarget, shares_base
+
 _TOKENS_PER_PASS = 4096
 # Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
 _MOST_SCORES = 25_000
 
-__all__ = ["EvalProgress", "evaluate", "evaluate_run", "policy_of"]
 
-
-def evaluate(
+def evaluate_policy(
     policy: Policy,
     prompts: Sequence[PreparedPrompt],
     rewards: RewardSum,
@@ -144,28 +143,28 @@ def _matrix(
     return matrix_of(rows, scores, [term.label for term in rewards.terms], resampler)
 
 
-def policy_of(subject: Subject, device: torch.device | None = None) -> Policy:
-    """The model of the subject's run with the subject's adapter, loaded.
+def policy_of(target: EvalTarget, device: torch.device | None = None) -> Policy:
+    """The base model of the target's run with the adapter that is evaluated.
 
     `device`: None for that of the recipe. Raises CheckpointError where the adapter has gone.
     """
-    if not subject.adapter.is_dir():
+    if not target.adapter.is_dir():
         raise CheckpointError(
-            f"{subject.adapter} is gone: the run went on meanwhile, and keeps newer ones only",
+            f"{target.adapter} is gone: the run went on meanwhile, and keeps newer ones only",
             remedy="Run the same command again: it evaluates the newest.",
         )
-    device = device or device_for(subject.recipe)
+    device = device or device_for(target.recipe)
     return load_policy(
-        subject.recipe,
-        recipe_dir=subject.recipe_dir,
+        target.recipe,
+        recipe_dir=target.recipe_dir,
         device=device,
-        adapter=subject.adapter,
-        paths=read_paths(subject.run, device),
+        adapter=target.adapter,
+        paths=read_paths(target.run, device),
     )
 
 
-def evaluate_run(
-    subject: Subject,
+def evaluate_target(
+    target: EvalTarget,
     *,
     policy: Callable[[], Policy] | None = None,
     allow_code: bool = False,
@@ -175,41 +174,41 @@ def evaluate_run(
     progress: EvalProgress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
-    """Evaluate the subject and keep the result in its run.
+    """Evaluate the target and keep the result in its run.
 
     The base model's completions come from the first of `others` that was made with the same settings, if any.
-    `policy` gives the subject's, if that is loaded for more than this; it is called after the rewards are
+    `policy` gives the target's, if that is loaded for more than this; it is called after the rewards are
     built. `allow_code` permits Python files named in the recipe to run, `allowed_hosts` are those that
     rewards may send completions to. `device` is where models compute, None for that of the recipe; `on_note`
     takes sentences for the user.
     """
-    require_writable(subject.run)
+    require_writable(target.run)
     if device is None:
-        device = device_for(subject.recipe)
+        device = device_for(target.recipe)
         on_note(describe(device))
     rewards = build_rewards(
-        subject.recipe.rewards,
-        subject.recipe_dir,
+        target.recipe.rewards,
+        target.recipe_dir,
         allow_code,
-        run_dir=subject.run.path,
+        run_dir=target.run.path,
         allowed_hosts=allowed_hosts,
         device=device,
     )
-    prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
+    prompts = held_out(load_prepared(target.run.path, "eval"), target.header.max_prompts_per_group)
     groups = len({prompt.preference_group for prompt in prompts})
-    shared = next((other for other in others if shares_base(subject.header, other)), None)
-    result = evaluate(
-        policy() if policy else policy_of(subject, device),
+    shared = next((other for other in others if shares_base(target.header, other)), None)
+    result = evaluate_policy(
+        policy() if policy else policy_of(target, device),
         prompts,
         rewards,
-        subject.header,
-        weights=subject.group_sizes,
+        target.header,
+        weights=target.group_sizes,
         base_rows=None if shared is None else [row for row in shared.rows if row.which == "base"],
-        by_group=group_rewards(rewards, subject.recipe.rewards, subject.recipe.eval.matrix, groups),
+        by_group=group_rewards(rewards, target.recipe.rewards, target.recipe.eval.matrix, groups),
         progress=progress,
         on_note=on_note,
     )
-    write_result(result, subject.path)
+    write_result(result, target.path)
     for sentence in sentences_about(rewards):
         on_note(sentence)
     return result

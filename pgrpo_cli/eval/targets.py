@@ -1,10 +1,11 @@
-"""What of a run is evaluated: its newest adapter, and all that the evaluation will depend on."""
+"""What of a run is evaluated: one of its adapters, and all that the evaluation will depend on."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,14 @@ from pgrpo_cli.errors import CheckpointError, DataError, RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.adapter import finished_adapter
+from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
+from pgrpo_cli.state.checksums import sha256_of_code
+from pgrpo_cli.state.fingerprint import versions
+from pgrpo_cli.state.paths import as_begun
+from pgrpo_cli.state.results import read_result, result_path
+from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.stats.result_types import EvalResult, Header
-
-from .adapter import finished_adapter
-from .checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
-from .checksums import sha256_of_code
-from .fingerprint import versions
-from .paths import as_begun
-from .results import read_result, result_path
-from .run import RunDirectory
 
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
@@ -32,19 +32,18 @@ _FREE = ("eval.", "log.")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An adapter of a run, the header that its evaluation will have, and what the user should know.
+class EvalTarget:
+    """An adapter of a run, `step` steps old, and what the user should know about it.
 
-    `group_sizes`: training prompts of each preference group, the weights of the weighted mean. `chosen`: the
-    step was named, and is not simply the newest. `source`: a run that goes on does not drop it meanwhile.
+    `chosen`: the step was named, and is not simply the newest. `source`: a run that goes on does not drop it
+    meanwhile. Only `header` and `group_sizes` read the run's prepared data.
     """
 
     run: RunDirectory
     recipe: Recipe
     recipe_dir: Path
     adapter: Path
-    header: Header
-    group_sizes: dict[str, int]
+    step: int
     warnings: tuple[str, ...]
     chosen: bool = False
     source: Checkpoint | None = None
@@ -52,50 +51,73 @@ class Subject:
     @property
     def path(self) -> Path:
         """Where the evaluation is kept."""
-        return result_path(self.run, self.header.step)
+        return result_path(self.run, self.step)
 
     @property
     def page(self) -> Path:
         """Where its page is: the run's report is about its newest adapter."""
         return self.path.with_suffix(".html") if self.chosen else self.run.report_path
 
+    @cached_property
+    def adapter_hash(self) -> str:
+        """Of its weights. Raises CheckpointError where they cannot be read."""
+        return _adapter_hash(self.adapter)
 
-def subject_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path, checkpoint: int | None = None) -> Subject:
+    @cached_property
+    def header(self) -> Header:
+        """The header that its evaluation will have. Raises DataError without prepared data."""
+        return header_of(
+            self.recipe,
+            self.recipe_dir,
+            run=self.run.path,
+            step=self.step,
+            data_hash=self._manifest["data_hash"],
+            adapter_hash=self.adapter_hash,
+        )
+
+    @property
+    def group_sizes(self) -> dict[str, int]:
+        """Training prompts of each preference group, the weights of the weighted mean."""
+        return {group: counts["train"] for group, counts in self._manifest["preference_groups"].items()}
+
+    @cached_property
+    def _manifest(self) -> dict[str, Any]:
+        manifest = read_manifest(self.run.path)
+        if manifest is None:
+            raise DataError(
+                f"{self.run.path} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
+            )
+        return manifest
+
+
+def eval_target(
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, checkpoint: int | None = None
+) -> EvalTarget:
     """Find what to evaluate: the checkpoint after that step, else the finished adapter, else the newest one.
 
     `recipe` is the run's own but for `eval` and `log`; `recipe_dir` is where its relative paths start. Raises
-    RunError, DataError or CheckpointError where something is missing.
+    RunError or CheckpointError where something is missing.
     """
     _refuse_other_recipe(run, recipe)
     recipe = as_begun(run, recipe)
-    manifest = read_manifest(run.path)
-    if manifest is None:
-        raise DataError(
-            f"{run.path} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
-        )
     if checkpoint is None or (run.finished and checkpoint == recipe.train.steps):
         chosen, (found, warnings) = False, _newest(run, recipe)
     else:
         chosen, found, warnings = True, checkpoint_at(run, checkpoint), []
-    step, adapter = found.step, found.path
-    header = header_of(
-        recipe, recipe_dir, run=run.path, step=step, data_hash=manifest["data_hash"], adapter=adapter
-    )
-    sizes = {group: counts["train"] for group, counts in manifest["preference_groups"].items()}
-    return Subject(run, recipe, recipe_dir, adapter, header, sizes, tuple(warnings), chosen, found)
+    return EvalTarget(run, recipe, recipe_dir, found.path, found.step, tuple(warnings), chosen, found)
 
 
 def header_of(
-    recipe: Recipe, recipe_dir: Path, *, run: Path, step: int, data_hash: str, adapter: Path
+    recipe: Recipe, recipe_dir: Path, *, run: Path, step: int, data_hash: str, adapter_hash: str
 ) -> Header:
-    """What the evaluation of the adapter in the folder `adapter`, `step` steps old, depends on."""
+    """What the evaluation of an adapter, `step` steps old, depends on."""
     return Header(
         run=run.resolve().name,
         step=step,
         recipe=recipe.model_dump(mode="json", exclude={"model": {"device"}}),
         recipe_hash=recipe_hash(recipe),
         data_hash=data_hash,
-        adapter_hash=_adapter_hash(adapter),
+        adapter_hash=adapter_hash,
         # Precision changes how exactly the same model is computed, not which model it is.
         model=recipe.model.model_dump(
             mode="json", exclude={"quantization", "compute_dtype", "attention", "device"}
@@ -121,17 +143,17 @@ def sampling_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def kept_result(subject: Subject, *, any_settings: bool = False) -> EvalResult | None:
+def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult | None:
     """The evaluation in the run, if it is of this adapter with these settings (or any). Raises EvalError."""
-    if not subject.path.exists():
+    if not target.path.exists():
         return None
-    kept = read_result(subject.path)
+    kept = read_result(target.path)
     if any_settings:
-        return kept if _equal(kept, subject.header, ("adapter_hash",)) else None
-    ours, theirs = (header.recipe.get("eval", {}) for header in (subject.header, kept))
+        return kept if kept.adapter_hash == target.adapter_hash else None
+    ours, theirs = (header.recipe.get("eval", {}) for header in (target.header, kept))
     same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
     settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
-    return kept if same and _equal(kept, subject.header, settings) else None
+    return kept if same and _equal(kept, target.header, settings) else None
 
 
 def has_judged(recipe: Recipe, kept: EvalResult | None) -> bool:

@@ -19,8 +19,9 @@ from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.curve import append_record, curve_record, rewind_curve
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.subject import sampling_of
 from pgrpo_cli.stats.result_types import EvalRow, Which
+
+from .targets import sampling_of
 
 EvalProgress = Callable[[Which, int, int], None]
 """Called with the model at work, the prompts (or requests of tasks) done, and their number."""

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.held_out import EvalProgress
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.task_model import task_model
-from pgrpo_cli.model.tasks import answered, explained, load_tasks, package, quiet
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.eval_tasks import LmEvalSection
 from pgrpo_cli.state.results import write_result
-from pgrpo_cli.state.subject import Subject, has_tasks
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import EvalResult, TaskScores, Which
 from pgrpo_cli.stats.task_scores import task_scores
+
+from .harness import answered, explained, load_tasks, package, quiet, task_model
+from .sampling import EvalProgress
+from .targets import EvalTarget, has_tasks
 
 _MOST_FILES, _MOST_BYTES = 10_000, 1 << 30
 """What a folder of task files may hold. All of it is read, to know whether scores are of these files."""
@@ -43,24 +43,24 @@ class Tasks:
 
 
 def tasks_to_run(
-    subject: Subject,
+    target: EvalTarget,
     kept: EvalResult | None,
     *,
     allow_code: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Tasks | None:
-    """The tasks of the subject's recipe; None where it names none, or `kept` holds their scores.
+    """The tasks of the target's recipe; None where it names none, or `kept` holds their scores.
 
     Task files of the recipe's own are looked at under `allow_code` only: without it kept scores stand, also
     where the files have changed. Raises RecipeError where the package is missing, a task is unknown, runs
     code, or its files may not be read, EvalError where its documents cannot be had.
     """
-    section = subject.recipe.eval.lm_eval
+    section = target.recipe.eval.lm_eval
     if section is None:
         return None
-    folder = _folder(section, subject.recipe_dir)
+    folder = _folder(section, target.recipe_dir)
     package("lm_eval")
-    found = kept.lm_eval if kept and has_tasks(subject.recipe, kept) else None
+    found = kept.lm_eval if kept and has_tasks(target.recipe, kept) else None
     same = found is not None and found.lm_eval_version == version("lm-eval")
     if folder is not None and not allow_code:
         if same:
@@ -80,7 +80,7 @@ def tasks_to_run(
 
 
 def run_tasks(
-    subject: Subject,
+    target: EvalTarget,
     result: EvalResult,
     tasks: Tasks,
     policy: Policy,
@@ -88,7 +88,7 @@ def run_tasks(
     progress: EvalProgress = lambda which, done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
-    """The evaluation of the subject with the scores of both models in the tasks, kept in its run.
+    """The evaluation of the target with the scores of both models in the tasks, kept in its run.
 
     `on_note` takes sentences for the user. Raises EvalError where lm-eval fails.
     """
@@ -98,7 +98,7 @@ def run_tasks(
             policy,
             batch_size=section.batch_size,
             max_length=section.max_length,
-            chat_template_kwargs=subject.recipe.model.chat_template_kwargs,
+            chat_template_kwargs=target.recipe.model.chat_template_kwargs,
         )
 
     def found(which: Which) -> Any:
@@ -109,7 +109,7 @@ def run_tasks(
             limit=section.limit,
             num_fewshot=section.num_fewshot,
             chat_template=section.chat_template,
-            system_prompt=subject.recipe.model.system_prompt,
+            system_prompt=target.recipe.model.system_prompt,
             allow_code=tasks.allow_code,
             on_note=on_note,
         )
@@ -124,9 +124,9 @@ def run_tasks(
         files_hash=tasks.files_hash,
         scores=task_scores(base, tuned, Resampler(bootstrap)),
     )
-    header = {"recipe": subject.header.recipe, "recipe_hash": subject.header.recipe_hash}
+    header = {"recipe": target.header.recipe, "recipe_hash": target.header.recipe_hash}
     result = result.model_copy(update={**header, "lm_eval": scores})
-    write_result(result, subject.path)
+    write_result(result, target.path)
     return result
 
 

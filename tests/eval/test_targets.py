@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
+from pgrpo_cli.eval.targets import EvalTarget, eval_target, kept_result, shares_base
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
-from pgrpo_cli.state.subject import Subject, kept_result, shares_base, subject_of
 from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
@@ -22,22 +22,22 @@ from tests.support.runs import add_checkpoint, make_run, recipe_of
 REWARDS = spread({"calm": 0.1, "loud": 0.2})
 
 
-def subject(path: Path, recipe: Recipe | None = None, **changes: Any) -> Subject:
-    """The subject of a new run of `recipe`; `changes` are made to the recipe only after the run."""
+def target(path: Path, recipe: Recipe | None = None, **changes: Any) -> EvalTarget:
+    """The target of a new run of `recipe`; `changes` are made to the recipe only after the run."""
     recipe = recipe or recipe_of()
-    return subject_of(make_run(path, recipe), recipe_of(**changes) if changes else recipe, path)
+    return eval_target(make_run(path, recipe), recipe_of(**changes) if changes else recipe, path)
 
 
-def evaluation(subject: Subject, **changes: Any) -> EvalResult:
-    """A made evaluation of the subject."""
-    return result_of(REWARDS, REWARDS, **(dict(subject.header) | changes))
+def evaluation(target: EvalTarget, **changes: Any) -> EvalResult:
+    """A made evaluation of the target."""
+    return result_of(REWARDS, REWARDS, **(dict(target.header) | changes))
 
 
 def test_the_finished_adapter_comes_first(tmp_path: Path) -> None:
     recipe = recipe_of(train__steps=24)
     run = make_run(tmp_path / "mine", recipe)
     add_checkpoint(run, 24, "checkpoint")
-    found = subject_of(run, recipe, tmp_path)
+    found = eval_target(run, recipe, tmp_path)
     assert (found.adapter, found.header.step, found.warnings) == (run.adapter, 24, ())
     assert found.header.adapter_hash == hashlib.sha256(b"done").hexdigest()
     assert (found.header.run, found.header.data_hash) == ("mine", "d" * 64)
@@ -50,7 +50,7 @@ def test_an_unfinished_run_is_evaluated_at_its_newest_whole_checkpoint(tmp_path:
     run = make_run(tmp_path, recipe, adapter=None)
     whole = add_checkpoint(run, 8, "eight")
     (add_checkpoint(run, 16, "sixteen") / "adapter_model.safetensors").write_text("cut")
-    found = subject_of(run, recipe, tmp_path)
+    found = eval_target(run, recipe, tmp_path)
     assert (found.adapter, found.header.step) == (whole, 8)
     assert "step-000016 is damaged" in found.warnings[0]
     assert "not finished: step 8 of 24" in found.warnings[1]
@@ -61,12 +61,12 @@ def test_a_checkpoint_is_evaluated_by_its_step(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe)
     eight = add_checkpoint(run, 8, "eight")
     add_checkpoint(run, 16, "sixteen")
-    found = subject_of(run, recipe, tmp_path, 8)
+    found = eval_target(run, recipe, tmp_path, 8)
     assert (found.adapter, found.header.step, found.warnings) == (eight, 8, ())
     assert found.path == run.eval_dir / "step-000008.json"
     # The report stays about the finished adapter.
     assert found.page == run.eval_dir / "step-000008.html"
-    last = subject_of(run, recipe, tmp_path, 24)
+    last = eval_target(run, recipe, tmp_path, 24)
     assert (last.adapter, last.page) == (run.adapter, run.report_path)
 
 
@@ -75,52 +75,57 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path: Path) -> 
     for step in (8, 16):
         add_checkpoint(run, step, "some")
     with pytest.raises(RunError, match="no checkpoint after step 9; it has: 8, 16"):
-        subject_of(run, recipe_of(), tmp_path, 9)
+        eval_target(run, recipe_of(), tmp_path, 9)
     (run.checkpoints / "step-000008" / "adapter_model.safetensors").write_text("cut")
     with pytest.raises(CheckpointError, match="step-000008 is damaged"):
-        subject_of(run, recipe_of(), tmp_path, 8)
+        eval_target(run, recipe_of(), tmp_path, 8)
 
 
 def test_a_run_without_anything_trained(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing trained yet") as caught:
-        subject_of(make_run(tmp_path, recipe_of(), adapter=None), recipe_of(), tmp_path)
+        eval_target(make_run(tmp_path, recipe_of(), adapter=None), recipe_of(), tmp_path)
     assert "pgrpo train" in str(caught.value.remedy)
 
 
-def test_a_run_without_data(tmp_path: Path) -> None:
+def test_only_a_new_evaluation_needs_prepared_data(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe_of())
+    mine = eval_target(run, recipe_of(), tmp_path)
+    kept = evaluation(mine)
+    write_result(kept, mine.path)
     (run.data / "manifest.json").unlink()
+    found = eval_target(run, recipe_of(), tmp_path)
+    assert (found.adapter, found.step, kept_result(found, any_settings=True)) == (run.adapter, 200, kept)
     with pytest.raises(DataError, match="has no prepared data"):
-        subject_of(run, recipe_of(), tmp_path)
+        _ = found.header
 
 
 def test_an_adapter_without_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path, recipe_of())
     (run.adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"is damaged \(adapter_model\.safetensors is missing\)"):
-        subject_of(run, recipe_of(), tmp_path)
+        eval_target(run, recipe_of(), tmp_path)
 
 
 def test_another_recipe_is_refused_by_its_keys(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
-        subject(tmp_path, train__steps=9, eval__num_completions=2)
+        target(tmp_path, train__steps=9, eval__num_completions=2)
     assert "train.steps: 200 in the run, 9 in the recipe" in caught.value.message
     assert "eval" not in caught.value.message
 
 
 def test_a_recipe_that_says_what_the_run_took_auto_as_is_its_own(tmp_path: Path) -> None:
-    """`compare` evaluates the other run with the recipe of the subject that it has, and another `eval`."""
+    """`compare` evaluates the other run with the recipe of the target that it has, and another `eval`."""
     run = make_run(tmp_path, recipe_of())
     write_paths(run, Paths(), torch.device("cpu"), torch.bfloat16)
-    found = subject_of(run, recipe_of(), tmp_path)
+    found = eval_target(run, recipe_of(), tmp_path)
     assert found.recipe.model.compute_dtype == "bfloat16"
-    assert subject_of(run, found.recipe, tmp_path).header == found.header
+    assert eval_target(run, found.recipe, tmp_path).header == found.header
     with pytest.raises(RunError, match="'bfloat16' in the run, 'float32' in the recipe"):
-        subject_of(run, recipe_of(model__compute_dtype="float32"), tmp_path)
+        eval_target(run, recipe_of(model__compute_dtype="float32"), tmp_path)
 
 
 def test_the_way_to_evaluate_may_differ_from_the_recipe_of_the_run(tmp_path: Path) -> None:
-    header = subject(tmp_path, eval__num_completions=2, eval__max_prompts_per_group=3).header
+    header = target(tmp_path, eval__num_completions=2, eval__max_prompts_per_group=3).header
     assert header.sampling == {
         "num_completions": 2,
         "max_completion_tokens": 64,
@@ -132,10 +137,10 @@ def test_the_way_to_evaluate_may_differ_from_the_recipe_of_the_run(tmp_path: Pat
 
 
 def test_precision_does_not_make_it_another_model(tmp_path: Path) -> None:
-    plain = subject(
+    plain = target(
         tmp_path / "a", recipe_of(model__quantization={"type": "none"}, model__compute_dtype="float32")
     )
-    assert plain.header.model == subject(tmp_path / "b").header.model
+    assert plain.header.model == target(tmp_path / "b").header.model
     assert plain.header.model["id"] == "random"
 
 
@@ -143,7 +148,7 @@ def test_the_header_says_the_compute_dtype_that_auto_was_taken_as(tmp_path: Path
     recipe = recipe_of(model__compute_dtype="auto")
     run = make_run(tmp_path / "run", recipe)
     write_paths(run, Paths(), torch.device("cuda"), torch.float16)
-    found = subject_of(run, recipe, tmp_path)
+    found = eval_target(run, recipe, tmp_path)
     assert found.header.recipe["model"]["compute_dtype"] == "float16"
     assert found.recipe.model.compute_dtype == "float16"
     assert "device" not in found.header.recipe["model"]
@@ -153,15 +158,15 @@ def test_a_python_reward_is_known_by_what_is_in_its_file(tmp_path: Path) -> None
     recipe = recipe_of(rewards=[{"type": "python", "file": "mine.py"}])
     run = make_run(tmp_path / "run", recipe)
     (tmp_path / "mine.py").write_text("def reward(): ...")
-    before = subject_of(run, recipe, tmp_path).header.rewards
+    before = eval_target(run, recipe, tmp_path).header.rewards
     (tmp_path / "mine.py").write_text("def reward(): return 1")
-    after = subject_of(run, recipe, tmp_path).header.rewards
+    after = eval_target(run, recipe, tmp_path).header.rewards
     assert before != after
     assert before[0]["sha256"] == hashlib.sha256(b"def reward(): ...").hexdigest()
 
 
 def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
-    mine = subject(tmp_path)
+    mine = target(tmp_path)
     assert kept_result(mine) is None
     write_result(evaluation(mine), mine.path)
     assert kept_result(mine) == evaluation(mine)
@@ -182,7 +187,7 @@ def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
     ],
 )
 def test_an_evaluation_made_otherwise_is_not_used_again(tmp_path: Path, changes: dict[str, Any]) -> None:
-    mine = subject(tmp_path)
+    mine = target(tmp_path)
     write_result(evaluation(mine, **changes), mine.path)
     assert kept_result(mine) is None
     found = kept_result(mine, any_settings=True)
@@ -190,7 +195,7 @@ def test_an_evaluation_made_otherwise_is_not_used_again(tmp_path: Path, changes:
 
 
 def test_a_damaged_evaluation_is_not_passed_over(tmp_path: Path) -> None:
-    mine = subject(tmp_path)
+    mine = target(tmp_path)
     mine.path.parent.mkdir()
     mine.path.write_text("{")
     with pytest.raises(EvalError, match="is damaged"):
@@ -198,8 +203,8 @@ def test_a_damaged_evaluation_is_not_passed_over(tmp_path: Path) -> None:
 
 
 def test_runs_of_other_methods_share_the_base_model(tmp_path: Path) -> None:
-    mine = subject(tmp_path / "a", recipe_of(advantage__estimator="grpo", train__learning_rate=0.5))
-    assert shares_base(subject(tmp_path / "b").header, evaluation(mine))
+    mine = target(tmp_path / "a", recipe_of(advantage__estimator="grpo", train__learning_rate=0.5))
+    assert shares_base(target(tmp_path / "b").header, evaluation(mine))
 
 
 @pytest.mark.parametrize(
@@ -212,10 +217,10 @@ def test_runs_of_other_methods_share_the_base_model(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_base_model_says_depends_on(tmp_path: Path, recipe: Recipe) -> None:
-    assert not shares_base(subject(tmp_path / "a").header, evaluation(subject(tmp_path / "b", recipe)))
+    assert not shares_base(target(tmp_path / "a").header, evaluation(target(tmp_path / "b", recipe)))
 
 
 def test_other_versions_of_packages_are_not_mixed(tmp_path: Path) -> None:
-    mine = subject(tmp_path)
+    mine = target(tmp_path)
     assert "torch" in mine.header.versions
     assert not shares_base(mine.header, evaluation(mine, versions={"torch": "0.1"}))

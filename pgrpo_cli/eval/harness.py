@@ -1,4 +1,6 @@
-"""Tasks of the package lm-eval: found by name, loaded, and put to a model. Nothing of it prints.
+"""The package lm-eval: its tasks, found by name and loaded, and the policy as a model that it can ask.
+
+Nothing of it prints.
 
 lm-eval runs code where one may not expect it. A name that is a path is read as a task file, which names
 Python; a metric that it lacks is fetched by the package evaluate, which runs a script of that name in the
@@ -10,7 +12,8 @@ from __future__ import annotations
 import io
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +22,17 @@ from typing import Any
 import torch
 
 from pgrpo_cli.errors import EvalError, PgrpoError, RecipeError
+from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.names import nearest
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
+from pgrpo_cli.recipe.templates import TemplateProblem
 
 # lm-eval's own, so that its command line gives the same numbers.
 _FEWSHOT_SEED, _PYTHON_SEED, _TORCH_SEED = 1234, 0, 1234
+
+RequestProgress = Callable[[int, int], None]
+"""Called with the requests answered and the number of requests."""
 
 
 def load_tasks(names: Sequence[str], folder: Path | None, *, allow_code: bool) -> Any:
@@ -100,6 +109,83 @@ def answered(
         on_note(f"out of memory; lm-eval now computes {model.batch_size_per_gpu} at a time")
         # Only here: within the block above the traceback holds the failed attempt's tensors.
         release_memory()
+
+
+def task_model(
+    policy: Policy, *, batch_size: int, max_length: int, chat_template_kwargs: Mapping[str, Any]
+) -> Any:
+    """An `lm_eval.models.huggingface.HFLM` of the policy as it is: adapter on or off when it is asked.
+
+    `max_length`: tokens of a request. `chat_template_kwargs`: as `apply_chat_template` of the tokenizer takes
+    them. The attribute `progress` of the model takes a `RequestProgress`; requests of one kind count
+    together. What rollouts left in the policy's workspace is given back: full logits need the room.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    class TaskModel(HFLM):  # type: ignore[misc, unused-ignore]
+        progress: RequestProgress
+        batch_size_per_gpu: int
+
+        def _counted(self, ask: Callable[..., Any], requests: list[Any]) -> Any:
+            self.set_cache_hook(_Counter(self.progress, len(requests)))
+            self.progress(0, len(requests))
+            return ask(requests, disable_tqdm=True)
+
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
+            return self._counted(super().loglikelihood, requests)
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
+            return self._counted(super().loglikelihood_rolling, requests)
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
+            return self._counted(super().generate_until, requests)
+
+        def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, **options: Any) -> Any:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            chat = Chat(self.tokenizer, "the model of the run", self.chat_template_args)
+            try:
+                if add_generation_prompt:
+                    return chat.text(chat_history, add_generation_prompt=True)
+                return chat.unfinished(chat_history)
+            except TemplateProblem as problem:
+                raise chat.unusable(f"it refuses a task's conversation: {problem}") from problem
+
+        def lower_batch_size(self) -> bool:
+            """Halve it; whether that could be done."""
+            can = self.batch_size_per_gpu > 1
+            self.batch_size_per_gpu = max(1, self.batch_size_per_gpu // 2)
+            return can
+
+    policy.workspace.release()
+    with warnings.catch_warnings():
+        # What transformers says about attributes that lm-eval asks for is nothing to the user.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = TaskModel(
+            pretrained=policy.model,
+            tokenizer=policy.tokenizer,
+            batch_size=batch_size,
+            chat_template_args=dict(chat_template_kwargs),
+        )
+    # Never more than the model takes.
+    model._max_length = min(max_length, model.max_length)
+    model.progress = lambda done, total: None
+    return model
+
+
+class _Counter:
+    """In the place of lm-eval's cache, which hears of every answer."""
+
+    def __init__(self, progress: RequestProgress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        # The parts of a long text are requests within a request.
+        self._done = min(self._done + 1, self._total)
+        self._progress(self._done, self._total)
 
 
 def package(module: str) -> Any:

@@ -9,54 +9,55 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.held_out import held_out
 from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.judge_pairs import PairwiseJudge, build_pairwise_judge
 from pgrpo_cli.rewards.usage import usage_sentences
 from pgrpo_cli.state.results import write_result
-from pgrpo_cli.state.subject import Subject, has_judged
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.judged import judged_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow, JudgedPair
+
+from .sampling import held_out
+from .targets import EvalTarget, has_judged
 
 JudgeProgress = Callable[[int, int], None]
 """Called with the pairs done and the number of pairs."""
 
 
 def judge_to_ask(
-    subject: Subject, kept: EvalResult | None, allowed_hosts: Collection[str] = ()
+    target: EvalTarget, kept: EvalResult | None, allowed_hosts: Collection[str] = ()
 ) -> PairwiseJudge | None:
-    """The judge of the subject's recipe; None where there is none, or `kept` holds what it said.
+    """The judge of the target's recipe; None where there is none, or `kept` holds what it said.
 
     Raises RecipeError unless its host is allowed and its key is there, RewardError where the file of its
     answers cannot be used.
     """
-    section = subject.recipe.eval.judge
-    if section is None or has_judged(subject.recipe, kept):
+    section = target.recipe.eval.judge
+    if section is None or has_judged(target.recipe, kept):
         return None
     hosts = frozenset(host.lower() for host in allowed_hosts)
     return build_pairwise_judge(
-        section, BuildContext(subject.recipe_dir, False, run_dir=subject.run.path, allowed_hosts=hosts)
+        section, BuildContext(target.recipe_dir, False, run_dir=target.run.path, allowed_hosts=hosts)
     )
 
 
-def judge_run(
-    subject: Subject,
+def judge_target(
+    target: EvalTarget,
     result: EvalResult,
     judge: PairwiseJudge,
     *,
     progress: JudgeProgress = lambda done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
-    """The evaluation of the subject with what the judge says, kept in its run.
+    """The evaluation of the target with what the judge says, kept in its run.
 
     `on_note` takes sentences for the user. Raises RewardError where the judge has failed too often.
     """
-    section = subject.recipe.eval.judge
+    section = target.recipe.eval.judge
     assert section is not None
-    pairs = _pairs(subject, result, section.pairs)
+    pairs = _pairs(target, result, section.pairs)
     progress(0, len(pairs))
     try:
         shares = judge.compare(
@@ -78,15 +79,15 @@ def judge_run(
     bootstrap = Bootstrap(result.bootstrap_samples, result.confidence, result.seed)
     found = judged_of(judged, section.model_dump(mode="json"), Resampler(bootstrap, result.users))
     # Completions that were sampled before the judge was named stand in a result of the recipe without it.
-    header = {"recipe": subject.header.recipe, "recipe_hash": subject.header.recipe_hash}
+    header = {"recipe": target.header.recipe, "recipe_hash": target.header.recipe_hash}
     result = result.model_copy(update={**header, "judged": found})
-    write_result(result, subject.path)
+    write_result(result, target.path)
     return result
 
 
-def _pairs(subject: Subject, result: EvalResult, most: int) -> list[tuple[EvalRow, Completion, Completion]]:
+def _pairs(target: EvalTarget, result: EvalResult, most: int) -> list[tuple[EvalRow, Completion, Completion]]:
     """The first `most` completions of both models to each prompt, with the tuned one's row."""
-    prompts = held_out(load_prepared(subject.run.path, "eval"), subject.header.max_prompts_per_group)
+    prompts = held_out(load_prepared(target.run.path, "eval"), target.header.max_prompts_per_group)
     rows = {(row.which, row.prompt_id, row.completion_index): row for row in result.rows}
     pairs = []
     for prompt in prompts:

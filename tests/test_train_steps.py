@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo.columns import HistoryTable
 from pgrpo_cli.algo.estimators import resolve_estimator
+from pgrpo_cli.algo.history_table import HistoryTable
 from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe

@@ -1,4 +1,4 @@
-"""The reward history: what every preference group has been paid so far."""
+"""The reward history: statistics of all past rewards of every preference group."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from torch import Tensor
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.names import nearest
 
-from .columns import Column, HistoryTable
-from .ids import numbered
-from .memory import Cumulative, Fading, Memory, Stream, Window
+from .history_table import WHOLE, Column, HistoryTable, numbered
+from .memory import Cumulative, Ema, Memory, Stream, Window
 from .types import GroupStats, HistoryLookup, RewardBatch
 
 HistoryKind = Literal["cumulative", "ema", "window"]
 
 _VERSION = 1
-_COUNTERS: dict[str, Column] = dict.fromkeys(("n", "prompts", "first_step", "last_step"), ("whole", ()))
+_COUNTERS: dict[str, Column] = dict.fromkeys(("n", "prompts", "first_step", "last_step"), (WHOLE, ()))
 
 
 class RewardHistory:
@@ -29,8 +28,7 @@ class RewardHistory:
     kind `cumulative`: every reward counts alike (P-GRPO, arXiv 2603.10009); `ema`: a reward counts `decay` to
     the power of the number of later rewards of its preference group; `window`: the latest `window` rewards
     count. Standard deviations are sample ones (n - 1). The order of rewards within a batch matters only to
-    the kinds that forget. A preference group takes 34 to 44 bytes for its numbers (`ema` 48 to 56, `window` 8
-    to 16, and 10 to 12 for each of its rewards), and for its id the id's own and about 10.
+    the kinds that forget.
     """
 
     def __init__(
@@ -44,11 +42,6 @@ class RewardHistory:
     def preference_groups(self) -> list[str]:
         """Preference groups with at least one reward, in order of first appearance."""
         return self._table.keys
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all that is kept: the numbers, the ids, and what finds them."""
-        return self._table.nbytes
 
     def update(
         self,
@@ -152,7 +145,8 @@ class RewardHistory:
     def most_seen(self, count: int) -> list[str]:
         """The `count` preference groups with the most rewards, most first, then the earliest."""
         n_K = self._table.read("n", self._table.all_rows())
-        return self._table.keys_at(n_K.argsort(descending=True, stable=True)[:count])
+        names = self.preference_groups
+        return [names[row] for row in n_K.argsort(descending=True, stable=True)[:count].tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         """All of it: the settings as JSON-able values, and tensors under `columns`."""
@@ -213,7 +207,7 @@ def _memory(kind: HistoryKind, decay: float | None, window: int | None) -> Memor
     if kind == "cumulative" and not given:
         return Cumulative()
     if kind == "ema" and given == {"decay"} and decay is not None and 0 < decay < 1:
-        return Fading(decay)
+        return Ema(decay)
     if kind == "window" and given == {"window"} and window is not None and window >= 2:
         return Window(window)
     raise ValueError(

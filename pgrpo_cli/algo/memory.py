@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .columns import Column, HistoryTable
+from .history_table import REAL, WHOLE, Column, HistoryTable
 from .moments import Moments, merge, pool_prompts, prompt_moments, segment_ranks
 
 
@@ -72,8 +72,8 @@ class Cumulative:
     """
 
     columns: Mapping[str, Column] = {
-        **dict.fromkeys(("mean", "within", "between"), ("real", ())),
-        "prompt_weight_sq": ("whole", ()),
+        **dict.fromkeys(("mean", "within", "between"), (REAL, ())),
+        "prompt_weight_sq": (WHOLE, ()),
     }
 
     def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
@@ -94,14 +94,14 @@ class Cumulative:
             table.write(name, rows_U, getattr(merged, name))
 
 
-class Fading:
+class Ema:
     """Sums in O(1) a preference group. A reward's weight is `decay` to the power of the number of later ones.
 
     The total weight follows from the number of rewards.
     """
 
     columns: Mapping[str, Column] = dict.fromkeys(
-        ("mean", "within", "between", "prompt_weight", "prompt_weight_sq"), ("real", ())
+        ("mean", "within", "between", "prompt_weight", "prompt_weight_sq"), (REAL, ())
     )
 
     def __init__(self, decay: float) -> None:
@@ -141,9 +141,9 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = size
         self.columns: Mapping[str, Column] = {
-            "rewards": ("real", (size,)),
+            "rewards": (REAL, (size,)),
             # Which prompt of its preference group, counted from 0, a reward belongs to.
-            "prompt_numbers": ("whole", (size,)),
+            "prompt_numbers": (WHOLE, (size,)),
         }
 
     def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load, save
 
 from pgrpo_cli.algo.history import RewardHistory
@@ -74,6 +76,19 @@ def test_two_steps_and_two_resumed_steps_are_four_steps(kind):
     resumed.load_state_dict(written_and_read(first.state_dict()))
     feed(resumed, 0, range(3, 5))
     assert contents(resumed) == contents(whole)
+
+
+@each_kind
+def test_a_history_saved_in_narrow_numbers_goes_on_as_it_would_have(kind):
+    """Files of version 0.1, which kept whole numbers in 2, 4 or 8 bytes; steps 1 to 3, 40000 and 40001."""
+    with safe_open(Path(__file__).parent / "histories" / f"{kind['kind']}.safetensors", "pt") as file:
+        state = json.loads(file.metadata()["settings"])
+        state["columns"] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert state["columns"]["n"].dtype == torch.int16
+    old, new = RewardHistory.from_state_dict(state), RewardHistory(**kind)
+    feed(new, 0, range(1, 4))
+    feed(new, 0, range(40_000, 40_002))
+    assert contents(old) == contents(new)
 
 
 @each_kind

@@ -1,0 +1,141 @@
+"""A table that grows: preference groups to rows by a dict, numbers in one tensor per column."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+Column = tuple[torch.dtype, tuple[int, ...]]
+"""The type of its numbers, and the shape of one row's entry; () is a number."""
+
+REAL, WHOLE = torch.float64, torch.int64
+_SAVED_WHOLE = (torch.int16, torch.int32, torch.int64)
+"""Types in which whole numbers are read: version 0.1 saved them in as few bytes as they needed."""
+_TEXT, _LENGTHS = "preference_group_ids", "preference_group_id_lengths"
+
+
+class HistoryTable:
+    """Rows in order of first appearance; new ones are zero."""
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self.columns = dict(columns)
+        self._rows: dict[str, int] = {}
+        self._data = {name: torch.zeros((0, *shape), dtype=dtype) for name, (dtype, shape) in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys, in row order."""
+        return list(self._rows)
+
+    def rows(self, keys: Iterable[str]) -> Tensor:
+        """Row number of each key (int64), -1 for one that has none."""
+        return int64(self._rows.get(key, -1) for key in keys)
+
+    def ensure_rows(self, keys: Iterable[str]) -> Tensor:
+        """Row number of each key (int64); keys without a row get one.
+
+        TypeError, and no change, for a key that is not a string.
+        """
+        keys = list(keys)
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(f"a preference group is a string, not {key!r}")
+        rows = int64(self._rows.setdefault(key, len(self._rows)) for key in keys)
+        self._reserve(len(self))
+        return rows
+
+    def all_rows(self) -> Tensor:
+        """Every row number (int64)."""
+        return torch.arange(len(self))
+
+    def read(self, column: str, places: Tensor) -> Tensor:
+        """Numbers at `places`, which count from 0, row by row."""
+        return self._data[column].take(places)
+
+    def write(self, column: str, places: Tensor, values: Tensor) -> None:
+        """Set the numbers at `places`, which are distinct."""
+        data = self._data[column]
+        # put_ would do the same, but torch lists no deterministic kernel for it.
+        data.view(-1)[places] = values.to(data.dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Keys and columns as tensors that share nothing with the table.
+
+        The keys are their UTF-8 (uint8), one after the other, and the length of each in bytes (int32).
+        """
+        # A lone surrogate, which JSON may hold, becomes three bytes like the other characters of its range.
+        encoded = [key.encode("utf-8", "surrogatepass") for key in self._rows]
+        text = bytearray().join(encoded)
+        return {
+            _TEXT: torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8),
+            _LENGTHS: torch.tensor(list(map(len, encoded)), dtype=torch.int32),
+            **{name: data[: len(self)].clone() for name, data in self._data.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace all rows. ValueError, and no change, for a `state` that does not fit."""
+        missing = [name for name in (_TEXT, _LENGTHS, *self.columns) if name not in state]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} missing")
+        rows = _keys_of(state[_TEXT], state[_LENGTHS])
+        data = {name: _checked(name, state[name], column, len(rows)) for name, column in self.columns.items()}
+        self._rows, self._data = rows, data
+
+    def _reserve(self, size: int) -> None:
+        """Make room for `size` rows, and an eighth more: adding rows one by one stays cheap."""
+        for name, old in self._data.items():
+            if size > len(old):
+                more = torch.zeros((size + size // 8 + 8 - len(old), *old.shape[1:]), dtype=old.dtype)
+                self._data[name] = torch.cat([old, more])
+
+
+def numbered(keys: Iterable[str]) -> tuple[list[str], Tensor]:
+    """The distinct keys in order of appearance, and for each element its position among them (int64)."""
+    positions: dict[str, int] = {}
+    found = int64(positions.setdefault(key, len(positions)) for key in keys)
+    return list(positions), found
+
+
+def int64(values: Iterable[int]) -> Tensor:
+    """Whole numbers as a tensor, without the list of Python objects that torch.tensor needs."""
+    numbers = array("q", values)
+    return torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0, dtype=torch.int64)
+
+
+def _keys_of(text: Tensor, lengths: Tensor) -> dict[str, int]:
+    """The keys of a saved table with their rows. ValueError if there are none."""
+    if (text.dtype, lengths.dtype, text.dim(), lengths.dim()) != (torch.uint8, torch.int32, 1, 1):
+        raise ValueError("ids are no bytes with lengths")
+    if (lengths < 0).any() or int(lengths.sum()) != len(text):
+        raise ValueError(f"ids of {int(lengths.sum())} bytes stand in {len(text)}")
+    data = text.numpy().tobytes()
+    spans = pairwise(accumulate(lengths.tolist(), initial=0))
+    keys = [data[start:end].decode("utf-8", "surrogatepass") for start, end in spans]
+    rows = {key: row for row, key in enumerate(keys)}
+    if len(rows) < len(keys):
+        raise ValueError(f"{len(keys) - len(rows)} ids stand there twice")
+    return rows
+
+
+def _checked(name: str, saved: Tensor, column: Column, rows: int) -> Tensor:
+    """The numbers of a saved column, shared with nothing. ValueError unless they are numbers of a history."""
+    dtype, shape = column
+    if saved.dtype not in ((REAL,) if dtype == REAL else _SAVED_WHOLE):
+        raise ValueError(f"column {name!r} holds {saved.dtype}")
+    if saved.shape != (rows, *shape):
+        raise ValueError(f"column {name!r} has shape {tuple(saved.shape)} for {rows} rows")
+    if not saved.isfinite().all():
+        raise ValueError(f"column {name!r} holds NaN or infinity")
+    if dtype == WHOLE and (saved < 0).any():
+        raise ValueError(f"column {name!r} holds a number below 0")
+    return saved.to(dtype, copy=True)

@@ -88,7 +88,7 @@ def selfcheck(
         _show(result, console)
         results.append(result)
     report = report_of(results, time.perf_counter() - started)
-    _summary(report, console)
+    _summary(report, console, _again(report, device, shape))
     if as_json:
         emit(report.model_dump_json(indent=2))
     if report.failed:
@@ -172,9 +172,15 @@ def _shown(value: Any, info: FieldInfo) -> str:
     return f"{number} {unit}".strip()
 
 
-def _summary(report: Report, console: SafeConsole) -> None:
+def _again(report: Report, device: str | None, shape: str | None) -> str:
+    """The command that tries again what failed."""
     failed = [result.name for result in report.results if result.status == "failed"]
+    options = [("--device", device), ("--shape", shape), *(("--only", name) for name in failed)]
+    return " ".join(["pgrpo selfcheck", *(f"{option} {value}" for option, value in options if value)])
+
+
+def _summary(report: Report, console: SafeConsole, again: str) -> None:
     told = f"{report.ok} ok, {report.failed} failed, {report.skipped} skipped in {report.seconds:.0f} s."
-    if failed:
-        told += f" To try what failed again: pgrpo selfcheck{''.join(f' --only {name}' for name in failed)}"
-    console.print(Text(f"\n{told}", "bold red" if failed else "bold"), soft_wrap=True)
+    if report.failed:
+        told += f" To try what failed again: {again}"
+    console.print(Text(f"\n{told}", "bold red" if report.failed else "bold"), soft_wrap=True)

@@ -97,15 +97,22 @@ class Gradient(Found):
     error: Number = measured("share", "Norm of the difference over the norm of the gradient.")
 
 
-class Resume(Found):
-    """Three steps with `adamw_8bit`, and the third one again from the checkpoint of the second."""
+class ResumedRun(Found):
+    """A third step, made in a row with the others and again from the checkpoint of the second."""
 
+    deterministic: bool = Field(description="The recipe's `train.deterministic`.")
     bit_for_bit: bool = Field(description="Whether adapter and optimizer states are the same in every bit.")
     adapter_difference: Number = measured("", "Largest difference of an adapter's weight.")
     adapter_change: Number = measured("", "Largest change of an adapter's weight in that step.")
     differing_states: int = Field(description="Tensors of the optimizer's state that differ.")
     states: int = Field(description="Tensors of the optimizer's state.")
     step_seconds: Number = measured("s", "Time of a step of that run, checkpoints included.")
+
+
+class Resume(Found):
+    """Runs of three steps with `adamw_8bit` that go on from a checkpoint."""
+
+    runs: tuple[ResumedRun, ...] = Field(description="On a GPU with deterministic kernels, too.")
 
 
 class Probe(Found):

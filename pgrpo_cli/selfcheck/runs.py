@@ -57,11 +57,19 @@ def make_steps(
 
 
 def resume(subject: Subject) -> tuple[results.Resume, str | None]:
+    """On a CPU all kernels are deterministic; on a GPU those that a recipe may ask for are tried, too."""
+    settings = (False, True) if subject.on_gpu else (False,)
+    compared = [_resumed(subject, deterministic) for deterministic in settings]
+    problems = [problem for _, problem in compared if problem]
+    return results.Resume(runs=tuple(run for run, _ in compared)), problems[0] if problems else None
+
+
+def _resumed(subject: Subject, deterministic: bool) -> tuple[results.ResumedRun, str | None]:
     """The third of three steps, once in a row with the others and once from the checkpoint of the second."""
-    policy, run = subject.policy, RunDirectory(subject.folder / "resume")
+    policy, run = subject.policy, RunDirectory(subject.folder / f"resume-{deterministic}")
+    train = {"prompts_per_step": _PROMPTS, "steps": _STEPS, "learning_rate": 1e-3, "schedule": "constant"}
     recipe = subject.recipe(
-        rollout={"max_completion_tokens": _COMPLETION},
-        train={"prompts_per_step": _PROMPTS, "steps": _STEPS, "learning_rate": 1e-3, "schedule": "constant"},
+        rollout={"max_completion_tokens": _COMPLETION}, train={**train, "deterministic": deterministic}
     )
     prompts = subject.prompts(4 * _PROMPTS, _TOKENS)
     started = subject.seconds()
@@ -72,7 +80,7 @@ def resume(subject: Subject) -> tuple[results.Resume, str | None]:
     restore_adapter(policy.model, checkpoint.path)
     make_steps(subject, run, recipe, policy, prompts, checkpoint=checkpoint)
     resumed = _saved(run, _STEPS)
-    return _compared(before, at_once, resumed, seconds)
+    return _compared(before, at_once, resumed, seconds, deterministic=deterministic)
 
 
 _States = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
@@ -85,13 +93,14 @@ def _saved(run: RunDirectory, step: int) -> _States:
 
 
 def _compared(
-    before: _States, at_once: _States, resumed: _States, seconds: float
-) -> tuple[results.Resume, str | None]:
+    before: _States, at_once: _States, resumed: _States, seconds: float, *, deterministic: bool = False
+) -> tuple[results.ResumedRun, str | None]:
     """The two third steps; `before` is where they began."""
     difference = _largest_difference(at_once[0], resumed[0])
     change = _largest_difference(before[0], at_once[0])
     differing = [n for n, state in at_once[1].items() if not _same(state, resumed[1].get(n))]
-    found = results.Resume(
+    found = results.ResumedRun(
+        deterministic=deterministic,
         bit_for_bit=difference == 0 and not differing,
         adapter_difference=difference,
         adapter_change=change,

@@ -70,8 +70,13 @@ def run_job(job: dict[str, Any], pipe: IO[str], subject: Any) -> None:
 
 def main(job: dict[str, Any], pipe: IO[str]) -> None:
     """Run the checks of a job on the device and the shape that it names."""
+    from pgrpo_cli.model.determinism import prepare_determinism
+    from pgrpo_cli.recipe.training import TrainSection
+
     from .subject import Subject
 
+    # One of the checks asks for it, and it must be set before any of them uses a GPU.
+    prepare_determinism(TrainSection(deterministic=True))
     with tempfile.TemporaryDirectory(prefix="pgrpo-selfcheck-") as folder:
         subject = Subject(job["device"], job["shape"], Path(folder), failed=job["failed"])
         run_job(job, pipe, subject)

@@ -14,6 +14,7 @@ import pytest
 
 from pgrpo_cli.selfcheck import runner
 from pgrpo_cli.selfcheck.catalogue import CHECKS
+from pgrpo_cli.selfcheck.results import schema_text
 from tests.support import selfcheck_worker
 from tests.support.training import pgrpo
 
@@ -33,7 +34,7 @@ def doing(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_results_are_printed_and_the_exit_code_is_1_where_one_failed(doing: Any) -> None:
     doing("rates:wrong,gradient:illegal,model:skip")
-    result = pgrpo("selfcheck")
+    result = pgrpo("selfcheck", "--shape", "tiny")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert lines[0].split()[:2] == ["ok", "versions"]
@@ -44,7 +45,7 @@ def test_results_are_printed_and_the_exit_code_is_1_where_one_failed(doing: Any)
     assert "needs a GPU" in result.stdout
     count = len(CHECKS)
     assert f"{count - 3} ok, 2 failed, 1 skipped" in lines[-1]
-    assert "pgrpo selfcheck --only rates --only gradient" in lines[-1]
+    assert "pgrpo selfcheck --shape tiny --only rates --only gradient" in lines[-1]
     # The trace of an error that nobody foresaw is no result.
     assert "Traceback" in result.stderr and "Traceback" not in result.stdout
 
@@ -100,3 +101,15 @@ def test_ctrl_c_ends_it_and_its_process() -> None:
         said = command.stderr.read()
     assert "interrupted" in said and "Traceback" not in said
     assert not Path("/proc", child).exists()
+
+
+def test_all_of_it_on_this_machine() -> None:
+    """What applies to a CPU is ok, and the document is that of the schema."""
+    result = pgrpo("selfcheck", "--device", "cpu", "--shape", "tiny", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    jsonschema.Draft202012Validator(json.loads(schema_text())).validate(document)
+    of_a_gpu = {"graphs", "kernels", "plan", "out-of-memory"}
+    for each in document["results"]:
+        assert each["status"] == ("skipped" if each["name"] in of_a_gpu else "ok"), each
+        assert (each["found"] is None) is (each["name"] in of_a_gpu)

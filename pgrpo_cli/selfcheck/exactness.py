@@ -20,7 +20,7 @@ from pgrpo_cli.model.sampling import SamplingSettings
 
 from . import results
 from .shapes import PlainTokenizer, build_base
-from .subject import Subject, randomize_adapter
+from .subject import Subject, plainly, randomize_adapter
 
 _GRADIENT_ERROR = 0.05
 """Share of the gradient that dequantized weights may change. Without a gradient through NF4 it was 0.99."""
@@ -36,8 +36,8 @@ def gradient(subject: Subject) -> tuple[results.Gradient, str | None]:
     layers, vocabulary = min(shape.layers, _FEW_LAYERS), min(shape.vocabulary, _FEW_TOKENS)
     shape = replace(shape, layers=layers, vocabulary=vocabulary)
     recipe = subject.recipe()
-    base = build_base(shape, recipe.model, subject.device)
-    policy = adapted(base, PlainTokenizer(shape.vocabulary), recipe, subject.device, paths=Paths())
+    base, paths = build_base(shape, recipe.model, subject.device), Paths(graphs=False)
+    policy = adapted(base, PlainTokenizer(shape.vocabulary), recipe, subject.device, paths=paths)
     randomize_adapter(policy)
     prompts = subject.prompts(2, vocabulary=shape.vocabulary)
     layers = len(nf4_layers(policy.model))
@@ -116,7 +116,7 @@ def probe(subject: Subject) -> tuple[results.Probe, str | None]:
     while seeds == 0 or (seeds < _most_seeds(subject) and time.monotonic() < until):
         with torch.no_grad():
             packed.append(packing_differences(policy, seed=seeds)[0].abs().cpu())
-            prefix.append(prefix_differences(policy, seed=seeds).abs())
+            prefix.append(prefix_differences(plainly(policy), seed=seeds).abs())
         if reason := probe_paths(policy, seed=seeds).reason:
             refusals.append(reason)
         seeds += 1

@@ -26,17 +26,13 @@ _PROMPTS, _TOKENS, _COMPLETION = 2, 32, 8
 
 
 class Silent:
-    """Watches a run, and keeps what it says."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
+    """Watches a run, and says nothing."""
 
     def on_phase(self, step: int, phase: str) -> None: ...
 
     def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None: ...
 
-    def on_message(self, text: str) -> None:
-        self.messages.append(text)
+    def on_message(self, text: str) -> None: ...
 
 
 def make_steps(
@@ -47,13 +43,15 @@ def make_steps(
     prompts: Sequence[PreparedPrompt],
     *,
     checkpoint: Checkpoint | None = None,
-) -> Silent:
+) -> None:
     """All steps of the recipe, or those after the checkpoint, whose adapter the policy must have."""
-    observer = Silent()
     rewards = build_rewards(recipe.rewards, subject.folder, False)
     claim(run, recipe, subject.folder)
-    train(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=observer)
-    return observer
+    try:
+        train(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=Silent())
+    finally:
+        # The next check has a recipe of its own.
+        policy.model.gradient_checkpointing_disable()
 
 
 def resume(subject: Subject) -> tuple[results.Resume, str | None]:

@@ -138,17 +138,20 @@ class Subject:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    def finish(self) -> None:
+        """Wait for all work given to the device, if any was."""
+        if "device" in self.__dict__:
+            self.seconds()
+
     def recover(self) -> bool:
-        """After a check that failed: free its memory. Whether the device can still be used in this process:
-        an illegal memory access, for instance, makes every later call fail.
+        """Free the memory of the check before. Whether the device can still be used in this process: after
+        an illegal memory access, for instance, every call fails.
         """
         try:
             release_memory()
-            if self.on_gpu:
+            if "device" in self.__dict__ and self.on_gpu:
                 torch.cuda.set_per_process_memory_fraction(1.0, self.device)
                 torch.ones(1, device=self.device).add_(1).item()
-        except Skipped:
-            return True
         except Exception:
             return False
         return True

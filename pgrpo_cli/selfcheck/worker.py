@@ -34,6 +34,8 @@ def attempt(check: Check, subject: Any) -> CheckResult:
 
     try:
         found, problem = check.function()(subject)
+        # What it has given to the device may fail as late as this.
+        subject.finish()
         return result("failed" if problem else "ok", problem, found=found)
     except Skipped as why:
         return result("skipped", str(why))
@@ -64,7 +66,7 @@ def run_job(job: dict[str, Any], pipe: IO[str], subject: Any) -> None:
         say(json.dumps({"begin": name}))
         result = attempt(BY_NAME[name], subject)
         say(result.model_dump_json())
-        if result.status == "failed" and not subject.recover():
+        if not subject.recover():
             return
 
 

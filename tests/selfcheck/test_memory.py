@@ -11,7 +11,14 @@ from pgrpo_cli.selfcheck.subject import Subject
 
 @pytest.mark.parametrize(
     ("planned", "measured", "fails"),
-    [(100, 100, False), (96, 100, False), (94, 100, True), (300, 100, False)],
+    [
+        (10 << 30, 10 << 30, False),
+        (30 << 30, 10 << 30, False),
+        # A twentieth and an eighth of a gibibyte less: 10 · 0.95 - 0.125 = 9.375 GiB.
+        (int(9.376 * 2**30), 10 << 30, False),
+        (int(9.374 * 2**30), 10 << 30, True),
+        (1 << 20, 100 << 20, False),
+    ],
 )
 def test_less_than_is_held_is_a_wrong_plan(planned: int, measured: int, fails: bool) -> None:
     found, problem = memory.beside(planned, measured)

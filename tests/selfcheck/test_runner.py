@@ -49,8 +49,10 @@ def test_results_come_back_whatever_the_checks_print() -> None:
 
 
 def test_a_check_that_raises_is_a_line_and_a_trace() -> None:
-    found = results("device:out_of_memory,rates:illegal")
-    assert statuses(found) == "ok failed failed ok"
+    found = results("device:out_of_memory,rates:illegal,model:illegal_late")
+    assert statuses(found) == "ok failed failed failed"
+    # Work of the device fails when it is done, not when it is given.
+    assert "device-side assert" in str(found["model"].reason) and found["model"].found is None
     # Running out of memory is no defect: the line says all.
     assert found["device"].reason is not None and found["device"].trace is None
     assert found["device"].reason.startswith("RuntimeError: CUDA error: out of memory")

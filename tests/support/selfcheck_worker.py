@@ -23,6 +23,13 @@ class Subject:
 
     usable = True
 
+    late: Exception | None = None
+
+    def finish(self) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            raise late
+
     def recover(self) -> bool:
         return self.usable
 
@@ -46,6 +53,11 @@ def out_of_memory(subject: Subject) -> Any:
 def illegal(subject: Subject) -> Any:
     subject.usable = False
     raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+
+def illegal_late(subject: Subject) -> Any:
+    subject.usable, subject.late = False, RuntimeError("CUDA error: device-side assert triggered")
+    return RATES, None
 
 
 def kill(subject: Subject) -> Any:

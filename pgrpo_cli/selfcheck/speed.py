@@ -18,7 +18,6 @@ from .machine import copy_rate
 from .subject import GENERATIONS, Subject, plainly
 
 _ROWS = (8, 64)
-_TOKENS_GPU, _TOKENS_CPU = 33, 17
 _REPEAT = 2
 _LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch", "hipLaunch", "hipGraphLaunch")
 """How the names of the calls begin that start kernels."""
@@ -31,7 +30,8 @@ def graphs(subject: Subject) -> tuple[results.Graphs, str | None]:
     if not policy.paths.graphs:
         none = results.Graphs(captured=0, first_seconds=None, next_seconds=None, capture_seconds=None)
         return none, policy.paths.reason or "the probe has switched them off"
-    first, following = (_rollout_seconds(subject, policy, _ROWS[-1], _TOKENS_GPU) for _ in range(2))
+    tokens = subject.shape.completion_tokens
+    first, following = (_rollout_seconds(subject, policy, _ROWS[-1], tokens) for _ in range(2))
     found = results.Graphs(
         captured=len(policy.workspace.graphs),
         first_seconds=first,
@@ -66,7 +66,7 @@ def _variants(policy: Policy) -> Iterator[Policy]:
 def _decode_time(subject: Subject, policy: Policy, rows: int, bandwidth: float) -> results.DecodeTime:
     """Of one token, as the difference between a long rollout and one of a single token."""
     policy.workspace.release()
-    tokens = _TOKENS_GPU if subject.on_gpu else _TOKENS_CPU
+    tokens = subject.shape.completion_tokens
     long, short = (
         min(_rollout_seconds(subject, policy, rows, count) for _ in range(_REPEAT + 1))
         for count in (tokens, 1)

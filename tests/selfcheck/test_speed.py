@@ -44,7 +44,7 @@ def with_graphs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_graphs_are_counted(with_graphs: Any) -> None:
     found, problem = speed.graphs(with_graphs(ReplayRecorder()))
-    # 32 tokens after the first one, whose keys all lie within the first bucket of 64.
+    # 15 tokens after the first one, whose keys all lie within the first bucket of 64.
     assert problem is None and found.captured == 1
     assert found.capture_seconds == found.first_seconds - found.next_seconds
 
@@ -81,9 +81,9 @@ def test_a_token_is_timed_by_the_difference_of_two_rollouts(
     for time in found.times:
         assert time.token_ms == 250 and time.tokens_per_s == 4 * time.rows
         # Two bytes of a weight, the table of the output layer and norms; of the cache, in each of four
-        # layers, keys and values of two heads of 64: prompts of 48, and half of 17 tokens a row.
+        # layers, keys and values of two heads of 64: prompts of 48, and half of 16 tokens a row.
         others = 512 * 256 + 4 * 640 + 256
-        cache = (time.rows // 8 * 48 + time.rows * 17 // 2) * 2 * 4 * 2 * 64
+        cache = (time.rows // 8 * 48 + time.rows * 16 // 2) * 2 * 4 * 2 * 64
         # The scales of blocks are small beside the weights, and stay counted.
         share = 2 * (WEIGHTS + others + cache) / 1e9 / 0.25
         assert time.bandwidth_share == pytest.approx(share, rel=0.02)

@@ -4,6 +4,7 @@ smaller pieces, with the same result but for rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import torch
 
 from pgrpo_cli.errors import PgrpoError
 from pgrpo_cli.model.batching import rollout_budget
-from pgrpo_cli.model.oom import TokenBudget, is_out_of_memory, release_memory
+from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout import Rollouts, sample
 from pgrpo_cli.model.sampling import SamplingSettings
 from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
 
 from . import results
 from .subject import GENERATIONS, Subject, plainly
@@ -109,8 +111,10 @@ def drilled(subject: Subject, policy: Policy, limiter: Limiter) -> tuple[results
 
 def problem_of(drill: results.Drill) -> str | None:
     """What is wrong with how a run went on. Memory that could not be made to run out proves nothing."""
-    if drill.difference is None or not drill.difference <= _TOLERANCE:
-        return f"the result differs by {drill.difference or float('nan'):.2g}"
+    if drill.difference is None or not math.isfinite(drill.difference):
+        return "the result is another one"
+    if drill.difference > _TOLERANCE:
+        return f"the result differs by {drill.difference:.2g}"
     if drill.ran_out and drill.budget is not None and drill.budget_left == drill.budget:
         return "memory ran out, and the budget was not lowered"
     return None

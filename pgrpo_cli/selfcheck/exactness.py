@@ -41,13 +41,15 @@ def gradient(subject: Subject) -> tuple[results.Gradient, str | None]:
     randomize_adapter(policy)
     prompts = subject.prompts(2, vocabulary=shape.vocabulary)
     layers = len(nf4_layers(policy.model))
+    # What a rollout does to the packed weights is the question, so these are made before.
+    weights = [plain_weight(layer.base_layer, policy.dtype) for layer in lora_layers(policy.model)]
     rollouts = sample(policy, prompts, SamplingSettings(2, 8), seed=0)
     # A plain forward pass without gradients in eval mode makes bitsandbytes repack weights on some CPUs.
     policy.model.eval()
     with torch.no_grad(), policy.base():
         policy.model(input_ids=torch.tensor([prompts[0].input_ids], device=subject.device))
     after_rollout = _adapter_gradient(policy, rollouts)
-    _dequantize_all(policy)
+    _use(weights, policy)
     expected = _adapter_gradient(policy, rollouts)
     error = float((after_rollout - expected).norm() / expected.norm())
     found = results.Gradient(layers=layers, error=error)
@@ -66,10 +68,9 @@ def _adapter_gradient(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
     return torch.cat([p.grad.float().flatten() for p in policy.trainable.values() if p.grad is not None])
 
 
-def _dequantize_all(policy: Policy) -> None:
-    """Put a plain layer with the same weights in the place of each quantized one."""
-    for layer in lora_layers(policy.model):
-        weight = plain_weight(layer.base_layer, policy.dtype)
+def _use(weights: list[torch.Tensor], policy: Policy) -> None:
+    """Put a plain layer with these weights in the place of each quantized one."""
+    for layer, weight in zip(lora_layers(policy.model), weights, strict=True):
         size_out, size_in = weight.shape
         plain = torch.nn.Linear(size_in, size_out, bias=False, dtype=weight.dtype, device="meta")
         plain.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -92,6 +93,7 @@ def model(subject: Subject) -> tuple[results.Model, str | None]:
         packed=paths.packed,
         shared_prefix=paths.shared_prefix,
         graphs=paths.graphs,
+        copy_from_rows=paths.copy_from_rows,
     )
     return found, paths.reason
 

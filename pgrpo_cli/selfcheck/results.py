@@ -6,23 +6,18 @@ A field's description and unit are what both the schema and the table say of it.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pgrpo_cli import __version__
 
 Status = Literal["ok", "failed", "skipped"]
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-"""A measured number; null where it is not finite, which JSON cannot say, or does not apply."""
+Number = float | None
+"""A measured number. In JSON it is null where it is not finite, which JSON cannot say, or does not apply."""
 
 
 SENTENCE = "sentence"
@@ -88,6 +83,9 @@ class Model(Found):
     packed: bool = Field(description="Whether training packs the completions of a prompt behind it.")
     shared_prefix: bool = Field(description="Whether rollouts share a prompt's prefix.")
     graphs: bool = Field(description="Whether decode steps may be captured in CUDA graphs.")
+    copy_from_rows: int | None = Field(
+        description="Rows from which on a dequantized copy of the weights is faster; null: never, or a CPU."
+    )
 
 
 class Gradient(Found):
@@ -183,6 +181,8 @@ class Update(Found):
 class Plan(Found):
     """What `pgrpo plan` says, beside what three steps of a run held."""
 
+    tokens_per_batch: int = Field(description="Budget of a rollout batch, as a run chooses it here.")
+    tokens_per_micro_batch: int = Field(description="Budget of a micro-batch, likewise.")
     planned_bytes: int = measured("bytes", "Tensors at the planned peak.")
     measured_bytes: int = measured("bytes", "Tensors at the peak of the three steps.")
     ratio: Number = measured("", "Planned over measured.")

@@ -26,13 +26,17 @@ _PROMPTS, _TOKENS, _COMPLETION = 2, 32, 8
 
 
 class Silent:
-    """Watches a run, and says nothing."""
+    """Watches a run, and keeps what it has to say."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
 
     def on_phase(self, step: int, phase: str) -> None: ...
 
     def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None: ...
 
-    def on_message(self, text: str) -> None: ...
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 def make_steps(
@@ -43,15 +47,19 @@ def make_steps(
     prompts: Sequence[PreparedPrompt],
     *,
     checkpoint: Checkpoint | None = None,
-) -> None:
-    """All steps of the recipe, or those after the checkpoint, whose adapter the policy must have."""
+) -> list[str]:
+    """All steps of the recipe, or those after the checkpoint, whose adapter the policy must have. Returns
+    what the run has to say, such as that memory ran out.
+    """
+    observer = Silent()
     rewards = build_rewards(recipe.rewards, subject.folder, False)
     claim(run, recipe, subject.folder)
     try:
-        train(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=Silent())
+        train(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=observer)
     finally:
         # The next check has a recipe of its own.
         policy.model.gradient_checkpointing_disable()
+    return observer.messages
 
 
 def resume(subject: Subject) -> tuple[results.Resume, str | None]:

@@ -43,7 +43,7 @@ def graphs(subject: Subject) -> tuple[results.Graphs, str | None]:
 
 
 def decoding(subject: Subject) -> tuple[results.Decoding, str | None]:
-    """With each number of rows, and on a GPU with and without graphs."""
+    """With each number of rows, and on a GPU with and without graphs and copies of the weights."""
     policy, bandwidth = subject.policy, copy_rate(subject)
     times = [
         _decode_time(subject, variant, rows, bandwidth) for rows in _ROWS for variant in _variants(policy)
@@ -54,13 +54,13 @@ def decoding(subject: Subject) -> tuple[results.Decoding, str | None]:
 
 
 def _variants(policy: Policy) -> Iterator[Policy]:
-    """The policy as it is on a CPU, which has none; else with and without graphs."""
+    """The policy as it is on a CPU, which has neither; else with and without graphs and copies."""
     if policy.device.type != "cuda":
         yield policy
         return
-    for graphs in (True, False):
-        if graphs <= policy.paths.graphs:
-            yield replace(policy, paths=replace(policy.paths, graphs=graphs))
+    for graphs in (True, False) if policy.paths.graphs else (False,):
+        for from_rows in (1, None):
+            yield replace(policy, paths=replace(policy.paths, graphs=graphs, copy_from_rows=from_rows))
 
 
 def _decode_time(subject: Subject, policy: Policy, rows: int, bandwidth: float) -> results.DecodeTime:

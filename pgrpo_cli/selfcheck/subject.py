@@ -14,10 +14,10 @@ import torch
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.load import adapted
-from pgrpo_cli.model.oom import release_memory
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.precision import compute_dtype
 from pgrpo_cli.pretrained.device import choose_device
+from pgrpo_cli.pretrained.memory import release_memory
 from pgrpo_cli.recipe.schema import Recipe
 
 from .catalogue import Skipped

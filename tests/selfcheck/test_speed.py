@@ -98,9 +98,10 @@ def test_real_tokens_take_time(subject: Subject, monkeypatch: pytest.MonkeyPatch
 
 def test_on_a_gpu_all_is_measured_with_and_without(subject: Subject) -> None:
     policy = replace(subject.policy, device=torch.device("cuda", 0))
-    assert [v.paths.graphs for v in speed._variants(policy)] == [True, False]
+    both = [(v.paths.graphs, v.paths.copy_from_rows) for v in speed._variants(policy)]
+    assert both == [(True, 1), (True, None), (False, 1), (False, None)]
     off = replace(policy, paths=replace(policy.paths, graphs=False))
-    assert [v.paths.graphs for v in speed._variants(off)] == [False]
+    assert [v.paths.graphs for v in speed._variants(off)] == [False, False]
 
 
 def test_launches_are_counted_a_token(with_graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,10 +34,10 @@ from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
-from pgrpo_cli.state.adapter import finish_adapter
+from pgrpo_cli.state.adapter import finish_adapter, model_card
 from pgrpo_cli.state.checkpoint import Checkpoint
+from pgrpo_cli.state.checkpointing import Saver, rewind
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.model_card import model_card
 from pgrpo_cli.state.records import (
     all_part_rows,
     completion_rows,
@@ -46,10 +46,8 @@ from pgrpo_cli.state.records import (
     part_rows,
     step_record,
 )
-from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
-from pgrpo_cli.state.saver import Saver
 
 
 class Observer(Protocol):

@@ -24,8 +24,7 @@ from .common import (
     SetOption,
     path_parser,
 )
-from .eval_progress import shown_progress, task_progress
-from .eval_shown import result_json, show_comparison, show_result
+from .eval_shown import result_json, show_comparison, show_result, shown_progress, task_progress
 from .failures import keep_traces_in
 from .terminal import emit, note
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 Message = dict[str, str]
+ROW_EXCERPT = 500
+"""Characters of a rejected row that are kept."""
+LEAKED = "text is held out for evaluation too"
+R = TypeVar("R", "SourceRecord", "PromptRecord")
 
 
 @dataclass(frozen=True)
@@ -115,13 +119,6 @@ class SourceData:
     notes: tuple[str, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
     given_up: bool = False
-
-
-ROW_EXCERPT = 500
-"""Characters of a rejected row that are kept."""
-LEAKED = "text is held out for evaluation too"
-
-R = TypeVar("R", SourceRecord, PromptRecord)
 
 
 def rejected_record(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .group_rules import (
+from .data_rules import (
     bins_have_names,
     embedding_has_a_model,
+    held_out_files_beside_others,
+    one_reference,
+    review_lengths,
     users_held_out_have_groups,
 )
 from .interactions import MovielensSource
@@ -20,7 +23,6 @@ from .reward_judge import JudgeReward
 from .reward_personas import PersonasReward
 from .reward_rules import REWARD_RULES
 from .schema import Recipe
-from .source_rules import held_out_files_beside_others, one_reference, review_lengths
 from .sources import ColumnMapping, PersonasSource
 from .template_rules import chat_template_parses, expression_parses, pair_rubric_parses, templates_parse
 from .training import HistorySection, WindowHistory

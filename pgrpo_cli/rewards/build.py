@@ -14,8 +14,7 @@ from .base import AsyncRewardFunction, BuildContext, RewardFunction
 from .embedding import build_embedding
 from .language import build_readability, build_sentiment
 from .personas import build_personas
-from .plugin import build_plugin
-from .python_file import build_python
+from .python_file import build_plugin, build_python
 from .recommendation import build_recommendation
 from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term

@@ -1,4 +1,4 @@
-"""A reward that is a function in the user's own Python file."""
+"""Rewards that are code: a function in the user's own Python file, or what an installed package brings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ from typing import Any
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
-from pgrpo_cli.recipe.reward_code import PythonReward
+from pgrpo_cli.plugins import build_from_entry_point
+from pgrpo_cli.recipe.reward_code import PluginReward, PythonReward
 
-from .base import BuildContext, Completion, Score, is_asynchronous, refuse_coroutine
+from .base import (
+    AsyncRewardFunction,
+    BuildContext,
+    Completion,
+    RewardFunction,
+    Score,
+    is_asynchronous,
+    refuse_coroutine,
+)
 from .neighbours import Neighbours
 from .user_code import described, place_of, written
+
+ENTRY_POINT_GROUP = "pgrpo.rewards"
 
 
 @dataclass(frozen=True)
@@ -137,3 +148,20 @@ def _load(path: Path, label: str) -> ModuleType:
             remedy="Correct the file, or install what it imports; modules in its own folder are found.",
         ) from error
     return module
+
+
+def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction | AsyncRewardFunction:
+    """Load the entry point and call it with the options; it returns the reward.
+
+    Raises RecipeError unless code is allowed and it makes a reward.
+    """
+    where = f"reward {section.label!r}"
+    reward, named = build_from_entry_point(
+        ENTRY_POINT_GROUP, section.plugin, section.options, where=where, allow_code=context.allow_code
+    )
+    if not isinstance(reward, RewardFunction) or not callable(reward):
+        raise RecipeError(
+            f"{where}: {named} made a {type(reward).__name__}, which is no reward",
+            remedy="A reward has `parts`, `value_range` and is called with a list of completions.",
+        )
+    return reward

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgrpo_cli import __version__
 from pgrpo_cli.errors import CheckpointError
 
 from .checksums import CHECKSUMS, damage, write_checksums
@@ -14,10 +15,13 @@ from .files import aside, atomic_write, explained, sync_directory, sync_tree, wr
 from .run import RunDirectory
 
 if TYPE_CHECKING:
+    from pgrpo_cli.algo.history import RewardHistory
     from pgrpo_cli.model.policy import Policy
+    from pgrpo_cli.recipe.schema import Recipe
 
 ADAPTER_BEING_WRITTEN = ".adapter.tmp"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_ROWS = 100
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
@@ -79,3 +83,36 @@ def finished_adapter(run: RunDirectory) -> list[str]:
             remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
         )
     return []
+
+
+def model_card(recipe: Recipe, history: RewardHistory) -> str:
+    """Markdown with the front matter that hubs read: what was trained, how, and on whom.
+
+    Of more than 100 preference groups it lists those with the most rewards.
+    """
+    groups = history.stats(history.most_seen(_ROWS))
+    rows = "\n".join(
+        f"| {name} | {s.prompts} | {s.n} | {s.mean:.3f} | {s.std:.3f} |" for name, s in groups.items()
+    )
+    others = len(history.preference_groups) - len(groups)
+    which = f" (the {len(groups)} most seen; {others} more are not listed)" if others else ""
+    return f"""---
+library_name: peft
+base_model: "{recipe.model.id}"
+tags: [lora, p-grpo, personalization]
+---
+
+# {recipe.name}
+
+A LoRA adapter (rank {recipe.adapter.r}) on `{recipe.model.id}`, trained by pgrpo {__version__} with the
+advantage
+estimator `{recipe.advantage.estimator}` for {recipe.train.steps} steps of {recipe.train.prompts_per_step}
+prompts x
+{recipe.rollout.num_generations} completions (P-GRPO: arXiv 2603.10009).
+
+Rewards seen in training, by preference group{which}:
+
+| preference group | prompts | completions | mean reward | standard deviation |
+| --- | ---: | ---: | ---: | ---: |
+{rows}
+"""

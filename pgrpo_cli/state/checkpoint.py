@@ -29,9 +29,8 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError, PgrpoError, RunError
 
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, save_adapter
-from .checksums import OURS, damage, write_checksums
+from .checksums import OURS, damage, hold, unheld, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
-from .holding import hold, unheld
 from .run import RunDirectory
 
 # Which checkpoints there are is told without torch.

@@ -1,11 +1,18 @@
-"""checksums.json: the SHA-256 of the files beside it, by which a changed folder is told from a whole one."""
+"""checksums.json: the SHA-256 of the files beside it, by which a changed folder is told from a whole one.
+
+A lock on it holds a checkpoint: one that is being read is not dropped meanwhile.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.paths import sha256
@@ -53,3 +60,43 @@ def sha256_of_code(path: Path) -> str:
         return sha256(path)
     told = (f"{file.relative_to(path.parent).as_posix()} {sha256(file)}\n" for file in files)
     return hashlib.sha256("".join(told).encode()).hexdigest()
+
+
+def hold(folder: Path) -> BinaryIO | None:
+    """A file that holds the folder while it is open; None where that is not to be had.
+
+    It is not where the folder goes, or lacks its checksums, and on disks without locks.
+    """
+    try:
+        file = (folder / CHECKSUMS).open("rb")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Renamed between the two, it would be the lock of what is deleted now.
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / CHECKSUMS)):
+            return file
+    except OSError:
+        pass
+    file.close()
+    return None
+
+
+@contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Within the block nobody can hold the folder, unless somebody does so already: whether that is so."""
+    try:
+        file = (folder / CHECKSUMS).open("rb")
+    except OSError:
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            # A disk without locks, on which nobody holds anything.
+            pass
+        yield True

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pgrpo_cli.data.preference_groups.embedding import load_embedder
+from pgrpo_cli.data.preference_groups.user_features import load_embedder
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.random_model import random_tokenizer
 from pgrpo_cli.model.sources import load_base_model, load_tokenizer

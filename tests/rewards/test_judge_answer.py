@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrpo_cli.rewards.judge_answer import Unusable, instruction, parse_score, reminder
-from pgrpo_cli.rewards.judge_preference import parse_preference
+from pgrpo_cli.rewards.judge_pairs import parse_preference
 
 SCORES = {
     '{"score": 7}': 7,

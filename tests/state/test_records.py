@@ -14,7 +14,7 @@ import torch
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.model.update import UpdateResult
 from pgrpo_cli.rewards.base import Score
-from pgrpo_cli.state.model_card import model_card
+from pgrpo_cli.state.adapter import model_card
 from pgrpo_cli.state.records import completion_rows, group_rows, history_rows, step_record
 from tests.support.records import prompt
 from tests.support.runs import recipe_of

@@ -9,10 +9,15 @@ from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord, reje
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 
 from .base import AssignContext, Assigner, Fitted, GroupOf
+from .by_row import (
+    build_bins,
+    build_column,
+    build_expression,
+    build_plugin,
+    build_random,
+    build_user,
+)
 from .cluster import build_cluster
-from .expression import build_expression
-from .plugin import build_plugin
-from .simple import build_bins, build_column, build_random, build_user
 
 __all__ = ["ASSIGNERS", "AssignContext", "Assigner", "Fitted", "GroupOf", "RowProblem", "assign"]
 

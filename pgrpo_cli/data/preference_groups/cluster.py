@@ -14,11 +14,11 @@ from pgrpo_cli.recipe.preference_groups import ClusterGroups
 from .base import AssignContext, Fitted, require_users, user_of
 from .centroids import nearest_group
 from .cluster_names import Features, cluster_names, distinctive
-from .embedding import load_embedder
 from .kmeans import SHUFFLES, STABLE, Search, centroids_of, distinct, one_thread, require_scikit_learn, search
 from .user_features import (
     Space,
     embedding_space,
+    load_embedder,
     profile_space,
     texts_of,
     texts_of_users,

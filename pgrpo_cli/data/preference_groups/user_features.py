@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgrpo_cli.data.records import SourceRecord, UserProfile
 from pgrpo_cli.data.row_problem import LeftOut
-from pgrpo_cli.errors import DataError
+from pgrpo_cli.errors import DataError, ModelError
+from pgrpo_cli.pretrained.location import located
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.rewards import embedding
 
 from .centroids import DECIMALS, VERSION, profile_vector, tfidf_vector, words
 
@@ -25,6 +29,11 @@ MAX_WORDS = 500
 _TOO_COMMON = 0.95
 _LEAST_SPREAD = 1e-9
 _FEW_USERS = 10
+MAX_TOKENS = 512
+BATCH = 32
+MAX_TEXTS = 64
+"""Texts of a user that are looked at: the first ones in alphabetical order."""
+_KEY = "data.preference_groups.model"
 
 
 @dataclass(frozen=True)
@@ -139,3 +148,23 @@ def _rounded(value: Any) -> float:
 def _significant(value: float) -> float:
     """Rounded to digits that count, not to decimals: a scale must not become 0."""
     return float(f"{value:.{DECIMALS}g}")
+
+
+def load_embedder(model: str, start: Path) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """A function from texts to their embeddings [texts, dimensions] of length 1. Raises ModelError.
+
+    `model`: a folder; a relative one starts at `start`.
+    """
+    import numpy as np
+    import torch
+
+    at = located(_KEY, model, start)
+    if at.folder is None:
+        raise ModelError(
+            f"{_KEY}: no folder {model!r}",
+            remedy="Give a folder that transformers' save_pretrained wrote; nothing is downloaded.",
+        )
+    section = PretrainedFields(model=model, max_tokens=MAX_TOKENS, batch_size=BATCH)
+    # Everywhere the same numbers: who is in which cluster must not depend on the machine's GPU.
+    embed = embedding.load_embedder(section, at, device=torch.device("cpu"))
+    return lambda texts: np.stack([vector.double().numpy() for vector in embed(list(texts)[:MAX_TEXTS])])

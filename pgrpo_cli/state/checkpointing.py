@@ -1,15 +1,35 @@
-"""Going on from a checkpoint: it is the truth, and all else that a run has written goes back to its step."""
+"""What a run that trains does with its checkpoints: it writes them, and goes on from one.
+
+A checkpoint is the truth: all else that a run has written goes back to its step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import rewind_checkpoints
+import torch
+
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory
+from pgrpo_cli.errors import RewardError
+from pgrpo_cli.model.policy import Policy
+
+from .checkpoint import rewind_checkpoints, save_checkpoint
 from .files import explained
 from .history_store import GroupRow, HistoryStore, PartRow
 from .run import RunDirectory
 from .runlog import RunLog
+
+_REWRITTEN = (
+    "recipe.yaml",
+    "origin.json",
+    "paths.json",
+    "fingerprint.json",
+    "metrics.jsonl",
+    "findings.json",
+)
 
 
 def rewind(
@@ -33,16 +53,6 @@ def rewind(
     ]
 
 
-_REWRITTEN = (
-    "recipe.yaml",
-    "origin.json",
-    "paths.json",
-    "fingerprint.json",
-    "metrics.jsonl",
-    "findings.json",
-)
-
-
 def _remove_leftovers(run: RunDirectory) -> None:
     """Delete what killed processes had begun to write."""
     with explained(str(run.path)):
@@ -58,3 +68,41 @@ def _lost(path: Path, what: str, step: int, found: set[int], missing: list[Path]
     why = "is missing" if path in missing else "is not complete"
     which = f"step {lost[0]}" if len(lost) == 1 else f"{len(lost)} steps from {lost[0]} to {lost[-1]}"
     return [f"{path} {why}; the record of the {what} of {which} is lost, and training goes on without it"]
+
+
+@dataclass
+class Saver:
+    """Writes checkpoints; at the end of a `with` block in which a reward failed, such as a judge that has
+    gone, also one of the last step that was done: up to its rewards a step changes nothing that is saved.
+
+    `done` is the last step that is done, `saved` the last one with a checkpoint; `keep` checkpoints stay.
+    """
+
+    run: RunDirectory
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    history: RewardHistory
+    parts: PartHistory | None
+    keep: int
+    saved: int
+    done: int = 0
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step that is done. Raises CheckpointError if the disk refuses."""
+        save_checkpoint(
+            self.run,
+            step,
+            self.policy,
+            self.optimizer,
+            self.history.state_dict(),
+            self.parts.state_dict() if self.parts else None,
+            keep=self.keep,
+        )
+        self.saved = step
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RewardError) and self.done > self.saved:
+            self.save(self.done)

@@ -1,4 +1,6 @@
-"""Preference groups from one look at a row: as it names it, by a number, by its user, by lot."""
+"""Preference groups from one look at a row: as it names it, by a number, by its user, by lot, by an
+expression, or by a function that an installed package brings.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,24 @@ from typing import Any
 
 from pgrpo_cli.data.records import SourceRecord, text_key
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
-from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.preference_groups import BinsGroups, ColumnGroups, RandomGroups, UserGroups
+from pgrpo_cli.errors import DataError, RecipeError
+from pgrpo_cli.plugins import build_from_entry_point
+from pgrpo_cli.recipe.preference_groups import (
+    BinsGroups,
+    ColumnGroups,
+    ExpressionGroups,
+    PluginGroups,
+    RandomGroups,
+    UserGroups,
+)
+from pgrpo_cli.recipe.templates import Expression, TemplateProblem
 from pgrpo_cli.seeding import derive_seed
 
 from .base import AssignContext, RowAssigner, require_columns, require_users, user_of
+
+_EXPRESSION = "data.preference_groups.expression"
+_OWN_NAMES = ("columns", "user_id", "time", "preference_group")
+ENTRY_POINT_GROUP = "pgrpo.preference_groups"
 
 
 def build_column(section: ColumnGroups, context: AssignContext) -> RowAssigner:
@@ -86,5 +101,64 @@ def build_random(section: RandomGroups, context: AssignContext) -> RowAssigner:
         whose = ("user", record.user_id) if record.user_id is not None else ("text", text_key(record))
         drawn = derive_seed(context.seed, "random preference group", *whose) % section.count
         return f"random-{drawn + 1:0{digits}d}"
+
+    return RowAssigner(group_of)
+
+
+def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAssigner:
+    """The name that the expression gives to a row. Raises RecipeError for what the sandbox does not know."""
+    try:
+        expression = Expression(section.expression)
+    except TemplateProblem as problem:
+        raise RecipeError(f"{_EXPRESSION}: {problem}", remedy="Correct the expression.") from problem
+    columns = sorted(expression.variables.difference(_OWN_NAMES))
+
+    def group_of(record: SourceRecord) -> str:
+        try:
+            value = expression.evaluate(_seen(record))
+        except TemplateProblem as problem:
+            if problem.exhausted:
+                raise RecipeError(f"{_EXPRESSION}: {problem}", remedy="Simplify the expression.") from problem
+            raise RowProblem("the expression fails", str(problem)) from problem
+        return preference_group_name(value, "the expression's result")
+
+    def check(records: Sequence[SourceRecord]) -> None:
+        require_columns(records, columns, _EXPRESSION)
+
+    return RowAssigner(group_of, check)
+
+
+def _seen(record: SourceRecord) -> dict[str, Any]:
+    """The expression's variables."""
+    columns = dict(record.columns)
+    own = {"user_id": record.user_id, "time": record.time, "preference_group": record.preference_group}
+    return {
+        **columns,
+        "columns": columns,
+        **{name: value for name, value in own.items() if value is not None},
+    }
+
+
+def build_plugin(section: PluginGroups, context: AssignContext) -> RowAssigner:
+    """Load the entry point and call it with the options; it returns the function.
+
+    Raises RecipeError unless code is allowed and it makes a function.
+    """
+    where, allow_code = "data.preference_groups", context.allow_code
+    function, named = build_from_entry_point(
+        ENTRY_POINT_GROUP, section.plugin, section.options, where=where, allow_code=allow_code
+    )
+    if not callable(function):
+        raise RecipeError(
+            f"data.preference_groups: {named} made a {type(function).__name__}, which cannot be called",
+            remedy="The entry point returns a function from a record to the name of its preference group.",
+        )
+
+    def group_of(record: SourceRecord) -> str:
+        try:
+            value = function(record)
+        except (Exception, SystemExit) as error:
+            raise RowProblem("the plug-in fails", f"{type(error).__name__}: {error}") from error
+        return preference_group_name(value, f"the result of {named}")
 
     return RowAssigner(group_of)

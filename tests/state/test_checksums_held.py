@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.state.holding import hold, unheld
+from pgrpo_cli.state.checksums import hold, unheld
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.rewards.judge_answer import Unusable
-from pgrpo_cli.rewards.judge_preference import parse_preference, preference_form
+from pgrpo_cli.rewards.judge_pairs import parse_preference, preference_form
 
 SAID = {
     '{"better": 1}': 1.0,

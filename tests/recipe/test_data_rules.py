@@ -1,4 +1,4 @@
-"""Rules of `data.preference_groups` and `data.split_by`."""
+"""Rules of `data`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,41 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.recipe import group_rules
+from pgrpo_cli.recipe import data_rules
 from tests.support.recipes import changed
 from tests.support.rules import RuleCase, assert_all_have_cases, assert_rule
 
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
+GOODREADS = {"type": "goodreads", "path": "reviews.json.gz"}
 LENGTH = {"type": "length", "max": 10}
 BINS = {"type": "bins", "column": "age", "edges": [18, 30]}
 CLUSTER = {"type": "cluster"}
 
 CASES: list[RuleCase] = [
+    (
+        "review_lengths",
+        "data.source.min_words",
+        "must not be greater than data.source.max_words (20)",
+        changed(data={"source": {**GOODREADS, "min_words": 21, "max_words": 20}}, rewards=[LENGTH]),
+        changed(data={"source": {**GOODREADS, "min_words": 20, "max_words": 20}}, rewards=[LENGTH]),
+    ),
+    (
+        "one_reference",
+        "data.source.reference_column",
+        "remove the one or the other",
+        changed(
+            data={"source": {**JSONL, "reference_column": "answer", "drop_last_assistant": True}},
+            rewards=[LENGTH],
+        ),
+        changed(data={"source": {**JSONL, "reference_column": "answer"}}, rewards=[LENGTH]),
+    ),
+    (
+        "held_out_files_beside_others",
+        "data.source.eval_path",
+        "goes with data.source.path",
+        changed(data={"source": {"type": "ultrafeedback", "eval_path": "a.jsonl"}}, rewards=[LENGTH]),
+        changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
+    ),
     (
         "bins_have_names",
         "data.preference_groups.names",
@@ -81,4 +106,4 @@ def test_rule(tmp_path: Path, case: RuleCase) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert_all_have_cases(group_rules, CASES)
+    assert_all_have_cases(data_rules, CASES)

@@ -37,7 +37,7 @@ def packaging(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
     (tmp_path / "shouting_rewards.py").write_text(
-        "from tests.rewards.test_plugin import Shouting as shouting, Whispering as whispering, not_a_reward\n"
+        f"from {__name__} import Shouting as shouting, Whispering as whispering, not_a_reward\n"
     )
     (info / "entry_points.txt").write_text(
         "[pgrpo.rewards]\nshouting = shouting_rewards:shouting\nodd = shouting_rewards:not_a_reward\n"

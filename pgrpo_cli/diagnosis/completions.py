@@ -9,7 +9,7 @@ import numpy as np
 
 from .finding import Finding, Rule, about, percent, shown
 from .spread import find_no_spread
-from .view import RECENT_STEPS, RunView, units
+from .view import RECENT_STEPS, RunView, group_masks
 
 CUT_SHARE = 0.8
 """Above, an answer that ends by itself is the exception."""
@@ -75,7 +75,7 @@ def find_alike(view: RunView) -> Iterator[Finding]:
     usable_P = recent_P & (found.size_P >= 2) & (lengths_P >= LONG_ANSWER)
     distinct_P = found.distinct_P / found.size_P
     told: list[tuple[float, Finding]] = []
-    for name, own_P in units(
+    for name, own_P in group_masks(
         found.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(distinct_P[own_P].mean())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pgrpo_cli.recipe.training import EmaHistory, WindowHistory
 
 from .finding import MOST_PREFERENCE_GROUPS, Finding, Rule, shown
-from .view import RECENT_STEPS, Flags, RunView, units
+from .view import RECENT_STEPS, Flags, RunView, group_masks
 
 LAG = 1.0
 """In standard deviations of the history, the unit of an advantage: the average answer of today then has an
@@ -32,7 +32,7 @@ def find_lag(view: RunView) -> Iterator[Finding]:
     recent_P = (found.step_P > view.step - RECENT_STEPS) & (found.counted_P > 0)
     told: list[tuple[float, Finding]] = []
     names = view.completions.preference_groups
-    for name, own_P in units(found.preference_group_P, names, recent_P, LEAST_PROMPTS):
+    for name, own_P in group_masks(found.preference_group_P, names, recent_P, LEAST_PROMPTS):
         past = None if name is None else view.histories.get(name)
         if name is None or past is None or past.n < LEAST_PAST or not past.std > 0:
             continue

@@ -11,7 +11,7 @@ from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
 from pgrpo_cli.recipe.schema import Recipe
 
 from .finding import Finding, Rule, about, percent, shown
-from .view import Flags, Floats, RunView, units
+from .view import Flags, Floats, RunView, group_masks
 
 LEAST_REWARDS = 32
 """Equal rewards before they are called constant: were one answer in ten worth something else, 32 would all be
@@ -73,7 +73,7 @@ def find_no_spread(view: RunView) -> Iterator[Finding]:
     if np.ptp(completions.reward_N[scored_N]) <= _tolerance(view, completions.reward_N[scored_N]):
         yield _no_spread(view, None, scored_N)
         return
-    for name, own_N in units(
+    for name, own_N in group_masks(
         completions.preference_group_N, completions.preference_groups, scored_N, LEAST_REWARDS
     ):
         rewards = completions.reward_N[own_N]
@@ -149,7 +149,7 @@ def find_dead_generation_groups(view: RunView) -> Iterator[Finding]:
     if None in without_spread:
         return
     told: list[tuple[float, Finding]] = []
-    for name, own_P in units(
+    for name, own_P in group_masks(
         found.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(flat_P[own_P].mean())

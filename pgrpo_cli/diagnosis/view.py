@@ -89,7 +89,7 @@ class Completions:
         lengths: Sequence[int],
         texts: Sequence[str],
     ) -> Completions:
-        """Columns from rows, one element a completion."""
+        """Columns from rows, one element per completion."""
         names = sorted(set(preference_groups))
         numbers = {name: index for index, name in enumerate(names)}
         keys = sorted({key for row in parts for key in row})
@@ -245,16 +245,18 @@ class RunView:
         return max(of_metrics, of_completions)
 
 
-Unit = tuple[str | None, Flags]
+GroupMask = tuple[str | None, Flags]
 """A preference group (None: all of them) and which completions or generation groups are its own."""
 
 
-def units(preference_group_X: Whole, names: Sequence[str], usable_X: Flags, least: int) -> list[Unit]:
+def group_masks(
+    preference_group_X: Whole, names: Sequence[str], usable_X: Flags, least: int
+) -> list[GroupMask]:
     """The preference groups with `least` usable elements, or all of them as one if none has so many by itself
     and they have together.
     """
     counts = np.bincount(preference_group_X[usable_X], minlength=len(names))
-    found: list[Unit] = [
+    found: list[GroupMask] = [
         (names[index], usable_X & (preference_group_X == index))
         for index in np.flatnonzero(counts >= least).tolist()
     ]

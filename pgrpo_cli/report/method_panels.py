@@ -1,4 +1,4 @@
-"""The learning curves of a comparison as panels: a line a method, with a band over its seeds."""
+"""The learning curves of a comparison as panels: one line per method, with a band over its seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pgrpo_cli.stats.comparison_types import Method
 from pgrpo_cli.stats.curves import Curve
-from pgrpo_cli.stats.learning import Line, TrainingRecord, curve_source, method_curve, run_lines
+from pgrpo_cli.stats.learning import CurveLine, TrainingRecord, curve_source, method_curve, run_lines
 
 from .svg import COLOURS, Series, line_panel
 from .tables import MACRO
@@ -62,13 +62,15 @@ def method_panels(methods: Sequence[Method], runs: Mapping[str, TrainingRecord])
     return {"panels": panels, "lead": lead, "hidden": max(0, len(groups) - MOST_PANELS)}
 
 
-def _series(method: Method, number: int, lines: Sequence[Line]) -> Series:
+def _series(method: Method, number: int, lines: Sequence[CurveLine]) -> Series:
     found = method_curve(lines)
     band = (found.low, found.high) if len(lines) > 1 else None
     return Series(method.label, Curve(found.steps, (), found.mean), number % COLOURS, band)
 
 
-def _by_size(runs: Mapping[str, TrainingRecord], lines: Mapping[str, Mapping[str | None, Line]]) -> list[str]:
+def _by_size(
+    runs: Mapping[str, TrainingRecord], lines: Mapping[str, Mapping[str | None, CurveLine]]
+) -> list[str]:
     counts = {group: 0 for found in lines.values() for group in found if group is not None}
     for record in runs.values():
         for _, group, _, count in record.points:

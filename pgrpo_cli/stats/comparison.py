@@ -52,7 +52,7 @@ class _Line:
 def pairs_of(
     side: Side, reference: Side, bootstrap: Bootstrap, users: Mapping[str, str] | None = None
 ) -> list[Pair]:
-    """`side` minus `reference`: a line a preference group, then the macro line.
+    """`side` minus `reference`: one line per preference group, then the macro line.
 
     Prompts count that all runs of both have. `users`: who asked, by prompt id, where that is known; intervals
     then resample users. Verdicts of preference groups hold after Holm's correction over

@@ -1,4 +1,4 @@
-"""Estimates with intervals from one number a prompt: means, paired differences, shares, gaps. Pure."""
+"""Estimates with intervals from one number per prompt: means, paired differences, shares, gaps. Pure."""
 
 from __future__ import annotations
 

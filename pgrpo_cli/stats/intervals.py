@@ -26,7 +26,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .student_t import Words, student_t_quantile, words_of
+from .student_t import Words, student_t_quantile, welch_df, words_of
 
 Floats = NDArray[np.float64]
 
@@ -192,5 +192,5 @@ def small_sample_factor(strata: Sequence[Clustered], coefficients_K: Sequence[fl
     if variance == 0:
         return 1.0
     boot_variance = math.fsum(v * (n - 1) / n for v, n in zip(variances_K, counts_K, strict=True))
-    df = variance**2 / math.fsum(v**2 / (n - 1) for v, n in zip(variances_K, counts_K, strict=True))
+    df = welch_df((v, n - 1) for v, n in zip(variances_K, counts_K, strict=True))
     return math.sqrt(variance / boot_variance) * student_t_quantile(level, df) / NormalDist().inv_cdf(level)

@@ -19,9 +19,9 @@ from .curves import group_curves, half_life_of, macro_curve
 from .estimates import ROUNDING, PromptValues, verdict
 from .intervals import Bootstrap
 from .result_types import CurvePoint, Estimate, Verdict
-from .student_t import student_t_quantile
+from .student_t import student_t_quantile, welch_df
 
-Line = list[tuple[int, float]]
+CurveLine = list[tuple[int, float]]
 """Steps in order, each with a mean reward."""
 
 
@@ -61,7 +61,7 @@ def curve_source(runs: Mapping[str, TrainingRecord]) -> CurveSource:
     return "held-out" if runs and all(record.held_out for record in runs.values()) else "training"
 
 
-def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, Line]]:
+def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, CurveLine]]:
     """The curves of each run by preference group, the macro mean under None, all of one source."""
     if curve_source(runs) == "held-out":
         return {label: _held_out_lines(record) for label, record in runs.items()}
@@ -69,7 +69,7 @@ def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, 
     return {label: _training_lines(record.points, half_life) for label, record in runs.items()}
 
 
-def method_curve(lines: Sequence[Line]) -> MethodCurve:
+def method_curve(lines: Sequence[CurveLine]) -> MethodCurve:
     """One curve of several seeds'."""
     values = [dict(line) for line in lines]
     steps = sorted(set.intersection(*(set(found) for found in values))) if values else []
@@ -149,19 +149,19 @@ def _prompt_areas(prompts: Mapping[int, PromptValues], first: int, last: int) ->
     )
     areas: PromptValues = {}
     for (group, prompt), found in groupby(points, key=lambda point: point[:2]):
-        line: Line = [(step, value) for _, _, step, value in found]
+        line: CurveLine = [(step, value) for _, _, step, value in found]
         height = mean_height(line, first, last)
         if not math.isnan(height):
             areas.setdefault(group, {})[prompt] = height
     return areas
 
 
-def steps_until(line: Line, threshold: float) -> float:
+def steps_until(line: CurveLine, threshold: float) -> float:
     """The first step at which the curve is at the threshold; NaN if it never is."""
     return next((float(step) for step, value in line if value >= threshold - ROUNDING), math.nan)
 
 
-def mean_height(line: Line, first: float, last: float) -> float:
+def mean_height(line: CurveLine, first: float, last: float) -> float:
     """The area under the curve from step `first` to `last`, straight between steps, over last - first."""
     if not line or first < line[0][0] or last > line[-1][0] or last < first:
         return math.nan
@@ -187,7 +187,7 @@ def _learning(
     reference: Method,
     group: str | None,
     source: CurveSource,
-    lines: Mapping[str, Line],
+    lines: Mapping[str, CurveLine],
     runs: Mapping[str, TrainingRecord],
     areas: Mapping[str, float],
     goal: float,
@@ -242,22 +242,21 @@ def _area_difference(
     variance = math.fsum(v for v, _ in parts)
     if variance == 0:
         return Estimate(mean=mean, ci_low=mean, ci_high=mean, n=n)
-    df = variance**2 / math.fsum(v**2 / d for v, d in parts)
-    half = student_t_quantile((1 + confidence) / 2, df) * math.sqrt(variance)
+    half = student_t_quantile((1 + confidence) / 2, welch_df(parts)) * math.sqrt(variance)
     return Estimate(mean=mean, ci_low=mean - half, ci_high=mean + half, n=n)
 
 
-def _goal(methods: Sequence[Method], lines: Mapping[str, Line]) -> float:
+def _goal(methods: Sequence[Method], lines: Mapping[str, CurveLine]) -> float:
     return min(fmean(lines[run][-1][1] for run in method.runs) for method in methods)
 
 
-def _areas(lines: Mapping[str, Line]) -> dict[str, float]:
+def _areas(lines: Mapping[str, CurveLine]) -> dict[str, float]:
     """Over the steps that every run has a curve for, so that nobody's start or end counts alone."""
     first, last = max(line[0][0] for line in lines.values()), min(line[-1][0] for line in lines.values())
     return {label: mean_height(line, first, last) for label, line in lines.items()}
 
 
-def _at(line: Line, step: float) -> float:
+def _at(line: CurveLine, step: float) -> float:
     index = bisect_left(line, step, key=lambda point: point[0])
     (right, value) = line[index]
     if right == step or index == 0:
@@ -266,17 +265,17 @@ def _at(line: Line, step: float) -> float:
     return before + (value - before) * (step - left) / (right - left)
 
 
-def _held_out_lines(record: TrainingRecord) -> dict[str | None, Line]:
-    lines: dict[str | None, Line] = {}
+def _held_out_lines(record: TrainingRecord) -> dict[str | None, CurveLine]:
+    lines: dict[str | None, CurveLine] = {}
     for step, found in sorted(record.held_out.items()):
         for group, value in found.items():
             lines.setdefault(group, []).append((step, value))
     return lines
 
 
-def _training_lines(points: Sequence[CurvePoint], half_life: float) -> dict[str | None, Line]:
+def _training_lines(points: Sequence[CurvePoint], half_life: float) -> dict[str | None, CurveLine]:
     curves = group_curves(points, half_life)
-    lines: dict[str | None, Line] = {
+    lines: dict[str | None, CurveLine] = {
         group: list(zip(curve.steps, curve.smooth, strict=True)) for group, curve in curves.items()
     }
     if curves:

@@ -43,7 +43,7 @@ from .intervals import (
     small_sample_factor,
     unit_places,
 )
-from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, words_of
+from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, welch_df, words_of
 
 _POWER = 0.8
 _P_DRAWS = 8000
@@ -64,7 +64,7 @@ class Difference:
     """A mean difference over K preference groups, each counted once, and what its variance is made of.
 
     `seeds`: a part where seeds are paired, one a method where they are not, none with one seed each.
-    `units`: a part a preference group; variances are NaN where there is a single unit. `deviations`: what
+    `units`: one part per preference group; variances are NaN where there is a single unit. `deviations`: what
     units lie off the mean, the rest taken out, a preference group each. `effect_size`: the mean over the
     standard deviation of prompts' differences (Cohen's d_z), pooled over preference groups.
     """
@@ -85,7 +85,7 @@ class Difference:
         variance = math.fsum(part.variance for part in self.seeds)
         if variance == 0:
             return np.zeros(count)
-        return math.sqrt(variance) * student_t_draws(count, _welch(self.seeds), words)
+        return math.sqrt(variance) * student_t_draws(count, _df(self.seeds), words)
 
 
 def difference_of(
@@ -186,10 +186,10 @@ def p_value(difference: Difference) -> float:
         return 1.0 if mean <= _ROUNDING else 0.0
     spread = math.sqrt(math.fsum(part.variance for part in difference.units))
     if not difference.seeds or spread <= _ROUNDING:
-        return two_sided_p(mean / error, _welch([*difference.seeds, *difference.units]))
+        return two_sided_p(mean / error, _df([*difference.seeds, *difference.units]))
     draws_B = difference.seed_draws(_P_DRAWS, words_of(0))
     level = 0.975
-    stretch = student_t_quantile(level, _welch(difference.units)) / NormalDist().inv_cdf(level)
+    stretch = student_t_quantile(level, _df(difference.units)) / NormalDist().inv_cdf(level)
     scale = max(spread * stretch, _ROUNDING) * math.sqrt(2)
     return fmean(map(math.erfc, ((mean - draws_B) / scale).tolist()))
 
@@ -234,7 +234,7 @@ def _found(difference: Difference, alpha: float, units: int) -> bool:
             for p in difference.units
         ]
     error = math.sqrt(math.fsum(part.variance for part in scaled))
-    df = max(1.0, _welch(scaled))
+    df = max(1.0, _df(scaled))
     needed = student_t_quantile(1 - alpha / 2, df) + student_t_quantile(_POWER, df)
     return abs(difference.mean) >= needed * error
 
@@ -279,7 +279,5 @@ def _rest(values_SU: Floats) -> float:
     return float((rest**2).sum()) / ((S - 1) * (U - 1)) / U
 
 
-def _welch(parts: Sequence[Part]) -> float:
-    variance = math.fsum(part.variance for part in parts)
-    below = math.fsum(part.variance**2 / part.df for part in parts if part.variance > 0)
-    return variance**2 / below if below > 0 else math.inf
+def _df(parts: Sequence[Part]) -> float:
+    return welch_df((part.variance, part.df) for part in parts)

@@ -1,4 +1,4 @@
-"""Student's t without SciPy: quantiles, two-sided p-values and draws; and the random numbers of intervals.
+"""Student's t without SciPy: quantiles, p-values, draws, degrees of freedom; the random numbers of intervals.
 
 With t = sqrt(df) * tan(a) the density of the angle a is proportional to cos(a)^(df - 1) on (-pi/2, pi/2):
 bounded and smooth for df >= 1, and summed up by the trapezoid rule.
@@ -7,7 +7,7 @@ bounded and smooth for df >= 1, and summed up by the trapezoid rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -37,6 +37,13 @@ def two_sided_p(t: float, df: float) -> float:
         return math.erfc(abs(t) / math.sqrt(2))
     (_, tail), (_, whole) = _mass(math.atan(abs(t) / math.sqrt(df)), df), _mass(0.0, df)
     return float(tail[-1] / whole[-1])
+
+
+def welch_df(parts: Iterable[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of (variance, degrees of freedom), by Welch and Satterthwaite."""
+    known = [(variance, df) for variance, df in parts if variance > 0]
+    below = math.fsum(variance**2 / df for variance, df in known)
+    return math.fsum(variance for variance, _ in known) ** 2 / below if below > 0 else math.inf
 
 
 @lru_cache(maxsize=512)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from pgrpo_cli.stats.student_t import student_t_draws, two_sided_p, words_of
+from pgrpo_cli.stats.student_t import student_t_draws, two_sided_p, welch_df, words_of
 
 
 @pytest.mark.parametrize("df", [1.0, 2.0, 4.5, 30.0, 2e4])
@@ -34,3 +36,9 @@ def test_random_numbers_are_those_of_torch(seed: int) -> None:
     assert (words((50, 37)) % 37).tolist() == drawn.tolist()
     ranks = np.argsort(np.argsort(student_t_draws(301, 4, words)))
     assert ranks.tolist() == order.tolist()
+
+
+def test_degrees_of_freedom_of_a_sum_by_hand() -> None:
+    # (1 + 1)² / (1²/2 + 1²/4) = 16/3; a part without variance has no say.
+    assert welch_df([(1.0, 2), (1.0, 4), (0.0, 1)]) == pytest.approx(16 / 3)
+    assert welch_df([(0.0, 3)]) == math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -84,9 +85,10 @@ def selfcheck(
     names = [check.name for check in CHECKS if not only or check.name in (*ALWAYS, *only)]
     console = stderr if as_json else stdout
     started, results = time.perf_counter(), []
-    for result in Checkup(names, device or "auto", shape).results():
-        _show(result, console)
-        results.append(result)
+    with closing(Checkup(names, device or "auto", shape).results()) as coming:
+        for result in coming:
+            _show(result, console)
+            results.append(result)
     report = report_of(results, time.perf_counter() - started)
     _summary(report, console, _again(report, device, shape))
     if as_json:

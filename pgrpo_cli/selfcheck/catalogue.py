@@ -50,7 +50,7 @@ CHECKS = (
     Check("decoding", "How long does a token take?", 120, "speed"),
     Check("kernels", "How many kernels does the host launch for a token?", 60, "speed"),
     Check("update", "How long does an update take, and how much memory?", 120, "training"),
-    Check("plan", "Does a run hold what `pgrpo plan` says?", 90, "memory"),
+    Check("plan", "Does a run hold what `pgrpo plan` says?", 150, "memory"),
     Check("out-of-memory", "Does a run go on where memory runs out?", 120, "drills"),
 )
 BY_NAME = {check.name: check for check in CHECKS}

@@ -100,8 +100,10 @@ class ResumedRun(Found):
 
     deterministic: bool = Field(description="The recipe's `train.deterministic`.")
     bit_for_bit: bool = Field(description="Whether adapter and optimizer states are the same in every bit.")
-    adapter_difference: Number = measured("", "Largest difference of an adapter's weight.")
-    adapter_change: Number = measured("", "Largest change of an adapter's weight in that step.")
+    difference: Number = measured(
+        "share", "Norm of the difference of the adapters over the norm of what the step changed."
+    )
+    largest_difference: Number = measured("", "Largest difference of a weight of the adapter.")
     differing_states: int = Field(description="Tensors of the optimizer's state that differ.")
     states: int = Field(description="Tensors of the optimizer's state.")
     step_seconds: Number = measured("s", "Time of a step of that run, checkpoints included.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .catalogue import BY_NAME
@@ -39,7 +39,7 @@ class Checkup:
     limit: float | None = None
     _failed: dict[str, str] = field(default_factory=dict)
 
-    def results(self) -> Iterator[CheckResult]:
+    def results(self) -> Generator[CheckResult]:
         """The result of every check, each as soon as it is there. However this ends, so does the process."""
         deadline = time.monotonic() + self.seconds
         left = list(self.names)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.adapter import restore_adapter
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.recipe.schema import Recipe
@@ -21,6 +22,10 @@ from . import results
 from .subject import Subject
 
 _STEPS = 3
+_DIFFERENCE = 0.25
+"""Of what a step changes: AdamW makes much of the rounding of small gradients, which on a GPU is not the same
+twice. A step from an optimizer without its state differs by more.
+"""
 _PROMPTS, _TOKENS, _COMPLETION = 2, 32, 8
 """Of a step of the run that is resumed: small, as what is looked for depends on none of them."""
 
@@ -65,9 +70,16 @@ def make_steps(
 def resume(subject: Subject) -> tuple[results.Resume, str | None]:
     """On a CPU all kernels are deterministic; on a GPU those that a recipe may ask for are tried, too."""
     settings = (False, True) if subject.on_gpu else (False,)
-    compared = [_resumed(subject, deterministic) for deterministic in settings]
-    problems = [problem for _, problem in compared if problem]
-    return results.Resume(runs=tuple(run for run, _ in compared)), problems[0] if problems else None
+    runs, problems = [], []
+    for deterministic in settings:
+        try:
+            run, problem = _resumed(subject, deterministic)
+            runs.append(run)
+        except TrainingError as error:
+            problem = error.message
+        if problem:
+            problems.append(f"with train.deterministic, {problem}" if deterministic else problem)
+    return results.Resume(runs=tuple(runs)), "; ".join(problems) or None
 
 
 def _resumed(subject: Subject, deterministic: bool) -> tuple[results.ResumedRun, str | None]:
@@ -102,35 +114,32 @@ def _compared(
     before: _States, at_once: _States, resumed: _States, seconds: float, *, deterministic: bool = False
 ) -> tuple[results.ResumedRun, str | None]:
     """The two third steps; `before` is where they began."""
-    difference = _largest_difference(at_once[0], resumed[0])
-    change = _largest_difference(before[0], at_once[0])
+    if not at_once[0].keys() == before[0].keys() == resumed[0].keys():
+        raise TrainingError("the checkpoints of a run hold different weights")
+    difference, change = (_flat(at_once[0]) - _flat(other[0]) for other in (resumed, before))
+    share = float(difference.norm() / change.norm())
     differing = [n for n, state in at_once[1].items() if not _same(state, resumed[1].get(n))]
     found = results.ResumedRun(
         deterministic=deterministic,
-        bit_for_bit=difference == 0 and not differing,
-        adapter_difference=difference,
-        adapter_change=change,
+        bit_for_bit=not difference.any() and not differing,
+        difference=share,
+        largest_difference=float(difference.abs().max()),
         differing_states=len(differing),
         states=len(at_once[1]),
         step_seconds=seconds,
     )
-    if change == 0 or not at_once[1]:
+    if not change.any() or not at_once[1]:
         return found, "a step changed nothing"
-    if not difference <= change / 2:
+    if not share <= _DIFFERENCE:
         return found, (
-            f"after going on, a weight of the adapter differs by {difference:.2g}, where the whole step "
-            f"changed {change:.2g}: the state is not restored"
+            f"what a step changes differs by {share:.0%} after going on: the state is not restored"
         )
     return found, None
 
 
+def _flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
 def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and one.dtype == other.dtype and torch.equal(one, other)
-
-
-def _largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Over the same names; infinite where the names differ, not a number where a value is none."""
-    if one.keys() != other.keys() or not one:
-        return float("inf")
-    # Unlike Python's own, torch's maximum does not lose what is not a number.
-    return float(torch.stack([(one[name] - other[name]).abs().max() for name in one]).max())

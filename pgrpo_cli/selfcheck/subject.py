@@ -16,6 +16,7 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.load import adapted
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.precision import compute_dtype
+from pgrpo_cli.model.workspace import Workspace
 from pgrpo_cli.pretrained.device import choose_device
 from pgrpo_cli.pretrained.memory import release_memory
 from pgrpo_cli.recipe.schema import Recipe
@@ -108,7 +109,8 @@ class Subject:
 
     @property
     def policy(self) -> Policy:
-        """The policy under an adapter that is always the same and not zero; its workspace is empty.
+        """The policy under an adapter that is always the same and not zero, with a workspace of its own: what
+        went wrong in that of another check is forgotten.
 
         Raises Skipped where it could not be built before.
         """
@@ -119,9 +121,8 @@ class Subject:
         except Exception:
             self._failed["model"] = ""
             raise
-        policy.workspace.release()
         randomize_adapter(policy)
-        return policy
+        return replace(policy, workspace=Workspace())
 
     def prompts(
         self, count: int, tokens: int | None = None, *, vocabulary: int | None = None

@@ -34,7 +34,7 @@ def with_graphs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def with_recorder(recorder: ReplayRecorder, **paths: Any) -> Subject:
         policy = replace(built, workspace=Workspace(recorder), paths=replace(built.paths, **paths))
-        monkeypatch.setitem(subject.__dict__, "_built", policy)
+        monkeypatch.setattr(Subject, "policy", property(lambda self: policy))
         return subject
 
     monkeypatch.setattr(rollout_module, "decode_on", decode_on)

@@ -290,7 +290,7 @@ def _train(
 
 def note_usage(rewards: RewardSum, quiet: bool) -> None:
     """Say what rewards such as a judge have used, and what failed, also of a run that stops."""
-    from pgrpo_cli.rewards.usage import sentences_about
+    from pgrpo_cli.rewards.reward_sum import sentences_about
 
     for sentence in [] if quiet else sentences_about(rewards):
         note(sentence)

@@ -18,9 +18,8 @@ from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
-from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.reward_sum import RewardSum, sentences_about
 from pgrpo_cli.rewards.scoring import Scorer
-from pgrpo_cli.rewards.usage import sentences_about
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import require_writable, write_result
 from pgrpo_cli.stats.estimates import Resampler

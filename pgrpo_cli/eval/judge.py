@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.model.rollout import completion_of
 from pgrpo_cli.rewards.base import BuildContext, Completion
-from pgrpo_cli.rewards.judge_pairs import PairwiseJudge, build_pairwise_judge
-from pgrpo_cli.rewards.usage import usage_sentences
+from pgrpo_cli.rewards.judge.pairs import PairwiseJudge, build_pairwise_judge
+from pgrpo_cli.rewards.reward_sum import usage_sentences
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap

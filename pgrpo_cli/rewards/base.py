@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from inspect import iscoroutine, iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pgrpo_cli.errors import RecipeError
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -173,3 +176,15 @@ class TextReward:
     def _score(self, found: float | tuple[float, float]) -> Score:
         numbers = found if isinstance(found, tuple) else (found,)
         return Score(numbers[0], dict(zip(self.parts, numbers, strict=True)))
+
+
+def import_extra(module: str, extra: str, label: str) -> Any:
+    """The module, of a package that comes with `pgrpo-cli[extra]`. Raises RecipeError if it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise RecipeError(
+            f"reward {label!r} needs the package {package}, which cannot be imported: {error}",
+            remedy=f"pip install 'pgrpo-cli[{extra}]'",
+        ) from error

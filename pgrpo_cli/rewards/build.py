@@ -12,21 +12,20 @@ from pgrpo_cli.recipe.reward_judge import JudgeReward
 
 from .base import AsyncRewardFunction, BuildContext, RewardFunction
 from .embedding import build_embedding
-from .language import build_readability, build_sentiment
 from .personas import build_personas
 from .python_file import build_plugin, build_python
 from .recommendation import build_recommendation
 from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term
 from .similarity import build_chrf, build_rouge
-from .simple import build_keyword, build_length, build_regex
+from .simple import build_keyword, build_length, build_readability, build_regex, build_sentiment
 
 
 def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunction:
     """A judge; the HTTP client is imported for a recipe that has one."""
-    from . import judge
+    from .judge import reward
 
-    return judge.build_judge(section, context)
+    return reward.build_judge(section, context)
 
 
 Factory = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_similarity import ChrfReward, ReferenceReward, RougeReward
 
-from .base import BuildContext, Completion, Score
+from .base import BuildContext, Completion, Score, import_extra
 from .columns import required, shown, texts_in, where
-from .extras import import_extra
 
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Takes texts and references, pairwise; gives similarities in [0, 1], NaN where a pair has none."""

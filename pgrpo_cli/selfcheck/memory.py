@@ -23,9 +23,7 @@ def plan(subject: Subject) -> tuple[results.Plan, str | None]:
     """Beside three steps of a run of the shape's recipe, with the budgets that a run chooses."""
     subject.need_gpu()
     policy = subject.policy
-    recipe = subject.recipe(
-        rollout={"tokens_per_batch": "auto"}, train={"tokens_per_micro_batch": "auto"}
-    )
+    recipe = subject.recipe(rollout={"tokens_per_batch": "auto"}, train={"tokens_per_micro_batch": "auto"})
     prompts = subject.prompts(recipe.train.steps * recipe.train.prompts_per_step)
     subject.write_model()
     chosen = paths_with_budgets(policy, recipe, subject.folder, prompts)

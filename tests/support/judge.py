@@ -14,7 +14,7 @@ from typing import Any
 
 from pgrpo_cli.recipe.eval_judge import PairJudge
 from pgrpo_cli.recipe.reward_judge import JudgeReward
-from pgrpo_cli.rewards.judge import Judge
+from pgrpo_cli.rewards.judge.reward import Judge
 
 from .rewards import completions, scored, summed
 

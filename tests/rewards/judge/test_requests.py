@@ -16,8 +16,8 @@ import pytest
 
 from pgrpo_cli.errors import PathError, RewardError
 from pgrpo_cli.rewards.base import BuildContext
-from pgrpo_cli.rewards.judge import Judge, build_judge
-from pgrpo_cli.rewards.usage import usage_sentences
+from pgrpo_cli.rewards.judge.reward import Judge, build_judge
+from pgrpo_cli.rewards.reward_sum import usage_sentences
 from tests.support.judge import Answer, Asked, by_length, echo, judged, missing, values
 from tests.support.rewards import PATIENCE, completions, until
 

@@ -12,8 +12,8 @@ from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.reward_judge import JudgeReward
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.judge import build_judge
-from pgrpo_cli.rewards.judge_client import is_this_machine
+from pgrpo_cli.rewards.judge.client import is_this_machine
+from pgrpo_cli.rewards.judge.reward import build_judge
 from tests.support.judge import Answer, by_length, echo, judged, values
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.rewards.base import BuildContext, Completion, Score
 
-from .base import BuildContext, Completion, Score
-from .judge_access import access
-from .judge_answer import score_form
-from .judge_failures import Failures
-from .judge_rubric import Rubric
-from .judge_session import JudgeSession, usage_of
+from .access import Rubric, access
+from .answer import score_form
+from .session import Failures, JudgeSession, usage_of
 
 
 class Judge:

@@ -13,8 +13,8 @@ import pytest
 
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_judge import JudgeReward
-from pgrpo_cli.rewards.judge import Judge
-from pgrpo_cli.rewards.judge_client import backoff
+from pgrpo_cli.rewards.judge.client import backoff
+from pgrpo_cli.rewards.judge.reward import Judge
 from tests.support.judge import Answer, Asked, echo, judged, missing, values
 from tests.support.rewards import PATIENCE, threads_left
 

@@ -12,7 +12,7 @@ import pytest
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe import templates
 from pgrpo_cli.rewards.base import Completion, Score
-from pgrpo_cli.rewards.judge import Judge
+from pgrpo_cli.rewards.judge.reward import Judge
 from tests.support.judge import Answer, Asked, by_length, echo, judged, missing, values
 from tests.support.rewards import completions, scored, summed
 

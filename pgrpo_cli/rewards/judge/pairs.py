@@ -15,14 +15,12 @@ from typing import Any
 
 from pgrpo_cli.recipe.eval_judge import PairJudge
 from pgrpo_cli.recipe.messages import show
+from pgrpo_cli.rewards.base import BuildContext, Completion
+from pgrpo_cli.rewards.event_loop import EventLoopThread
 
-from .base import BuildContext, Completion
-from .event_loop import EventLoopThread
-from .judge_access import access
-from .judge_answer import AnswerForm, Unusable, after_thoughts, json_values
-from .judge_failures import Failures
-from .judge_rubric import Rubric
-from .judge_session import JudgeSession, usage_of
+from .access import Rubric, access
+from .answer import AnswerForm, Unusable, after_thoughts, json_values
+from .session import Failures, JudgeSession, usage_of
 
 Shares = tuple[float, float]
 """What the tuned completion got shown first, and second: 1 better, 0.5 alike, 0 worse, NaN: no answer."""

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.rewards.judge_cache import JudgeCache
+from pgrpo_cli.rewards.judge.cache import JudgeCache
 
 
 def test_what_was_kept_is_found_again(tmp_path):
@@ -35,7 +35,7 @@ def test_two_share_a_file(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pgrpo_cli.rewards.judge_cache import JudgeCache
+from pgrpo_cli.rewards.judge.cache import JudgeCache
 cache = JudgeCache(Path(sys.argv[1]))
 for i in range(1000):
     cache.put(str(i), float(i), "x" * 1000)

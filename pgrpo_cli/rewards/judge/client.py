@@ -23,7 +23,7 @@ import httpx2
 from pgrpo_cli.recipe.judge import JudgeSection
 from pgrpo_cli.seeding import derive_seed
 
-from .judge_answer import without_thoughts
+from .answer import without_thoughts
 
 LONGEST_PAUSE_SECONDS = 300.0
 """A server that asks for more than that has failed."""

@@ -1,0 +1,90 @@
+"""What a judge needs before it is asked: leave and a key, a file for its answers, and the question."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.errors import RecipeError, RewardError
+from pgrpo_cli.paths import below
+from pgrpo_cli.recipe.eval_judge import PairJudge
+from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.templates import Template, TemplateProblem
+from pgrpo_cli.rewards.base import BuildContext, Completion
+from pgrpo_cli.rewards.columns import where
+
+from .cache import JudgeCache
+from .client import is_this_machine
+
+CACHE_FILE = "judge.sqlite"
+
+AnyJudge = JudgeReward | PairJudge
+"""A section of a recipe that names a judge."""
+
+
+def access(section: AnyJudge, context: BuildContext) -> tuple[Path | None, str | None]:
+    """The file of its answers and its key.
+
+    Raises RecipeError unless it may be asked, RewardError where the file cannot be used.
+    """
+    who = f"reward {section.label!r}" if isinstance(section, JudgeReward) else section.label
+    if not is_this_machine(section.host) and section.host not in context.allowed_hosts:
+        raise RecipeError(
+            f"{who} sends prompts and completions to {section.host}"
+            + (f", with the key in {section.api_key_env}" if section.api_key_env else ""),
+            remedy=f"If you trust the recipe and that host with them, add --allow-host {section.host}",
+        )
+    key = _key(section, who)
+    path = below(CACHE_FILE, context.run_dir, who) if context.run_dir else None
+    if path is not None:
+        # What is wrong with the file shows before anything is sampled.
+        JudgeCache(path).close()
+    return path, key
+
+
+def _key(section: AnyJudge, who: str) -> str | None:
+    if section.api_key_env is None:
+        return None
+    key = os.environ.get(section.api_key_env, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        problem = "holds characters that no key has" if key else "is not set"
+        raise RecipeError(
+            f"{who}: the environment variable {section.api_key_env} {problem}",
+            remedy=f"Set it to the judge's key: export {section.api_key_env}=...",
+        )
+    return key
+
+
+class Rubric:
+    """Renders the rubric of a recipe's judge. Raises RecipeError where it is no template of a recipe."""
+
+    def __init__(self, section: AnyJudge) -> None:
+        self._label = section.label
+        try:
+            self._template = Template(section.rubric)
+        except TemplateProblem as problem:
+            raise RecipeError(
+                f"judge {self._label!r}: rubric: {problem}", remedy="Correct the template."
+            ) from problem
+        self._instructions = section.preference_group_rubrics
+
+    def __call__(self, asked: Completion, **answers: str) -> str:
+        """The text about `answers`, by variable, to the prompt that `asked` answers. Raises RewardError."""
+        known: dict[str, Any] = {
+            "prompt": asked.prompt,
+            **answers,
+            "preference_group": asked.preference_group,
+            "preference_group_rubric": self._instructions.get(asked.preference_group, ""),
+            "columns": dict(asked.columns),
+        }
+        if asked.columns.get("reference") is not None:
+            known["reference"] = asked.columns["reference"]
+        try:
+            return self._template.render(known)
+        except TemplateProblem as problem:
+            raise RewardError(
+                f"judge {self._label!r}: the rubric cannot be written for {where(asked)}: {problem}",
+                remedy="Correct `rubric`; `{% if reference is defined %}` asks what a row has, and "
+                "`{{ columns.note or '' }}` writes nothing for a null.",
+            ) from problem

@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pgrpo_cli.diagnosis import MIN_STEPS, Finding, diagnose
+from pgrpo_cli.diagnosis.finding import Finding
+from pgrpo_cli.diagnosis.rules import diagnose
+from pgrpo_cli.diagnosis.view import MIN_STEPS
 from pgrpo_cli.errors import PgrpoError
 from pgrpo_cli.state.run_view import RunReader, not_yet_said, read_said, record_said
 

@@ -12,7 +12,7 @@ from .common import JsonOption, RunArgument
 from .terminal import emit, say, stdout
 
 if TYPE_CHECKING:
-    from pgrpo_cli.diagnosis import Diagnosis, Finding
+    from pgrpo_cli.diagnosis.finding import Diagnosis, Finding
 
 _STYLES = {"problem": "bold red", "warning": "yellow", "note": "bold"}
 
@@ -27,7 +27,8 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say what keeps a run from learning, and what to change. A finding is no failure: the exit code is 0."""
-    from pgrpo_cli.diagnosis import diagnose, reassurances
+    from pgrpo_cli.diagnosis.progress import reassurances
+    from pgrpo_cli.diagnosis.rules import diagnose
     from pgrpo_cli.state.run import run_at
     from pgrpo_cli.state.run_view import view_of
 

@@ -29,7 +29,7 @@ from .failures import keep_traces_in
 from .terminal import emit, note
 
 if TYPE_CHECKING:
-    from pgrpo_cli.diagnosis import Diagnosis
+    from pgrpo_cli.diagnosis.finding import Diagnosis
     from pgrpo_cli.eval.targets import EvalTarget
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.state.run import RunDirectory
@@ -298,7 +298,7 @@ def _curves(run: RunDirectory) -> list[CurvePoint]:
 
 def _diagnosis(run: RunDirectory) -> Diagnosis | None:
     """What is found in the run's training; None where its record is missing."""
-    from pgrpo_cli.diagnosis import diagnose
+    from pgrpo_cli.diagnosis.rules import diagnose
     from pgrpo_cli.state.run_view import view_of
 
     return diagnose(view_of(run)) if run.history_path.is_file() else None

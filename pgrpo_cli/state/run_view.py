@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgrpo_cli.data.strict_json import read_json
-from pgrpo_cli.diagnosis import Finding
+from pgrpo_cli.diagnosis.finding import Finding
 from pgrpo_cli.diagnosis.view import (
     RECENT_STEPS,
     WINDOW_STEPS,

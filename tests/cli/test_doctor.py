@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.diagnosis import RULES
+from pgrpo_cli.diagnosis.rules import RULES
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.made_runs import STEPS, Made, make
 from tests.support.training import pgrpo

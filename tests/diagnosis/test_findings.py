@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.diagnosis import (
-    Completions,
-    Finding,
-    Metrics,
-    PastRewards,
-    RunView,
-    TrainingPrompts,
-    diagnose,
-    reassurances,
-)
-from pgrpo_cli.diagnosis.finding import percent, shown
+from pgrpo_cli.diagnosis.finding import Finding, percent, shown
+from pgrpo_cli.diagnosis.progress import reassurances
+from pgrpo_cli.diagnosis.rules import diagnose
+from pgrpo_cli.diagnosis.view import Completions, Metrics, PastRewards, RunView, TrainingPrompts
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.recipes import changed
 

@@ -9,16 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_cli.diagnosis import (
-    RULES,
-    Completions,
-    Metrics,
-    PastRewards,
-    RunView,
-    TrainingPrompts,
-    diagnose,
-    reassurances,
-)
+from pgrpo_cli.diagnosis.progress import reassurances
+from pgrpo_cli.diagnosis.rules import RULES, diagnose
+from pgrpo_cli.diagnosis.view import Completions, Metrics, PastRewards, RunView, TrainingPrompts
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.recipes import changed
 

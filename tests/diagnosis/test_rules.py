@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.algo.estimators import PRESETS
-from pgrpo_cli.diagnosis import RULES, Finding, diagnose
+from pgrpo_cli.diagnosis.finding import Finding
+from pgrpo_cli.diagnosis.rules import RULES, diagnose
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import RunReader, view_of
 from tests.support.made_runs import STEPS, Made, Random, healthy, make

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.diagnosis import Finding
+from pgrpo_cli.diagnosis.finding import Finding
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import not_yet_said, read_said, record_said
 

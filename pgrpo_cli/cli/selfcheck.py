@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from pgrpo_cli.names import nearest
@@ -17,6 +16,8 @@ from .common import DeviceOption, JsonOption
 from .terminal import SafeConsole, emit, stderr, stdout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic.fields import FieldInfo
 
     from pgrpo_cli.selfcheck.results import CheckResult, Found, Report
@@ -110,47 +111,38 @@ def _show(result: CheckResult, console: SafeConsole) -> None:
     if result.found is not None:
         for line in _lines(result.found):
             console.print(f"{_INDENT}{line}", soft_wrap=True)
-        for table in _tables(result.found):
-            console.print(table)
     if result.trace:
         stderr.print(result.trace, soft_wrap=True)
 
 
 def _lines(found: Found) -> list[str]:
-    """Sentences one by one, all else in one line."""
-    fields = type(found).model_fields
-    sentences, others = [], []
-    for name, info in fields.items():
+    """Sentences one by one, then all else in one line, then tables of what has several parts."""
+    sentences, others, tables = [], [], []
+    for name, info in type(found).model_fields.items():
         value = getattr(found, name)
-        if isinstance(value, tuple) or value is None:
-            continue
-        if _unit(info) == "sentence":
+        if isinstance(value, tuple):
+            tables += _table(value) if value else []
+        elif _unit(info) == "sentence":
             sentences.append(str(value))
-        else:
+        elif value is not None:
             others.append(f"{_label(name)} {_shown(value, info)}")
-    return sentences + ([", ".join(others)] if others else [])
+    return sentences + ([", ".join(others)] if others else []) + tables
 
 
-def _tables(found: Found) -> list[Table]:
-    """One for each field with several parts, which are its rows."""
-    tables = []
-    for name in type(found).model_fields:
-        rows = getattr(found, name)
-        if not isinstance(rows, tuple) or not rows:
-            continue
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(_INDENT.rstrip(" ") or "", width=len(_INDENT) - 2)
-        fields = type(rows[0]).model_fields
-        for column in fields:
-            table.add_column(_label(column), justify="right")
-        for row in rows:
-            table.add_row("", *(_shown(getattr(row, column), info) for column, info in fields.items()))
-        tables.append(table)
-    return tables
+def _table(rows: Sequence[Found]) -> list[str]:
+    """A line for the names of the fields, and one for each of the rows; none is cut to fit a terminal."""
+    fields = type(rows[0]).model_fields
+    cells = [[_label(name) for name in fields]]
+    cells += [[_shown(getattr(row, name), info) for name, info in fields.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.rjust(n) for cell, n in zip(line, widths, strict=True)) for line in cells]
 
 
 def _label(name: str) -> str:
-    return name.removesuffix("_ms").replace("_", " ")
+    """The field's name without its unit, which stands behind the number."""
+    for unit in ("_bytes", "_seconds", "_ms"):
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
 
 
 def _unit(info: FieldInfo) -> str:

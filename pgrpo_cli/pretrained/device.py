@@ -72,6 +72,15 @@ def describe(device: torch.device) -> str:
     )
 
 
+def memory_of(device: torch.device) -> tuple[int | None, int]:
+    """Bytes that are free (None: a CPU's system does not say), and all bytes."""
+    if device.type != "cpu":
+        return torch.cuda.mem_get_info(device)
+    available = _field(_MEMORY_INFO, "MemAvailable").removesuffix(" kB")
+    free = int(available) << 10 if available.isdecimal() else None
+    return free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is worth computing in: on a GPU, whether it does so itself."""
     if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
@@ -169,10 +178,9 @@ def _processor() -> str:
 
 
 def _memory_of_cpu() -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    available = _field(_MEMORY_INFO, "MemAvailable").removesuffix(" kB")
-    free = f" ({int(available) / 2**20:.1f} free)" if available.isdecimal() else ""
-    return f"{total:.1f} GiB of memory{free}"
+    free, total = memory_of(torch.device("cpu"))
+    shown = "" if free is None else f" ({free / 2**30:.1f} free)"
+    return f"{total / 2**30:.1f} GiB of memory{shown}"
 
 
 def _cpu_types() -> str:

@@ -92,7 +92,7 @@ def model(subject: Subject) -> tuple[results.Model, str | None]:
         peak_bytes=torch.cuda.max_memory_allocated(subject.device) if on_gpu else None,
         packed=paths.packed,
         shared_prefix=paths.shared_prefix,
-        graphs=paths.graphs,
+        graphs=paths.graphs if on_gpu else None,
         copy_from_rows=paths.copy_from_rows,
     )
     return found, paths.reason

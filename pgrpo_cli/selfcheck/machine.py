@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.precision import check_device
-from pgrpo_cli.pretrained.device import choose_device, describe, dotted, driver_version
+from pgrpo_cli.pretrained.device import choose_device, describe, dotted, driver_version, memory_of
 
 from . import results
 from .subject import Subject
@@ -71,14 +70,6 @@ def device(subject: Subject) -> tuple[results.Device, str | None]:
     return found, None
 
 
-def memory_of(device: torch.device) -> tuple[int, int]:
-    """Bytes that are free, and all bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
-    page = os.sysconf("SC_PAGE_SIZE")
-    return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
-
-
 def rates(subject: Subject) -> tuple[results.Rates, str | None]:
     """Of a copy far larger than any cache, and of a large square product."""
     half = subject.dtype
@@ -92,8 +83,8 @@ def rates(subject: Subject) -> tuple[results.Rates, str | None]:
 
 def copy_rate(subject: Subject) -> float:
     """Bytes read and written a second."""
-    free, _ = memory_of(subject.device)
-    size = min(free // _SHARE_OF_FREE, (1 << 30) if subject.on_gpu else (1 << 27))
+    free, total = memory_of(subject.device)
+    size = min((free or total) // _SHARE_OF_FREE, (1 << 30) if subject.on_gpu else (1 << 27))
     source = torch.ones(size, dtype=torch.uint8, device=subject.device)
     target = torch.empty_like(source)
     return 2 * size / median_seconds(subject, lambda: target.copy_(source))

@@ -57,7 +57,7 @@ class Device(Found):
     capability: str | None = Field(description="Compute capability; null on a CPU.")
     multiprocessors: int | None = Field(description="Number of streaming multiprocessors; null on a CPU.")
     total_bytes: int = measured("bytes", "Its memory.")
-    free_bytes: int = measured("bytes", "Memory that is free.")
+    free_bytes: int | None = measured("bytes", "Memory that is free; null: the system does not say.")
     compute_dtype: str = Field(description="What `model.compute_dtype: auto` stands for there.")
     shape: str = Field(description="Shape of the model that the checks build.")
 
@@ -82,7 +82,9 @@ class Model(Found):
     peak_bytes: int | None = measured("bytes", "Most memory while it was made; null on a CPU.")
     packed: bool = Field(description="Whether training packs the completions of a prompt behind it.")
     shared_prefix: bool = Field(description="Whether rollouts share a prompt's prefix.")
-    graphs: bool = Field(description="Whether decode steps may be captured in CUDA graphs.")
+    graphs: bool | None = Field(
+        description="Whether decode steps may be captured in CUDA graphs; null on a CPU."
+    )
     copy_from_rows: int | None = Field(
         description="Rows from which on a dequantized copy of the weights is faster; null: never, or a CPU."
     )

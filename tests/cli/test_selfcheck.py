@@ -12,9 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from pgrpo_cli.cli.selfcheck import _lines
 from pgrpo_cli.selfcheck import runner
 from pgrpo_cli.selfcheck.catalogue import CHECKS
-from pgrpo_cli.selfcheck.results import schema_text
+from pgrpo_cli.selfcheck.results import Update, UpdateTime, schema_text
 from tests.support import selfcheck_worker
 from tests.support.training import pgrpo
 
@@ -48,6 +49,17 @@ def test_results_are_printed_and_the_exit_code_is_1_where_one_failed(doing: Any)
     assert "pgrpo selfcheck --shape tiny --only rates --only gradient" in lines[-1]
     # The trace of an error that nobody foresaw is no result.
     assert "Traceback" in result.stderr and "Traceback" not in result.stdout
+
+
+def test_what_has_several_parts_is_a_table() -> None:
+    time = {"budget": 2048, "budget_left": 1024, "tokens": 6080, "seconds": 1.234}
+    times = tuple(UpdateTime(**time, peak_bytes=peak, matrix_share=0.5) for peak in (3 << 30, None))
+    assert _lines(Update(gradient_checkpointing=True, times=times)) == [
+        "gradient checkpointing yes",
+        "budget  budget left  tokens  seconds   peak  matrix share",
+        " 2,048        1,024   6,080   1.23 s  3 GiB          50 %",
+        " 2,048        1,024   6,080   1.23 s      -          50 %",
+    ]
 
 
 def test_with_json_standard_output_holds_the_json_alone(doing: Any) -> None:
@@ -113,3 +125,10 @@ def test_all_of_it_on_this_machine() -> None:
     for each in document["results"]:
         assert each["status"] == ("skipped" if each["name"] in of_a_gpu else "ok"), each
         assert (each["found"] is None) is (each["name"] in of_a_gpu)
+
+
+@pytest.mark.gpu
+def test_all_of_it_on_a_gpu() -> None:
+    result = pgrpo("selfcheck", "--device", "cuda", "--shape", "tiny", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["skipped"] == 0

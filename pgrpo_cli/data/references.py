@@ -20,9 +20,6 @@ from pgrpo_cli.rewards.scoring import Scorer
 from .records import PreparedPrompt
 
 COLUMN = "reference"
-CHEAP = ("personas", "regex", "length", "keyword", "readability", "recommendation")
-"""Types of rewards that need neither a model nor a service, nor anybody's code, nor an extra."""
-# Not rouge, chrf and embedding: the likeness of a reference answer to itself is 1 and tells nothing.
 MAX_SCORED = 200
 """Reference answers of a preference group that are scored: the first ones."""
 
@@ -45,7 +42,7 @@ def reference_rewards(
     prompts: Sequence[PreparedPrompt], sections: Sequence[RewardBase], recipe_dir: Path
 ) -> ReferenceRewards | None:
     """Score the texts of the column `reference`. None where no row has one, or no reward is cheap."""
-    cheap = [section for section in sections if section.type in CHEAP]  # type: ignore[attr-defined]
+    cheap = [section for section in sections if section.cheap]
     labels = tuple(section.label for section in cheap)
     left_out = tuple(section.label for section in sections if section not in cheap)
     chosen = _with_reference(prompts)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
 from pgrpo_cli.recipe.schema import Recipe
 
 from .finding import Finding, Rule, about, percent, shown
@@ -42,10 +41,10 @@ def reward_bounds(recipe: Recipe, preference_group: str | None) -> tuple[float, 
         applies = reward.preference_groups is None or preference_group in reward.preference_groups
         if reward.weight == 0 or not applies:
             continue
-        # These give 0 to 1; the others are free.
-        if not isinstance(reward, RegexReward | LengthReward | KeywordReward):
+        if reward.value_range is None:
             return None
-        low, high = low + min(reward.weight, 0.0), high + max(reward.weight, 0.0)
+        ends = [reward.weight * end for end in reward.value_range]
+        low, high = low + min(ends), high + max(ends)
     return low, high
 
 

@@ -1,12 +1,15 @@
-"""What every reward has."""
+"""What every reward has, and what a reward declares about itself."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from pydantic import Field
 
 from .base import Section
+from .messages import KeyPath
+from .violation import Violation
 
 
 class RewardBase(Section):
@@ -14,6 +17,13 @@ class RewardBase(Section):
 
     parts: ClassVar[tuple[str, ...]] = ("value",)
     """Names of the parts that it records; empty where only the built reward knows."""
+    cheap: ClassVar[bool] = False
+    """Whether `prepare` scores reference answers with it: it needs no model, service, extra or foreign code,
+    and its value of a reference answer says something."""
+    by_preference_group: ClassVar[bool | None] = False
+    """Whether its value of a text depends on the preference group; None where nobody knows."""
+    value_range: ClassVar[tuple[float, float] | None] = None
+    """Bounds of its value; None where they depend on its settings or are unknown."""
 
     weight: float = Field(1.0, ge=-1e6, le=1e6, description="Factor of this reward in the sum.")
     name: str | None = Field(
@@ -31,3 +41,16 @@ class RewardBase(Section):
     def label(self) -> str:
         """The name under which parts are recorded."""
         return self.name or self.type  # type: ignore[attr-defined]
+
+    def violations(self, path: KeyPath) -> Iterable[Violation]:
+        """Rules between its keys that it breaks; `path` is its own. See `rules.py`."""
+        return ()
+
+
+def interval(path: KeyPath, low: float | None, high: float | None) -> Iterator[Violation]:
+    """`min` and `max` enclose something, and are not both left out."""
+    if low is None and high is None:
+        rule = "min and max are both null, so that every text is worth the full reward; set one of them"
+        yield Violation((*path, "min"), low, rule)
+    elif low is not None and high is not None and low > high:
+        yield Violation((*path, "min"), low, f"must not be greater than max ({high:.12g}); swap them")

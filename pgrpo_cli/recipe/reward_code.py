@@ -24,6 +24,8 @@ class PythonReward(RewardBase):
     The file, and the function while it is called, may import modules of the file's folder.
     """
 
+    by_preference_group: ClassVar[bool | None] = None
+
     type: Literal["python"] = "python"
     file: PathText = Field(description="Python file; a relative path starts at the recipe's folder.")
     function: str = Field("reward", description="Name of the function in it, plain or `async def`.")
@@ -37,7 +39,11 @@ class PluginReward(RewardBase):
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
+    by_preference_group: ClassVar[bool | None] = None
 
     type: Literal["plugin"] = "plugin"
     plugin: str = Field(description="Name of the entry point.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of its factory.")
+
+
+CodeSection = PythonReward | PluginReward

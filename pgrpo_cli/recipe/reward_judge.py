@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from .judge import JudgeSection
+from .judge import JudgeSection, rubric_violations
+from .messages import KeyPath
 from .reward_base import RewardBase
+from .violation import Violation
 
 RUBRIC_VARIABLES = (
     "prompt",
@@ -40,6 +43,8 @@ class JudgeReward(JudgeSection, RewardBase):
     disk, so no question is paid for twice. A judge on another machine needs `--allow-host HOST`.
     """
 
+    by_preference_group: ClassVar[bool | None] = None
+
     type: Literal["judge"] = "judge"
     rubric: str = Field(
         DEFAULT_RUBRIC,
@@ -48,3 +53,11 @@ class JudgeReward(JudgeSection, RewardBase):
     )
     scale: tuple[float, float] = Field((1, 10), description="Lowest and highest score.")
     raw: bool = Field(False, description="Keep scores as given, instead of mapping the scale to [0, 1].")
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """The rubric is a template over what there is, and a scale has two ends."""
+        yield from rubric_violations(path, self, self.rubric, RUBRIC_VARIABLES, ("completion",))
+        # A scale of one number, which is a mistake of its own, is still there.
+        if len(self.scale) == 2 and self.scale[0] >= self.scale[1]:
+            low, high = self.scale
+            yield Violation((*path, "scale", 0), low, f"must be below the highest score ({high}); swap them")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from .messages import KeyPath
 from .reward_base import RewardBase
+from .violation import Violation
 
 
 class RecommendationReward(RewardBase):
@@ -29,6 +32,7 @@ class RecommendationReward(RewardBase):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("hit", "rank", "candidate")
+    cheap: ClassVar[bool] = True
 
     type: Literal["recommendation"] = "recommendation"
     target_column: str = Field(
@@ -44,3 +48,12 @@ class RecommendationReward(RewardBase):
     candidate_weight: float = Field(
         0.0, ge=0, description="Share of the part `candidate`; needs `candidates_column`."
     )
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """One of the parts counts, and it is known where candidates are."""
+        if self.hit_weight == self.rank_weight == self.candidate_weight == 0:
+            rule = "all weights of its parts are 0, so that every reward is 0; raise one of them"
+            yield Violation((*path, "hit_weight"), self.hit_weight, rule)
+        if self.candidate_weight and self.candidates_column is None:
+            rule = "needs candidates_column, the column with the list of titles; set it, or set this to 0"
+            yield Violation((*path, "candidate_weight"), self.candidate_weight, rule)

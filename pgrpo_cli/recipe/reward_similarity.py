@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from .messages import KeyPath
 from .reward_base import RewardBase
 from .reward_pretrained import PretrainedFields
+from .violation import Violation
 
 
 class ReferenceReward(RewardBase):
@@ -17,6 +20,7 @@ class ReferenceReward(RewardBase):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("value", "similarity")
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     reference_column: str = Field(
         "reference",
@@ -30,6 +34,16 @@ class ReferenceReward(RewardBase):
     )
     rating_min: float = Field(0.0, description="The worst rating.")
     rating_max: float = Field(1.0, description="The best rating.")
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """A scale has two ends, and rates something."""
+        low, high = self.rating_min, self.rating_max
+        if low >= high:
+            rule = f"must be less than rating_max ({high:.12g}); swap them"
+            yield Violation((*path, "rating_min"), low, rule)
+        elif self.rating_column is None and (low, high) != (0, 1):
+            rule = "rating_min and rating_max are those of a column: name it, or leave them out"
+            yield Violation((*path, "rating_column"), None, rule)
 
 
 class RougeReward(ReferenceReward):
@@ -62,3 +76,6 @@ class EmbeddingReward(PretrainedFields, ReferenceReward):
     """
 
     type: Literal["embedding"] = "embedding"
+
+
+SimilaritySection = RougeReward | ChrfReward | EmbeddingReward

@@ -1,18 +1,24 @@
-"""`rewards` that look at one plain feature of the completion's text."""
+"""`rewards` that look at the completion's text alone."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from .reward_base import RewardBase
+from .messages import KeyPath
+from .reward_base import RewardBase, interval
 from .templates import Pattern, TemplateProblem
+from .violation import Violation
 
 
 class RegexReward(RewardBase):
     """1 where the pattern is found in the completion; with `count`, the share of `limit` matches found."""
+
+    cheap: ClassVar[bool] = True
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["regex"] = "regex"
     pattern: str = Field(
@@ -32,9 +38,18 @@ class RegexReward(RewardBase):
             raise ValueError(str(problem)) from problem
         return value
 
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """A limit is one of counting."""
+        if self.limit > 1 and not self.count:
+            rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
+            yield Violation((*path, "limit"), self.limit, rule)
+
 
 class LengthReward(RewardBase):
     """1 inside [min, max], falling linearly to 0 at `slack` outside of it."""
+
+    cheap: ClassVar[bool] = True
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["length"] = "length"
     unit: Literal["characters", "words", "sentences"] = Field("words", description="What is counted.")
@@ -42,9 +57,16 @@ class LengthReward(RewardBase):
     max: int = Field(ge=0, description="Greatest length worth the full reward.")
     slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
 
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """`min` and `max` enclose something."""
+        yield from interval(path, self.min, self.max)
+
 
 class KeywordReward(RewardBase):
     """Share of the keywords that occur in the completion, as whole words, without regard to case."""
+
+    cheap: ClassVar[bool] = True
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["keyword"] = "keyword"
     keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
@@ -73,11 +95,17 @@ class ReadabilityReward(RewardBase):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("value", "grade")
+    cheap: ClassVar[bool] = True
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["readability"] = "readability"
     min: float | None = Field(None, description="Least grade worth the full reward. Null: no bound.")
     max: float | None = Field(None, description="Greatest grade worth the full reward. Null: no bound.")
     slack: float = Field(5.0, gt=0, description="Grades outside the interval at which the reward reaches 0.")
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """`min` and `max` enclose something."""
+        yield from interval(path, self.min, self.max)
 
 
 class SentimentReward(RewardBase):
@@ -90,6 +118,7 @@ class SentimentReward(RewardBase):
     """
 
     parts: ClassVar[tuple[str, ...]] = ("value", "compound")
+    value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["sentiment"] = "sentiment"
     min: float | None = Field(
@@ -101,3 +130,30 @@ class SentimentReward(RewardBase):
     slack: float = Field(
         1.0, gt=0, description="Sentiment outside the interval at which the reward reaches 0."
     )
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """`min` and `max` enclose something."""
+        yield from interval(path, self.min, self.max)
+
+
+class PersonasReward(RewardBase):
+    """Style and genre of the seven synthetic personas, with each one's own scale, offset and difficulty."""
+
+    parts: ClassVar[tuple[str, ...]] = ("style", "genre")
+    cheap: ClassVar[bool] = True
+    by_preference_group: ClassVar[bool | None] = True
+
+    type: Literal["personas"] = "personas"
+    style_weight: float = Field(0.6, ge=0, description="Share of the style part.")
+    genre_weight: float = Field(0.4, ge=0, description="Share of the genre part.")
+
+    def violations(self, path: KeyPath) -> Iterator[Violation]:
+        """One of the parts counts."""
+        if self.style_weight == self.genre_weight == 0:
+            rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
+            yield Violation((*path, "style_weight"), self.style_weight, rule)
+
+
+TextSection = (
+    PersonasReward | RegexReward | LengthReward | KeywordReward | ReadabilityReward | SentimentReward
+)

@@ -7,13 +7,20 @@ from typing import Annotated
 from pydantic import Field
 
 from .reward_base import RewardBase
-from .reward_code import PluginReward, PythonReward
+from .reward_code import CodeSection, PluginReward, PythonReward
 from .reward_judge import JudgeReward
-from .reward_model import RewardModelReward
-from .reward_personas import PersonasReward
+from .reward_pretrained import RewardModelReward
 from .reward_recommendation import RecommendationReward
-from .reward_similarity import ChrfReward, EmbeddingReward, RougeReward
-from .reward_text import KeywordReward, LengthReward, ReadabilityReward, RegexReward, SentimentReward
+from .reward_similarity import ChrfReward, EmbeddingReward, RougeReward, SimilaritySection
+from .reward_text import (
+    KeywordReward,
+    LengthReward,
+    PersonasReward,
+    ReadabilityReward,
+    RegexReward,
+    SentimentReward,
+    TextSection,
+)
 
 __all__ = [
     "ChrfReward",
@@ -35,19 +42,6 @@ __all__ = [
 ]
 
 Reward = Annotated[
-    PersonasReward
-    | RegexReward
-    | LengthReward
-    | KeywordReward
-    | ReadabilityReward
-    | SentimentReward
-    | RecommendationReward
-    | RougeReward
-    | ChrfReward
-    | EmbeddingReward
-    | RewardModelReward
-    | JudgeReward
-    | PythonReward
-    | PluginReward,
+    TextSection | RecommendationReward | SimilaritySection | RewardModelReward | JudgeReward | CodeSection,
     Field(discriminator="type"),
 ]

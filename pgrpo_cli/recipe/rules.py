@@ -6,7 +6,7 @@ AttributeError, and the rule that does so says nothing. No mistake hides another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .data_rules import (
     bins_have_names,
@@ -19,9 +19,9 @@ from .data_rules import (
 from .interactions import MovielensSource
 from .judge import JudgeSection
 from .model import RandomModel
+from .reward_base import RewardBase
 from .reward_judge import JudgeReward
-from .reward_personas import PersonasReward
-from .reward_rules import REWARD_RULES
+from .reward_text import PersonasReward
 from .schema import Recipe
 from .sources import ColumnMapping, PersonasSource
 from .template_rules import chat_template_parses, expression_parses, pair_rubric_parses, templates_parse
@@ -34,9 +34,11 @@ RecipeRule = Callable[[Recipe], Iterator[Violation]]
 def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
     """All broken rules. `partial`: the recipe lacks the fields that have problems of their own."""
     rewards = getattr(recipe, "rewards", ()) if partial else recipe.rewards
-    checks = [rule(recipe) for rule in RULES]
+    checks: list[Iterable[Violation]] = [rule(recipe) for rule in RULES]
     checks += [
-        rule(("rewards", index), reward) for index, reward in enumerate(rewards) for rule in REWARD_RULES
+        reward.violations(("rewards", index))
+        for index, reward in enumerate(rewards)
+        if isinstance(reward, RewardBase)
     ]
     for check in checks:
         try:

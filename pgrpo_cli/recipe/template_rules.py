@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from .eval_judge import PAIR_VARIABLES
-from .judge import JudgeSection
-from .messages import KeyPath, did_you_mean
+from .judge import rubric_violations
 from .preference_groups import ExpressionGroups
-from .reward_base import RewardBase
-from .reward_judge import RUBRIC_VARIABLES, JudgeReward
 from .schema import Recipe
 from .sources import ColumnMapping
 from .templates import ChatTemplate, Expression, Template, TemplateProblem
@@ -55,38 +52,10 @@ def expression_parses(recipe: Recipe) -> Iterator[Violation]:
         yield Violation(("data", "preference_groups", "expression"), section.expression, rule)
 
 
-def rubric_parses(path: KeyPath, reward: RewardBase) -> Iterator[Violation]:
-    """A judge's rubric is a template over what there is, with a place for the completion."""
-    if isinstance(reward, JudgeReward):
-        yield from _rubric(path, reward, reward.rubric, RUBRIC_VARIABLES, ("completion",))
-
-
 def pair_rubric_parses(recipe: Recipe) -> Iterator[Violation]:
     """The rubric of `eval.judge` is a template over what there is, with a place for both completions."""
     judge = recipe.eval.judge
     if judge is not None:
-        yield from _rubric(("eval", "judge"), judge, judge.rubric, PAIR_VARIABLES, ("first", "second"))
-
-
-def _rubric(
-    path: KeyPath, judge: JudgeSection, rubric: str, known: Sequence[str], needed: Sequence[str]
-) -> Iterator[Violation]:
-    """What is wrong with a rubric that may use the variables `known` and must use those `needed`."""
-    place = (*path, "rubric")
-    try:
-        used = Template(rubric).variables
-    except TemplateProblem as problem:
-        yield Violation(place, rubric, f"not a template that can be used: {problem}")
-        return
-    unknown = sorted(used.difference(known))
-    if unknown:
-        hint = did_you_mean(unknown[0], known)
-        rule = f"uses {unknown[0]!r}; known are {', '.join(known)}{hint}"
-        yield Violation(place, rubric, rule)
-    elif missing := [name for name in needed if name not in used]:
-        add = f"add {{{{ {missing[0]} }}}}"
-        rule = f"does not use {missing[0]!r}, so that every answer would be judged alike; {add}"
-        yield Violation(place, rubric, rule)
-    elif judge.__dict__.get("preference_group_rubrics") and "preference_group_rubric" not in used:
-        rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
-        yield Violation((*path, "preference_group_rubrics"), judge.preference_group_rubrics, rule)
+        yield from rubric_violations(
+            ("eval", "judge"), judge, judge.rubric, PAIR_VARIABLES, ("first", "second")
+        )

@@ -147,6 +147,10 @@ class BuildContext:
     device: Any = None
 
 
+Builder = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]
+"""Takes the section of a recipe, and makes the reward."""
+
+
 @dataclass(frozen=True)
 class TextReward:
     """A reward that is one number in [0, 1], a function of the completion's text alone.

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import (
+    EmbeddingReward,
+    JudgeReward,
+    PersonasReward,
+    RecommendationReward,
+    RewardBase,
+    RewardModelReward,
+)
 
-from .base import AsyncRewardFunction, BuildContext, RewardFunction
+from . import python_file, similarity, simple
+from .base import AsyncRewardFunction, BuildContext, Builder
 from .embedding import build_embedding
 from .personas import build_personas
-from .python_file import build_plugin, build_python
 from .recommendation import build_recommendation
 from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term
-from .similarity import build_chrf, build_rouge
-from .simple import build_keyword, build_length, build_readability, build_regex, build_sentiment
 
 
 def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunction:
@@ -28,24 +32,15 @@ def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunct
     return reward.build_judge(section, context)
 
 
-Factory = Callable[[Any, BuildContext], RewardFunction | AsyncRewardFunction]
-
-# The `type` of a recipe's reward section -> the factory that takes the section.
-REWARDS: dict[str, Factory] = {
-    "personas": build_personas,
-    "regex": build_regex,
-    "length": build_length,
-    "keyword": build_keyword,
-    "readability": build_readability,
-    "sentiment": build_sentiment,
-    "recommendation": build_recommendation,
-    "rouge": build_rouge,
-    "chrf": build_chrf,
-    "embedding": build_embedding,
-    "reward_model": build_reward_model,
-    "python": build_python,
-    "plugin": build_plugin,
-    "judge": build_judge,
+BUILDERS: dict[type[RewardBase], Builder] = {
+    PersonasReward: build_personas,
+    **simple.BUILDERS,
+    RecommendationReward: build_recommendation,
+    **similarity.BUILDERS,
+    EmbeddingReward: build_embedding,
+    RewardModelReward: build_reward_model,
+    **python_file.BUILDERS,
+    JudgeReward: build_judge,
 }
 
 
@@ -74,6 +69,6 @@ def build_rewards(
                 remedy="Give one of them a `name` of its own.",
             )
         groups = None if section.preference_groups is None else frozenset(section.preference_groups)
-        function = REWARDS[section.type](section, context)  # type: ignore[attr-defined]
+        function = BUILDERS[type(section)](section, context)
         terms.append(Term(section.label, section.weight, groups, function))
     return RewardSum(tuple(terms))

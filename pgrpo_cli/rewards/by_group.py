@@ -15,10 +15,6 @@ from .scoring import Scorer
 MOST_GROUPS = 32
 """With more, `auto` makes no matrix: its cost grows with their square."""
 
-# Rewards whose score for a text changes with the preference group, and those of which nobody knows.
-_BY_GROUP = {"personas"}
-_UNKNOWN = {"judge", "python", "plugin"}
-
 
 def group_rewards(
     rewards: RewardSum, sections: Sequence[RewardBase], mode: Literal["auto", True, False], groups: int
@@ -54,7 +50,6 @@ def cross_scores(
 
 
 def _depends(section: RewardBase, *, asked: bool) -> bool:
-    kind: str = section.type  # type: ignore[attr-defined]
-    if kind in _UNKNOWN:
+    if section.by_preference_group is None:
         return asked
-    return kind in _BY_GROUP or section.preference_groups is not None
+    return section.by_preference_group or section.preference_groups is not None

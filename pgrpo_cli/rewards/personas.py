@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.names import nearest
-from pgrpo_cli.recipe.reward_personas import PersonasReward
+from pgrpo_cli.recipe.reward_text import PersonasReward
 
 from .base import BuildContext, Completion, Score
 from .columns import shown, where

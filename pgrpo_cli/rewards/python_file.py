@@ -16,11 +16,13 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.plugins import build_from_entry_point
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.reward_code import PluginReward, PythonReward
 
 from .base import (
     AsyncRewardFunction,
     BuildContext,
+    Builder,
     Completion,
     RewardFunction,
     Score,
@@ -165,3 +167,6 @@ def build_plugin(section: PluginReward, context: BuildContext) -> RewardFunction
             remedy="A reward has `parts`, `value_range` and is called with a list of completions.",
         )
     return reward
+
+
+BUILDERS: dict[type[RewardBase], Builder] = {PythonReward: build_python, PluginReward: build_plugin}

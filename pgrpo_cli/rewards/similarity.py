@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.reward_similarity import ChrfReward, ReferenceReward, RougeReward
 
-from .base import BuildContext, Completion, Score, import_extra
+from .base import BuildContext, Builder, Completion, Score, import_extra
 from .columns import required, shown, texts_in, where
 
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -116,3 +117,6 @@ def _largest(similarities: Sequence[float]) -> float:
 def _rated(similarity: float, goodness: float) -> float:
     """The similarity for goodness 1, 1 - similarity for -1, 0.5 for 0, linear between."""
     return (1 + goodness * (2 * similarity - 1)) / 2
+
+
+BUILDERS: dict[type[RewardBase], Builder] = {RougeReward: build_rouge, ChrfReward: build_chrf}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.messages import show
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.reward_text import (
     KeywordReward,
     LengthReward,
@@ -17,7 +18,7 @@ from pgrpo_cli.recipe.reward_text import (
 )
 from pgrpo_cli.recipe.templates import Pattern, TemplateProblem
 
-from .base import BuildContext, TextReward, import_extra
+from .base import BuildContext, Builder, TextReward, import_extra
 from .text import distinct_hits, fold, inside, sentences, term_patterns, words
 
 VOWELS = re.compile(r"[aeiouy]+")
@@ -112,3 +113,12 @@ def syllables(word: str) -> int:
     """Syllables of an English word, estimated: runs of vowels but for a silent ending, at least one."""
     # Accents go last: an accented ending is spoken.
     return max(1, len(VOWELS.findall(fold(SILENT_ENDING.sub("", word.casefold())))))
+
+
+BUILDERS: dict[type[RewardBase], Builder] = {
+    RegexReward: build_regex,
+    LengthReward: build_length,
+    KeywordReward: build_keyword,
+    ReadabilityReward: build_readability,
+    SentimentReward: build_sentiment,
+}

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
-from pgrpo_cli.rewards.build import REWARDS
+from pgrpo_cli.rewards.build import BUILDERS
 from pgrpo_cli.state.ownership import take
 from tests.support.judge import Answer, echo, judge_server
 from tests.support.training import TINY
@@ -47,7 +47,7 @@ def tried(recipe: Path, *options: object, stdin: str | None = None) -> list[dict
 def test_every_type_is_listed_with_its_parts() -> None:
     lines = pgrpo("rewards", "list").stdout.splitlines()
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert sorted(names) == sorted(REWARDS)
+    assert sorted(names) == sorted(section.model_fields["type"].default for section in BUILDERS)
     assert any(line.split()[:4] == ["recommendation", "hit,", "rank,", "candidate"] for line in lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.recipe import rules
-from pgrpo_cli.recipe.rules import REWARD_RULES, RULES, hints
+from pgrpo_cli.recipe.rules import RULES, hints
 from tests.support.recipes import changed, load_data, problems_of
 from tests.support.rules import RuleCase, assert_all_have_cases, assert_rule
 
@@ -129,8 +129,8 @@ def test_every_rule_has_a_case() -> None:
 
 
 def test_every_module_of_rules_has_its_tests() -> None:
-    modules = {rule.__module__.rpartition(".")[2] for rule in (*RULES, *REWARD_RULES)}
-    assert len(modules) == 4
+    modules = {rule.__module__.rpartition(".")[2] for rule in RULES}
+    assert len(modules) == 3
     assert all(Path(__file__).with_name(f"test_{module}.py").is_file() for module in modules)
 
 

@@ -84,42 +84,6 @@ CASES: list[RuleCase] = [
         ),
         changed(eval__judge={**PAIRS, "preference_group_rubrics": {"calm": "Be brief."}}),
     ),
-    (
-        "rubric_parses",
-        "rewards.0.rubric",
-        "not a template that can be used: unexpected '}' in line 2 of the template",
-        changed(rewards=[{**JUDGE, "rubric": "Fine?\n{{ completion }"}]),
-        changed(
-            rewards=[
-                {**JUDGE, "rubric": "{% if reference is defined %}{{ reference }}{% endif %}{{ completion }}"}
-            ]
-        ),
-    ),
-    (
-        "rubric_parses",
-        "rewards.0.rubric",
-        "uses 'row'; known are prompt, ",
-        changed(rewards=[{**JUDGE, "rubric": "{{ row }}{{ completion }}"}]),
-        changed(rewards=[{**JUDGE, "rubric": "{{ range(3)|join }}{{ completion }}"}]),
-    ),
-    (
-        "rubric_parses",
-        "rewards.0.rubric",
-        "every answer would be judged alike; add {{ completion }}",
-        changed(rewards=[{**JUDGE, "rubric": "{% set completion = 1 %}{{ completion }}"}]),
-        changed(rewards=[{**JUDGE, "rubric": "{% set text = completion %}{{ text }}"}]),
-    ),
-    (
-        "rubric_parses",
-        "rewards.0.preference_group_rubrics",
-        "the rubric must use {{ preference_group_rubric }}",
-        changed(
-            rewards=[
-                {**JUDGE, "rubric": "{{ completion }}", "preference_group_rubrics": {"terse": "Be brief."}}
-            ]
-        ),
-        changed(rewards=[{**JUDGE, "preference_group_rubrics": {"terse": "Be brief."}}]),
-    ),
 ]
 
 

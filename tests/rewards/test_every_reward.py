@@ -46,6 +46,7 @@ def test_value_range_and_parts_are_as_declared(name: str, text: str) -> None:
     function = built(section)
     assert function.parts == section.parts
     (score,) = function([Completion("p", "terse-jazz", "", text, COLUMNS)])
+    assert section.value_range in (None, function.value_range)
     low, high = function.value_range or (-math.inf, math.inf)
     assert low <= score.value <= high
     assert tuple(score.parts) == function.parts

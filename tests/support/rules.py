@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pgrpo_cli.recipe.rules import REWARD_RULES, RULES
+from pgrpo_cli.recipe.rules import RULES
 
 from .recipes import load_data, problems_of
 
@@ -26,5 +26,5 @@ def assert_rule(folder: Path, case: RuleCase) -> None:
 
 def assert_all_have_cases(module: ModuleType, cases: Sequence[RuleCase]) -> None:
     """The cases are those of all rules that the module defines and recipes are held to."""
-    own = {rule.__name__ for rule in (*RULES, *REWARD_RULES) if rule.__module__ == module.__name__}
+    own = {rule.__name__ for rule in RULES if rule.__module__ == module.__name__}
     assert {case[0] for case in cases} == own

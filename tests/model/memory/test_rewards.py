@@ -13,8 +13,7 @@ from pgrpo_cli.model.memory.plan import REWARDS
 from pgrpo_cli.model.memory.planner import Planner
 from pgrpo_cli.model.memory.rewards import reward_bytes
 from pgrpo_cli.model.nf4 import nf4_layers
-from pgrpo_cli.recipe.reward_model import RewardModelReward
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.reward_pretrained import PretrainedFields, RewardModelReward
 from pgrpo_cli.recipe.rewards import EmbeddingReward
 from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, load_pretrained, location_of
 from tests.support.reward_models import save_chat_classifier, save_encoder, save_pair_classifier

@@ -147,8 +147,8 @@ def steps(history: RewardHistory, groups: int, calls: int = 2000) -> dict[str, f
 def files(history: RewardHistory) -> dict[str, float]:
     """A checkpoint and back."""
     prepare_libraries()
-    from pgrpo_cli.model.load import load_policy
-    from pgrpo_cli.model.update import build_optimizer
+    from pgrpo_cli.model.load.from_recipe import load_policy
+    from pgrpo_cli.model.update.policy_update import build_optimizer
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.checkpoint import latest_checkpoint, save_checkpoint
     from pgrpo_cli.state.run import RunDirectory

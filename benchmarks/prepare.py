@@ -108,7 +108,7 @@ def prepare(folder: Path, **section: Any) -> dict[str, Any]:
     from pgrpo_cli.cli.libraries import prepare_libraries
 
     prepare_libraries()
-    from pgrpo_cli.model.sources import load_tokenizer
+    from pgrpo_cli.model.load.base_model import load_tokenizer
     from pgrpo_cli.prepare import prepare
     from pgrpo_cli.recipe.load import load_recipe
 

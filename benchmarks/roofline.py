@@ -63,8 +63,8 @@ def decoding(ours: OurStep, repeat: int) -> dict[str, float]:
     """Seconds of one token of all rows, prefill left out, and the bytes that it has to read."""
     from dataclasses import replace
 
-    from pgrpo_cli.model.rollout import sample
-    from pgrpo_cli.model.sampling import sampling_settings
+    from pgrpo_cli.model.rollout.sample import sample
+    from pgrpo_cli.model.rollout.sampling import sampling_settings
 
     settings = sampling_settings(ours.recipe.rollout)
     batch, device, T = ours.batches[0], ours.policy.device, settings.max_completion_tokens
@@ -94,9 +94,9 @@ def decoding(ours: OurStep, repeat: int) -> dict[str, float]:
 
 def training(ours: OurStep, repeat: int) -> dict[str, float]:
     """Operations a second of one update."""
-    from pgrpo_cli.model.rollout import sample
-    from pgrpo_cli.model.sampling import sampling_settings
-    from pgrpo_cli.model.update import build_optimizer, policy_update
+    from pgrpo_cli.model.rollout.sample import sample
+    from pgrpo_cli.model.rollout.sampling import sampling_settings
+    from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import Score
     from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
 

@@ -55,7 +55,7 @@ def load_base(shape: Shape, device: torch.device) -> Any:
     """The frozen base model of a shape: SmolLM2's weights, or random ones in a Qwen3 model's shape."""
     from pathlib import Path
 
-    from pgrpo_cli.model.sources import load_base_model, rebuild
+    from pgrpo_cli.model.load.base_model import load_base_model, rebuild
     from pgrpo_cli.recipe.model import ModelSection, Nf4Quantization, NoQuantization
 
     section = ModelSection(
@@ -79,7 +79,7 @@ def load_tokenizer() -> Any:
     """SmolLM2's tokenizer: the random models have none of their own, and any will do."""
     from pathlib import Path
 
-    from pgrpo_cli.model.sources import load_tokenizer
+    from pgrpo_cli.model.load.base_model import load_tokenizer
     from pgrpo_cli.recipe.model import ModelSection
 
     return load_tokenizer(ModelSection(id=SMOLLM2), Path())

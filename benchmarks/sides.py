@@ -67,7 +67,7 @@ def our_step(settings: Settings) -> OurStep:
     """Load the model of a shape and make its prompts; completions never stop by themselves."""
     from benchmarks.shapes import SHAPES, load_base, load_tokenizer, make_prompts
     from pgrpo_cli.data.records import PreparedPrompt
-    from pgrpo_cli.model.load import adapted
+    from pgrpo_cli.model.load.from_recipe import adapted
     from pgrpo_cli.model.policy import Policy
     from pgrpo_cli.recipe.schema import Recipe
 
@@ -118,9 +118,9 @@ def our_step(settings: Settings) -> OurStep:
 
 def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
-    from pgrpo_cli.model.rollout import sample
-    from pgrpo_cli.model.sampling import sampling_settings
-    from pgrpo_cli.model.update import build_optimizer, policy_update
+    from pgrpo_cli.model.rollout.sample import sample
+    from pgrpo_cli.model.rollout.sampling import sampling_settings
+    from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer

@@ -23,27 +23,27 @@ from benchmarks.shapes import SHAPES
 
 
 def _plain_rollout_weights() -> None:
-    from pgrpo_cli.model import rollout
+    from pgrpo_cli.model.rollout import sample
 
-    rollout.rollout_weights = lambda policy, num_rows: nullcontext()  # type: ignore[assignment,misc]
+    sample.rollout_weights = lambda policy, num_rows: nullcontext()  # type: ignore[assignment,misc]
 
 
 def _weights_as_stored() -> None:
-    from pgrpo_cli.model import rollout_weights
+    from pgrpo_cli.model.rollout import cpu_weights
 
-    rollout_weights._lays_out = lambda dtype: False
+    cpu_weights._lays_out = lambda dtype: False
 
 
 def _allocator_as_it_is() -> None:
-    from pgrpo_cli.model import load
+    from pgrpo_cli.model.load import from_recipe
 
-    load.keep_freed_memory = lambda: False
+    from_recipe.keep_freed_memory = lambda: False
 
 
 def _pefts_forward() -> None:
-    from pgrpo_cli.model import load
+    from pgrpo_cli.model.load import from_recipe
 
-    load.use_adapted_linears = lambda model: None
+    from_recipe.use_adapted_linears = lambda model: None
 
 
 def _prefill_each_completion() -> None:
@@ -57,14 +57,14 @@ def _row_each_completion() -> None:
 def _paths(**changes: Any) -> None:
     from dataclasses import replace
 
-    from pgrpo_cli.model import load
+    from pgrpo_cli.model.load import from_recipe
 
-    measured = load.probe
+    measured = from_recipe.probe
 
     def changed(policy: Any, *, seed: int = 0) -> Any:
         return replace(measured(policy, seed=seed), **changes)
 
-    load.probe = changed
+    from_recipe.probe = changed
 
 
 def _whole_logits() -> None:

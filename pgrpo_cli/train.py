@@ -22,12 +22,13 @@ from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.eval.sampling import HeldOutCurve
-from pgrpo_cli.model.batching import rollout_budget
-from pgrpo_cli.model.determinism import deterministic
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import sampling_settings
-from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.model.rollout.batching import rollout_budget
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import sampling_settings
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.determinism import deterministic
+from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import HistorySection
 from pgrpo_cli.rewards.base import Score

@@ -17,12 +17,12 @@ import torch
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted, RewardError
-from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.load.base_model import locate
+from pgrpo_cli.model.load.from_recipe import load_policy
+from pgrpo_cli.model.load.random_model import random_model
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.random_model import random_model
-from pgrpo_cli.model.rollout import sample
-from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.model.sources import locate
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion

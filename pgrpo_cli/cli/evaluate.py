@@ -78,7 +78,7 @@ def evaluate(
     from pgrpo_cli.eval.judge import judge_target, judge_to_ask
     from pgrpo_cli.eval.lm_eval import run_tasks, tasks_to_run
     from pgrpo_cli.eval.targets import eval_target, kept_result
-    from pgrpo_cli.model.precision import device_for
+    from pgrpo_cli.model.load.precision import device_for
     from pgrpo_cli.pretrained.device import describe
     from pgrpo_cli.state.results import kept_results, require_writable, table_path, write_table
 

@@ -77,7 +77,7 @@ def plan(
 
 def _device_of_run(recipe: Recipe) -> Device:
     """Where a run would compute on this machine. Raises ModelError where it could not."""
-    from pgrpo_cli.model.precision import device_for
+    from pgrpo_cli.model.load.precision import device_for
 
     return "cuda" if device_for(recipe).type == "cuda" else "cpu"
 

@@ -187,7 +187,7 @@ def prepare_data(
     run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool, quiet: bool
 ) -> Any:
     """Prepare the run's data and show what was found; returns the tokenizer."""
-    from pgrpo_cli.model.sources import load_tokenizer, model_limits
+    from pgrpo_cli.model.load.base_model import load_tokenizer, model_limits
     from pgrpo_cli.prepare import prepare as prepare_run
 
     from .prepared import show_report
@@ -219,11 +219,11 @@ def _train(
 ) -> None:
     from pgrpo_cli.data.prepared import load_prepared
     from pgrpo_cli.eval.sampling import held_out_curve
-    from pgrpo_cli.model.determinism import prepare_determinism
-    from pgrpo_cli.model.load import load_policy
+    from pgrpo_cli.model.load.from_recipe import load_policy
+    from pgrpo_cli.model.load.precision import device_for
     from pgrpo_cli.model.memory.budgets import with_budgets
     from pgrpo_cli.model.memory.planner import paths_with_budgets
-    from pgrpo_cli.model.precision import device_for
+    from pgrpo_cli.model.update.determinism import prepare_determinism
     from pgrpo_cli.pretrained.device import describe
     from pgrpo_cli.rewards.build import build_rewards
     from pgrpo_cli.state.checkpoint import latest_checkpoint

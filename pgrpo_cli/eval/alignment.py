@@ -9,12 +9,12 @@ import torch
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import CheckpointError, EvalError
-from pgrpo_cli.model.batching import rollout_budget
-from pgrpo_cli.model.divergence import divergence_budget, neutral_text, perplexity
-from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.load.from_recipe import load_policy
+from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.precision import device_for
-from pgrpo_cli.model.rollout import completion_of
+from pgrpo_cli.model.rollout.batching import rollout_budget
+from pgrpo_cli.model.rollouts import completion_of
+from pgrpo_cli.model.update.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.by_group import cross_scores, group_rewards

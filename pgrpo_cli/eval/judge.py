@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.model.rollout import completion_of
+from pgrpo_cli.model.rollouts import completion_of
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.judge.pairs import PairwiseJudge, build_pairwise_judge
 from pgrpo_cli.rewards.reward_sum import usage_sentences

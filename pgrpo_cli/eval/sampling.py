@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.divergence import completion_kl
 from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.divergence import completion_kl
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.scoring import PendingScores, Scorer
 from pgrpo_cli.seeding import derive_seed

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .loss_scale import LossScale
-from .workspace import Workspace
+from .rollout.workspace import Workspace
+from .update.loss_scale import LossScale
 
 HEAD_CHUNK = {"cpu": 128, "cuda": 512}
 """Tokens whose logits exist at a time in an update: on a GPU more, so that it is busy."""

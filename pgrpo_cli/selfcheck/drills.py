@@ -13,12 +13,13 @@ from typing import Literal, Protocol, TypeVar
 import torch
 
 from pgrpo_cli.errors import PgrpoError
-from pgrpo_cli.model.batching import rollout_budget
 from pgrpo_cli.model.oom import TokenBudget
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.model.rollout.batching import rollout_budget
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update, update_budget
 from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
 
 from . import results

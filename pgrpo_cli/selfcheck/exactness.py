@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import torch
 
-from pgrpo_cli.model.adapted_linear import lora_layers
-from pgrpo_cli.model.load import adapted
-from pgrpo_cli.model.logprobs import packed_logprobs
+from pgrpo_cli.model.load.adapted_linear import lora_layers
+from pgrpo_cli.model.load.from_recipe import adapted
+from pgrpo_cli.model.load.probe import packing_differences, prefix_differences
+from pgrpo_cli.model.load.probe import probe as probe_paths
 from pgrpo_cli.model.nf4 import nf4_layers, plain_weight
-from pgrpo_cli.model.packing import pack, whole_rows
 from pgrpo_cli.model.policy import Paths, Policy
-from pgrpo_cli.model.probe import packing_differences, prefix_differences
-from pgrpo_cli.model.probe import probe as probe_paths
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.logprobs import packed_logprobs
+from pgrpo_cli.model.update.packing import pack, whole_rows
 
 from . import results
 from .shapes import PlainTokenizer, build_base

@@ -12,7 +12,7 @@ import torch
 
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.model.precision import check_device
+from pgrpo_cli.model.load.precision import check_device
 from pgrpo_cli.pretrained.device import choose_device, describe, dotted, driver_version, memory_of
 
 from . import results

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import TrainingError
-from pgrpo_cli.model.adapter import restore_adapter
+from pgrpo_cli.model.load.adapter import restore_adapter
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.build import build_rewards

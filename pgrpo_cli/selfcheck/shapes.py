@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from pgrpo_cli.model.load.base_model import quantization_config
+from pgrpo_cli.model.load.precision import compute_dtype
 from pgrpo_cli.model.nf4 import nf4_layers
-from pgrpo_cli.model.precision import compute_dtype
-from pgrpo_cli.model.sources import quantization_config
 from pgrpo_cli.recipe.model import ModelSection
 
 _STD = 0.02

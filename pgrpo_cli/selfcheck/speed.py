@@ -10,8 +10,8 @@ import torch
 from pgrpo_cli.model.memory.weights import base_weights, dequantized_bytes
 from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
 
 from . import results
 from .machine import copy_rate

@@ -13,10 +13,10 @@ import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.model.load import adapted
+from pgrpo_cli.model.load.from_recipe import adapted
+from pgrpo_cli.model.load.precision import compute_dtype
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.precision import compute_dtype
-from pgrpo_cli.model.workspace import Workspace
+from pgrpo_cli.model.rollout.workspace import Workspace
 from pgrpo_cli.pretrained.device import choose_device
 from pgrpo_cli.pretrained.memory import release_memory
 from pgrpo_cli.recipe.schema import Recipe

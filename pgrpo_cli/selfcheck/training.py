@@ -10,9 +10,10 @@ import torch
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rollout import Rollouts, sample
-from pgrpo_cli.model.sampling import SamplingSettings
-from pgrpo_cli.model.update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update, update_budget
 
 from . import results
 from .machine import matrix_rate

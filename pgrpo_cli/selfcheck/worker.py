@@ -72,7 +72,7 @@ def run_job(job: dict[str, Any], pipe: IO[str], subject: Any) -> None:
 
 def main(job: dict[str, Any], pipe: IO[str]) -> None:
     """Run the checks of a job on the device and the shape that it names."""
-    from pgrpo_cli.model.determinism import prepare_determinism
+    from pgrpo_cli.model.update.determinism import prepare_determinism
     from pgrpo_cli.recipe.training import TrainSection
 
     from .subject import Subject

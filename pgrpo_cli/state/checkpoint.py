@@ -79,7 +79,7 @@ class Checkpoint:
         """Load the optimizer's state, and the scale of the loss; parameters are matched by name."""
         from safetensors.torch import load_file
 
-        from pgrpo_cli.model.loss_scale import FIRST_SCALE
+        from pgrpo_cli.model.update.loss_scale import FIRST_SCALE
 
         trainer = read_json(self.path / "trainer.json")
         scalars = trainer["optimizer_scalars"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.model.update import learning_rate
+from pgrpo_cli.model.update.policy_update import learning_rate
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved
 from pgrpo_cli.recipe.resolved import adopted
 from pgrpo_cli.recipe.schema import Recipe

@@ -45,7 +45,7 @@ class Fingerprint:
 
 def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Fingerprint:
     """What the run depends on as it is now. Models must have been loaded, so that those of a hub are here."""
-    from pgrpo_cli.model.sources import locate
+    from pgrpo_cli.model.load.base_model import locate
     from pgrpo_cli.rewards.pretrained import location_of
 
     manifest = read_manifest(run.path)

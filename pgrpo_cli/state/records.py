@@ -10,8 +10,8 @@ from typing import Any
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.parts import PartHistory
 from pgrpo_cli.algo.types import Advantages, GroupStats
-from pgrpo_cli.model.rollout import Rollouts
-from pgrpo_cli.model.update import UpdateResult, learning_rate
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.policy_update import UpdateResult, learning_rate
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.cli import sweep as sweep_module
-from pgrpo_cli.model import load, precision
+from pgrpo_cli.model.load import from_recipe as load
+from pgrpo_cli.model.load import precision
 from pgrpo_cli.pretrained import device
 from pgrpo_cli.recipe.load import load_resolved
 from pgrpo_cli.recipe.schema import Recipe

@@ -133,7 +133,7 @@ def test_our_own_warnings_are_notes() -> None:
 
 
 def test_a_run_says_that_it_goes_on_without_graphs() -> None:
-    from pgrpo_cli.model.graphs import Graphs
+    from pgrpo_cli.model.rollout.graphs import Graphs
 
     class Refusing:
         def warm_up(self, step: object) -> None: ...

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import pgrpo_cli.model.load
+import pgrpo_cli.model.load.from_recipe
 import pgrpo_cli.train
 from tests.support.training import outcome, pgrpo, steps_in, trained, write_tiny
 
@@ -81,13 +81,13 @@ def test_a_second_ctrl_c_stops_at_once(
 
 
 def test_ctrl_c_before_the_first_step_makes_none(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pgrpo_cli.model.load.load_policy
+    real = pgrpo_cli.model.load.from_recipe.load_policy
 
     def load_policy(*arguments: Any, **options: Any) -> Any:
         ctrl_c()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(pgrpo_cli.model.load, "load_policy", load_policy)
+    monkeypatch.setattr(pgrpo_cli.model.load.from_recipe, "load_policy", load_policy)
     result = pgrpo("train", recipe, "--run-dir", recipe.parent / "run")
     assert result.exit_code == 130
     assert "step 1/6" not in result.stderr

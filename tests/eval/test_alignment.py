@@ -19,8 +19,9 @@ from pgrpo_cli.eval import sampling
 from pgrpo_cli.eval.alignment import evaluate_policy, evaluate_target
 from pgrpo_cli.eval.sampling import held_out
 from pgrpo_cli.eval.targets import eval_target, header_of
-from pgrpo_cli.model.rollout import OnBatch, Rollouts
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.rollout.sample import OnBatch
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.rollouts import Rollouts
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pgrpo_cli.model.adapted_linear import lora_layers
-from pgrpo_cli.model.load import load_policy
-from pgrpo_cli.model.logprobs import packed_logprobs
+from pgrpo_cli.model.load.adapted_linear import lora_layers
+from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
-from pgrpo_cli.model.packing import pack, whole_rows
-from pgrpo_cli.model.rollout import sample
-from pgrpo_cli.model.sampling import SamplingSettings
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.model.update.logprobs import packed_logprobs
+from pgrpo_cli.model.update.packing import pack, whole_rows
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import make_prompts, randomize_adapter
 from tests.support.recipes import MINIMAL

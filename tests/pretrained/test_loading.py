@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pgrpo_cli.data.preference_groups.user_features import load_embedder
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.model.random_model import random_tokenizer
-from pgrpo_cli.model.sources import load_base_model, load_tokenizer
+from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer
+from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_config, load_model
 from pgrpo_cli.pretrained.location import located
 from pgrpo_cli.recipe.model import ModelSection

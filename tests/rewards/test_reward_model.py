@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pgrpo_cli.errors import ModelError, RewardError
-from pgrpo_cli.model.random_model import random_model, random_tokenizer
-from pgrpo_cli.model.workspace import Workspace
+from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
+from pgrpo_cli.model.rollout.workspace import Workspace
 from pgrpo_cli.recipe.model import Nf4Quantization, RandomModel
 from pgrpo_cli.recipe.reward_pretrained import RewardModelReward
 from pgrpo_cli.rewards.base import BuildContext, Completion

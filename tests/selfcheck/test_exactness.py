@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pgrpo_cli.model import packing
-from pgrpo_cli.model import probe as probe_module
+from pgrpo_cli.model.load import probe as probe_module
+from pgrpo_cli.model.update import packing
 from pgrpo_cli.selfcheck import exactness
 from pgrpo_cli.selfcheck.catalogue import BY_NAME
 from pgrpo_cli.selfcheck.subject import Subject

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pgrpo_cli.model.load.base_model import rebuild
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
-from pgrpo_cli.model.sources import rebuild
 from pgrpo_cli.selfcheck.shapes import SHAPES, PlainTokenizer, build_base, usual_shape
 from pgrpo_cli.selfcheck.subject import Subject
 from tests.support.gpus import fake_gpus

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.model import rollout as rollout_module
-from pgrpo_cli.model.decode import decode
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.rounding import COARSE
-from pgrpo_cli.model.workspace import Workspace
+from pgrpo_cli.model.rollout import sample as rollout_module
+from pgrpo_cli.model.rollout.decode import decode
+from pgrpo_cli.model.rollout.rounding import COARSE
+from pgrpo_cli.model.rollout.workspace import Workspace
 from pgrpo_cli.selfcheck import speed
 from pgrpo_cli.selfcheck.catalogue import BY_NAME
 from pgrpo_cli.selfcheck.subject import Subject

@@ -13,9 +13,9 @@ import torch
 
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import CheckpointError, RunError
-from pgrpo_cli.model.load import load_policy
+from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.update import build_optimizer
+from pgrpo_cli.model.update.policy_update import build_optimizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state import checkpoint as checkpoint_module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.model.update import UpdateResult
+from pgrpo_cli.model.update.policy_update import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.adapter import model_card
 from pgrpo_cli.state.records import completion_rows, group_rows, history_rows, step_record

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.decode import decode
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.sampling import SamplingSettings, uniforms
+from pgrpo_cli.model.rollout.decode import decode
+from pgrpo_cli.model.rollout.sampling import SamplingSettings, uniforms
 
 from .policies import tiny_policy
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.eval.sampling import held_out_curve
-from pgrpo_cli.model.load import load_policy
-from pgrpo_cli.model.sources import load_tokenizer
+from pgrpo_cli.model.load.base_model import load_tokenizer
+from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.rewards.build import build_rewards

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.rollout import Rollouts
-from pgrpo_cli.model.update import UpdateResult
+from pgrpo_cli.model.rollouts import Rollouts
+from pgrpo_cli.model.update.policy_update import UpdateResult
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.history_store import HistoryStore

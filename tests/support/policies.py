@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.adapted_linear import use_adapted_linears
+from pgrpo_cli.model.load.adapted_linear import use_adapted_linears
+from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.random_model import random_tokenizer
-from pgrpo_cli.model.rollout import Rollouts
+from pgrpo_cli.model.rollouts import Rollouts
 
 VOCABULARY = len(random_tokenizer())
 SHAPE: dict[str, Any] = {

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from pgrpo_cli.model.graphs import Step
+from pgrpo_cli.model.rollout.graphs import Step
 
 _REFUSED = ("_local_scalar_dense", "nonzero", "_unique", "unique_dim", "masked_select", "equal")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pgrpo_cli.model.random_model import random_tokenizer
+from pgrpo_cli.model.load.random_model import random_tokenizer
 
 
 def pair_tokenizer() -> Any:

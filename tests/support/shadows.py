@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pgrpo_cli.model.load import adapted
+from pgrpo_cli.model.load.base_model import load_base_model
+from pgrpo_cli.model.load.from_recipe import adapted
+from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.model.memory.meter import Meter
 from pgrpo_cli.model.policy import Paths, Policy
-from pgrpo_cli.model.random_model import random_tokenizer
-from pgrpo_cli.model.sources import load_base_model
 from pgrpo_cli.recipe.schema import Recipe
 
 from .policies import ARCHITECTURES, SHAPE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgrpo_cli.model.random_model import random_tokenizer
+from pgrpo_cli.model.load.random_model import random_tokenizer
 
 
 def byte_tokenizer(*, chat_template: str | None = "chatml", max_length: int | None = None) -> Any:

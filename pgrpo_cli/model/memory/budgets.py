@@ -14,7 +14,7 @@ from pgrpo_cli.recipe.resolved import with_value
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TOKENS_PER_BATCH, TOKENS_PER_MICRO_BATCH
 
-from ..workspace import fits_beside_updates
+from ..rollout.workspace import fits_beside_updates
 from .plan import OVERHEADS, Device, MemoryPlan
 
 _LARGEST_MICRO_BATCH = 16384

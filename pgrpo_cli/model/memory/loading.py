@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pgrpo_cli.recipe.model import ModelSection
 
+from ..load.base_model import locate
+from ..load.precision import compute_dtype
 from ..policy import Policy
-from ..precision import compute_dtype
-from ..sources import locate
 from .weights import base_parameters, base_weights
 
 _GGUF_COPIES = 2.5

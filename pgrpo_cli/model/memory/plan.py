@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..weight_copies import copy_pays
-from ..workspace import fits_beside_updates
+from ..rollout.weight_copies import copy_pays
+from ..rollout.workspace import fits_beside_updates
 from .weights import PARTS
 from .work import ACTIVATIONS, CACHE, COPIES, LOGITS, MASK, Batch
 

@@ -16,8 +16,8 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.recipe.schema import Recipe
 
 from ..policy import HEAD_CHUNK, Paths, Policy
-from ..rollout_weights import fastest_dtype
-from ..sampling import sampling_settings
+from ..rollout.cpu_weights import fastest_dtype
+from ..rollout.sampling import sampling_settings
 from .budgets import fitted, with_budgets
 from .loading import loading_bytes
 from .plan import (

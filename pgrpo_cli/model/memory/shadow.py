@@ -11,12 +11,12 @@ from torch.nn.functional import linear
 
 from pgrpo_cli.recipe.schema import Recipe
 
-from ..adapted_linear import use_adapted_linears
-from ..adapter import attach_adapter
+from ..load.adapted_linear import use_adapted_linears
+from ..load.adapter import attach_adapter
+from ..load.base_model import load_config, quantization_config
+from ..load.precision import compute_dtype
 from ..nf4 import dequantize, nf4_layers
 from ..policy import Policy
-from ..precision import compute_dtype
-from ..sources import load_config, quantization_config
 
 META = torch.device("meta")
 

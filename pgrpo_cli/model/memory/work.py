@@ -14,18 +14,18 @@ from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.recipe.schema import Recipe
 
-from ..buffers import Buffers
-from ..decode import decode_step, prefill
-from ..lean import lean_adapter
-from ..packing import pack, whole_rows
 from ..policy import Policy
-from ..rollout import Rollouts
-from ..rollout_weights import rollout_weights
-from ..rounding import COARSE, EXACT
-from ..sampling import SamplingSettings, next_tokens
-from ..shared_prefix import attending_to_shared_prefix
-from ..update import micro_batch_loss, reference_logprobs
-from ..workspace import Workspace
+from ..rollout.buffers import Buffers
+from ..rollout.cpu_weights import rollout_weights
+from ..rollout.decode import decode_step, prefill
+from ..rollout.lean import lean_adapter
+from ..rollout.rounding import COARSE, EXACT
+from ..rollout.sampling import SamplingSettings, next_tokens
+from ..rollout.shared_prefix import attending_to_shared_prefix
+from ..rollout.workspace import Workspace
+from ..rollouts import Rollouts
+from ..update.packing import pack, whole_rows
+from ..update.policy_update import micro_batch_loss, reference_logprobs
 from .kernels import kernels_of_devices
 from .meter import Meter
 from .shadow import META

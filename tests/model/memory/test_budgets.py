@@ -15,7 +15,7 @@ from pgrpo_cli.model.memory.plan import GIB, OVERHEADS, MemoryPlan, Phase
 from pgrpo_cli.model.memory.planner import Planner, paths_with_budgets
 from pgrpo_cli.model.memory.work import Batch
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.workspace import fits_beside_updates
+from pgrpo_cli.model.rollout.workspace import fits_beside_updates
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import HYBRID, make_prompts, tiny_policy
 from tests.support.shadows import recipe_for, write_config

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pgrpo_cli.model.adapter import attach_adapter
+from pgrpo_cli.model.load.adapter import attach_adapter
 from pgrpo_cli.model.memory.shadow import shadow_policy
 from pgrpo_cli.model.memory.weights import (
     adapter_bytes,

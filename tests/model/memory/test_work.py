@@ -22,11 +22,11 @@ from pgrpo_cli.model.memory.work import (
     rollout_memory,
     update_memory,
 )
-from pgrpo_cli.model.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.rollout import sample
-from pgrpo_cli.model.sampling import SamplingSettings, sampling_settings
-from pgrpo_cli.model.update import completion_logprobs
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings, sampling_settings
+from pgrpo_cli.model.update.packing import micro_batches, pack, whole_rows
+from pgrpo_cli.model.update.policy_update import completion_logprobs
 from tests.support.policies import made_up_rollouts
 from tests.support.shadows import CPU, RealMeter, real_policy, recipe_for, write_model
 

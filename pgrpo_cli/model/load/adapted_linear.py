@@ -1,0 +1,72 @@
+"""A linear layer with its LoRA adapter in one differentiable operation, for training.
+
+PEFT's forward pass adds the adapter's product as a tensor of its own, scaled and cast on the way, and keeps a
+float32 copy of the input where the model computes in less. Here the product is accumulated in place, in the
+compute dtype, and of the input one copy is kept, the one that the layer has anyway:
+
+    y = x W' + b + s (x A') B'          dx = g W + s (g B) A      dA = s (g B)' x      dB = s g' (x A')
+
+NF4 weights are dequantized in either pass and kept in none. Adapters with dropout keep PEFT's forward pass.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from ..nf4 import plain_weight
+
+
+def lora_layers(model: nn.Module) -> list[Any]:
+    """PEFT's layers around a linear one. Others (GPT-2's transposed ones) keep their own forward pass."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [layer for layer in layers if isinstance(layer.base_layer, nn.Linear)]
+
+
+def use_adapted_linears(model: nn.Module) -> None:
+    """Let the adapters of a PEFT model compute as described above."""
+    for layer in lora_layers(model):
+        (name,) = layer.active_adapters
+        if not layer.lora_variant and isinstance(layer.lora_dropout[name], nn.Identity):
+            layer.forward = partial(_forward, layer)
+
+
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if layer.disable_adapters or layer.merged:
+        return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+    (name,) = layer.active_adapters
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return _AdaptedLinear.apply(x, down, up, layer.base_layer, layer.scaling[name])  # type: ignore[no-any-return]
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """x [..., in], A [r, in], B [out, r] -> [..., out]; the base layer is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, base: Any, scale: float) -> Tensor:
+        rows = x.flatten(0, -2)
+        low = rows @ down.t().to(x.dtype)
+        y = linear(rows, plain_weight(base, x.dtype), base.bias)
+        y.addmm_(low, up.t().to(x.dtype), alpha=scale)
+        ctx.save_for_backward(x, low, down, up)
+        ctx.base, ctx.scale = base, scale
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, low, down, up = ctx.saved_tensors
+        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
+        grad_low = (grad_rows @ up.to(x.dtype)).mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_rows @ plain_weight(ctx.base, x.dtype)
+            grad_x = grad_x.addmm_(grad_low, down.to(x.dtype)).view_as(x)
+        grad_down = (grad_low.t() @ rows).to(down.dtype)
+        grad_up = (grad_rows.t() @ low).mul_(ctx.scale).to(up.dtype)
+        return grad_x, grad_down, grad_up, None, None

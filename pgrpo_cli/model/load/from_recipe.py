@@ -1,0 +1,83 @@
+"""From a recipe to a policy on the device: base model, adapter, tokenizer, and the fastest path that is
+exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgrpo_cli.pretrained.device import set_up
+from pgrpo_cli.pretrained.loading import check_vocabulary
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.seeding import derive_seed
+
+from ..nf4 import keep_differentiable
+from ..policy import HEAD_CHUNK, Paths, Policy
+from ..rollout.cpu_weights import fastest_dtype
+from ..rollout.weight_copies import rows_from_which_copies_are_faster
+from .adapted_linear import use_adapted_linears
+from .adapter import attach_adapter, restore_adapter
+from .allocator import keep_freed_memory
+from .base_model import load_base_model, load_tokenizer
+from .precision import device_for
+from .probe import probe
+
+
+def load_policy(
+    recipe: Recipe,
+    *,
+    recipe_dir: Path,
+    device: torch.device | None = None,
+    adapter: Path | None = None,
+    tokenizer: Any = None,
+    paths: Paths | None = None,
+) -> Policy:
+    """Load the base model and put a LoRA adapter on it: a fresh one, or the one saved in the folder
+    `adapter`.
+
+    `tokenizer`: that of the model, where the caller has loaded it already. `paths`: as measured earlier; None
+    measures them. A fresh adapter is a function of the recipe's seed. Raises ModelError or CheckpointError.
+    """
+    device = device or device_for(recipe)
+    tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
+    base = load_base_model(recipe.model, recipe_dir, device)
+    check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
+    return adapted(base, tokenizer, recipe, device, adapter=adapter, paths=paths)
+
+
+def adapted(
+    base: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    adapter: Path | None = None,
+    paths: Paths | None = None,
+) -> Policy:
+    """The policy over a base model that is in memory already; otherwise like `load_policy`."""
+    set_up(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    keep_differentiable(base)
+    base.requires_grad_(False)
+    base.config.use_cache = True
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(recipe.seed, "adapter"))
+        model = attach_adapter(base, recipe.adapter)
+    if adapter is not None:
+        restore_adapter(model, adapter)
+    use_adapted_linears(model)
+    policy = Policy(model, tokenizer, device, head_chunk=HEAD_CHUNK[device.type])
+    if paths is None:
+        paths = replace(
+            probe(policy), rollout_dtype=fastest_dtype(policy), copy_from_rows=_copy_from_rows(policy)
+        )
+    return replace(policy, paths=paths)
+
+
+def _copy_from_rows(policy: Policy) -> int | None:
+    return rows_from_which_copies_are_faster(policy.model) if policy.device.type == "cuda" else None

@@ -1,0 +1,183 @@
+"""Which path a model takes is measured, not looked up: the fast path and the plain one on a few random
+tokens.
+
+Half precision cannot decide it. In bfloat16 two exact paths of one model differ by up to 0.3 (SmolLM2) or
+0.8 (Gemma 3) in a log-probability, as much as a wrong mask makes. So the architecture is decided in float32,
+on a twin of a few layers with random weights, where right and wrong lie orders of magnitude apart; of the
+model itself only the mean difference is looked at, which separates what is broken from what is rounded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from pgrpo_cli.data.records import PreparedPrompt
+
+from ..policy import Paths, Policy
+from ..rollout.sample import sample
+from ..rollout.sampling import SamplingSettings
+from ..rollouts import Rollouts
+from ..update.logprobs import packed_logprobs
+from ..update.packing import pack, whole_rows
+from ..update.padded import padded_logprobs
+from .random_model import random_tokenizer
+
+_LEAK = 1e-6
+_LARGEST = {torch.float64: 1e-4, torch.float32: 1e-3}
+"""Largest difference of a log-probability between two paths that are both exact."""
+_MEAN = 1.0
+"""Mean difference in half precision beyond which the model itself is broken on a path, say by a kernel. Exact
+paths in NF4 and bfloat16: packed up to 0.025 (SmolLM2, 12 seeds) and 0.084 (Gemma 3 270M, 9 seeds), over a
+shared prefix up to 0.31 (Gemma 3). A wrong mask may well lie below: that the twin decides."""
+_WINDOW = 8
+"""Sliding window of the twin: shorter than the longer prompt below, so that it matters."""
+
+
+def probe(policy: Policy, *, seed: int = 0) -> Paths:
+    """Compare the fast paths with the plain ones and watch for a completion that sees its neighbour.
+
+    The leak test is exact in every dtype, because a neighbour that is masked out changes nothing at all.
+    """
+    was_training = policy.model.training
+    policy.model.eval()
+    graphs, graphs_reason = True, None
+    try:
+        with torch.no_grad():
+            tried = [policy] if policy.dtype in _LARGEST else [policy, _twin(policy)]
+            packed, packed_reason = _attempt(lambda: _first(_packing_error, tried, seed))
+            ungraphed = [replace(one, paths=Paths(graphs=False)) for one in tried]
+            shared, shared_reason = _attempt(lambda: _first(_prefix_error, ungraphed, seed))
+            if shared and policy.device.type == "cuda":
+                graphs, graphs_reason = _attempt(lambda: _graphs_error(policy, seed))
+    finally:
+        policy.model.train(was_training)
+        policy.workspace.release()
+    reason = packed_reason or shared_reason or graphs_reason
+    return Paths(shared, packed, graphs, reason)
+
+
+def _first(error: Callable[[Policy, int], str | None], policies: list[Policy], seed: int) -> str | None:
+    """What is wrong with the first of the policies that has something wrong."""
+    return next(filter(None, (error(policy, seed) for policy in policies)), None)
+
+
+def _twin(policy: Policy) -> Policy:
+    """A model of the same architecture in float32, with random weights: as many layers as show one of every
+    kind, at least two, of the same width; a small vocabulary; and a window that the probe's prompts exceed.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base, tokenizer = policy.model.get_base_model(), random_tokenizer()
+    config = copy.deepcopy(base.config)
+    text = config.get_text_config()
+    depth = text.num_hidden_layers
+    kinds = list(getattr(text, "layer_types", None) or ["the only kind"] * depth)
+    kept = min(depth, max(2, *(kinds.index(kind) + 1 for kind in kinds)))
+    # What is said of each layer, such as its kind, is said of the layers that stay.
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == depth:
+            setattr(text, name, value[:kept])
+    text.num_hidden_layers = kept
+    if getattr(text, "sliding_window", None):
+        text.sliding_window = min(text.sliding_window, _WINDOW)
+    text.vocab_size = len(tokenizer)
+    text.bos_token_id, text.pad_token_id = 0, tokenizer.pad_token_id
+    text.eos_token_id = tokenizer.eos_token_id
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        with policy.device:
+            model = type(base)._from_config(
+                config, dtype=torch.float32, attn_implementation=policy.config._attn_implementation
+            )
+        # Weights as they are initialised hardly attend: a wrong mask or position must show.
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.data.normal_(std=2 / weight.shape[-1] ** 0.5)
+        adapter = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
+        return Policy(get_peft_model(model, adapter).eval(), tokenizer, policy.device)
+
+
+def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
+    """(whether the path is exact, why not)."""
+    try:
+        reason = measure()
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return reason is None, reason
+
+
+def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, float]:
+    """Log-probabilities of some random tokens in packed rows less those in padded ones, and by how much a
+    completion's depend on its neighbour. The model must be in eval mode.
+    """
+    rollouts = _random_rollouts(policy, seed=3 * seed)
+    neighbour = rollouts.completion_ids_N_T.clone()
+    neighbour[0] = _random_rollouts(policy, seed=3 * seed + 1).completion_ids_N_T[0]
+    changed = replace(rollouts, completion_ids_N_T=neighbour)
+    ours, theirs, other = (
+        path(policy, pack(whole_rows(r), r, pad_token_id=policy.tokenizer.pad_token_id), temperature=1.0)
+        for path, r in ((packed_logprobs, rollouts), (padded_logprobs, rollouts), (packed_logprobs, changed))
+    )
+    own = int(rollouts.completion_mask_N_T[0].sum())
+    return ours - theirs, float((ours[own:] - other[own:]).abs().max())
+
+
+def prefix_differences(policy: Policy, *, seed: int) -> torch.Tensor:
+    """Log-probabilities of some tokens as sampled over a shared prefix less those in padded rows."""
+    prompts = _random_rollouts(policy, seed=3 * seed + 2).prompts
+    settings = SamplingSettings(num_generations=2, max_completion_tokens=4)
+    rollouts = sample(policy, prompts, settings, seed=seed)
+    packed = pack(whole_rows(rollouts), rollouts, pad_token_id=policy.tokenizer.pad_token_id)
+    theirs = padded_logprobs(policy, packed, temperature=1.0).cpu()
+    return rollouts.sampling_logprobs_N_T[packed.completions_N[packed.row_M], packed.column_M] - theirs
+
+
+def _packing_error(policy: Policy, seed: int) -> str | None:
+    differences, leak = packing_differences(policy, seed=seed)
+    if not leak <= _LEAK:
+        return f"in a packed row, a completion's log-probabilities depend on its neighbour (by {leak:.2g})"
+    return _beyond_tolerance("packed log-probabilities", differences, policy)
+
+
+def _prefix_error(policy: Policy, seed: int) -> str | None:
+    differences = prefix_differences(policy, seed=seed)
+    return _beyond_tolerance("log-probabilities over a shared prefix", differences, policy)
+
+
+def _graphs_error(policy: Policy, seed: int) -> str | None:
+    error = _prefix_error(policy, seed)
+    return policy.workspace.graphs.failure or (error and f"in CUDA graphs, {error}")
+
+
+def _beyond_tolerance(what: str, difference: torch.Tensor, policy: Policy) -> str | None:
+    """What was measured, where that is too much; NaN is too much as well."""
+    dtype, errors = str(policy.dtype).removeprefix("torch."), difference.abs()
+    if policy.dtype in _LARGEST:
+        largest = float(errors.max())
+        return None if largest <= _LARGEST[policy.dtype] else f"{what} are off by {largest:.2g} in {dtype}"
+    mean = float(errors.mean())
+    return None if mean <= _MEAN else f"{what} are off by {mean:.2g} in the mean in {dtype}"
+
+
+def _random_rollouts(policy: Policy, *, seed: int) -> Rollouts:
+    """Two prompts of unequal length with two made-up completions each, of unequal lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = policy.config.vocab_size
+    prompts = tuple(
+        PreparedPrompt(f"probe-{length}", "probe", "", tuple(_tokens(length, vocabulary, generator)), {})
+        for length in (13, 7)
+    )
+    lengths_N = torch.tensor([5, 6, 4, 6])
+    ids_N_T = torch.tensor([_tokens(6, vocabulary, generator) for _ in lengths_N])
+    mask_N_T = torch.arange(6) < lengths_N.unsqueeze(1)
+    return Rollouts(
+        prompts, 2, ids_N_T, mask_N_T, torch.zeros(4, 6), torch.ones(4, dtype=torch.bool), ("",) * 4
+    )
+
+
+def _tokens(count: int, vocabulary: int, generator: torch.Generator) -> list[int]:
+    return torch.randint(vocabulary, (count,), generator=generator).tolist()  # type: ignore[no-any-return]

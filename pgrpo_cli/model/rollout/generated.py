@@ -1,0 +1,65 @@
+"""Sampling on the plain path: every completion in a row of its own, decoded by transformers' `generate`.
+
+It serves architectures that cannot share a prefix: recurrent and linear-attention layers have no keys to
+share. Every row holds a copy of its prompt, padded on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pgrpo_cli.data.records import PreparedPrompt
+
+from ..policy import Policy
+from .sampling import SamplingSettings, next_tokens
+
+
+def decode_padded(
+    policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, uniform_N_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and log-probabilities [N, T] of G completions a prompt, decoded by transformers' `generate`.
+
+    What follows a stop token is meaningless. Fewer than T columns come back if all completions end early.
+    """
+    rows = [prompt.input_ids for prompt in prompts for _ in range(settings.num_generations)]
+    ids_N_T, mask_N_T = _left_padded(rows, policy)
+    sampler = _Sampler(settings, uniform_N_T)
+    sequences_N_T = policy.model.generate(
+        input_ids=ids_N_T,
+        attention_mask=mask_N_T.long(),
+        max_new_tokens=settings.max_completion_tokens,
+        do_sample=False,
+        num_beams=1,
+        logits_processor=[sampler],
+        eos_token_id=list(policy.stop_token_ids),
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )
+    new_N_T = sequences_N_T[:, ids_N_T.shape[1] :].cpu()
+    return new_N_T, torch.stack(sampler.logprobs, dim=1)[:, : new_N_T.shape[1]]
+
+
+class _Sampler:
+    """A logits processor that makes the choice itself, so that `generate` draws from our uniform numbers."""
+
+    def __init__(self, settings: SamplingSettings, uniform_N_T: torch.Tensor) -> None:
+        self._settings, self._uniform_N_T = settings, uniform_N_T
+        self.logprobs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = len(self.logprobs)
+        tokens_N, logprobs_N = next_tokens(scores, self._uniform_N_T[:, step], self._settings)
+        self.logprobs.append(logprobs_N.cpu())
+        return torch.full_like(scores, float("-inf")).scatter_(-1, tokens_N.unsqueeze(-1), 0.0)
+
+
+def _left_padded(rows: Sequence[Sequence[int]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [N, T] on the policy's device and a boolean mask, True on tokens; padding is on the left."""
+    width = max(len(row) for row in rows)
+    ids_N_T = torch.full((len(rows), width), policy.tokenizer.pad_token_id)
+    mask_N_T = torch.zeros((len(rows), width), dtype=torch.bool)
+    for n, row in enumerate(rows):
+        ids_N_T[n, width - len(row) :] = torch.tensor(row)
+        mask_N_T[n, width - len(row) :] = True
+    return ids_N_T.to(policy.device), mask_N_T.to(policy.device)

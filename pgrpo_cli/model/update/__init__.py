@@ -1,0 +1,1 @@
+"""Log-probabilities, gradients and the update of the adapter."""

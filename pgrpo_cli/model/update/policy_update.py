@@ -1,0 +1,277 @@
+"""One optimizer update from one batch of rollouts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from pgrpo_cli.algo.losses import mean_metrics, policy_loss
+from pgrpo_cli.algo.types import Advantages, LossOutput
+from pgrpo_cli.errors import TrainingError
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import TrainSection
+from pgrpo_cli.seeding import derive_seed
+
+from ..oom import Piece, TokenBudget, in_pieces
+from ..policy import Policy
+from ..rollouts import Rollouts
+from .determinism import deterministic
+from .logprobs import packed_logprobs, scatter
+from .loss_scale import scale_in
+from .packing import Packed, Row, micro_batches, pack
+from .padded import padded_logprobs
+
+_REMEDY = (
+    "Set train.gradient_checkpointing to true, lower data.max_prompt_tokens or "
+    "rollout.max_completion_tokens, or use a smaller model; `pgrpo plan` says what fits."
+)
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What an update did, and what it took."""
+
+    loss: float
+    grad_norm: float
+    """L2 norm of the gradient before clipping."""
+    metrics: dict[str, float]
+    tokens: int
+    """Positions of the rows that went through the model, padding included."""
+    padding: int
+    """Those of them that are padding."""
+    reference_seconds: float
+    """Time of the passes without the adapter; 0 where beta is."""
+    lowered_scale: float | None = None
+    """Factor of the loss from now on, where gradients overflowed and were computed anew."""
+
+
+def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
+    """The optimizer of the recipe over the adapter's parameters."""
+    settings = section.optimizer
+    arguments: dict[str, Any] = {
+        "lr": section.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    parameters = list(policy.trainable.values())
+    if settings.type == "adamw":
+        return torch.optim.AdamW(parameters, **arguments)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, **arguments)
+
+
+def learning_rate(section: TrainSection, step: int) -> float:
+    """Learning rate of a step (counted from 1): linear warm-up, then constant, or a cosine to 0 after the
+    last step.
+    """
+    if step <= section.warmup_steps:
+        return section.learning_rate * step / section.warmup_steps
+    if section.schedule == "constant":
+        return section.learning_rate
+    progress = (step - 1 - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
+    return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def update_budget(train: TrainSection, tell: Callable[[str], None] = lambda text: None) -> TokenBudget:
+    """Tokens that a micro-batch may hold; `tell` hears when memory forces it down."""
+    return TokenBudget(train.micro_batch_budget, "micro-batches", _REMEDY, tell)
+
+
+def policy_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    *,
+    step: int,
+    budget: TokenBudget | None = None,
+) -> UpdateResult:
+    """Accumulate the loss of the whole batch over micro-batches, clip the gradient, step.
+
+    The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches,
+    but for an adapter's dropout, which is drawn anew for each. `budget`: tokens a micro-batch, lowered where
+    they do not fit; None starts from the recipe's. In float16 the loss is scaled, and a gradient that
+    overflows is computed anew under half the scale. Raises TrainingError if not even one completion fits, if
+    the gradient is not finite, or if it cannot be computed as `train.deterministic` wants; the weights are
+    then unchanged.
+    """
+    policy.workspace.make_room(policy.device)
+    policy.model.train()
+    budget = budget or update_budget(recipe.train)
+    with deterministic(recipe.train, strict=True):
+        shares, grad_norm, lowered = _gradient(policy, optimizer, rollouts, advantages, recipe, step, budget)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe.train, step)
+        optimizer.step()
+    tokens = sum(len(share.row_lengths) * max(share.row_lengths) for share in shares)
+    return UpdateResult(
+        loss=sum(share.loss for share in shares),
+        grad_norm=grad_norm,
+        metrics=mean_metrics(share.metrics for share in shares),
+        tokens=tokens,
+        padding=tokens - sum(sum(share.row_lengths) for share in shares),
+        reference_seconds=sum(share.reference_seconds for share in shares),
+        lowered_scale=lowered,
+    )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A micro-batch's part in an update."""
+
+    loss: float
+    metrics: dict[str, torch.Tensor]
+    row_lengths: list[int]
+    reference_seconds: float
+
+
+def _gradient(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    step: int,
+    budget: TokenBudget,
+) -> tuple[list[_Share], float, float | None]:
+    """The clipped gradient: what the micro-batches say, its norm before, and the loss's new scale, if any."""
+    scale = scale_in(policy.dtype, policy.loss_scale)
+    lowered = None
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        shares = _accumulate(policy, rollouts, advantages, recipe, step, budget, scale.value)
+        parameters = policy.trainable.values()
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+        loss = sum(share.loss for share in shares)
+        # A loss that is not finite itself stays so, whatever the scale.
+        if math.isfinite(grad_norm) or not math.isfinite(loss) or not scale.halve():
+            break
+        lowered = scale.value
+    if not math.isfinite(grad_norm):
+        raise TrainingError(
+            f"step {step}: the gradient is not finite (norm {grad_norm})",
+            remedy="Lower train.learning_rate, or use bfloat16 or float32 as model.compute_dtype.",
+        )
+    return shares, grad_norm, lowered
+
+
+def _accumulate(
+    policy: Policy,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    step: int,
+    budget: TokenBudget,
+    scale: float,
+) -> list[_Share]:
+    """The gradient of the whole batch, by micro-batches; each goes back from `scale` times its loss."""
+    shares: list[_Share] = []
+
+    def accumulate(rows: list[Row]) -> _Share:
+        packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
+        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
+        reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
+        share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
+        lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
+        return _Share(_add_gradient(share.loss, policy, scale), share.metrics, lengths, seconds)
+
+    completions = range(len(rollouts.completion_ids_N_T))
+    for share in in_pieces(completions, partial(_cut, rollouts), accumulate, budget):
+        shares.append(share)
+    return shares
+
+
+def _row_lengths(rows: list[Row], rollouts: Rollouts, *, packed: bool) -> list[int]:
+    """Tokens of each row that the model sees: one a prompt, or one a completion."""
+    if packed:
+        return [row.length for row in rows]
+    lengths_N = rollouts.lengths_N
+    return [
+        len(rollouts.prompts[row.prompt].input_ids) + lengths_N[n] for row in rows for n in row.completions
+    ]
+
+
+def _cut(rollouts: Rollouts, completions: Sequence[int], tokens: int) -> Iterator[Piece[list[Row]]]:
+    """Micro-batches of some of the completions."""
+    for rows in micro_batches(rollouts, tokens, completions):
+        inside = [n for row in rows for n in row.completions]
+        yield Piece(rows, inside, len(rows) * max(row.length for row in rows))
+
+
+def _add_gradient(loss: torch.Tensor, policy: Policy, scale: float) -> float:
+    """Add the gradient of `loss` to that of the adapter: all of it, or nothing where memory runs out.
+
+    It is computed of `scale` times the loss, and divided by that.
+    """
+    parameters = list(policy.trainable.values())
+    # backward() would add the gradients one by one, and leave those behind that it had when it failed.
+    gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+    value = loss.item()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            if scale != 1:
+                gradient = gradient / scale
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return value
+
+
+def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
+    """Log-probabilities [N, T] (float32, 0 on padding) of completions under softmax(logits / temperature)."""
+    path = packed_logprobs if policy.paths.packed else padded_logprobs
+    return scatter(path(policy, packed, temperature=temperature), packed)
+
+
+def reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
+    """Log-probabilities under the base model and the seconds they took; (None, 0) without a KL penalty."""
+    if recipe.loss.beta == 0:
+        return None, 0.0
+    started = _now(policy.device)
+    with torch.no_grad(), policy.base():
+        logprobs_N_T = completion_logprobs(policy, packed, temperature=recipe.rollout.temperature)
+    return logprobs_N_T, _now(policy.device) - started
+
+
+def _now(device: torch.device) -> float:
+    """Time at which all work given to the device is done, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def micro_batch_loss(
+    policy: Policy,
+    packed: Packed,
+    rollouts: Rollouts,
+    advantages: Advantages,
+    recipe: Recipe,
+    reference_N_T: torch.Tensor | None,
+) -> LossOutput:
+    """A micro-batch's share of the step's loss, and of its metrics."""
+    settings, temperature = recipe.loss, recipe.rollout.temperature
+    logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
+    n, T = packed.completions_N, logprobs_N_T.shape[1]
+    device = logprobs_N_T.device
+    trained_N_T = rollouts.completion_mask_N_T & advantages.valid_N.unsqueeze(1)
+    return policy_loss(
+        logprobs_N_T,
+        rollouts.sampling_logprobs_N_T[n, :T].to(device),
+        advantages.advantages_N[n].to(device),
+        trained_N_T[n, :T].to(device),
+        reference_logprobs_N_T=reference_N_T,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        beta=settings.beta,
+        aggregation=settings.aggregation,
+        num_completions=len(advantages.advantages_N),
+        num_tokens=int(trained_N_T.sum()),
+        max_completion_tokens=recipe.rollout.max_completion_tokens,
+    )

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.sources.context import ReadContext
+from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.interactions import MovielensSource
 
-from .context import ReadContext
-from .movielens_files import find_collection
-from .movielens_films import read_films
-from .movielens_profiles import Taste, TasteReader
-from .movielens_prompts import PromptWriter
-from .movielens_ratings import Ratings, read_ratings
-from .movielens_split import UserSplit, cut_time, split_users, training_pool
-from .movielens_tags import read_tags
-from .rejections import Rejections
+from .collection import find_collection
+from .films import read_films, read_tags
+from .ratings import Ratings, read_ratings
+from .targets import UserSplit, cut_time, split_users, training_pool
+from .users import PromptWriter, Taste, TasteReader
 
 NO_GENRE = "no genre"
 

@@ -12,10 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pgrpo_cli.data.records import SourceFile
+from pgrpo_cli.data.sources.files import file_name, hashed
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.paths import path_of
-
-from .files import file_name, hashed
 
 # Ratings of a block take about 30 bytes each, so that a block is about 300,000 of them.
 BLOCK_BYTES = 8 * 1024 * 1024

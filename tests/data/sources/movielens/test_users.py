@@ -50,7 +50,7 @@ def test_who_likes_all_alike_has_weights_of_zero_with_the_most_watched_genre_fir
 
 @pytest.fixture
 def frequent_tags(monkeypatch):
-    monkeypatch.setattr("pgrpo_cli.data.sources.movielens_tags.LEAST_FILMS", 2)
+    monkeypatch.setattr("pgrpo_cli.data.sources.movielens.films.LEAST_FILMS", 2)
 
 
 TAGS = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 
-from .movielens_files import Layout, TableFile, blocks
-from .rejections import Rejections
+from .collection import Layout, TableFile, blocks
 
 HEADER = b"userId,movieId,rating,timestamp"
 FIELDS = ("user", "film", "rating", "time")
@@ -21,8 +22,6 @@ UNIT_SEPARATOR = b"\x1f"
 MAX_ID = 2**31 - 1
 # Seconds since 1970: the year 2106. Milliseconds are beyond it.
 MAX_TIME = 2**32 - 1
-# A file in which so many rows, and most of them, are broken is the wrong file.
-MANY = 10_000
 
 Columns = dict[str, NDArray[Any]]
 
@@ -47,30 +46,23 @@ class Ratings:
 def read_ratings(
     table: TableFile, layout: Layout, film_ids: NDArray[np.int32], rejections: Rejections
 ) -> Ratings:
-    """All ratings of films in `film_ids` (ascending); broken rows go to `rejections`.
+    """All ratings of films in `film_ids` (ascending); rows with impossible values go to `rejections`.
 
     Of several ratings of a film by one user the first counts. Raises DataError where the header is another
-    one, no row is left, or most rows are broken.
+    one, a line is no rating, no row is left, or most have impossible values.
     """
-    parts: dict[str, list[NDArray[Any]]] = {"user": [], "film": [], "half_stars": [], "time": [], "line": []}
-    accepted = 0
-    before = rejections.count
+    parts: list[Columns] = []
     for first_line, block in blocks(table):
         if first_line == 1 and layout.header:
             first_line, block = 2, _without_header(table, block)
-        for start, piece, columns in _parsed(block, layout.separator, first_line):
-            if columns is None:
-                rejections.looked_at(table.name)
-                _reject(rejections, table, start, piece, "not a user, a film, a rating and a time", layout)
-                continue
-            rejections.looked_at(table.name, len(columns["user"]))
-            kept = _checked(columns, piece, start, film_ids, table, rejections)
-            for name, values in kept.items():
-                parts[name].append(values)
-            accepted += len(kept["user"])
-        _refuse_mostly_broken(table, accepted, rejections, before, at_least=MANY)
-    _refuse_mostly_broken(table, accepted, rejections, before, at_least=0)
-    return _sorted(table, {name: np.concatenate(parts.pop(name)) for name in list(parts)}, rejections)
+        columns = _columns(block, layout.separator)
+        if columns is None:
+            raise _not_a_rating(table, layout, block, first_line)
+        rejections.looked_at(table.name, len(columns["user"]))
+        parts.append(_checked(columns, block, first_line, film_ids, table, rejections))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    _refuse_mostly_broken(table, len(columns.get("user", ())), rejections)
+    return _sorted(table, columns, rejections)
 
 
 def _without_header(table: TableFile, block: bytes) -> bytes:
@@ -84,60 +76,56 @@ def _without_header(table: TableFile, block: bytes) -> bytes:
     return rest
 
 
-def _parsed(block: bytes, separator: str, line: int) -> Iterator[tuple[int, bytes, Columns | None]]:
-    """(first line, its bytes, columns) of the block, in pieces; a line that is no rating has None.
-
-    A block that Arrow refuses is halved until the lines at fault stand alone: the others are read by the
-    same code, whatever stands beside them.
-    """
-    pending = [(line, block)]
-    while pending:
-        start, piece = pending.pop()
-        if not piece.strip():
-            continue
-        columns = _by_arrow(piece, separator)
-        middle = piece.find(b"\n", len(piece) // 2) + 1
-        if columns is None and middle in (0, len(piece)):
-            # No line begins in the second half, but one may in the first.
-            middle = piece.rfind(b"\n", 0, len(piece) - 1) + 1
-        if columns is not None or middle == 0:
-            yield start, piece, columns
-        else:
-            pending.append((start + piece.count(b"\n", 0, middle), piece[middle:]))
-            pending.append((start, piece[:middle]))
-
-
-def _by_arrow(block: bytes, separator: str) -> Columns | None:
-    """The columns of the lines, or None where one of them has not four numbers."""
+def _columns(block: bytes, separator: str) -> Columns | None:
+    """Four numbers of each line, and which line it is, from 0. None where a line holds something else."""
     import pyarrow
     from pyarrow import csv
 
-    rows = block.count(b"\n")
-    delimiter = separator
+    if not block.strip(b"\r\n"):
+        return {name: np.empty(0, dtype=np.int64) for name in (*FIELDS, "line")}
+    # Arrow takes a carriage return within a line for a line end.
+    if re.search(rb"\r(?!\n)", block):
+        return None
+    text, delimiter = block, separator
     if separator == "::":
         if UNIT_SEPARATOR in block:
             return None
         # Arrow's delimiters are of one character.
-        block, delimiter = block.replace(b"::", UNIT_SEPARATOR), UNIT_SEPARATOR.decode()
+        text, delimiter = block.replace(b"::", UNIT_SEPARATOR), UNIT_SEPARATOR.decode()
     types = [pyarrow.int64(), pyarrow.int64(), pyarrow.float64(), pyarrow.int64()]
     try:
         table = csv.read_csv(
-            pyarrow.BufferReader(block),
-            csv.ReadOptions(column_names=FIELDS, use_threads=False, block_size=len(block) + 1),
+            pyarrow.BufferReader(text),
+            csv.ReadOptions(column_names=FIELDS, use_threads=False, block_size=len(text) + 1),
             csv.ParseOptions(delimiter=delimiter, quote_char=False),
             csv.ConvertOptions(column_types=dict(zip(FIELDS, types, strict=True)), null_values=[]),
         )
     except pyarrow.ArrowInvalid:
         return None
-    if table.num_rows != rows:
-        return None
-    return {name: table.column(name).to_numpy() for name in FIELDS}
+    lines = np.arange(block.count(b"\n"))
+    if table.num_rows != len(lines):
+        # Arrow passes over empty lines.
+        lines = np.array([i for i, line in enumerate(block.split(b"\n")) if line.rstrip(b"\r")])
+    return {**{name: table.column(name).to_numpy() for name in FIELDS}, "line": lines}
+
+
+def _not_a_rating(table: TableFile, layout: Layout, block: bytes, first_line: int) -> DataError:
+    """The error for the first line of the block that is no rating."""
+    ends = [match.end() for match in re.finditer(b"\n", block)]
+    # The shortest beginning of the block that cannot be read ends with that line.
+    bad = bisect_left(ends, True, key=lambda end: _columns(block[:end], layout.separator) is None)
+    found = block[: ends[bad]].split(b"\n")[-2][:60].decode("utf-8", errors="backslashreplace").strip()
+    return DataError(
+        f"{table.name}:{first_line + bad} is {found!r}; a rating is a user, a film, a rating and a time: "
+        f"four numbers with {layout.separator!r} in between",
+        remedy="Unpack or download the collection again.",
+    )
 
 
 def _checked(
     columns: Columns,
-    piece: bytes,
-    start: int,
+    block: bytes,
+    first_line: int,
     film_ids: NDArray[np.int32],
     table: TableFile,
     rejections: Rejections,
@@ -158,41 +146,32 @@ def _checked(
     }
     good = np.logical_and.reduce(list(rules.values()))
     if not good.all():
-        texts = piece.split(b"\n")
+        texts = block.split(b"\n")
         for row in np.flatnonzero(~good).tolist():
             reason = next(reason for reason, holds in rules.items() if not holds[row])
-            _reject(rejections, table, start + row, texts[row], reason)
+            line = int(columns["line"][row])
+            text = texts[line][:500].decode("utf-8", errors="backslashreplace").strip()
+            detail = f"found {text[:60]!r}"
+            rejections.add(RejectedRow(reason, detail, table.name, first_line + line, row=text))
     return {
         "user": user[good].astype(np.int32),
         "film": index[good].astype(np.int32),
         "half_stars": half_stars[good].astype(np.int8),
         "time": time[good].astype(np.uint32),
-        "line": (start + np.flatnonzero(good)).astype(np.int32),
+        "line": (first_line + columns["line"][good]).astype(np.int32),
     }
 
 
-def _reject(
-    rejections: Rejections, table: TableFile, line: int, row: bytes, reason: str, layout: Layout | None = None
-) -> None:
-    text = row[:500].decode("utf-8", errors="backslashreplace").strip()
-    detail = f"found {text[:60]!r}"
-    if layout is not None:
-        detail += f"; four numbers with {layout.separator!r} in between are needed"
-    rejections.add(RejectedRow(reason, detail, table.name, line, row=text))
-
-
-def _refuse_mostly_broken(
-    table: TableFile, accepted: int, rejections: Rejections, before: int, *, at_least: int
-) -> None:
-    broken = rejections.count - before
-    if broken >= max(at_least, 1) and broken > accepted:
-        first = next(row for row in rejections.rows() if row.file == table.name)
+def _refuse_mostly_broken(table: TableFile, accepted: int, rejections: Rejections) -> None:
+    found = [row for row in rejections.rows() if row.file == table.name]
+    broken = sum(row.count for row in found)
+    if broken > accepted:
         raise DataError(
-            f"{broken} of the first {broken + accepted} rows of {table.name} are broken; "
-            f"the first: {first.where}: {first.reason} ({first.detail})",
+            f"{broken} of the {broken + accepted} rows of {table.name} are broken; "
+            f"the first: {found[0].where}: {found[0].reason} ({found[0].detail})",
             remedy="Set data.source.path to a MovieLens collection as GroupLens gives it out.",
         )
-    if at_least == 0 and not accepted:
+    if not accepted:
         raise DataError(f"{table.name} has no ratings", remedy="Unpack or download the collection again.")
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import RejectedRow
+from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.recipe.interactions import MovielensSource
 from pgrpo_cli.seeding import derive_seed
 
-from .movielens_ratings import Ratings
-from .rejections import Rejections
+from .ratings import Ratings
 
 
 @dataclass(frozen=True)

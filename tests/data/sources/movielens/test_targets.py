@@ -59,7 +59,7 @@ def held_out_from(data):
 
 @pytest.fixture(autouse=True)
 def frequent_tags(monkeypatch):
-    monkeypatch.setattr("pgrpo_cli.data.sources.movielens_tags.LEAST_FILMS", 1)
+    monkeypatch.setattr("pgrpo_cli.data.sources.movielens.films.LEAST_FILMS", 1)
 
 
 @settings(max_examples=50)

@@ -3,7 +3,7 @@ import zipfile
 
 import pytest
 
-from pgrpo_cli.data.sources.movielens_files import blocks, find_collection, lines
+from pgrpo_cli.data.sources.movielens.collection import blocks, find_collection, lines
 from pgrpo_cli.errors import DataError
 from tests.support.movielens import collection
 
@@ -109,7 +109,7 @@ def test_blocks_hold_whole_lines_and_know_their_numbers(tmp_path, size, end):
 
 
 def test_a_file_without_line_ends_is_no_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("pgrpo_cli.data.sources.movielens_files.LONGEST_LINE", 100)
+    monkeypatch.setattr("pgrpo_cli.data.sources.movielens.collection.LONGEST_LINE", 100)
     path = collection(tmp_path / "ml", RATINGS)
     (path / "ratings.csv").write_bytes(b"x" * 1000)
     with pytest.raises(DataError, match=r"ratings\.csv:1 has no end"):

@@ -1,7 +1,7 @@
 import pytest
 
-from pgrpo_cli.data.sources.movielens_files import find_collection
-from pgrpo_cli.data.sources.movielens_films import read_films, shown_title
+from pgrpo_cli.data.sources.movielens.collection import find_collection
+from pgrpo_cli.data.sources.movielens.films import read_films, shown_title
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 from tests.support.movielens import collection

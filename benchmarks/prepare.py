@@ -87,7 +87,7 @@ def step(name: str, folder: str, size: str) -> dict[str, Any]:
     if name == "write":
         return write(Path(folder), int(size))
     if name.startswith("prepare"):
-        return {**prepare(Path(folder), **CASES[name]), "peak_mb": peak_mb()}
+        return {**prepare_data(Path(folder), **CASES[name]), "peak_mb": peak_mb()}
     return {**read(Path(folder), **CASES[name]), "peak_mb": peak_mb()}
 
 
@@ -104,13 +104,13 @@ def read(folder: Path, **section: Any) -> dict[str, Any]:
     return {**since(*begun), "train": len(data.train), "eval": len(data.eval or ())}
 
 
-def prepare(folder: Path, **section: Any) -> dict[str, Any]:
+def prepare_data(folder: Path, **section: Any) -> dict[str, Any]:
     from pgrpo_cli.cli.libraries import prepare_libraries
 
     prepare_libraries()
     from pgrpo_cli.model.load.base_model import load_tokenizer
-    from pgrpo_cli.prepare import prepare
     from pgrpo_cli.recipe.load import load_recipe
+    from pgrpo_cli.verbs.prepare import prepare_data
 
     source = "".join(f", {key}: {value}" for key, value in section.items())
     overrides = [
@@ -121,7 +121,7 @@ def prepare(folder: Path, **section: Any) -> dict[str, Any]:
     ]
     recipe = load_recipe(ROOT / "recipes" / "smoke.yaml", overrides)
     begun = time.perf_counter(), time.process_time()
-    report = prepare(recipe, folder / "run", folder, load_tokenizer(recipe.model, folder))
+    report = prepare_data(recipe, folder / "run", folder, load_tokenizer(recipe.model, folder))
     return {**since(*begun), "train": report.train_prompts, "eval": report.eval_prompts}
 
 

@@ -98,7 +98,7 @@ def training(ours: OurStep, repeat: int) -> dict[str, float]:
     from pgrpo_cli.model.rollout.sampling import sampling_settings
     from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
     from pgrpo_cli.rewards.base import Score
-    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
+    from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
 
     policy, recipe = ours.policy, ours.recipe
     rollouts = sample(policy, ours.batches[0], sampling_settings(recipe.rollout), seed=0)

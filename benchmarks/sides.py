@@ -124,7 +124,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer
-    from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
+    from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
 
     ours = our_step(settings)
     policy, recipe = ours.policy, ours.recipe

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
+from pgrpo_cli.state.run import RunDirectory
 from tests.support.recipes import load_text
+from tests.support.training import TINY, write_tiny
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _block(language):
-    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
+def _block(language, containing=""):
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(block for block in blocks if containing in block)
 
 
 def test_its_recipe_is_valid_and_its_rows_are_read(tmp_path):
@@ -32,3 +35,18 @@ def test_it_names_every_recipe_and_every_link_leads_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(links) >= 5
     assert all((ROOT / link).is_file() for link in links)
+
+
+def test_its_lines_for_a_notebook_run(tmp_path, monkeypatch, capsys):
+    train = {**TINY["train"], "steps": 2}
+    recipe = write_tiny(tmp_path, name="dinner", train=train, eval={"num_completions": 2})
+    recipe.rename(tmp_path / "dinner.yaml")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(_block("python", containing="from pgrpo_cli import"), found)
+    assert found["run"].path == Path("runs/dinner") and found["grpo"].path == Path("runs/grpo")
+    assert RunDirectory(Path("runs/grpo")).recipe().advantage.estimator == "grpo"
+    gain, pairs = capsys.readouterr().out.splitlines()
+    assert re.match(r"mean=\S+ ci_low=\S+ ci_high=\S+ n=\d+$", gain)
+    assert "PairedDifference" in pairs or "run='dinner'" in pairs
+    assert Path("runs/dinner/report.html").is_file() and Path("runs/dinner/compare.html").is_file()

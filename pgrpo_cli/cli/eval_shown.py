@@ -73,11 +73,6 @@ class Shown(Protocol):
     def __call__(self, who: str, done: int, total: int, /) -> None: ...
 
 
-def task_progress(shown: Shown) -> Shown:
-    """The same for lm-eval's tasks, whose models are not busy with prompts."""
-    return lambda who, done, total: shown(f"{who} tasks", done, total)
-
-
 @contextmanager
 def shown_progress(*, quiet: bool) -> Iterator[Shown]:
     """A bar for each at work on a terminal, a line elsewhere, nothing if quiet."""
@@ -88,12 +83,16 @@ def shown_progress(*, quiet: bool) -> Iterator[Shown]:
     else:
         from rich.progress import Progress as Bars
 
-        with Bars(console=stderr, transient=True) as bars:
-            tasks: dict[str, Any] = {}
+        bars, tasks = Bars(console=stderr, transient=True), dict[str, Any]()
 
-            def show(who: str, done: int, total: int) -> None:
-                if done == 0 or who not in tasks:
-                    tasks[who] = bars.add_task(_BARS[who][0], total=total)
-                bars.update(tasks[who], completed=done)
+        def show(who: str, done: int, total: int) -> None:
+            # Only now: until something is at work nothing is drawn.
+            bars.start()
+            if done == 0 or who not in tasks:
+                tasks[who] = bars.add_task(_BARS[who][0], total=total)
+            bars.update(tasks[who], completed=done)
 
+        try:
             yield show
+        finally:
+            bars.stop()

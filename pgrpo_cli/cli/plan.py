@@ -45,8 +45,7 @@ def plan(
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.paths import as_begun
     from pgrpo_cli.state.run import run_if_any
-
-    from .train import default_run_dir
+    from pgrpo_cli.verbs.source import default_run_dir
 
     loaded = load_recipe(recipe, overrides or (), note)
     run = run_if_any(run_dir or default_run_dir(loaded))

@@ -13,7 +13,7 @@ from .terminal import note, stderr
 
 if TYPE_CHECKING:
     from pgrpo_cli.data.summary import GroupCounts
-    from pgrpo_cli.prepare import PrepareReport
+    from pgrpo_cli.verbs.prepare import PrepareReport
 
 _SHOWN_REJECTED = 5
 _SHOWN_GROUPS = 20

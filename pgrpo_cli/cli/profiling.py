@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .display import LineDisplay
 from .terminal import note
+
+if TYPE_CHECKING:
+    from pgrpo_cli.training import Observer
 
 
 class ProfilingDisplay:
     """Passes everything on to a display, and tells the profiler where phases and steps end."""
 
-    def __init__(self, display: LineDisplay, profiler: Any) -> None:
+    def __init__(self, display: Observer, profiler: Any) -> None:
         self._display, self._profiler = display, profiler
         self._phase: Any = None
 
@@ -44,7 +46,7 @@ class ProfilingDisplay:
 
 
 @contextmanager
-def profiled(display: LineDisplay, folder: Path, *, steps: int, left: int) -> Iterator[Any]:
+def profiled(display: Observer, folder: Path, *, steps: int, left: int) -> Iterator[Any]:
     """A display that traces `steps` of the `left` steps into `folder`.
 
     The first step is left out if it can be spared: it pays for caches and captured graphs.

@@ -109,11 +109,12 @@ def try_on_texts(
     """
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.rewards.build import build_rewards
+    from pgrpo_cli.rewards.reward_sum import sentences_about
     from pgrpo_cli.rewards.trial import try_rewards
     from pgrpo_cli.state.run import run_if_any
+    from pgrpo_cli.verbs.source import default_run_dir
 
     from .reward_texts import Texts, completions_to_try, parse_columns
-    from .train import default_run_dir, note_usage
 
     loaded = load_recipe(recipe, overrides or (), note)
     options = Texts(texts or (), file, groups or (), parse_columns(columns or ()), prompt)
@@ -129,7 +130,8 @@ def try_on_texts(
         device=_device_of_models(loaded, device),
     )
     trials = try_rewards(rewards, completions)
-    note_usage(rewards, quiet=False)
+    for sentence in sentences_about(rewards):
+        note(sentence)
     if as_json:
         emit(json.dumps([_as_json(trial) for trial in trials], indent=2))
         return

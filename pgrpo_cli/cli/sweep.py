@@ -34,7 +34,7 @@ from .interrupts import STOP_SIGNALS, exit_code, forwarded_signals
 from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
-    from pgrpo_cli.sweep import PlannedRun, Sweep
+    from pgrpo_cli.verbs.sweep import PlannedRun, Sweep
 
 _STOPPED = {ending: n for n in STOP_SIGNALS for ending in (exit_code(n), -n)}
 """The signal that ended a run, by how it ended."""
@@ -83,7 +83,7 @@ def sweep(
     quiet: QuietOption = False,
 ) -> None:
     """Train every combination of values and seeds, one run after another. Run again, it goes on."""
-    from pgrpo_cli.sweep import plan_sweep
+    from pgrpo_cli.verbs.sweep import plan_sweep
 
     plan = plan_sweep(recipe, grid or (), seeds, overrides or (), runs_dir)
     if dry_run or not quiet:

@@ -144,16 +144,21 @@ def sampling_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult | None:
-    """The evaluation in the run, if it is of this adapter with these settings (or any). Raises EvalError."""
+    """The evaluation in the run, if it is of this adapter with these settings (or any).
+
+    Raises EvalError where it is damaged, DataError without prepared data unless any settings do.
+    """
+    # Without prepared data there is nothing to evaluate: that comes first.
+    header = None if any_settings else target.header
     if not target.path.exists():
         return None
     kept = read_result(target.path)
-    if any_settings:
+    if header is None:
         return kept if kept.adapter_hash == target.adapter_hash else None
-    ours, theirs = (header.recipe.get("eval", {}) for header in (target.header, kept))
+    ours, theirs = (found.recipe.get("eval", {}) for found in (header, kept))
     same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
     settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
-    return kept if same and _equal(kept, target.header, settings) else None
+    return kept if same and _equal(kept, header, settings) else None
 
 
 def has_judged(recipe: Recipe, kept: EvalResult | None) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import RecipeError
@@ -14,9 +17,17 @@ from .messages import InvalidRecipe
 from .overrides import apply_overrides
 from .resolved import differing_keys, dump_resolved, recipe_hash, written_by
 from .schema import Recipe
-from .yaml_lines import Document, parse
+from .yaml_lines import Document, Origin, parse
 
-__all__ = ["differing_keys", "dump_resolved", "load_recipe", "load_resolved", "recipe_hash", "written_by"]
+__all__ = [
+    "differing_keys",
+    "dump_resolved",
+    "load_recipe",
+    "load_resolved",
+    "made_recipe",
+    "recipe_hash",
+    "written_by",
+]
 
 MAX_BYTES = 1_000_000
 
@@ -34,9 +45,39 @@ def load_recipe(
     of an unknown user or variable is a mistake too. Raises RecipeError: InvalidRecipe, whose `problems` holds
     every mistake, if the file can be read at all.
     """
-    document = read_document(Path(path))
+    return _checked(read_document(Path(path)), overrides, note, Path(path).parent if paths else None)
+
+
+def made_recipe(
+    source: Recipe | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    note: Callable[[str], object] | None = None,
+) -> Recipe:
+    """The recipe that a mapping of its sections, or another recipe, describes, with `overrides` applied.
+
+    Raises RecipeError as `load_recipe`.
+    """
+    content = source.model_dump(mode="json") if isinstance(source, Recipe) else dict(source)
+    label = "the recipe"
+    try:
+        # What JSON has no word for is no value of a recipe, but for paths.
+        data = json.loads(json.dumps(content, default=os.fspath))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{label} holds more than plain data: {error}",
+            remedy="Its values are mappings, lists, text, numbers, True, False and None.",
+        ) from error
+    return _checked(Document(label, data, {(): Origin(label)}), overrides, note)
+
+
+def _checked(
+    document: Document,
+    overrides: Sequence[str],
+    note: Callable[[str], object] | None,
+    paths_from: Path | None = None,
+) -> Recipe:
     apply_overrides(document, overrides, Recipe)
-    recipe = _with_short_warm_up(check(document, Path(path).parent if paths else None), document.notes)
+    recipe = _with_short_warm_up(check(document, paths_from), document.notes)
     if note is not None:
         for text in document.notes:
             note(text)

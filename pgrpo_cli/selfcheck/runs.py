@@ -16,7 +16,7 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at
 from pgrpo_cli.state.run import RunDirectory, claim
-from pgrpo_cli.train import train
+from pgrpo_cli.training import train_policy
 
 from . import results
 from .subject import Subject
@@ -60,7 +60,7 @@ def make_steps(
     rewards = build_rewards(recipe.rewards, subject.folder, False)
     claim(run, recipe, subject.folder)
     try:
-        train(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=observer)
+        train_policy(run, recipe, policy, prompts, rewards, checkpoint=checkpoint, observer=observer)
     finally:
         # The next check has a recipe of its own.
         policy.model.gradient_checkpointing_disable()

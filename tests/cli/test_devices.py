@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.cli import sweep as sweep_module
-from pgrpo_cli.model.load import from_recipe as load
 from pgrpo_cli.model.load import precision
 from pgrpo_cli.pretrained import device
 from pgrpo_cli.recipe.load import load_resolved
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.verbs import train as verb
 from tests.support.gpus import fake_driver, fake_gpus
 from tests.support.training import TINY, metrics, pgrpo, trained, write_tiny
 
@@ -116,13 +116,13 @@ def test_a_run_records_its_compute_dtype_and_keeps_it(
     assert (recorded, load_resolved(run / "recipe.yaml").model.compute_dtype) == ("bfloat16", "auto")
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
     seen: list[str] = []
-    real = load.load_policy
+    real = verb.load_policy
 
     def load_policy(recipe: Recipe, **options: Any) -> Any:
         seen.append(recipe.model.compute_dtype)
         return real(recipe, **options)
 
-    monkeypatch.setattr(load, "load_policy", load_policy)
+    monkeypatch.setattr(verb, "load_policy", load_policy)
     trained(recipe, run, "--set", "train.steps=2")
     assert seen == ["bfloat16"]
     assert pgrpo("eval", run, "--quiet").exit_code == 0

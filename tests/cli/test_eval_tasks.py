@@ -22,7 +22,7 @@ from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.sweep import PlannedRun
+from pgrpo_cli.verbs.sweep import PlannedRun
 from tests.support.evaluated import KEPT, pgrpo
 from tests.support.lm_tasks import CHOICES, COPIES, DOCUMENTS, GROUP, PERPLEXITY, task_folder
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import pgrpo_cli
 from pgrpo_cli.cli.app import app
-from pgrpo_cli.cli.evaluate import _labels
+from pgrpo_cli.verbs.compare import _labels
 from tests.support.recipes import changed
 
 RECIPE = changed(

@@ -15,7 +15,8 @@ from tests.support.training import write_tiny
 
 FAILING = """
 import sys
-from pgrpo_cli.cli import process, train
+from pgrpo_cli.cli import process
+from pgrpo_cli.verbs import prepare
 import pgrpo_cli.recipe.load
 
 def fail(*arguments, **options):
@@ -71,7 +72,7 @@ def test_the_trace_lies_in_the_run_if_there_is_one(tmp_path: Path) -> None:
     for number in (1, 2):
         done = failing(
             tmp_path, "prepare", str(write_tiny(tmp_path)), "--run-dir", "run",
-            raised=f"ValueError({number})", place="train.prepare_data",
+            raised=f"ValueError({number})", place="prepare.prepare_data",
         )  # fmt: skip
         assert done.returncode == 1
         assert done.stderr.endswith("  The whole trace is in run/traceback.txt.\n")
@@ -80,11 +81,11 @@ def test_the_trace_lies_in_the_run_if_there_is_one(tmp_path: Path) -> None:
 
 def test_no_link_in_a_strangers_run_leads_the_trace_elsewhere(tmp_path: Path) -> None:
     words, raised = ("prepare", str(write_tiny(tmp_path)), "--run-dir", "run"), "ValueError(1)"
-    failing(tmp_path, *words, raised=raised, place="train.prepare_data")
+    failing(tmp_path, *words, raised=raised, place="prepare.prepare_data")
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "run" / "traceback.txt").unlink()
     (tmp_path / "run" / "traceback.txt").symlink_to(tmp_path / "mine")
-    done = failing(tmp_path, *words, raised=raised, place="train.prepare_data")
+    done = failing(tmp_path, *words, raised=raised, place="prepare.prepare_data")
     assert done.returncode == 2 and "traceback.txt" in done.stderr
     assert (tmp_path / "mine").read_text() == "precious"
 

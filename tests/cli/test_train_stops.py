@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import pgrpo_cli.model.load.from_recipe
-import pgrpo_cli.train
+import pgrpo_cli.training
+from pgrpo_cli.verbs import train as verb
 from tests.support.training import outcome, pgrpo, steps_in, trained, write_tiny
 
 
@@ -29,14 +29,14 @@ def whole(recipe: Path) -> dict[str, Any]:
 
 def in_update(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
     """Do something in the middle of a step."""
-    real = pgrpo_cli.train.policy_update
+    real = pgrpo_cli.training.policy_update
 
     def update(*arguments: Any, **options: Any) -> Any:
         if options["step"] == step:
             action()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(pgrpo_cli.train, "policy_update", update)
+    monkeypatch.setattr(pgrpo_cli.training, "policy_update", update)
 
 
 def ctrl_c() -> None:
@@ -81,13 +81,13 @@ def test_a_second_ctrl_c_stops_at_once(
 
 
 def test_ctrl_c_before_the_first_step_makes_none(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pgrpo_cli.model.load.from_recipe.load_policy
+    real = verb.load_policy
 
     def load_policy(*arguments: Any, **options: Any) -> Any:
         ctrl_c()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(pgrpo_cli.model.load.from_recipe, "load_policy", load_policy)
+    monkeypatch.setattr(verb, "load_policy", load_policy)
     result = pgrpo("train", recipe, "--run-dir", recipe.parent / "run")
     assert result.exit_code == 130
     assert "step 1/6" not in result.stderr

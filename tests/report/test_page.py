@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.compare import Entrant, compare
 from pgrpo_cli.diagnosis.finding import Diagnosis, Finding
 from pgrpo_cli.report.page import MOST_PANELS, comparison_page, eval_page
 from pgrpo_cli.stats.learning import TrainingRecord
 from pgrpo_cli.stats.result_types import CurvePoint, EvalResult
+from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
 from tests.support.results import result_of, rows_of, spread
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
@@ -67,7 +67,7 @@ def made(tuned: Any = TUNED, **changes: Any) -> EvalResult:
 def a_comparison(label: str = "other") -> str:
     first, second = made(), made(BASE, run=label, recipe={"seed": 7, "advantage": {"estimator": EVIL}})
     progress = {"demo": TrainingRecord(POINTS), label: TrainingRecord(POINTS[:1])}
-    comparison = compare([Entrant("demo", first), Entrant(label, second)], records=progress)
+    comparison = compare_evaluations([Entrant("demo", first), Entrant(label, second)], records=progress)
     return comparison_page(comparison, {"demo": first, label: second}, progress)
 
 
@@ -86,7 +86,7 @@ def test_the_matrix_and_the_held_out_curve_are_drawn_where_there_are_some() -> N
 def test_a_comparison_shows_matrices_side_by_side_if_every_run_has_one() -> None:
     first, second = made(), made(BASE, run="other")
     progress = {"demo": TrainingRecord(POINTS), "other": TrainingRecord(POINTS)}
-    comparison = compare([Entrant("demo", first), Entrant("other", second)])
+    comparison = compare_evaluations([Entrant("demo", first), Entrant("other", second)])
     both = Page(comparison_page(comparison, {"demo": first, "other": second}, progress))
     assert "Whose taste do completions meet?" in both.text
     assert sum("heat" in str(rect.get("class")) for rect in both.all("rect")) == 3 * 2 * 2
@@ -187,7 +187,7 @@ def test_a_comparison_shows_both_sides() -> None:
 
 def test_runs_without_a_difference_in_their_recipes() -> None:
     result = made()
-    comparison = compare([Entrant("demo", result), Entrant("demo", result)])
+    comparison = compare_evaluations([Entrant("demo", result), Entrant("demo", result)])
     page = Page(comparison_page(comparison, {"demo": result}, {"demo": TrainingRecord(POINTS)}))
     assert "nothing besides their names" in page.text
     assert "demo is no different from demo" in page.text
@@ -205,7 +205,9 @@ def test_a_method_is_a_line_with_a_band_and_one_column_of_samples() -> None:
                 (step, group, reward * step + seed / 10, 8) for step in (1, 2, 3) for group in ("calm", EVIL)
             ]
             progress[label] = TrainingRecord(points, seconds={1: 2.0, 2: 2.0, 3: 2.0})
-    comparison = compare([Entrant(label, result) for label, result in results.items()], records=progress)
+    comparison = compare_evaluations(
+        [Entrant(label, result) for label, result in results.items()], records=progress
+    )
     source = comparison_page(comparison, results, progress)
     page = Page(source)
     # Two methods in three panels: the macro mean and both preference groups.

@@ -8,7 +8,6 @@ import math
 import pytest
 from rich.console import Console
 
-from pgrpo_cli.compare import Entrant, compare
 from pgrpo_cli.report.more_tables import details_table, overview_table, parts_table
 from pgrpo_cli.report.sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
 from pgrpo_cli.report.tables import (
@@ -22,6 +21,7 @@ from pgrpo_cli.report.tables import (
 )
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
 from tests.support.results import result_of, spread
 
 # loud gains 0.3 on every prompt, calm nothing, and the odd name loses 0.05.
@@ -29,7 +29,7 @@ BASE = spread({"calm": 0.1, "loud": 0.2, "[bold]x": 0.4})
 TUNED = spread({"calm": 0.1, "loud": 0.5, "[bold]x": 0.35})
 RESULT = result_of(BASE, TUNED)
 OTHER = result_of(BASE, spread({"calm": 0.2, "loud": 0.4, "[bold]x": 0.35}), run="other")
-COMPARISON = compare([Entrant("demo", RESULT), Entrant("other", OTHER)])
+COMPARISON = compare_evaluations([Entrant("demo", RESULT), Entrant("other", OTHER)])
 
 
 def shown(table: ReportTable, width: int) -> str:
@@ -99,7 +99,7 @@ def test_run_against_reference() -> None:
 
 
 def test_a_run_against_itself_stands_once() -> None:
-    table = comparison_table(compare([Entrant("a", RESULT)] * 3), "a")
+    table = comparison_table(compare_evaluations([Entrant("a", RESULT)] * 3), "a")
     assert [row[0].text for row in table.rows] == ["[bold]x", "calm", "loud", MACRO]
 
 
@@ -122,7 +122,9 @@ def test_a_long_verdict_takes_no_room_from_names() -> None:
     base = {"excited-electronic": {"a": [0.1], "b": [0.9]}}
     tuned = {"excited-electronic": {"a": [0.2], "b": [0.7]}}
     first, second = result_of(base, base), result_of(base, tuned, run="other")
-    text = shown(comparison_table(compare([Entrant("demo", first), Entrant("other", second)]), "other"), 80)
+    text = shown(
+        comparison_table(compare_evaluations([Entrant("demo", first), Entrant("other", second)]), "other"), 80
+    )
     assert "excited-electronic " in text and "can't tell" in text and "prompts" in text
 
 
@@ -177,7 +179,9 @@ def test_many_preference_groups_are_counted_not_named() -> None:
 
 def test_the_comparison_in_a_sentence() -> None:
     better = result_of(BASE, spread({"calm": 0.4, "loud": 0.6, "[bold]x": 0.35}), run="better")
-    comparison = compare([Entrant("demo", RESULT), Entrant("better", better), Entrant("demo", RESULT)])
+    comparison = compare_evaluations(
+        [Entrant("demo", RESULT), Entrant("better", better), Entrant("demo", RESULT)]
+    )
     # Macro: (0.3 + 0.1 + 0) / 3
     assert comparison_sentence(comparison, "better") == (
         "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "

@@ -29,13 +29,13 @@ def test_on_a_gpu_deterministic_kernels_are_tried_too(
 ) -> None:
     new_subject.__dict__["_built"] = subject.policy
     seen = []
-    train = runs.train
+    train = runs.train_policy
 
     def watched(run: object, recipe: Recipe, *rest: Any, **options: Any) -> None:
         seen.append((recipe.train.deterministic, options["checkpoint"] and options["checkpoint"].step))
         train(run, recipe, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs, "train", watched)
+    monkeypatch.setattr(runs, "train_policy", watched)
     monkeypatch.setattr(Subject, "on_gpu", property(lambda self: True))
     monkeypatch.setattr(Subject, "seconds", lambda self: 0.0)
     result, problem = runs.resume(new_subject)

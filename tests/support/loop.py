@@ -1,26 +1,22 @@
-"""The training loop without the command line around it: who watches it, and how it is begun."""
+"""`train` as Python calls it: with callbacks that remember, and rewards or a tracker of a test's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.eval.sampling import held_out_curve
-from pgrpo_cli.model.load.base_model import load_tokenizer
 from pgrpo_cli.model.load.from_recipe import load_policy
-from pgrpo_cli.prepare import prepare
-from pgrpo_cli.recipe.load import load_recipe
-from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.rewards.reward_sum import RewardSum
-from pgrpo_cli.state.checkpoint import latest_checkpoint
-from pgrpo_cli.state.run import RunDirectory, claim, locked
-from pgrpo_cli.train import train
+from pgrpo_cli.verbs import train as module
+from pgrpo_cli.verbs.callbacks import Callbacks
 
 
-class Watcher:
-    """An observer that remembers, and asks for a stop after a step."""
+class Watcher(Callbacks):
+    """Remembers what it is told, and asks for a stop after a step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.events: list[tuple[int, str]] = []
@@ -66,20 +62,19 @@ def go(
     tracker: Tracker | None = None,
     touch: Callable[[Any], None] = lambda policy: None,
 ) -> Watcher:
-    """Begin the run, or go on with it, as the command does. `touch` gets the policy before the first step."""
-    recipe = load_recipe(recipe_path, overrides)
-    run, folder, watcher = RunDirectory(run_path), recipe_path.parent, watcher or Watcher()
-    with locked(run):
-        claim(run, recipe, folder)
-        checkpoint, _ = latest_checkpoint(run)
-        if checkpoint is None:
-            prepare(recipe, run.path, folder, load_tokenizer(recipe.model, folder))
-        policy = load_policy(recipe, recipe_dir=folder, adapter=checkpoint.path if checkpoint else None)
+    """Begin the run, or go on with it. `touch` gets the policy before the first step."""
+    watcher = watcher or Watcher()
+
+    def load(*arguments: Any, **options: Any) -> Policy:
+        policy = load_policy(*arguments, **options)
         touch(policy)
-        train(
-            run, recipe, policy, load_prepared(run.path, "train"),
-            rewards or build_rewards(recipe.rewards, folder, allow_code=False),
-            checkpoint=checkpoint, observer=watcher, stop_requested=watcher.stop_requested,
-            trackers=[tracker] if tracker else [], curve=held_out_curve(run, recipe),
-        )  # fmt: skip
+        return policy
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(module, "load_policy", load))
+        if rewards is not None:
+            stack.enter_context(patch.object(module, "build_rewards", lambda *_, **__: rewards))
+        if tracker is not None:
+            stack.enter_context(patch.object(module, "open_trackers", lambda *_, **__: [tracker]))
+        module.train(recipe_path, run_dir=run_path, overrides=overrides, callbacks=watcher)
     return watcher

@@ -25,7 +25,7 @@ from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import completion_rows, group_rows, step_record
 from pgrpo_cli.state.run import RunDirectory, claim
 from pgrpo_cli.state.runlog import RunLog
-from pgrpo_cli.train import estimator_of, personalized_advantages, reward_history
+from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
 
 from .recipes import changed
 

@@ -19,7 +19,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "pgrpo_cli.cli.app",
-        "pgrpo_cli.train",
+        "pgrpo_cli.verbs.train",
         "pgrpo_cli.eval.alignment",
         "peft",
         "datasets",

@@ -1,1 +1,1 @@
-"""Language models that judge completions over HTTP: one by one as a reward, or in pairs for an evaluation."""
+"""Language models that judge completions over HTTP, each alone as a reward, or pairs for eval/judge.py."""

@@ -12,8 +12,8 @@ from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.files import file_name, matching_files
 from pgrpo_cli.errors import DataError, PgrpoError
-from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tokenizer import byte_tokenizer
 
 
@@ -100,13 +100,13 @@ def test_names_that_cannot_be_printed_are_escaped_everywhere(tmp_path, name, sho
     rows = [{"prompt": f"Hi {n}", "preference_group": "a"} for n in range(40)]
     with open(folder + b"/rows.jsonl", "w") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
-    report = prepare(recipe(path="r*/rows.jsonl"), tmp_path / "run", tmp_path, byte_tokenizer())
+    report = prepare_data(recipe(path="r*/rows.jsonl"), tmp_path / "run", tmp_path, byte_tokenizer())
     assert read_manifest(tmp_path / "run")["sources"][0]["name"] == f"{shown}/rows.jsonl"
     (row,) = map(json.loads, report.rejected_path.read_text().splitlines())
     assert (row["file"], row["line"]) == (f"{shown}/rows.jsonl", 41)
     os.rename(folder + b"/rows.jsonl", folder + b"/rows.parquet.gz")
     with pytest.raises(DataError) as caught:
-        prepare(recipe(path="r*/rows.parquet.gz"), tmp_path / "run", tmp_path, byte_tokenizer())
+        prepare_data(recipe(path="r*/rows.parquet.gz"), tmp_path / "run", tmp_path, byte_tokenizer())
     assert shown in str(caught.value)
     assert str(caught.value).isascii()
 

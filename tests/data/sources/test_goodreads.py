@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.goodreads import read_goodreads
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tokenizer import byte_tokenizer
 
 
@@ -304,7 +304,7 @@ def test_the_collection_prepares(tmp_path):
             "rewards": [{"type": "length", "max": 5}],
         }
     )
-    report = prepare(recipe, tmp_path / "run", tmp_path, byte_tokenizer())
+    report = prepare_data(recipe, tmp_path / "run", tmp_path, byte_tokenizer())
     assert (report.train_prompts, report.eval_prompts, report.rejected) == (53, 7, {})
     assert {group.preference_group for group in report.groups} == {
         "1 star",

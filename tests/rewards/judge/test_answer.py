@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgrpo_cli.eval.judge import parse_preference
 from pgrpo_cli.rewards.judge.answer import Unusable, instruction, parse_score, reminder
-from pgrpo_cli.rewards.judge.pairs import parse_preference
 
 SCORES = {
     '{"score": 7}': 7,

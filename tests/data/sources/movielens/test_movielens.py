@@ -11,9 +11,9 @@ import pytest
 
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.movielens import read_movielens
-from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.interactions import MovielensSource
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.movielens import collection, read
 from tests.support.tokenizer import byte_tokenizer
 
@@ -136,7 +136,7 @@ def recipe(path, **source):
 
 def test_the_collection_prepares(tmp_path):
     collection(tmp_path / "ml", RATINGS)
-    report = prepare(recipe("ml", candidates=3), tmp_path / "run", tmp_path, byte_tokenizer())
+    report = prepare_data(recipe("ml", candidates=3), tmp_path / "run", tmp_path, byte_tokenizer())
     assert report.rejected == {}
     assert (report.train_prompts, report.eval_prompts) == (32, 8)
 

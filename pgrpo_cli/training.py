@@ -1,4 +1,4 @@
-"""`pgrpo train`: Personalized Group Relative Policy Optimization (arXiv 2603.10009), one step after another.
+"""The training loop: Personalized Group Relative Policy Optimization (arXiv 2603.10009), step by step.
 
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
 history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
@@ -9,7 +9,7 @@ checkpoint repeats an uninterrupted one: on a CPU bit for bit, on a GPU as far a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ class Observer(Protocol):
     def on_phase(self, step: int, phase: str) -> None:
         """A step enters `rollout`, `reward`, `training` or `save`."""
 
-    def on_step(self, record: dict[str, Any], groups: dict[str, GroupStats]) -> None:
+    def on_step(self, record: Mapping[str, Any], groups: Mapping[str, GroupStats]) -> None:
         """A step is done; `record` is its line of metrics.jsonl, `groups` what is known of its groups now."""
 
     def on_message(self, text: str) -> None:
@@ -92,7 +92,7 @@ class _Clock:
             self.observer.on_phase(self.step, phase)
 
 
-def train(
+def train_policy(
     run: RunDirectory,
     recipe: Recipe,
     policy: Policy,

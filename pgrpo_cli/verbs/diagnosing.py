@@ -15,7 +15,7 @@ from pgrpo_cli.state.run_view import RunReader, not_yet_said, read_said, record_
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.schema import Recipe
     from pgrpo_cli.state.run import RunDirectory
-    from pgrpo_cli.train import Observer
+    from pgrpo_cli.training import Observer
 
 CHECK_EVERY = 5
 """Steps between two looks, counted from the run's start: a run that goes on looks where it would have."""
@@ -42,9 +42,9 @@ class DiagnosingObserver:
         """Nothing to look at."""
         self._observer.on_message(text)
 
-    def on_step(self, record: dict[str, Any], groups: Mapping[str, Any]) -> None:
+    def on_step(self, record: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
         """A step is done and on disk."""
-        self._observer.on_step(record, dict(groups))
+        self._observer.on_step(record, groups)
         self._reader.tell(record)
         step = record["step"]
         if not self._looking or step < MIN_STEPS or step % CHECK_EVERY:
@@ -67,8 +67,3 @@ class DiagnosingObserver:
         pointer = "" if self._pointed else f" (pgrpo doctor {path} repeats it)"
         self._pointed = True
         return f"{finding.severity}: step {step}: {finding.says} {finding.remedy}{pointer}"
-
-
-def diagnosed(observer: Observer, run: RunDirectory, recipe: Recipe) -> DiagnosingObserver:
-    """The observer, which hears of findings too."""
-    return DiagnosingObserver(observer, run, recipe)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.compare import Entrant, compare, entrants_of, flat_keys
 from pgrpo_cli.errors import IncomparableError, RunError
 from pgrpo_cli.eval.targets import EvalTarget, eval_target
 from pgrpo_cli.report.sentences import grouping_sentence
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.stats.result_types import EvalResult
+from pgrpo_cli.verbs.compare import Entrant, compare_evaluations, entrants_of, flat_keys
 from tests.support.results import Rewards, result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
 
@@ -31,7 +31,7 @@ def test_differences_are_paired_by_prompt() -> None:
     # calm's prompts spread over 0.25 from easiest to hardest, which pairing removes: its interval is a point.
     tuned = spread({"calm": 0.5, "loud": 0.5})
     loud = {p: [r + (0.1 if i % 2 else -0.1) for r in rs] for i, (p, rs) in enumerate(tuned["loud"].items())}
-    comparison = compare([entrant("one"), entrant("two", {**tuned, "loud": loud})])
+    comparison = compare_evaluations([entrant("one"), entrant("two", {**tuned, "loud": loud})])
     calm, noisy, macro = comparison.pairs
     assert [pair.preference_group for pair in comparison.pairs] == ["calm", "loud", None]
     assert (calm.difference, noisy.difference, macro.difference) == pytest.approx((0.2, 0.0, 0.1), abs=1e-9)
@@ -44,7 +44,7 @@ def test_differences_are_paired_by_prompt() -> None:
 
 def test_the_first_run_is_the_reference_of_all_others() -> None:
     better, worse = spread({"calm": 0.6, "loud": 0.8}), spread({"calm": 0.1, "loud": 0.3})
-    comparison = compare([entrant("one"), entrant("up", better), entrant("down", worse)])
+    comparison = compare_evaluations([entrant("one"), entrant("up", better), entrant("down", worse)])
     macro = {pair.run: pair for pair in comparison.pairs if pair.preference_group is None}
     assert comparison.reference == "one"
     assert {run: pair.verdict for run, pair in macro.items()} == {"up": "ahead", "down": "behind"}
@@ -52,7 +52,7 @@ def test_the_first_run_is_the_reference_of_all_others() -> None:
 
 
 def test_a_run_is_no_different_from_itself() -> None:
-    comparison = compare([entrant("one"), entrant("one")])
+    comparison = compare_evaluations([entrant("one"), entrant("one")])
     for pair in comparison.pairs:
         assert (pair.difference, pair.ci_low, pair.ci_high) == (0, 0, 0)
         assert pair.verdict == "no difference"
@@ -62,14 +62,14 @@ def test_a_run_is_no_different_from_itself() -> None:
 def test_a_run_is_no_different_from_its_resumed_twin() -> None:
     # Another directory and other versions, but bit for bit the same adapter and completions.
     twin = entrant("twin", versions={"pgrpo-cli": "0.2.0"}, recipe_hash="f" * 64)
-    comparison = compare([entrant("one"), twin])
+    comparison = compare_evaluations([entrant("one"), twin])
     assert {pair.verdict for pair in comparison.pairs} == {"no difference"}
     assert {(pair.difference, pair.ci_low, pair.ci_high) for pair in comparison.pairs} == {(0, 0, 0)}
 
 
 def test_runs_that_cannot_be_compared_have_an_exit_code_of_their_own() -> None:
     with pytest.raises(IncomparableError) as caught:
-        compare([entrant("one"), entrant("two", data_hash="e" * 64)])
+        compare_evaluations([entrant("one"), entrant("two", data_hash="e" * 64)])
     assert caught.value.exit_code == 3
 
 
@@ -77,14 +77,14 @@ def test_prompts_of_only_one_run_are_left_out_and_groups_count_once() -> None:
     # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: no better. Macro (0.2 + 0) / 2.
     better = spread({"calm": 0.5, "loud": 0.5})
     fewer = {**better, "calm": {prompt: better["calm"][prompt] for prompt in list(better["calm"])[:4]}}
-    comparison = compare([entrant("one"), entrant("two", fewer)])
+    comparison = compare_evaluations([entrant("one"), entrant("two", fewer)])
     assert [pair.n for pair in comparison.pairs] == [4, 6, 10]
     assert [pair.difference for pair in comparison.pairs] == pytest.approx([0.2, 0.0, 0.1])
 
 
 def test_what_the_recipes_do_differently_is_listed() -> None:
     theirs = {"name": "b", "seed": 7, "advantage": {"estimator": "grpo"}, "log": {"project": "x"}}
-    comparison = compare([entrant("one"), entrant("two", recipe=theirs)])
+    comparison = compare_evaluations([entrant("one"), entrant("two", recipe=theirs)])
     assert [run.differs for run in comparison.runs] == [
         {"advantage.estimator": "pgrpo"},
         {"advantage.estimator": "grpo"},
@@ -106,14 +106,14 @@ def test_what_the_recipes_do_differently_is_listed() -> None:
 )
 def test_what_cannot_be_compared_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(IncomparableError) as caught:
-        compare([entrant("one"), entrant("same"), entrant("two", **changes)])
+        compare_evaluations([entrant("one"), entrant("same"), entrant("two", **changes)])
     assert caught.value.message == f"two cannot be compared with one:\n  {message}"
     assert caught.value.remedy
 
 
 def test_every_differing_field_is_named_at_once() -> None:
     with pytest.raises(IncomparableError) as caught:
-        compare(
+        compare_evaluations(
             [entrant("one"), entrant("two", data_hash="e" * 64, model={"id": "random", "revision": "v2"})]
         )
     assert "data_hash" in caught.value.message
@@ -122,14 +122,14 @@ def test_every_differing_field_is_named_at_once() -> None:
 
 
 def test_other_seeds_and_recipes_can_be_compared() -> None:
-    comparison = compare(
+    comparison = compare_evaluations(
         [entrant("one"), entrant("two", seed=8, recipe_hash="f" * 64, adapter_hash="c" * 64)]
     )
     assert {pair.verdict for pair in comparison.pairs} == {"no difference"}
 
 
 def test_unequal_budgets_are_noted() -> None:
-    comparison = compare([entrant("one"), entrant("two", step=40)])
+    comparison = compare_evaluations([entrant("one"), entrant("two", step=40)])
     assert comparison.notes == ["two was trained for 40 steps, one for 24."]
 
 
@@ -142,7 +142,7 @@ def test_users_are_resampled_where_prompts_have_them() -> None:
         "loud": FIRST["loud"],
     }
     users = {f"calm-{i}": "xy"[i // 3] for i in range(6)}
-    comparison = compare([entrant("one"), entrant("two", tuned, users=users)])
+    comparison = compare_evaluations([entrant("one"), entrant("two", tuned, users=users)])
     calm, loud, macro = comparison.pairs
     assert [(pair.unit, pair.units) for pair in (calm, loud, macro)] == [
         ("user", 2),
@@ -152,14 +152,14 @@ def test_users_are_resampled_where_prompts_have_them() -> None:
     assert calm.difference == pytest.approx(0.2)
     assert calm.verdict == "can't tell"
     assert "users, each with all of its prompts" in grouping_sentence(comparison)
-    known = compare([entrant("one"), entrant("two", tuned)])
+    known = compare_evaluations([entrant("one"), entrant("two", tuned)])
     assert known.pairs[0].verdict == "ahead"
     assert "over prompts" in grouping_sentence(known)
 
 
 def test_a_single_run_is_refused() -> None:
     with pytest.raises(RunError, match="at least two runs, got 1"):
-        compare([entrant("one")])
+        compare_evaluations([entrant("one")])
 
 
 def runs_of(tmp_path: Path, **recipes: Any) -> dict[str, RunDirectory]:
@@ -192,7 +192,7 @@ def test_kept_evaluations_are_taken_as_they_are(tmp_path: Path, evaluated: Any) 
     entrants = entrants_of(runs)
     assert evaluated == []
     assert [entrant.label for entrant in entrants] == ["one", "two"]
-    assert compare(entrants).runs[1].differs == {"advantage.estimator": "grpo"}
+    assert compare_evaluations(entrants).runs[1].differs == {"advantage.estimator": "grpo"}
 
 
 def test_a_run_without_evaluation_gets_one_like_the_kept_one(tmp_path: Path, evaluated: Any) -> None:
@@ -208,7 +208,7 @@ def test_a_run_without_evaluation_gets_one_like_the_kept_one(tmp_path: Path, eva
     assert [other.run for other in others] == ["two"]
     assert [entrant.result.run for entrant in entrants] == ["one", "two"]
     assert notes == ["one keeps no evaluation of its newest adapter: evaluating it now"]
-    assert len(compare(entrants).pairs) == 3
+    assert len(compare_evaluations(entrants).pairs) == 3
 
 
 def test_the_second_new_evaluation_may_borrow_from_the_first(tmp_path: Path, evaluated: Any) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from pgrpo_cli.errors import EvalError, IncomparableError, RunError
 from pgrpo_cli.eval.targets import eval_target, kept_result
+from pgrpo_cli.paths import try_to_write
 from pgrpo_cli.recipe.training import EvalSection
+from pgrpo_cli.report.page import comparison_page
+from pgrpo_cli.state.curve import training_record
+from pgrpo_cli.state.files import atomic_write
 from pgrpo_cli.state.results import require_writable
-from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.run import RunDirectory, run_at
 from pgrpo_cli.stats.comparison import Side, pairs_of
 from pgrpo_cli.stats.comparison_types import ComparedRun, Comparison, Method
 from pgrpo_cli.stats.estimates import prompt_values
@@ -20,6 +25,9 @@ from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, vary
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
+
+from .callbacks import Callbacks
+from .source import StrPath
 
 if TYPE_CHECKING:
     from pgrpo_cli.eval.alignment import EvalProgress
@@ -40,6 +48,58 @@ class Entrant:
 
     label: str
     result: EvalResult
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """What was found, the page that shows it, and the runs by their labels."""
+
+    comparison: Comparison
+    page: Path
+    runs: dict[str, Path]
+
+
+def compare(
+    runs: Sequence[StrPath],
+    *,
+    by: Sequence[str] = (),
+    threshold: float | None = None,
+    html: StrPath | None = None,
+    allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
+    callbacks: Callbacks | None = None,
+) -> ComparedRuns:
+    """Compare the newest adapters of two or more runs; the first one is the reference.
+
+    Runs that keep no evaluation are evaluated. `by`: recipe keys that tell methods apart; runs that are alike
+    in them are seeds of one. `threshold`: the mean reward whose reaching is timed. `html`: where the page
+    goes, by default compare.html in the last run. Other options are those of `train`. Raises
+    IncomparableError for runs that did not measure the same, and other kinds of PgrpoError.
+    """
+    callbacks = callbacks or Callbacks()
+    # What would be refused in the end is refused before minutes of sampling.
+    refuse_fewer_than_two(len(runs))
+    paths = [Path(run) for run in runs]
+    page = paths[-1] / "compare.html" if html is None else Path(html)
+    if html is not None and not page.parent.is_dir():
+        raise RunError(f"{page.parent}: there is no such folder", remedy="Make it, or name another file.")
+    if page.parent.is_dir():
+        _try_to_write(page)
+    labels = _labels(paths)
+    directories = {label: run_at(path) for label, path in zip(labels, paths, strict=True)}
+    entrants = entrants_of(
+        directories,
+        allow_code=allow_code,
+        allowed_hosts=allowed_hosts,
+        on_note=callbacks.on_note,
+        progress=callbacks.on_progress,
+    )
+    evaluated = {entrant.label: entrant for entrant in entrants}
+    records = {label: training_record(run) for label, run in directories.items()}
+    comparison = compare_evaluations([evaluated[label] for label in labels], by, records, threshold)
+    results = {label: entrant.result for label, entrant in evaluated.items()}
+    atomic_write(page, comparison_page(comparison, results, records))
+    return ComparedRuns(comparison, page, {label: run.path for label, run in directories.items()})
 
 
 def entrants_of(
@@ -94,7 +154,7 @@ def entrants_of(
     return entrants
 
 
-def compare(
+def compare_evaluations(
     entrants: Sequence[Entrant],
     by: Sequence[str] = (),
     records: Mapping[str, TrainingRecord] | None = None,
@@ -182,6 +242,24 @@ def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header
             f"{other} cannot be compared with {reference}:\n" + "\n".join(problems),
             remedy="\n".join(remedies),
         )
+
+
+def _try_to_write(page: Path) -> None:
+    try:
+        try_to_write(page.parent)
+    except OSError as error:
+        raise RunError(
+            f"{page.parent} cannot be written: {error.strerror}",
+            remedy="Name another place for the page: --html FILE.",
+        ) from error
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """The runs' directory names, or their paths where two different runs have one name."""
+    paths = {run.resolve() for run in runs}
+    if len({path.name for path in paths}) == len(paths):
+        return [run.resolve().name for run in runs]
+    return [str(run) for run in runs]
 
 
 def _side(method: Method, members: Sequence[Entrant]) -> Side:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import RecipeError, RewardError
+from pgrpo_cli.eval.judge import PairwiseJudge, Shares, build_pairwise_judge
 from pgrpo_cli.recipe.eval_judge import PairJudge
 from pgrpo_cli.rewards.base import BuildContext, Completion
-from pgrpo_cli.rewards.judge.pairs import PairwiseJudge, Shares, build_pairwise_judge
 from tests.support.judge import Answer, Asked, JudgeServer, pair_section, shown_pair
 
 pytestmark = pytest.mark.filterwarnings("error")

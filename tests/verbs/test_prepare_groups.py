@@ -13,17 +13,17 @@ from pgrpo_cli.data.preference_groups.centroids import nearest_group, profile_ve
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.data.records import UserProfile
 from pgrpo_cli.errors import DataError, RunError
-from pgrpo_cli.prepare import prepare
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tastes import PROMPTS, USERS, give, tastes
 from tests.support.tokenizer import byte_tokenizer
-from tests.test_prepare import contents, recipe
+from tests.verbs.test_prepare import contents, recipe
 
 CLUSTER = {"type": "cluster", "n_init": 2, "counts": [2, 3]}
 
 
 def prepared(folder, groups, *, seed=0, **data):
     made = recipe(seed=seed, preference_groups=groups, **data)
-    return prepare(made, folder, folder.parent, byte_tokenizer())
+    return prepare_data(made, folder, folder.parent, byte_tokenizer())
 
 
 def halves(run_dir):
@@ -87,7 +87,7 @@ def test_another_process_with_more_threads_writes_the_same_bytes(run_dir):
     code = f"""
 import sys; from pathlib import Path; import pytest
 from tests.support.tastes import give, tastes
-from tests.test_prepare_groups import prepared
+from tests.verbs.test_prepare_groups import prepared
 with pytest.MonkeyPatch.context() as patch:
     give(patch, tastes())
     for features, section in {sections!r}.items():

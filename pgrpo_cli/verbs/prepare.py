@@ -23,6 +23,10 @@ from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons
 from pgrpo_cli.data.usable import require_prompts
 from pgrpo_cli.errors import DataError, PgrpoError, RunError
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.run import RunDirectory, claim, locked
+
+from .callbacks import Callbacks
+from .source import RecipeOrRun, StrPath, resolve
 
 # Called with (stage, done, total) as the work goes on.
 PrepareProgress = Callable[[str, int, int], None]
@@ -61,6 +65,44 @@ class PrepareReport:
 
 
 def prepare(
+    source: RecipeOrRun,
+    *,
+    run_dir: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    allow_code: bool = False,
+    callbacks: Callbacks | None = None,
+) -> PrepareReport:
+    """Prepare the data of a recipe, or those of a run again, and report on them.
+
+    `run_dir`: where the run lands, by default `runs/<recipe name>`. `overrides`: KEY=VALUE for keys of the
+    recipe. `allow_code` permits code that the recipe names to run. Raises what `prepare_data` raises.
+    """
+    callbacks = callbacks or Callbacks()
+    run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    with locked(run):
+        claim(run, recipe, recipe_dir)
+        callbacks.on_run(run, recipe)
+        report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
+        callbacks.on_prepared(report)
+    return report
+
+
+def prepare_run(
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool
+) -> tuple[PrepareReport, Any]:
+    """Prepare the data of a run that is claimed and locked; the report, and the tokenizer."""
+    from pgrpo_cli.model.load.base_model import load_tokenizer, model_limits
+
+    tokenizer = load_tokenizer(recipe.model, recipe_dir)
+    limits = model_limits(recipe.model, recipe_dir)
+    report = prepare_data(
+        recipe, run.path, recipe_dir, tokenizer,
+        context=limits.context, vocabulary=limits.vocabulary, allow_code=allow_code,
+    )  # fmt: skip
+    return report, tokenizer
+
+
+def prepare_data(
     recipe: Recipe,
     run_dir: Path,
     recipe_dir: Path,

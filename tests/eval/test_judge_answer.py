@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgrpo_cli.eval.judge import parse_preference, preference_form
 from pgrpo_cli.rewards.judge.answer import Unusable
-from pgrpo_cli.rewards.judge.pairs import parse_preference, preference_form
 
 SAID = {
     '{"better": 1}': 1.0,

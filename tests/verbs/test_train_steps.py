@@ -21,7 +21,7 @@ from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_groups
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.train import part_history, personalized_advantages, reward_history
+from pgrpo_cli.training import part_history, personalized_advantages, reward_history
 from tests.support.history import read_completions
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
@@ -182,10 +182,11 @@ def test_two_updates_a_rollout_go_further_than_one(tmp_path: Path) -> None:
 
 def test_running_out_of_memory_is_told_recorded_and_changes_nothing_else(tmp_path: Path) -> None:
     recipe = write_tiny(tmp_path)
-    go(recipe, tmp_path / "whole", "train.steps=2")
+    settings = ("train.steps=2", "rollout.tokens_per_batch=16384", "train.tokens_per_micro_batch=4096")
+    go(recipe, tmp_path / "whole", *settings)
     with ExitStack() as stack:
         watcher = go(
-            recipe, tmp_path / "run", "train.steps=2",
+            recipe, tmp_path / "run", *settings,
             touch=lambda policy: stack.enter_context(forward_limit(policy, 80)),
         )  # fmt: skip
     whole, lines = metrics(tmp_path / "whole"), metrics(tmp_path / "run")

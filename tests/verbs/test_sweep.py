@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.prepare import data_seed
 from pgrpo_cli.state.run import RunDirectory, claim
-from pgrpo_cli.sweep import Sweep, plan_sweep, seeds_of, split_values
+from pgrpo_cli.verbs.prepare import data_seed
+from pgrpo_cli.verbs.sweep import Sweep, plan_sweep, seeds_of, split_values
 from tests.support.recipes import changed
 
 

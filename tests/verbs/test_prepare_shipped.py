@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.shipped import sample_data, shipped_recipes
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.trial import try_rewards
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tokenizer import byte_tokenizer
 
 RECIPES = {name: path for name, path in shipped_recipes().items() if sample_data(path)}
@@ -26,7 +26,7 @@ def test_these_recipes_bring_data() -> None:
 @pytest.mark.parametrize("path", RECIPES.values(), ids=RECIPES)
 def test_its_rows_are_prepared_and_can_be_scored(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
-    report = prepare(recipe, tmp_path, path.parent, byte_tokenizer())
+    report = prepare_data(recipe, tmp_path, path.parent, byte_tokenizer())
     assert report.rejected == {}
     assert all(group.train_prompts and group.eval_prompts for group in report.groups)
     rewards = build_rewards(recipe.rewards, path.parent, allow_code=False)

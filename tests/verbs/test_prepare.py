@@ -8,8 +8,8 @@ import pytest
 from pgrpo_cli.data import prepared
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.errors import DataError, ModelError, PgrpoError, RunError
-from pgrpo_cli.prepare import prepare
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tokenizer import byte_tokenizer
 
 
@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 
 def run(folder, made=None, *, run_dir=None, tokenizer=None, **options):
-    return prepare(
+    return prepare_data(
         made or recipe(), run_dir or folder / "run", folder, tokenizer or byte_tokenizer(), **options
     )
 
@@ -112,7 +112,7 @@ def test_another_directory_gets_the_same_bytes(folder):
 def test_another_process_writes_the_same_bytes(folder):
     run(folder)
     code = (
-        "import sys; from pathlib import Path; from tests.test_prepare import recipe, run; "
+        "import sys; from pathlib import Path; from tests.verbs.test_prepare import recipe, run; "
         "run(Path(sys.argv[1]), run_dir=Path(sys.argv[1]) / 'other')"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
@@ -296,7 +296,7 @@ def test_progress_is_told(folder):
 
 
 def test_importing_the_verb_does_not_import_the_heavy_libraries():
-    code = "import sys; import pgrpo_cli.prepare; "
+    code = "import sys; import pgrpo_cli.verbs.prepare; "
     code += "print({'torch', 'datasets', 'transformers', 'pyarrow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

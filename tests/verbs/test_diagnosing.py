@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.cli import diagnosis as cli_diagnosis
+from pgrpo_cli.verbs import diagnosing
 from tests.support.training import TINY, go_on, outcome, pgrpo, trained, write_tiny
 
 STEPS = 20
@@ -101,9 +101,9 @@ def test_quiet_tells_findings_all_the_same(ill: tuple[Path, str], tmp_path: Path
 
 def test_it_looks_every_few_steps_from_the_tenth_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    real = cli_diagnosis.DiagnosingObserver._look
+    real = diagnosing.DiagnosingObserver._look
     monkeypatch.setattr(
-        cli_diagnosis.DiagnosingObserver,
+        diagnosing.DiagnosingObserver,
         "_look",
         lambda self, step: (looks.append(step), real(self, step))[1],
     )

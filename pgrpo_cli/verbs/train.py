@@ -1,0 +1,161 @@
+"""`pgrpo train`: train a recipe's adapter, or go on with a run. The loop is in pgrpo_cli/training.py."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.eval.sampling import held_out_curve
+from pgrpo_cli.model.load.from_recipe import load_policy
+from pgrpo_cli.model.load.precision import device_for
+from pgrpo_cli.model.memory.budgets import with_budgets
+from pgrpo_cli.model.memory.planner import paths_with_budgets
+from pgrpo_cli.model.update.determinism import prepare_determinism
+from pgrpo_cli.pretrained.device import describe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import sentences_about
+from pgrpo_cli.state.adapter import finished_adapter
+from pgrpo_cli.state.checkpoint import latest_checkpoint
+from pgrpo_cli.state.extend import Extension, extension_of, has_other_steps
+from pgrpo_cli.state.fingerprint import fingerprint_of, settle
+from pgrpo_cli.state.paths import as_begun, read_paths, write_paths
+from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free, run_if_any
+from pgrpo_cli.state.runlog import open_trackers
+from pgrpo_cli.training import train_policy
+
+from .callbacks import Callbacks
+from .diagnosing import DiagnosingObserver
+from .prepare import prepare_run
+from .source import RecipeOrRun, StrPath, resolve
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose last step is done. `was_finished`: it was before, and nothing has been trained."""
+
+    path: Path
+    adapter: Path
+    steps: int
+    was_finished: bool = False
+
+
+def train(
+    source: RecipeOrRun,
+    *,
+    run_dir: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    fresh: bool = False,
+    accept_changes: bool = False,
+    allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
+    device: str | None = None,
+    callbacks: Callbacks | None = None,
+) -> TrainedRun:
+    """Train the adapter of a recipe, preparing its data first, or go on with a run that was interrupted.
+
+    `run_dir`: where the run lands, by default `runs/<recipe name>`; `fresh` takes the next free name.
+    `overrides`: KEY=VALUE for keys of the recipe; with other `train.steps` a finished run goes on.
+    `accept_changes` goes on although data, model or a reward's file have changed. `allow_code` permits code
+    that the recipe names to run, `allowed_hosts` are those that rewards may send completions to. `device`:
+    such as `cpu` or `cuda:1`, whatever the recipe says. Raises PgrpoError, which says what was found and what
+    to do: Interrupted where `callbacks` asked for a stop.
+    """
+    callbacks = callbacks or Callbacks()
+    run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    if fresh:
+        run = RunDirectory(next_free(run.path))
+    # Refuses links in a run before anything below it is looked at.
+    run_if_any(run.path)
+    finished = TrainedRun(run.path, run.adapter, recipe.train.steps)
+    if run.finished and not has_other_steps(run, recipe):
+        claim(run, recipe, recipe_dir)
+        for problem in finished_adapter(run):
+            callbacks.on_message(f"warning: {problem}")
+        return replace(finished, was_finished=True)
+    with locked(run):
+        extension = extension_of(run, recipe)
+        if extension is None:
+            claim(run, recipe, recipe_dir)
+        callbacks.on_run(run, recipe)
+        _train(
+            run,
+            recipe,
+            recipe_dir,
+            extension,
+            accept_changes=accept_changes,
+            allow_code=allow_code,
+            allowed_hosts=allowed_hosts,
+            device=device,
+            callbacks=callbacks,
+        )
+    return finished
+
+
+def _train(
+    run: RunDirectory,
+    recipe: Recipe,
+    recipe_dir: Path,
+    extension: Extension | None,
+    *,
+    accept_changes: bool,
+    allow_code: bool,
+    allowed_hosts: Collection[str],
+    device: str | None,
+    callbacks: Callbacks,
+) -> None:
+    """Load what the run is made of, from its last checkpoint if it has one, and train."""
+    recipe = as_begun(run, recipe)
+    prepare_determinism(recipe.train)
+    chosen = device_for(recipe, device)
+    callbacks.on_note(describe(chosen))
+    rewards = build_rewards(
+        recipe.rewards, recipe_dir, allow_code,
+        run_dir=run.path, allowed_hosts=allowed_hosts, device=chosen,
+    )  # fmt: skip
+    checkpoint, problems = latest_checkpoint(run)
+    for problem in problems:
+        callbacks.on_message(f"warning: {problem}; falling back to the one before")
+    done = checkpoint.step if checkpoint else 0
+    trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"), first_step=done + 1)
+    tokenizer = None
+    if checkpoint is None:
+        report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
+        callbacks.on_prepared(report)
+    prompts = load_prepared(run.path, "train")
+    paths = read_paths(run, chosen) if checkpoint else None
+    policy = load_policy(
+        recipe,
+        recipe_dir=recipe_dir,
+        device=chosen,
+        adapter=checkpoint.path if checkpoint else None,
+        tokenizer=tokenizer,
+        paths=paths,
+    )
+    found = fingerprint_of(run, recipe, recipe_dir)
+    for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
+        callbacks.on_message(f"warning: {sentence}")
+    if paths is None or paths.tokens_per_batch is None:
+        policy = replace(policy, paths=paths_with_budgets(policy, recipe, recipe_dir, prompts))
+        write_paths(run, policy.paths, chosen, policy.dtype)
+    recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
+    if policy.paths.reason:
+        callbacks.on_message(f"this model takes a slower path: {policy.paths.reason}")
+    if checkpoint is not None:
+        callbacks.on_resumed(checkpoint.step)
+    if extension is not None:
+        callbacks.on_message(extension.apply())
+    try:
+        with callbacks.training(run, steps=recipe.train.steps, done=done) as observer:
+            train_policy(
+                run, recipe, policy, prompts, rewards,
+                checkpoint=checkpoint, observer=DiagnosingObserver(observer, run, recipe),
+                stop_requested=callbacks.stop_requested, trackers=trackers,
+                curve=held_out_curve(run, recipe),
+            )  # fmt: skip
+    finally:
+        # Also of a run that stops: what rewards such as a judge have used, and what failed.
+        for sentence in sentences_about(rewards):
+            callbacks.on_note(sentence)

@@ -172,7 +172,7 @@ def place(text: str, mention: Mention) -> int:
     for starts in (items, quoted):
         if len(starts) > 1:
             return max(1, sum(start <= mention.start for start in starts))
-    return 1 + sum(1 for _ in _SEPARATOR.finditer(text, 0, mention.start))
+    return 1 + sum(separator.start() < mention.start for separator in _SEPARATOR.finditer(text))
 
 
 def _quoted_titles(text: str) -> list[tuple[int, int, str]]:

@@ -163,6 +163,13 @@ def test_the_place_of_a_title(text: str, expected: int) -> None:
     assert place(text, mention) == expected
 
 
+def test_the_beginning_of_a_word_is_no_separator() -> None:
+    # Found by chance: "OR" counted as one where the title, in a script without blanks, follows at once.
+    titles = [title("千と千尋の神隠し"), title("'night, Mother")]
+    text = "OR千と千尋の神隠し/NIGHT:MOTHER"
+    assert [place(text, mention) for mention in find_mentions(text, titles)] == [1, 1]
+
+
 @pytest.mark.parametrize("text", ["", "???", "...", "x" * 301])
 def test_what_cannot_be_looked_for_is_no_title(text: str) -> None:
     assert read_title(text) is None

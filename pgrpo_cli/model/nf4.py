@@ -41,14 +41,14 @@ def dequantize(layer: Any) -> torch.Tensor:
 
 
 def plain_weight(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """The weight [out, in] of a linear layer in `dtype`: itself where it is that already, else a copy."""
-    # bitsandbytes' parameters have it, on the meta device too.
+    """The weight [out, in] of a linear layer in `dtype`; a copy only if it is stored in another way."""
+    # Only bitsandbytes' parameters have this attribute; they have it on the meta device too.
     is_nf4 = hasattr(layer.weight, "quant_state")
     return (dequantize(layer) if is_nf4 else layer.weight).to(dtype)
 
 
 def nf4_addresses(model: nn.Module) -> tuple[int, ...]:
-    """Where the NF4 layers read scales and code books."""
+    """The memory addresses of the scales and code books that the NF4 layers read."""
     found: list[torch.Tensor] = []
     for layer in nf4_layers(model):
         state = layer.weight.quant_state

@@ -1,7 +1,7 @@
-"""Going on when the device is out of memory: the same work again, in smaller pieces.
+"""When the device runs out of memory, the same work is repeated in smaller pieces.
 
-Neither a completion nor the gradient of a step depends on how completions are put together, but for rounding:
-running out of memory costs time and nothing else.
+Neither a completion nor the gradient of a step depends on how completions are batched, except for rounding.
+Running out of memory therefore costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ Result = TypeVar("Result")
 
 @dataclass
 class TokenBudget:
-    """The most tokens that are computed at a time, lowered for good when they do not fit.
+    """The maximum number of tokens that are computed at a time. It is lowered when they do not fit, and stays
+    lowered for the rest of the run.
 
-    `name` is what holds the tokens, in the plural; `remedy` helps where not even one completion fits; `tell`
-    gets a line each time that the budget is lowered.
+    `name` says in the plural what holds the tokens, for the message. `remedy` is shown if not even one
+    completion fits. `on_note` receives a message each time the budget is lowered.
     """
 
     tokens: int
     name: str
     remedy: str
-    tell: Callable[[str], None]
+    on_note: Callable[[str], None]
 
     def lower(self, failed: int) -> None:
-        """Halve the budget, and go on until `failed` tokens, which did not fit, are too many."""
+        """Halve the budget until it is below `failed`, the number of tokens that did not fit."""
         self.tokens //= 2
         while self.tokens >= failed:
             self.tokens //= 2
-        self.tell(f"out of memory; {self.name} now hold at most {self.tokens} tokens")
+        self.on_note(f"out of memory; {self.name} now hold at most {self.tokens} tokens")
 
 
 @dataclass(frozen=True)
 class Piece(Generic[Content]):
-    """A part of the work: the completions in it, and the number of tokens it takes."""
+    """A part of the work: the indices of its completions, and the number of tokens it computes."""
 
     content: Content
     completions: Sequence[int]
@@ -54,12 +55,12 @@ def in_pieces(
     budget: TokenBudget,
     spare: Callable[[], bool] = give_back,
 ) -> Iterator[Result]:
-    """Compute all completions piece by piece, as `cut(completions, tokens)` cuts them; yields each result.
+    """Compute all completions in the pieces that `cut(completions, tokens)` makes; yield each result.
 
-    A piece that does not fit is tried once more when `spare` has given back memory that is kept for speed
-    alone (it says whether there was any); else it lowers the budget, and all that is left is cut anew.
-    `compute` must leave nothing behind when it runs out of memory. Raises TrainingError where one completion
-    alone does not fit.
+    If a piece does not fit, `spare` is called. It releases memory that is kept only for speed and returns
+    whether there was any. If there was, the piece is tried once more. Otherwise the budget is lowered and the
+    remaining completions are cut again. `compute` must have no side effects when it runs out of memory, since
+    it is called again. Raises TrainingError if a single completion does not fit.
     """
     left = list(cut(completions, budget.tokens))
     spared = False
@@ -77,7 +78,8 @@ def in_pieces(
             spared = False
             yield result
             continue
-        # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
+        # Outside of the except block, because inside it the traceback still references the tensors of the
+        # failed attempt, so their memory could not be released.
         spared, more = True, not spared and spare()
         release_memory()
         if more:

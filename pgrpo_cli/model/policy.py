@@ -13,30 +13,33 @@ from .rollout.workspace import Workspace
 from .update.loss_scale import LossScale
 
 HEAD_CHUNK = {"cpu": 128, "cuda": 512}
-"""Tokens whose logits exist at a time in an update: on a GPU more, so that it is busy."""
+"""Tokens whose logits exist at the same time in an update. A GPU needs larger chunks to be fully used."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """How a model computes on a machine: measured when it is loaded, kept by the run."""
+    """How a model computes on this machine. Measured when the model is loaded, and stored with the run, so
+    that a resumed run computes in the same way.
+    """
 
     shared_prefix: bool = True
-    """Rollouts share a prompt's prefix."""
+    """Rollouts store the keys and values of a prompt once for all of its completions."""
     packed: bool = True
-    """Training packs the completions of a prompt behind it."""
+    """Training packs a prompt and all of its completions into one row."""
     graphs: bool = True
     """Decode steps on a CUDA device are captured in graphs."""
     reason: str | None = None
     """Why one of the three is off."""
     copy_from_rows: int | None = 5
-    """Rows from which on rollouts on a CUDA device multiply faster by dequantized copies of NF4 weights;
-    None: never. Unless measured: bitsandbytes multiplies up to four rows by packed weights on any device.
+    """The smallest number of rows for which rollouts on a CUDA device are faster with dequantized copies of
+    NF4 weights; None: never. The default holds on any device: up to four rows bitsandbytes multiplies by the
+    packed weights without dequantizing them.
     """
     rollout_dtype: torch.dtype | None = None
-    """Type in which a CPU samples; None: the compute dtype."""
+    """The dtype of rollouts on a CPU; None: the compute dtype."""
     tokens_per_batch: int | None = None
     tokens_per_micro_batch: int | None = None
-    """What the recipe's budgets were taken as; None: not yet."""
+    """The budgets in use, with a number where the recipe says `auto`; None: not chosen yet."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class Policy:
     device: torch.device
     paths: Paths = Paths()
     head_chunk: int = HEAD_CHUNK["cpu"]
-    """Tokens whose logits exist at a time; `HEAD_CHUNK` of the device, which for a plan is another one."""
+    """Tokens whose logits exist at the same time: `HEAD_CHUNK` of the device. A memory plan runs on the meta
+    device and sets the value of the device that it plans for.
+    """
     workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
     loss_scale: LossScale = field(default_factory=LossScale, compare=False, repr=False)
 
@@ -79,9 +84,7 @@ class Policy:
         return self.model.get_base_model().get_decoder()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The output layer: hidden states [..., D] to logits [..., V], soft-capped where the model does
-        so.
-        """
+        """The output layer: hidden states [..., D] to logits [..., V], soft-capped if the model's are."""
         logits = self.model.get_base_model().get_output_embeddings()(hidden)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -1,4 +1,4 @@
-"""What a policy has sampled for a batch of prompts, as rewards, training and the records take it."""
+"""The completions that a policy has sampled for a batch of prompts, for rewards, training and records."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pgrpo_cli.rewards.base import Completion
 class Rollouts:
     """Completions of P prompts, G each, prompt-major (N = P·G), on the CPU.
 
-    `completion_ids_N_T` is padded on the right; `completion_mask_N_T` is True on completion tokens, the
-    stop token included; `sampling_logprobs_N_T` are those of the policy that sampled, 0 on padding;
-    `finished_N` is True where the completion ended by itself rather than at the limit.
+    `completion_ids_N_T` is padded on the right. `completion_mask_N_T` is True on completion tokens, the stop
+    token included. `sampling_logprobs_N_T` are the log-probabilities under the policy that sampled the
+    tokens, and 0 on padding. `finished_N` is True where a completion ended with a stop token, and False where
+    it was cut off at `max_completion_tokens`.
     """
 
     prompts: tuple[PreparedPrompt, ...]
@@ -29,7 +30,7 @@ class Rollouts:
 
     @property
     def lengths_N(self) -> list[int]:
-        """Tokens of each completion."""
+        """Number of tokens of each completion."""
         return self.completion_mask_N_T.sum(dim=1).tolist()
 
     @property
@@ -38,13 +39,13 @@ class Rollouts:
         return [p.preference_group for p in self.prompts for _ in range(self.num_generations)]
 
     def completions(self) -> list[Completion]:
-        """What the rewards see, a completion each."""
+        """The N completions, in the form in which rewards read them."""
         prompts_N = [p for p in self.prompts for _ in range(self.num_generations)]
         return [completion_of(p, text) for p, text in zip(prompts_N, self.texts_N, strict=True)]
 
 
 def completion_of(prompt: PreparedPrompt, text: str) -> Completion:
-    """What the rewards see of an answer to a prompt."""
+    """An answer to a prompt, in the form in which rewards read it."""
     return Completion(
         prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
     )

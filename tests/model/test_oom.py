@@ -224,7 +224,7 @@ def test_what_rollouts_keep_is_given_back_before_anything_is_cut() -> None:
             lambda: _update(policy, _recipe(), update),
             lambda: sample(policy, make_prompts((5, 3)), settings, seed=0, budget=rollout),
         ):
-            policy.workspace.buffers.room("keys.0", (4,), torch.zeros(0))
+            policy.workspace.buffers.empty("keys.0", (4,), torch.zeros(0))
             work()
             assert policy.workspace.bytes() == 0
     finally:

@@ -168,7 +168,7 @@ def test_memory_that_rollouts_keep_is_given_back_before_the_batch_is_halved(
         return forward(self, input_ids=input_ids, **rest)
 
     monkeypatch.setattr(type(function.model.model), "forward", short_of_memory)
-    workspace.buffers.room("keys.0", (4,), torch.zeros(0))
+    workspace.buffers.empty("keys.0", (4,), torch.zeros(0))
     assert values(function, *TEXTS) == pytest.approx(expected, abs=1e-5)
     assert (sizes, workspace.bytes()) == ([5, 5], 0)
 

@@ -1,4 +1,4 @@
-"""Which completions are decoded together."""
+"""Groups completions into batches that are decoded together."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts, as indices, and which of the completions of each (0 to G - 1) are decoded."""
+    """Indices of prompts, and the completions (0 to G - 1) that are decoded for each of them."""
 
     prompts: Sequence[int]
     generations: Sequence[int]
 
 
 def rollout_budget(
-    settings: SamplingSettings, tell: Callable[[str], None] = lambda text: None
+    settings: SamplingSettings, on_note: Callable[[str], None] = lambda text: None
 ) -> TokenBudget:
-    """Cached tokens that may be decoded together; `tell` hears when memory forces it down."""
-    return TokenBudget(settings.tokens_per_batch, "rollout batches", _REMEDY, tell)
+    """The number of cached tokens that may be decoded together; `on_note` is called when it is lowered."""
+    return TokenBudget(settings.tokens_per_batch, "rollout batches", _REMEDY, on_note)
 
 
 def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSettings) -> Iterator[list[int]]:
-    """Indices of prompts to decode together: longest first, at most `tokens_per_batch` cached tokens a
-    batch. A prompt that exceeds them with its completions is a batch of its own.
+    """Yield batches of prompts, as indices: longest first, with at most `tokens_per_batch` cached tokens per
+    batch. A prompt that exceeds this limit together with its completions gets a batch of its own.
+
+    Sorting by length keeps padding small, since all prompts of a batch are padded to the longest one.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
     batch: list[int] = []
@@ -51,9 +53,10 @@ def batches_by_tokens(prompts: Sequence[PreparedPrompt], settings: SamplingSetti
 def cut_batches(
     prompts: Sequence[PreparedPrompt], settings: SamplingSettings, completions: Sequence[int], tokens: int
 ) -> Iterator[Piece[Batch]]:
-    """Batches of some of the completions (prompt-major indices), of at most `tokens` cached tokens each.
+    """Batches of the given completions (prompt-major indices), with at most `tokens` cached tokens each.
 
-    Under a budget that was lowered, a prompt that exceeds it has its completions decoded in several batches.
+    A prompt that exceeds the budget by itself is normally decoded in one batch. Its completions are spread
+    over several batches only after the budget has been lowered, that is when memory has run out.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
     generations_P: dict[int, list[int]] = {}

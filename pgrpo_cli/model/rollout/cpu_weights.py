@@ -1,11 +1,15 @@
-"""What rollouts on a CPU multiply by: one matrix a layer, made once a rollout and laid out for few rows.
+"""The weights of rollouts on a CPU: one matrix per layer, prepared once per rollout.
 
-A rollout multiplies by the same weights at every token. On a CPU it therefore pays to dequantize NF4 weights
-once, to lay all weights out as oneDNN's products of few rows read them (two to three times faster than MKL's,
-which rearranges them at every product), and to keep the adapter's part short: added into the weights where
-that loses nothing (float32), else as two thin products without the casts and temporaries of PEFT's forward
-pass. In bfloat16 an adapter is never added into the weights: most of its entries are smaller than their
-rounding and would be lost. On CUDA see `lean` and `weight_copies`.
+A rollout multiplies by the same weights at every token, so on a CPU three preparations pay:
+
+1. NF4 weights are dequantized once.
+2. Weights are stored in the layout that oneDNN reads for products of few rows. These products are two to
+   three times as fast as MKL's, which rearranges the weights at every product.
+3. In float32 the adapter is merged into the weights. In bfloat16 it stays apart as two thin products, without
+   the casts and temporaries of PEFT's forward pass. Merging would lose most of it there, because most entries
+   of the adapter are smaller than the rounding error of the weights.
+
+For CUDA see `lean` and `weight_copies`.
 """
 
 from __future__ import annotations
@@ -28,18 +32,19 @@ from .replaced import forwards_replaced
 from .weight_copies import dequantized
 
 _MERGED = (torch.float32, torch.float64)
-"""Types in which the adapter is added into the weights."""
+"""Dtypes in which the adapter is merged into the weights."""
 _ROWS_HINT = 64
-"""Rows for which weights are laid out; other numbers of rows give the same and are nearly as fast."""
+"""The number of rows that the layout is made for. Other numbers give the same result, nearly as fast."""
 _WORTHWHILE = 1.25
-"""How much faster float32 must be before it replaces the compute dtype: more than measurements differ."""
+"""How many times as fast float32 must be to replace the compute dtype. Measurements vary by less."""
 
 
 def fastest_dtype(policy: Policy) -> torch.dtype:
-    """The faster of the compute dtype and float32 for products of few rows on this machine.
+    """The faster dtype for products of few rows on this machine: the compute dtype or float32.
 
-    Never less precise than the compute dtype. CPUs without bfloat16 instructions are several times slower in
-    it, those with them twice as fast. On other devices it is the compute dtype.
+    The result is never less precise than the compute dtype. A CPU without bfloat16 instructions is several
+    times slower in bfloat16 than in float32; a CPU that has them is twice as fast. Devices other than a CPU
+    get the compute dtype.
     """
     dtype: torch.dtype = policy.model.get_base_model().dtype
     if policy.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
@@ -50,7 +55,7 @@ def fastest_dtype(policy: Policy) -> torch.dtype:
 
 @contextmanager
 def rollout_weights(policy: Policy, *, num_rows: int) -> Iterator[None]:
-    """Within the block the model's layers multiply by what is fastest for rollouts of `num_rows` rows."""
+    """Within the block the model uses the weights that are fastest for rollouts of `num_rows` rows."""
     if policy.device.type == "cuda":
         workspace, dtype = policy.workspace, policy.model.get_base_model().dtype
         from_rows = policy.paths.copy_from_rows
@@ -70,7 +75,7 @@ def rollout_weights(policy: Policy, *, num_rows: int) -> Iterator[None]:
 
 
 def _replacements(model: Any, dtype: torch.dtype) -> Iterator[tuple[Any, Callable[..., Any]]]:
-    """A forward function for every layer with an adapter, every other NF4 layer, and the output layer."""
+    """Forward functions for all layers with an adapter, all other NF4 layers, and the output layer."""
     product = _laid_out if _lays_out(dtype) else _as_stored
     inside = set()
     for layer in lora_layers(model):
@@ -117,9 +122,10 @@ def _laid_out(weight: torch.Tensor, bias: torch.Tensor | None) -> _Product:
 
 
 def _lays_out(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch has oneDNN's products with weights laid out beforehand, for `dtype`.
+    """Whether this build of PyTorch offers oneDNN's products with prepared weights for `dtype`.
 
-    They are what torch.compile uses on a CPU, and no public interface: without them plain products serve.
+    torch.compile uses them on a CPU, but they are not a public interface. So they are tried out here, and
+    ordinary products are used where they are missing.
     """
     if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
         return False
@@ -137,14 +143,14 @@ def _linear(product: _Product, x: torch.Tensor) -> torch.Tensor:
 def _linear_and_adapter(
     product: _Product, down: torch.Tensor, up: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:
-    """x W' + b + (x A') B': two thin products more than the layer alone."""
+    """x W' + b + (x A') B': the layer's own product and two thin ones."""
     rows = x.flatten(0, -2)
     return product(rows).addmm_(rows @ down.t(), up.t()).view(*x.shape[:-1], -1)
 
 
 @contextmanager
 def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within the block, what no replaced layer holds (embeddings, norms, the output layer) is in `dtype`."""
+    """Within the block, parameters outside of LoRA and NF4 layers (embeddings, norms) are in `dtype`."""
     held = {id(p) for layer in [*lora_layers(model), *nf4_layers(model)] for p in layer.parameters()}
     others = [
         p for p in model.parameters() if id(p) not in held and p.is_floating_point() and p.dtype != dtype
@@ -160,10 +166,11 @@ def _other_parameters_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Processor time of a product of some rows with a large weight, by one thread.
+    """Processor time of one thread for a product of some rows with a large weight.
 
-    Neither the model's own shapes, which may be too small to tell the types apart, nor elapsed time, which
-    depends on what else the machine is doing: so that runs on one machine choose alike.
+    All runs on one machine should choose the same dtype. So the shapes are fixed, since those of the model
+    may be too small to show a difference, and processor time is measured, since elapsed time depends on what
+    else the machine is doing.
     """
     rows, weight = torch.ones(_ROWS_HINT, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     threads = torch.get_num_threads()

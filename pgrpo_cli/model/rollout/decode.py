@@ -1,10 +1,11 @@
-"""Decoding over shared prefixes: one step at a time, over tensors that stay where they are.
+"""Decoding over shared prefixes: one step per token, over tensors with fixed addresses.
 
 A step feeds the newest token of every row, draws the next token and records it. All of this happens on the
 device, without host synchronisation. The host reads the record every `check_every` steps to find the
-completions that have finished. Every completion owns a line of the record and a line of the uniform numbers;
-a row of the batch only holds the number of its line, so rows can be dropped without moving what has been
-recorded.
+completions that have finished.
+
+Every completion has one line in the record and one line of uniform numbers. A row of the batch only stores
+the index of its line. So finished rows can be dropped from the batch without moving what has been recorded.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from .buffers import Buffers
 from .rounding import COARSE, EXACT, KeptRows, Rounding
 from .sampling import SamplingSettings, next_tokens
 from .shared_prefix import PrefillCache, SharedPrefixCache, attending_to_shared_prefix
-from .workspace import Workspace, run_plainly
+from .workspace import Workspace, run_eagerly
 
 
 def decode_on(policy: Policy) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """`decode` as it is fastest on the policy's device."""
+    """`decode` with the options that are fastest on the policy's device."""
     if policy.device.type != "cuda":
         return decode
     return partial(decode, rounding=COARSE, workspace=policy.workspace if policy.paths.graphs else None)
@@ -40,10 +41,11 @@ def decode(
     rounding: Rounding = EXACT,
     workspace: Workspace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and log-probabilities [N, T] of one batch, on the CPU; what follows a stop token is
+    """Token ids and log-probabilities [N, T] of one batch, on the CPU. Entries after a stop token are
     meaningless.
 
-    `rounding` and `workspace` (None: memory of the moment, no graphs) change how fast, not what is drawn.
+    `rounding` and `workspace` change the speed, not the tokens that are drawn. Without a workspace, memory is
+    newly allocated and no CUDA graphs are used.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
     stop_ids = torch.tensor(policy.stop_token_ids)
@@ -53,7 +55,8 @@ def decode(
     )
     batch = _Batch(policy, cache, settings, uniform_N_T, buffers)
     batch.draw(logits_P_V.repeat_interleave(G, dim=0))
-    run = workspace.runner(policy.model, settings) if workspace else run_plainly
+    run = workspace.runner(policy.model, settings) if workspace else run_eagerly
+    # [P, V] in float32 is large, and its memory is needed by the steps.
     del logits_P_V
 
     finished_N = torch.zeros(len(uniform_N_T), dtype=torch.bool)
@@ -72,8 +75,8 @@ def decode(
 
 
 class _Batch:
-    """The rows being decoded. Row m writes to line `completions_M[m]` of the record; a padding
-    row, whose output is discarded, writes to an extra line at the end of the record.
+    """The rows that are being decoded. Row m writes to line `completions_M[m]` of the record. Padding rows
+    write to an extra line at the end of the record, which is discarded.
     """
 
     def __init__(
@@ -87,11 +90,11 @@ class _Batch:
         self._policy, self._cache, self._settings, self._buffers = policy, cache, settings, buffers
         self._N, self._T = uniform_N_T.shape
         size, like = (self._N + 1) * self._T, cache.stored_1
-        self._ids = buffers.room("ids", (size,), like).zero_()
-        self._logprobs = buffers.room("logprobs", (size,), torch.zeros(0, device=like.device)).zero_()
+        self._ids = buffers.empty("ids", (size,), like).zero_()
+        self._logprobs = buffers.empty("logprobs", (size,), torch.zeros(0, device=like.device)).zero_()
         uniform = torch.nn.functional.pad(uniform_N_T, (0, 0, 0, 1)).flatten()
         self._uniform = buffers.store("uniform", uniform.to(like.device))
-        self._tokens_M = buffers.room("tokens", (self._N,), like)
+        self._tokens_M = buffers.empty("tokens", (self._N,), like)
         self._point(list(range(self._N)))
 
     def _point(self, completions_M: list[int]) -> None:
@@ -100,7 +103,7 @@ class _Batch:
         self._lines_M = self._buffers.store("lines", lines * self._T)
 
     def key(self, reach: int) -> tuple[object, ...]:
-        """What the shapes and the course of a step depend on."""
+        """Identifies a step for CUDA graphs: steps with equal keys run the same kernels with equal shapes."""
         cache = self._cache
         return (self._N, len(self._completions_M), cache.num_prompts, cache.prefix_length, reach)
 
@@ -109,7 +112,9 @@ class _Batch:
         self.draw(decode_step(self._policy, self._tokens_M, self._cache, reach))
 
     def draw(self, logits_M_V: torch.Tensor) -> None:
-        """Draw a token a row and record it in the column that the stored tokens have reached."""
+        """Draw one token per row and record it."""
+        # The record is flat, [(N + 1)·T]: start of the row's line plus the number of tokens drawn so far.
+        # That number is read on the device, since a number from the host would be frozen in a captured graph.
         place_M = self._lines_M + self._cache.stored_1
         uniform_M = self._uniform.index_select(0, place_M)
         tokens_M, logprobs_M = next_tokens(logits_M_V, uniform_M, self._settings)
@@ -118,7 +123,8 @@ class _Batch:
         self._logprobs.index_copy_(0, place_M, logprobs_M)
 
     def shrink(self, finished_N: torch.Tensor, *, stored: int, rounding: Rounding) -> None:
-        """Let finished rows leave, where that pays."""
+        """Drop finished rows if enough rows have finished (see `Rounding.kept_rows`)."""
+        # The last entry stands for the padding rows, whose completion index is N.
         finished = [*finished_N.tolist(), True]
         going_on_M = [not finished[n] for n in self._completions_M]
         kept = rounding.kept_rows(self._cache.places_M, going_on_M, self._settings.num_generations)
@@ -134,7 +140,9 @@ class _Batch:
         self._point(completions_M[:real] + [self._N] * kept.padding_rows)
 
     def record(self, start: int, end: int) -> torch.Tensor:
-        """Columns [start, end) of the token ids, [N, end - start] on the CPU. Waits for the device."""
+        """Columns [start, end) of the token ids, [N, end - start] on the CPU. This synchronises with the
+        device.
+        """
         return self.ids_N_T[:, start:end].cpu()
 
     @property
@@ -157,11 +165,11 @@ def prefill(
     rounding: Rounding = EXACT,
     buffers: Buffers | None = None,
 ) -> tuple[torch.Tensor, SharedPrefixCache]:
-    """Run P prompts once: logits after each prompt's last token [P, V], and the cache that its completions
-    share.
+    """Run P prompts once. Returns the logits after the last token of each prompt [P, V], and the cache that
+    the completions of a prompt share.
 
-    Prompts are padded on the right: under the causal mask no prompt token sees the padding, so it needs no
-    mask.
+    Prompts are padded on the right. Under the causal mask no prompt token attends to the padding there, so no
+    attention mask is needed.
     """
     lengths_P = torch.tensor([len(prompt.input_ids) for prompt in prompts], device=policy.device)
     ids_P_T = torch.nn.utils.rnn.pad_sequence(
@@ -180,13 +188,14 @@ def prefill(
 
 
 def decode_step(policy: Policy, tokens_M: torch.Tensor, cache: SharedPrefixCache, reach: int) -> torch.Tensor:
-    """Feed one token a row and return the logits for the next one [M, V].
+    """Feed one token per row and return the logits of the next one [M, V].
 
-    `reach`: columns of the completions' own keys to look at, more than are stored. Within
-    `attending_to_shared_prefix` only.
+    `reach`: how many columns of the completions' own keys to attend to, more than are stored. Must be called
+    within `attending_to_shared_prefix`.
     """
     cache.begin(reach)
-    # A mask with four dimensions keeps transformers from building its own; the cache knows what is visible.
+    # transformers builds no mask of its own if it is given one with four dimensions. The values are not used:
+    # `shared_prefix_attention` takes its mask from the cache.
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)
     hidden_M_1_D = policy.decoder(
         input_ids=tokens_M.unsqueeze(1),

@@ -1,7 +1,7 @@
-"""Sampling on the plain path: every completion in a row of its own, decoded by transformers' `generate`.
+"""Sampling without a shared prefix: one row per completion, decoded by transformers' `generate`.
 
-It serves architectures that cannot share a prefix: recurrent and linear-attention layers have no keys to
-share. Every row holds a copy of its prompt, padded on the left.
+This is the path for architectures that cannot share a prefix, since recurrent and linear-attention layers
+have no keys. Every row holds a copy of its prompt, padded on the left.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .sampling import SamplingSettings, next_tokens
 def decode_padded(
     policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, uniform_N_T: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and log-probabilities [N, T] of G completions a prompt, decoded by transformers' `generate`.
+    """Token ids and log-probabilities [N, T] of G completions per prompt.
 
-    What follows a stop token is meaningless. Fewer than T columns come back if all completions end early.
+    Entries after a stop token are meaningless. There are fewer than T columns if all completions end early.
     """
     rows = [prompt.input_ids for prompt in prompts for _ in range(settings.num_generations)]
     ids_N_T, mask_N_T = _left_padded(rows, policy)
@@ -41,7 +41,10 @@ def decode_padded(
 
 
 class _Sampler:
-    """A logits processor that makes the choice itself, so that `generate` draws from our uniform numbers."""
+    """A logits processor that chooses the token itself, so that `generate` uses our uniform numbers.
+
+    It sets all other logits to -inf, and `generate` then picks the chosen token greedily.
+    """
 
     def __init__(self, settings: SamplingSettings, uniform_N_T: torch.Tensor) -> None:
         self._settings, self._uniform_N_T = settings, uniform_N_T

@@ -1,9 +1,10 @@
-"""Decode steps captured in CUDA graphs: thousands of kernel launches a token become one.
+"""Decode steps captured in CUDA graphs: thousands of kernel launches per token become one.
 
-A CUDA graph is recorded with fixed memory addresses and reads and writes there at every replay. What a step
-reads and writes therefore lies in static buffers, and the addresses of all weights and buffers are compared
-before a graph is used again. The adapter is trained in place, so its graphs see every update. A step that
-cannot be captured runs as it is, from then on; where memory ran out, for the rest of the batch.
+A CUDA graph is recorded with fixed memory addresses, and every replay reads and writes there. Therefore
+everything that a step reads and writes lies in static buffers, and the addresses of all weights and buffers
+are compared before a graph is used again. The optimizer changes the adapter in place, so the graphs see every
+update. If a step cannot be captured, steps run eagerly from then on; if the reason was a lack of memory, only
+for the rest of the batch.
 """
 
 from __future__ import annotations
@@ -19,29 +20,31 @@ from pgrpo_cli.errors import RunWarning
 from pgrpo_cli.pretrained.memory import is_out_of_memory, release_memory
 
 _MOST_GRAPHS = 64
-"""Captured at a time; a graph of some thousand kernels holds a few megabytes."""
+"""How many graphs are kept. A graph of some thousand kernels takes a few megabytes."""
 _MOST_SHORTAGES = 3
-"""Captures that may run out of memory before no more are tried."""
+"""After this many captures that ran out of memory, no more are tried."""
 
 Step = Callable[[], None]
 Runner = Callable[[Hashable, Step], None]
 
 
 class Recorder(Protocol):
-    """What takes a step and what records one."""
+    """Records steps. Tests replace `CudaRecorder` by a recorder that needs no GPU."""
 
     def warm_up(self, step: Step) -> None:
-        """Take the step where it will be recorded."""
+        """Run the step in the place (the CUDA stream) where it will be recorded."""
 
     def record(self, step: Step) -> Step:
-        """Record the step without taking it; what is returned takes it. Raises what the step raises."""
+        """Record the step without running it, and return a function that runs it. Raises what the step
+        raises.
+        """
 
     def forget(self) -> None:
-        """All recorded steps have been dropped."""
+        """Called when all recorded steps have been dropped."""
 
 
 class Graphs:
-    """The captured steps of one policy, by what they depend on. `failure`: why there are none any more."""
+    """The captured steps of one policy, by key. `failure`: why no more steps are captured, or None."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.failure: str | None = None
@@ -54,15 +57,16 @@ class Graphs:
         return len(self._replays)
 
     def clear(self) -> None:
-        """Drop all graphs; their memory goes back with them."""
+        """Drop all graphs and release their memory."""
         self._replays.clear()
         self._recorder.forget()
 
     def runner(self, conditions: Hashable, addresses: Hashable) -> Runner:
         """A function `run(key, step)` for the steps of one batch.
 
-        `conditions` and `key` are what a step's course depends on, `addresses` where everything lies that it
-        reads or writes.
+        A captured step is used again only if `conditions`, `key` and `addresses` are equal. `conditions` and
+        `key` stand for everything that decides which kernels run; `addresses` are those of all tensors that
+        the step reads or writes.
         """
         if addresses != self._addresses:
             self.clear()
@@ -85,12 +89,13 @@ class Graphs:
             self.clear()
         try:
             self._replays[key] = self._recorder.record(step)
-        # Whatever it is, the step itself has just been taken without it: the run goes on.
+        # Any error: the warm-up has just run the step itself, so the run can go on without the graph.
         except Exception as error:
             short, cause = any(map(is_out_of_memory, _causes(error))), _first_cause(error)
         else:
             return
-        # Not in the except block: as long as that lasts, the traceback holds the failed attempt's tensors.
+        # Outside of the except block, because inside it the traceback still references the tensors of the
+        # failed attempt, so their memory could not be released.
         self.clear()
         if not short:
             self._give_up(cause)
@@ -106,24 +111,24 @@ class Graphs:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those in whose handling it was raised."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__context__
+    """The error, and the errors that were being handled when it was raised."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__context__
 
 
 def _first_cause(error: BaseException) -> str:
-    """What broke the capture; the error of its end, which follows from it, says nothing."""
+    """The error that broke the capture. Ending a broken capture raises a second error, which says nothing."""
     *_, error = _causes(error)
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
 
 
 class CudaRecorder:
-    """Captures steps in CUDA graphs. The only code here that needs a device.
+    """Captures steps in CUDA graphs. This is the only class of the module that needs a GPU.
 
-    All graphs share one memory pool. That is sound because no two run at once and all that a step leaves
-    behind is in buffers outside of the pool.
+    All graphs share one memory pool, which saves memory. This is safe because no two graphs run at the same
+    time, and because the results of a step lie in buffers outside of the pool.
     """
 
     def __init__(self) -> None:
@@ -131,7 +136,9 @@ class CudaRecorder:
         self._stream: Any = None
 
     def warm_up(self, step: Step) -> None:
-        """Take the step on the stream of the capture, which finds kernels and workspaces in place then."""
+        """Run the step on the stream of the capture. Kernels are loaded and workspaces allocated on first
+        use, and neither may happen during a capture.
+        """
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         current = torch.cuda.current_stream()
@@ -143,7 +150,7 @@ class CudaRecorder:
             current.wait_stream(self._stream)
 
     def record(self, step: Step) -> Step:
-        """Capture the step; the graph's replay is returned."""
+        """Capture the step in a graph, and return the function that replays it."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -151,20 +158,20 @@ class CudaRecorder:
             graph,
             pool=self._pool,
             stream=self._stream,
-            # Other threads, of a tracker for instance, may go on using the device.
+            # The default mode would break the capture when another thread, say of a tracker, uses the device.
             capture_error_mode="thread_local",
         )
         try:
-            # A capture that breaks off leaves its stream behind as the current one; the outer block does not.
+            # A capture that fails does not restore the current stream; the outer block does.
             with torch.cuda.stream(self._stream), capture:
                 step()
         except BaseException:
-            # It may also leave the allocator in its service, which then frees nothing in this process again.
+            # It may also leave the allocator in capture mode, in which it never releases memory again.
             with suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
             raise
         return graph.replay
 
     def forget(self) -> None:
-        """Take another pool next time: one that no graph holds any more must not be named again."""
+        """Use a new pool for the next graph: a pool must not be used again once its last graph is gone."""
         self._pool = None

@@ -1,10 +1,11 @@
-"""The forward pass of rollouts on CUDA: the mathematics of training in fewer and faster kernels.
+"""The forward pass of rollouts on CUDA: the same mathematics as in training, in fewer and faster kernels.
 
-A token is decoded in thousands of small kernels, so their number is what decoding waits for next to the
-weights. PEFT keeps the adapter in float32 and computes its part of every layer there, in seven kernels
-around two products without tensor cores; transformers normalises in seven. Here an adapted layer is three
-products, the adapter rounded beforehand, and a norm is one kernel. Both differ from training by roundings to
-the compute dtype, as different batch shapes do.
+Decoding a token takes thousands of small kernels. Apart from reading the weights, their number decides how
+long it takes. PEFT computes the adapter's part of a layer in float32: two products that use no tensor cores,
+and seven kernels around them. transformers takes seven kernels for a norm. Here a layer with an adapter is
+three products in the compute dtype, for which the adapter is rounded once beforehand, and a norm is one
+kernel. The results differ from those of training by rounding to the compute dtype, as they do between batch
+shapes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from .replaced import forwards_replaced
 
 @contextmanager
 def lean_adapter(model: nn.Module, dtype: torch.dtype, buffers: Buffers) -> Iterator[None]:
-    """Within the block plain LoRA layers compute in `dtype`, from copies made when it begins.
+    """Within the block plain LoRA layers compute in `dtype`, with copies of the adapter that are made when
+    the block begins.
 
-    Layers that are switched off, merged or more than plain LoRA are left alone.
+    Layers whose adapter is disabled or merged, and variants of LoRA, keep their own forward pass.
     """
     layers: list[tuple[Any, str]] = [(m, name) for m in model.modules() for name in _plain_lora(m)]
     forwards = {}
@@ -41,7 +43,7 @@ def lean_adapter(model: nn.Module, dtype: torch.dtype, buffers: Buffers) -> Iter
 
 
 def _plain_lora(layer: Any) -> list[str]:
-    """The name of the layer's adapter if the layer is W·x + scaling·B·A·x at the moment, else nothing."""
+    """The name of the layer's adapter if the layer currently computes W·x + scaling·B·A·x, else nothing."""
     from peft.tuners.lora.layer import LoraLayer
 
     if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged or layer.lora_variant:
@@ -70,9 +72,10 @@ def _forward(
 
 @contextmanager
 def lean_norms(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within the block RMS norms that scale by their weight are torch's fused ones.
+    """Within the block RMS norms that scale by their weight use torch's fused kernel.
 
-    Which class of norm does so is tried out on some numbers: Gemma's scales by 1 + weight.
+    Not every class named RMSNorm does so (Gemma's scales by 1 + weight). Each class is therefore compared
+    with torch's kernel on some numbers.
     """
     usual: dict[type, bool] = {}
     norms: list[Any] = []

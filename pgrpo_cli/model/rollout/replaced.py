@@ -1,4 +1,4 @@
-"""Layers that compute by another function for a while."""
+"""Replaces the forward functions of layers for the duration of a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 @contextmanager
 def forwards_replaced(forwards: Mapping[Any, Callable[..., torch.Tensor]]) -> Iterator[None]:
-    """Within the block the layers compute by these functions, afterwards as before."""
+    """Within the block the layers use these functions as their `forward`; afterwards their own again."""
+    # `vars`, not `getattr`: most layers have the method of their class only, and nothing to put back.
     before = {layer: vars(layer).get("forward") for layer in forwards}
     for layer, forward in forwards.items():
         layer.forward = forward

@@ -1,8 +1,8 @@
-"""The shapes of a decode step: those of the batch exactly, or rounded up to a few bucket sizes.
+"""The shapes of a decode step: exactly those of the batch, or rounded up to a few bucket sizes.
 
-On a CPU a new shape costs nothing, so each step is as small as it can be. On CUDA each new shape costs the
+On a CPU a new shape costs nothing, so each step is as small as possible. On CUDA each new shape costs the
 capture of a graph. There the number of prompts, their length and the length of the completions are rounded up
-to bucket sizes; what is added is masked or discarded. Neither way changes a completion.
+to bucket sizes, and the padding is masked or discarded. Neither way changes a completion.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LEAVING_SHARE = 8
-"""With exact shapes rows leave once one in so many has finished: a cache is copied when that pays."""
+"""With exact shapes, finished rows are dropped once they are at least one in this many. Dropping rows copies
+the cache, which does not pay for fewer.
+"""
 
 
 def bucket(count: int, *, smallest: int = 1, per_octave: int = 2) -> int:
-    """The smallest bucket size of at least `count` (> 0). The sizes begin with `smallest`, and there are
-    `per_octave` of them, a power of two, to every doubling.
+    """The smallest bucket size that is at least `count` (> 0). Sizes start at `smallest`. Between a power of
+    two and the next one there are `per_octave` sizes, which must be a power of two too.
 
-    With the defaults 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: what is rounded up grows by less than a half.
+    With the defaults the sizes are 1, 2, 3, 4, 6, 8, 12, 16, 24, ..., so padding adds less than a half.
     """
     if count <= smallest:
         return smallest
@@ -28,10 +30,10 @@ def bucket(count: int, *, smallest: int = 1, per_octave: int = 2) -> int:
 
 @dataclass(frozen=True)
 class KeptRows:
-    """The prompts and rows that are decoded on, as indices into the batch.
+    """The prompts and rows that stay in the batch, as indices into it.
 
-    The last `padding_rows` rows and their prompts are copies of others that fill the bucket. Their output is
-    discarded.
+    The last `padding_rows` rows and their prompts are copies of others. They fill the bucket, and their
+    output is discarded.
     """
 
     prompts: list[int]
@@ -41,25 +43,29 @@ class KeptRows:
 
 @dataclass(frozen=True)
 class Rounding:
-    """`check_every`: tokens between two looks at who has finished. On CUDA a look waits for the device."""
+    """How shapes are rounded. `check_every`: how many tokens are decoded between two checks for completions
+    that have finished. On CUDA a check is a host synchronisation.
+    """
 
     exact: bool
     check_every: int
 
     def own_length(self, tokens: int, capacity: int) -> int:
-        """Columns of the completions' own keys to attend to when `tokens` of `capacity` are stored."""
+        """How many columns of the completions' own keys a step attends to, for `tokens` tokens of `capacity`.
+        """
         return tokens if self.exact else min(capacity, bucket(tokens, smallest=64))
 
     def prefix_length(self, tokens: int) -> int:
-        """Columns to hold prompts of up to `tokens` tokens."""
+        """How many columns are allocated for prompts of up to `tokens` tokens."""
         return tokens if self.exact else bucket(tokens, smallest=64, per_octave=8)
 
     def kept_rows(
         self, places_M: Sequence[int], going_on_M: Sequence[bool], num_generations: int
     ) -> KeptRows | None:
-        """The rows to keep when at least one has not finished; None: the batch stays as it is.
+        """The rows to keep, if at least one row has not finished; None: the batch stays as it is.
 
-        `places_M` are the rows' places in the [P·G] grid of prompts and completions, ascending.
+        `places_M` are the places of the rows in the [P·G] grid of prompts and completions, ascending. With
+        rounded shapes a prompt keeps all of its rows until all of them have finished, so the grid stays full.
         """
         if self.exact:
             rows = [row for row, going_on in enumerate(going_on_M) if going_on]
@@ -79,7 +85,7 @@ class Rounding:
 
 
 EXACT = Rounding(exact=True, check_every=1)
-"""For devices on which a new shape costs nothing and the host waits for every step anyhow."""
+"""For CPUs, on which a new shape costs nothing and the host computes every step itself."""
 
 COARSE = Rounding(exact=False, check_every=16)
-"""For captured graphs. Sixteen steps of a few milliseconds hide the wait for the device and its restart."""
+"""For CUDA graphs. Sixteen steps of a few milliseconds make the cost of a host synchronisation small."""

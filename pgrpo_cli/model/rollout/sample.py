@@ -1,4 +1,4 @@
-"""Sampling completions: one prefill a prompt, all completions of a batch of prompts decoded together."""
+"""Sampling completions: each prompt is prefilled once, and a batch's completions are decoded together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from .generated import decode_padded
 from .sampling import SamplingSettings, uniforms
 
 OnBatch = Callable[[Sequence[int], Sequence[Completion]], None]
-"""Called when a batch is decoded, with the places of its completions among all N, and the completions."""
+"""Called when a batch has been decoded, with the indices of its completions (0 to N - 1) and the completions
+themselves.
+"""
 
 
 @torch.no_grad()
@@ -34,11 +36,11 @@ def sample(
     budget: TokenBudget | None = None,
     on_batch: OnBatch = lambda rows, completions: None,
 ) -> Rollouts:
-    """Sample G completions for each prompt. A completion depends on (weights, prompt, seed), not on its
-    batch. `on_batch` sees each batch before the next one is decoded.
+    """Sample G completions for each prompt. A completion depends on the weights, the prompt and the seed, not
+    on the other completions of its batch. `on_batch` is called before the next batch is decoded.
 
-    `budget`: cached tokens a batch, lowered where they do not fit; None starts from the settings'. Raises
-    TrainingError where the device's memory does not hold a single completion.
+    `budget`: the number of cached tokens per batch, which is lowered if they do not fit; None: that of
+    `settings`. Raises TrainingError if not even one completion fits into the memory of the device.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
     pad_token_id = policy.tokenizer.pad_token_id
@@ -85,7 +87,7 @@ def sample(
 
 
 def _completed(ids_N_T: torch.Tensor, stop_token_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Length of each completion, its first stop token included, and whether it has one."""
+    """The length of each completion up to and including its first stop token, and whether it has one."""
     stops_N_T = torch.isin(ids_N_T, torch.tensor(stop_token_ids))
     finished_N = stops_N_T.any(dim=1)
     first_N = stops_N_T.int().argmax(dim=1)

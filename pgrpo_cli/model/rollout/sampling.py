@@ -1,8 +1,8 @@
-"""Drawing the next token of every row at once, from uniform numbers that were fixed beforehand.
+"""Drawing the next tokens of all rows, from uniform numbers that are fixed beforehand.
 
-Each completion owns a row of uniform numbers, one a position, that depends on (seed, prompt id, completion)
-only.
-A token is then a function of the logits and its own number: how rows are batched changes nothing.
+Each completion has a row of uniform numbers, one per position, which depends only on (seed, prompt id,
+completion). A token is then a function of its logits and its own number. So a completion does not depend on
+the batch that it is decoded in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn; `temperature` divides the logits."""
+    """How completions are drawn. The logits are divided by `temperature`."""
 
     num_generations: int
     max_completion_tokens: int
@@ -31,7 +31,7 @@ class SamplingSettings:
 
 
 def sampling_settings(section: RolloutSection) -> SamplingSettings:
-    """How training samples."""
+    """The settings of rollouts in training."""
     return SamplingSettings(**(section.model_dump() | {"tokens_per_batch": section.batch_budget}))
 
 
@@ -44,9 +44,7 @@ def uniforms(seed: int, prompt_id: str, num_generations: int, num_tokens: int) -
 def next_tokens(
     logits_N_V: torch.Tensor, uniform_N: torch.Tensor, settings: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token of every row [N] and its log-probability [N]: the likeliest if greedy, else a drawn
-    one.
-    """
+    """The next token of every row [N] and its log-probability [N]. If greedy it is the likeliest token."""
     if settings.greedy:
         logprobs_N_V = torch.log_softmax(logits_N_V.float() / settings.temperature, dim=-1)
         best = logprobs_N_V.max(dim=-1)
@@ -64,11 +62,11 @@ def sample_tokens(
     top_p: float = 1.0,
     top_k: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample a token a row by inverting the cumulative distribution at `uniform_N`.
+    """Sample one token per row by inverting the cumulative distribution at `uniform_N`.
 
-    Returns the tokens [N] and their log-probabilities [N] (float32) under softmax(logits / temperature)
-    over the
-    whole vocabulary, as TRL records them: top-p and top-k restrict what is drawn, not what is recorded.
+    Returns the tokens [N] and their log-probabilities [N] (float32) under softmax(logits / temperature) over
+    the whole vocabulary, as TRL records them. Top-p and top-k restrict which tokens are drawn; they do not
+    change the log-probabilities.
     """
     scaled_N_V = logits_N_V.float()
     if temperature != 1.0:
@@ -84,9 +82,7 @@ def sample_tokens(
 
 
 def _truncate(weights_N_V: torch.Tensor, *, top_p: float, top_k: int) -> torch.Tensor:
-    """Zero the weights outside the top k tokens and outside the smallest set that holds `top_p` of the
-    mass.
-    """
+    """Set the weights to 0 outside of the top k tokens and of the smallest set with a mass of `top_p`."""
     sorted_N_V, order_N_V = weights_N_V.sort(dim=-1, descending=True)
     if top_k:
         sorted_N_V[:, top_k:] = 0
@@ -97,10 +93,10 @@ def _truncate(weights_N_V: torch.Tensor, *, top_p: float, top_k: int) -> torch.T
 
 
 def _invert_cdf(weights_N_V: torch.Tensor, uniform_N: torch.Tensor) -> torch.Tensor:
-    """The token at which the running sum of unnormalised weights passes uniform · total, in two levels.
+    """The token at which the cumulative sum of the unnormalised weights exceeds uniform · total.
 
-    Sums over blocks first: faster than one running sum over the vocabulary, and with a smaller rounding
-    error.
+    The search has two levels: first over the sums of blocks [N, B], then inside the block that was found
+    [N, S]. This is faster than one cumulative sum over the vocabulary, and its rounding error is smaller.
     """
     num_rows, vocabulary = weights_N_V.shape
     padding = -vocabulary % _BLOCK
@@ -116,7 +112,8 @@ def _invert_cdf(weights_N_V: torch.Tensor, uniform_N: torch.Tensor) -> torch.Ten
     inside_N_S = blocks_N_B_S[torch.arange(num_rows, device=block_N_1.device), block_N_1.squeeze(-1)].double()
     inside_edges_N_S = inside_N_S.cumsum(dim=-1)
     offset_N_1 = torch.searchsorted(inside_edges_N_S, target_N_1 - before_N_1, right=True)
-    # Rounding may put the target at the block's very end: the last token with any weight is meant then.
+    # By rounding, the target may lie at the very end of the block. Then the last token with a positive weight
+    # is taken, since a token of weight 0 must never be drawn.
     last_N_1 = (inside_N_S > 0).int().mul(torch.arange(1, _BLOCK + 1, device=inside_N_S.device)).amax(
         -1, keepdim=True
     ) - 1

@@ -1,16 +1,16 @@
 """Decoding G completions of a prompt over one copy of the prompt's keys and values.
 
-`SharedPrefixCache` stands in for transformers' cache during decoding: the prompt's keys and values are stored
-once a prompt [P, H, Tp, D], those of the completions once a row [M, H, Tc, D]. `shared_prefix_attention` is
-the attention function, registered with transformers, that reads both. H key-value heads serve R query heads
-each; D features a head.
+`SharedPrefixCache` replaces transformers' cache during decoding. It stores the keys and values of a prompt
+once [P, H, Tp, D], and those of completions once per row [M, H, Tc, D]. `shared_prefix_attention` is the
+attention function, registered with transformers, that reads both. Each of the H key-value heads serves R
+query heads; a head has D features.
 
-The M rows stand in a grid [P, G] of prompts and their completions. As long as no row has left on its own the
-grid is full and needs no index; afterwards `places_M` says where a row stands. Scores are laid out [A, B, H,
-R, T] with A·B = M: [P, G] in a full grid, [M, 1] otherwise.
+The M rows lie in a grid [P, G] of prompts and their completions. At first the grid is full and needs no
+index. Once single rows have been dropped, `places_M` gives the place of each row in the grid. Scores have the
+shape [A, B, H, R, T] with A·B = M: A, B = P, G if the grid is full, and M, 1 otherwise.
 
-A step reads and writes the same addresses at every token: how many tokens are stored is on the device, and
-what is not stored yet is masked. So a step can be captured in a CUDA graph.
+A step reads and writes the same addresses at every token, so that it can be captured in a CUDA graph. The
+number of stored tokens is a tensor on the device, and columns that are not stored yet are masked.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ ATTENTION_NAME = "pgrpo_shared_prefix"
 
 
 class PrefillCache(DynamicCache):
-    """Puts the keys and values of P prompts where decoding will read them, layer by layer as they are made.
+    """The cache of a prefill. It writes the keys and values of P prompts into the buffers of decoding, layer
+    by layer.
 
-    A cache of transformers' own, copied afterwards, would need its room once more: the buffers still hold the
-    prompts of the batch before. `prefix_length` is the T axis of what is kept [P, H, T, D], zeros at its end.
+    Copying them from transformers' own cache afterwards would need their memory twice. `prefix_length` is the
+    size of the T axis of the buffers [P, H, T, D]; their end is filled with zeros.
     """
 
     def __init__(self, prefix_length: int, buffers: Buffers) -> None:
@@ -44,27 +45,28 @@ class PrefillCache(DynamicCache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep a layer's keys and values, and return them as they came."""
+        """Store the keys and values of a layer, and return them unchanged."""
         self.prefix_keys.append(self.widened(f"prefix_keys.{layer_idx}", key_states, axis=2))
         self.prefix_values.append(self.widened(f"prefix_values.{layer_idx}", value_states, axis=2))
         return key_states, value_states
 
     def widened(self, name: str, tensor: torch.Tensor, *, axis: int) -> torch.Tensor:
-        """A copy in the buffer of that name, its axis filled up to `prefix_length` with zeros."""
+        """A copy in the buffer of that name, padded with zeros to `prefix_length` along `axis`."""
         tokens = tensor.shape[axis]
         shape = (*tensor.shape[:axis], self.prefix_length, *tensor.shape[axis + 1 :])
-        room = self.buffers.room(name, shape, tensor)
-        room.narrow(axis, 0, tokens).copy_(tensor)
-        # Masked keys have a weight of 0, which does not undo a NaN that the buffer may hold.
-        room.narrow(axis, tokens, self.prefix_length - tokens).zero_()
-        return room
+        buffer = self.buffers.empty(name, shape, tensor)
+        buffer.narrow(axis, 0, tokens).copy_(tensor)
+        # The buffer may contain NaN from an earlier use. Masking gives padding a weight of 0, but 0 · NaN is
+        # NaN, so the padding itself must be finite.
+        buffer.narrow(axis, tokens, self.prefix_length - tokens).zero_()
+        return buffer
 
 
 class SharedPrefixCache:
-    """Keys and values of P prompts and of the M rows, at first P·G, that are being decoded from them.
+    """Keys and values of P prompts, and of the M rows (at first P·G) that are decoded from them.
 
-    `stored_1` counts the completion tokens stored, the same for all rows. `reach` is how many columns of the
-    completions' own keys a step looks at, at least one more than are stored.
+    `stored_1` is the number of completion tokens that are stored, the same for all rows. `reach` is how many
+    columns of the completions' own keys a step attends to: at least one more than are stored.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class SharedPrefixCache:
         capacity: int,
         rounding: Rounding = EXACT,
     ) -> None:
-        """`prefill`: what a prefill has filled; `prefix_mask_P_T`: True on prompt tokens, False on padding;
-        `capacity`: completion tokens that there must be room for.
+        """`prefill`: the cache after the prefill. `prefix_mask_P_T`: True on prompt tokens, False on padding.
+        `capacity`: the largest number of completion tokens per row.
         """
         self.num_generations, self.capacity, self.reach = num_generations, capacity, 0
         self._exact = rounding.exact
@@ -90,16 +92,17 @@ class SharedPrefixCache:
         self.prefix_mask_P_T = prefill.widened("prefix_mask", prefix_mask_P_T, axis=1)
         self.prompt_lengths_P = self._buffers.store("prompt_lengths", prefix_mask_P_T.sum(dim=1))
         self.stored_1 = self._buffers.store("stored", self.prompt_lengths_P.new_zeros(1))
-        self._stand(list(range(self.num_prompts * num_generations)))
+        self._set_places(list(range(self.num_prompts * num_generations)))
 
     def _own(self, name: str, like: torch.Tensor) -> torch.Tensor:
         shape = (self.num_prompts * self.num_generations, like.shape[1], self.capacity, like.shape[3])
-        room = self._buffers.room(name, shape, like)
-        # Columns that are looked at before they are stored: a weight of 0 does not undo a NaN.
-        return room if self._exact else room.zero_()
+        buffer = self._buffers.empty(name, shape, like)
+        # With rounded shapes a step reads columns that are not stored yet. They are masked, but must be
+        # finite: 0 · NaN is NaN.
+        return buffer if self._exact else buffer.zero_()
 
-    def _stand(self, places_M: list[int]) -> None:
-        """Where the rows stand in the grid, and what follows from it."""
+    def _set_places(self, places_M: list[int]) -> None:
+        """Set the places of the rows in the grid, and the tensors that depend on them."""
         G = self.num_generations
         self.places_M = places_M
         places = torch.tensor(places_M, device=self.prompt_lengths_P.device)
@@ -109,31 +112,32 @@ class SharedPrefixCache:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store one token's keys and values [M, H, 1, D]; return those of the step's reach."""
+        """Store the keys and values of one token per row [M, H, 1, D]; return the first `reach` columns."""
         own_keys, own_values = self.keys[layer_idx], self.values[layer_idx]
         own_keys.index_copy_(2, self.stored_1, keys)
         own_values.index_copy_(2, self.stored_1, values)
         return own_keys[:, :, : self.reach], own_values[:, :, : self.reach]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Completion tokens stored, as transformers asks for it; with rounded shapes, an upper bound."""
+        """The number of stored completion tokens, for transformers; with rounded shapes an upper bound."""
         return self.reach - 1
 
     def begin(self, reach: int) -> None:
-        """Prepare a step over the first `reach` columns of the completions' own keys."""
+        """Prepare a step that attends to the first `reach` columns of the completions' own keys."""
         self.reach = reach
+        # A step stores one more token, so the masks of the step before no longer hold.
         self._bias.clear()
 
     def advance(self) -> None:
-        """Count the token that every layer has stored."""
+        """Count the token that all layers have stored, after the last layer."""
         self.stored_1 += 1
 
     def positions_M_1(self) -> torch.Tensor:
-        """Position ids of the next token of every row: prompts differ in length, so rows do."""
+        """Position ids of the next token of every row. They differ, since prompts differ in length."""
         return (self._lengths_M + self.stored_1).unsqueeze(1)
 
     def keep(self, kept: KeptRows, stored: int) -> None:
-        """Drop all other rows and prompts. `stored`: completion tokens stored."""
+        """Drop all rows and prompts but these. `stored`: the number of completion tokens that are stored."""
         G = self.num_generations
         index = {p: i for i, p in enumerate(kept.prompts)}
         full = len(kept.rows) == len(kept.prompts) * G
@@ -150,22 +154,26 @@ class SharedPrefixCache:
         columns = stored if self._exact else self.capacity
         self._replace("keys", self.keys, rows, columns)
         self._replace("values", self.values, rows, columns)
-        self._stand(list(range(len(places_M))) if full else [index[p // G] * G + p % G for p in places_M])
+        self._set_places(
+            list(range(len(places_M))) if full else [index[p // G] * G + p % G for p in places_M]
+        )
 
     def _replace(
         self, name: str, tensors: list[torch.Tensor], chosen: torch.Tensor, columns: int | None = None
     ) -> None:
-        """Keep the chosen entries of the first axis, in which the first `columns` tokens matter."""
+        """Keep the chosen entries of the first axis, and the first `columns` tokens of each (None: all)."""
         for i, tensor in enumerate(tensors):
+            # The copy is needed: the buffer below may be the memory that `tensor` is a view of.
             taken = tensor[:, :, :columns].index_select(0, chosen)
-            room = self._buffers.room(f"{name}.{i}", (len(chosen), *tensor.shape[1:]), tensor)
-            room[:, :, :columns] = taken
-            tensors[i] = room
+            buffer = self._buffers.empty(f"{name}.{i}", (len(chosen), *tensor.shape[1:]), tensor)
+            buffer[:, :, :columns] = taken
+            tensors[i] = buffer
 
     def bias_A_L(self, sliding_window: int | None) -> torch.Tensor:
-        """0 where the newest token sees a key and -inf elsewhere, [A, 1, 1, 1, Tp + reach].
+        """The additive attention mask [A, 1, 1, 1, Tp + reach]: 0 where the newest token attends to a key,
+        else -inf.
 
-        The same for all layers with one window, so it is made once a step.
+        It is the same for all layers with the same window, so it is made once per step and window.
         """
         if sliding_window not in self._bias:
             visible = self._visible_P_L(sliding_window)
@@ -178,7 +186,8 @@ class SharedPrefixCache:
         return self._bias[sliding_window]
 
     def _visible_P_L(self, sliding_window: int | None) -> torch.Tensor:
-        """Which keys the newest token sees: no padding, what is stored, nothing beyond the window."""
+        """The keys that the newest token attends to: those that are stored, not padding, and in the window.
+        """
         lengths_P_1 = self.prompt_lengths_P.unsqueeze(1)
         own = torch.arange(self.reach, device=lengths_P_1.device)
         stored = (own <= self.stored_1).expand(self.num_prompts, -1)
@@ -190,7 +199,11 @@ class SharedPrefixCache:
         return visible & (lengths_P_1 + self.stored_1 - positions < sliding_window)
 
     def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
-        """[A, B, H, R, E] to [P, H, G·R, E]: all queries that share a prompt and a head form one matrix."""
+        """[A, B, H, R, E] to [P, H, G·R, E]: all queries with the same prompt and head form one matrix.
+
+        One product then serves all completions of a prompt, and reads the prompt's keys once. Places of the
+        grid without a row are zeros.
+        """
         heads, R, width = rows.shape[2:]
         if self._grid_M is not None:
             grid = rows.new_zeros(self.num_prompts * self.num_generations, heads, R, width)
@@ -199,7 +212,7 @@ class SharedPrefixCache:
         return rows.reshape(self.num_prompts, heads, -1, width)
 
     def by_row(self, matrices: torch.Tensor) -> torch.Tensor:
-        """The way back: [P, H, G·R, E] to [A, B, H, R, E]."""
+        """The inverse of `by_prompt`: [P, H, G·R, E] to [A, B, H, R, E]."""
         num_prompts, heads, _, width = matrices.shape
         grid = matrices.view(num_prompts, heads, self.num_generations, -1, width).transpose(1, 2)
         if self._grid_M is None:
@@ -220,10 +233,11 @@ def shared_prefix_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """One query token a row against its prompt's keys and its own completion's keys.
+    """Attention of one query token per row over the keys of its prompt and of its own completion.
 
-    query [M, H·R, 1, D]; key, value [M, H, reach, D], the completions' own; returns [M, 1, H·R, D]. Arguments
-    as transformers passes them to every attention function, and the cache by keyword.
+    `query` is [M, H·R, 1, D]; `key` and `value` are the completions' own, [M, H, reach, D]; the result is
+    [M, 1, H·R, D]. transformers passes the arguments as to every attention function; `decode_step` adds
+    `shared_prefix`.
     """
     cache, layer = shared_prefix, module.layer_idx
     prefix_keys, prefix_values = cache.prefix_keys[layer], cache.prefix_values[layer]
@@ -232,6 +246,8 @@ def shared_prefix_attention(
     bias = cache.bias_A_L(sliding_window)
     query = query.reshape(M, heads, -1, width)
 
+    # The scores of both parts are computed apart and joined for one softmax over all keys. Its weights are
+    # split again, because the values of both parts are stored apart too.
     in_grid = query.view(len(bias), -1, *query.shape[1:])
     prefix_scores = cache.by_row(cache.by_prompt(in_grid) @ prefix_keys.transpose(-1, -2))
     own_scores = (query @ key.transpose(-1, -2)).view(*in_grid.shape[:-1], reach)
@@ -240,7 +256,7 @@ def shared_prefix_attention(
         scores = softcap * torch.tanh(scores.to(bias.dtype) * scaling / softcap)
         scores = scores + bias
     else:
-        # One pass: the sum has the precision of the bias.
+        # One kernel instead of two; the sum has the dtype of the bias, which is at least float32.
         scores = torch.add(bias, scores, alpha=scaling)
 
     weights = torch.softmax(scores, dim=-1).to(query.dtype)

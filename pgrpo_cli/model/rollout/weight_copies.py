@@ -1,9 +1,10 @@
-"""Dequantized copies of NF4 weights, by which rollouts on a CUDA device multiply where that is faster.
+"""Dequantized copies of NF4 weights, for rollouts on a CUDA device where they are faster.
 
-A decoded token waits for the weights to be read. A packed weight is a quarter of a 16-bit one. But a product
-of many rows dequantizes it into memory first, for every token again: the packed weight in, the copy out and
-in, 9/4 of the copy. From how many rows on that happens differs between devices and versions of bitsandbytes
-(4 in one, 128 in another), so both ways are timed once when a run begins.
+The speed of decoding is bound by reading the weights. A packed NF4 weight has a quarter of the bytes of a
+16-bit copy. But for products of many rows bitsandbytes first dequantizes the weight into memory, and does so
+again for every token: it reads the packed weight, writes the copy and reads it, 9/4 times the bytes of the
+copy. The number of rows at which this begins differs between devices and versions of bitsandbytes (4 in one,
+128 in another). So both ways are timed once when a run begins.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ..nf4 import dequantize, nf4_layers
 from .replaced import forwards_replaced
 
 _ROWS = (2, 4, 8, 16, 32, 64, 128, 256)
-"""Numbers of rows that are timed."""
+"""The numbers of rows for which both ways are timed."""
 _SAMPLE_BYTES = 256 << 20
-"""Bytes of the copies that are timed: more than a device's cache holds, as a token's weights are."""
+"""Bytes of the copies that are timed: more than the cache of a device, since a whole model exceeds it too."""
 _REPETITIONS = 5
 
 Seconds = Callable[[Callable[[], object]], float]
@@ -36,8 +37,9 @@ Seconds = Callable[[Callable[[], object]], float]
 def copy_pays(
     num_rows: int, from_rows: int | None, copy_bytes: int, free_bytes: int, total_bytes: int
 ) -> bool:
-    """Whether rollouts of `num_rows` rows should multiply by a copy: where it is faster, which it is from
-    `from_rows` on (None: never), as long as a quarter of the device stays free for keys, values and prefill.
+    """Whether rollouts of `num_rows` rows should multiply by a copy. They should if it is faster, which holds
+    from `from_rows` rows on (None: never), and if a quarter of the device's memory then stays free for keys,
+    values and the prefill.
     """
     fast = from_rows is not None and num_rows >= from_rows
     return fast and copy_bytes <= free_bytes - total_bytes // 4
@@ -47,9 +49,9 @@ def copy_pays(
 def dequantized(
     model: nn.Module, *, num_rows: int, from_rows: int | None, kept: dict[int, torch.Tensor]
 ) -> Iterator[None]:
-    """Within the block, NF4 layers on a CUDA device multiply by a dequantized copy where `copy_pays`, else
-    by bitsandbytes' own kernels. `kept`: the copies by layer, for the caller to keep for the next time, or to
-    clear at any moment.
+    """Within the block, NF4 layers on a CUDA device multiply by a dequantized copy if `copy_pays` says so,
+    else by bitsandbytes' own kernels. The copies are stored in `kept` by the index of the layer. The caller
+    may keep them for the next rollout, or clear them at any moment.
     """
     layers = nf4_layers(model)
     if layers and not kept and not _copy_is_due(layers, num_rows, from_rows):
@@ -66,7 +68,9 @@ def dequantized(
 
 
 def _forward(kept: dict[int, torch.Tensor], index: int, layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """By the copy, looked up each time: a reference of our own would keep what is to be given back."""
+    """Multiply by the copy if there is one. It is looked up at every call, because a reference kept here
+    would prevent its memory from being released.
+    """
     weight = kept.get(index)
     if weight is None:
         return type(layer).forward(layer, x)  # type: ignore[no-any-return]
@@ -74,8 +78,8 @@ def _forward(kept: dict[int, torch.Tensor], index: int, layer: Any, x: torch.Ten
 
 
 def rows_from_which_copies_are_faster(model: nn.Module, seconds: Seconds | None = None) -> int | None:
-    """The least number of rows from which on products with dequantized weights take less time than
-    bitsandbytes' own; None where there is none, or no NF4 layer, or no memory to try. Some layers are timed.
+    """The smallest number of rows from which on products with dequantized weights are faster than
+    bitsandbytes' own. None if there is no such number, no NF4 layer, or not enough memory to measure.
     """
     seconds = seconds or seconds_in_a_graph
     layers = _sample(nf4_layers(model))
@@ -109,7 +113,9 @@ def _crossing(layers: list[Any], seconds: Seconds) -> int | None:
 
 
 def _sample(layers: list[Any]) -> list[Any]:
-    """The first layers, up to `_SAMPLE_BYTES` of copies: the shapes of a model repeat themselves."""
+    """The first layers, up to `_SAMPLE_BYTES` of copies. They suffice, since the shapes repeat in every
+    block.
+    """
     chosen: list[Any] = []
     size = 0
     for layer in layers:
@@ -121,8 +127,8 @@ def _sample(layers: list[Any]) -> list[Any]:
 
 
 def seconds_in_a_graph(call: Callable[[], object]) -> float:
-    """Time of a call on the current CUDA device, without that of launching its kernels: decoding replays
-    graphs. The least of several.
+    """The shortest of several times of a call on the current CUDA device. The call is captured in a graph, as
+    in decoding, so that the time to launch its kernels does not count.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -154,7 +160,9 @@ def _copy_bytes(layer: Any) -> int:
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes that can be had on a CUDA device, those that the allocator caches included, and all bytes."""
+    """Bytes that are available on a CUDA device, unused memory of the caching allocator included, and the
+    total.
+    """
     free, total = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free + cached, total

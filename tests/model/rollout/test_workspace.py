@@ -10,23 +10,23 @@ GB = 10**9
 
 def test_equal_shapes_lie_at_equal_addresses_until_one_is_too_large():
     buffers, like = StaticBuffers(), torch.zeros(0)
-    first = buffers.room("keys", (2, 3, 4), like)
+    first = buffers.empty("keys", (2, 3, 4), like)
     first.fill_(7)
     assert buffers.bytes() == 24 * 4
     addresses = buffers.addresses()
-    again = buffers.room("keys", (3, 4), like)
+    again = buffers.empty("keys", (3, 4), like)
     assert again.data_ptr() == first.data_ptr() and (again == 7).all() and again.is_contiguous()
     assert buffers.addresses() == addresses
-    larger = buffers.room("keys", (5, 5), like)
+    larger = buffers.empty("keys", (5, 5), like)
     assert buffers.addresses() != addresses and buffers.bytes() == 25 * 4 and larger.shape == (5, 5)
-    assert buffers.room("keys", (5, 5), torch.zeros(0, dtype=torch.float64)).dtype == torch.float64
+    assert buffers.empty("keys", (5, 5), torch.zeros(0, dtype=torch.float64)).dtype == torch.float64
     buffers.clear()
     assert (buffers.bytes(), buffers.addresses()) == (0, ())
 
 
 def test_what_is_stored_is_copied_to_its_place():
     buffers = StaticBuffers()
-    place = buffers.room("lines", (4,), torch.zeros(0, dtype=torch.long))
+    place = buffers.empty("lines", (4,), torch.zeros(0, dtype=torch.long))
     stored = buffers.store("lines", torch.tensor([3, 4]))
     assert stored.data_ptr() == place.data_ptr()
     assert place[:2].tolist() == [3, 4]
@@ -59,7 +59,7 @@ def test_whoever_is_in_need_of_memory_gets_what_workspaces_keep():
     give_back()
     workspace, other = Workspace(), Workspace()
     assert not give_back()
-    workspace.buffers.room("keys", (4,), torch.zeros(0))
+    workspace.buffers.empty("keys", (4,), torch.zeros(0))
     other.weights[0] = torch.zeros(3)
     assert give_back()
     assert (workspace.bytes(), other.bytes()) == (0, 0)

@@ -1,12 +1,13 @@
-"""A linear layer with its LoRA adapter in one differentiable operation, for training.
+"""A linear layer and its LoRA adapter as one differentiable operation, for training.
 
-PEFT's forward pass adds the adapter's product as a tensor of its own, scaled and cast on the way, and keeps a
-float32 copy of the input where the model computes in less. Here the product is accumulated in place, in the
-compute dtype, and of the input one copy is kept, the one that the layer has anyway:
+PEFT's forward pass computes the adapter's product as a separate tensor, which it scales and casts, and in
+half precision it also keeps a float32 copy of the input. Here the product is accumulated in place, in the
+compute dtype, and the only copy of the input that is kept is the input itself:
 
     y = x W' + b + s (x A') B'          dx = g W + s (g B) A      dA = s (g B)' x      dB = s g' (x A')
 
-NF4 weights are dequantized in either pass and kept in none. Adapters with dropout keep PEFT's forward pass.
+NF4 weights are dequantized in both passes, and no pass keeps the dequantized weight. Adapters with dropout
+keep PEFT's forward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..nf4 import plain_weight
 
 
 def lora_layers(model: nn.Module) -> list[Any]:
-    """PEFT's layers around a linear one. Others (GPT-2's transposed ones) keep their own forward pass."""
+    """PEFT's LoRA layers around an `nn.Linear`. Other layers (GPT-2's Conv1D) keep their own forward pass."""
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -30,7 +31,7 @@ def lora_layers(model: nn.Module) -> list[Any]:
 
 
 def use_adapted_linears(model: nn.Module) -> None:
-    """Let the adapters of a PEFT model compute as described above."""
+    """Make the adapters of a PEFT model compute as described above."""
     for layer in lora_layers(model):
         (name,) = layer.active_adapters
         if not layer.lora_variant and isinstance(layer.lora_dropout[name], nn.Identity):
@@ -46,11 +47,12 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """x [..., in], A [r, in], B [out, r] -> [..., out]; the base layer is frozen."""
+    """x [..., in], A [r, in], B [out, r] -> [..., out]. The base layer is frozen and gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, base: Any, scale: float) -> Tensor:
         rows = x.flatten(0, -2)
+        # x A' is small, [rows, r], so it is kept for the gradient of B rather than computed again.
         low = rows @ down.t().to(x.dtype)
         y = linear(rows, plain_weight(base, x.dtype), base.bias)
         y.addmm_(low, up.t().to(x.dtype), alpha=scale)

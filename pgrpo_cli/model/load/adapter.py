@@ -1,7 +1,7 @@
-"""The LoRA adapter: always made from the recipe. Of a saved one nothing is used but the weights.
+"""The LoRA adapter. It is always made from the recipe; from a saved adapter only the weights are read.
 
-A run directory may come from a stranger, and PEFT does much that an adapter's configuration says: it makes
-other kinds of adapters, matches regular expressions, imports modules.
+A run directory may come from a stranger, and an adapter's configuration can make PEFT do much more: make
+other kinds of adapters, match regular expressions, import modules.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pgrpo_cli.recipe.model import AdapterSection
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 _ELSEWHERE = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "revision"})
-"""Fields of a saved configuration that say nothing about the adapter."""
+"""Fields of a saved configuration that do not describe the adapter, and are not compared."""
 _REMEDY = "It was saved by another recipe or from another base model, or the files are damaged."
 
 
 def attach_adapter(base: Any, section: AdapterSection, *, on_meta: bool = False) -> Any:
-    """A PEFT model of `base` under a fresh adapter, without contents if `on_meta`. Raises ModelError."""
+    """A PEFT model of `base` with a new adapter, on the meta device if `on_meta`. Raises ModelError."""
     from peft import get_peft_model
 
     if not isinstance(section.target_modules, str):
@@ -57,39 +57,40 @@ def lora_config(section: AdapterSection) -> Any:
 
 
 def restore_adapter(model: Any, folder: Path) -> None:
-    """Give the adapter of a PEFT model the weights that are saved in `folder`.
+    """Load the weights in `folder` into the adapter of a PEFT model.
 
-    Raises CheckpointError where the folder's adapter is another one than that of the model.
+    Raises CheckpointError if the adapter in the folder does not have the configuration and shapes of the
+    model's adapter.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     _refuse_config(model.peft_config["default"], folder / CONFIG)
     path = folder / WEIGHTS
     try:
-        found = load_file(path)
+        saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unusable(path, str(error).splitlines()[0]) from error
     needed = get_peft_model_state_dict(model, save_embedding_layers=False)
-    for name in sorted(needed.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(needed.keys() | saved.keys()):
+        if name not in saved:
             raise _unusable(path, f"it lacks {name}")
         if name not in needed:
-            raise _unusable(path, f"it has {name}, which the recipe's adapter has not")
-        if found[name].shape != needed[name].shape:
-            shapes = (f"{'x'.join(map(str, one[name].shape))}" for one in (found, needed))
+            raise _unusable(path, f"it has {name}, which the recipe's adapter does not have")
+        if saved[name].shape != needed[name].shape:
+            shapes = (f"{'x'.join(map(str, one[name].shape))}" for one in (saved, needed))
             raise _unusable(path, "{} is {}, not {}".format(name, *shapes))
-    set_peft_model_state_dict(model, found)
+    set_peft_model_state_dict(model, saved)
 
 
 def _refuse_targets(base: Any, targets: Sequence[str]) -> None:
-    """Raises ModelError for entries that match no layer that learns."""
+    """Raise ModelError for entries that match no layer that can be trained."""
     from transformers.pytorch_utils import Conv1D
 
-    learn = {id(module) for module in base.get_decoder().modules()}
+    trainable = {id(module) for module in base.get_decoder().modules()}
     linear = [
         name
         for name, module in base.named_modules()
-        if id(module) in learn and isinstance(module, (torch.nn.Linear, Conv1D))
+        if id(module) in trainable and isinstance(module, (torch.nn.Linear, Conv1D))
     ]
     frozen = {
         id(base.get_output_embeddings()): "the output layer",
@@ -115,26 +116,26 @@ def _refuse_targets(base: Any, targets: Sequence[str]) -> None:
 
 
 def _matching(target: str, names: Any) -> list[str]:
-    """The names that an entry of `target_modules` stands for, as PEFT reads it."""
+    """The names that an entry of `target_modules` matches by PEFT's rule."""
     return [name for name in names if name == target or name.endswith(f".{target}")]
 
 
 def _refuse_config(ours: Any, path: Path) -> None:
-    """Raises CheckpointError where a saved configuration is not that of the recipe's adapter."""
+    """Raise CheckpointError if a saved configuration differs from that of the recipe's adapter."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is no mapping")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict):
+            raise ValueError("it is not a mapping")
     except (OSError, ValueError, RecursionError) as error:
         raise _unusable(path, str(error).splitlines()[0]) from error
-    # Fields that either version of PEFT lacks mean what they always meant.
+    # A field that only one version of PEFT has is skipped: its default is how the other version behaves.
     for name, value in ours.to_dict().items():
-        if name in found and name not in _ELSEWHERE and _plain(found[name]) != _plain(value):
-            raise _unusable(path, f"{name} is {_shown(found[name])}, and the recipe makes {_shown(value)}")
+        if name in saved and name not in _ELSEWHERE and _plain(saved[name]) != _plain(value):
+            raise _unusable(path, f"{name} is {_shown(saved[name])}, and the recipe makes {_shown(value)}")
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, sets in order."""
+    """A value in the form of JSON; sets and lists are sorted, so that they can be compared."""
     if isinstance(value, (set, list, tuple)):
         return sorted(map(str, value))
     return getattr(value, "value", value)

@@ -1,12 +1,12 @@
-"""glibc's allocator and oneDNN's cache, told what to keep.
+"""Settings of glibc's allocator and of oneDNN's cache, for training on a CPU.
 
-Left to itself glibc maps every buffer of more than some 100 kB anew from the system and returns it when it is
-freed; a model's activations are all of that size, and the system clears each page again every time. Raising
-its two thresholds saves a twentieth to a tenth of a step on a CPU. Giving the heap's holes back between
-rollouts and updates (malloc_trim) would cost that again, for 2 % of the memory.
+By default glibc maps every buffer of more than about 100 kB from the system and returns it when it is freed.
+Activations are all larger than that, and the system clears every page each time. Raising two thresholds makes
+a step 5 to 10 % faster. Returning unused memory between rollouts and updates (malloc_trim) would cost this
+time again and free only 2 % of the memory.
 
-oneDNN, which multiplies in bfloat16, keeps code and buffers of its last 1024 products, half a megabyte each,
-and a product of every new number of tokens is another one. Those of a micro-batch are a few dozen.
+oneDNN, which computes products in bfloat16, caches code and buffers for the last 1024 shapes, half a megabyte
+each, and every new number of tokens is a new shape. A micro-batch needs a few dozen, so the cache is limited.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20
-"""glibc takes no higher one on 64-bit systems (DEFAULT_MMAP_THRESHOLD_MAX)."""
+"""The highest threshold that glibc accepts on 64-bit systems (DEFAULT_MMAP_THRESHOLD_MAX)."""
 _KEPT = 1 << 30
-"""Bytes free at the heap's end before some are returned."""
+"""Bytes that may be free at the end of the heap before glibc returns some to the system."""
 _CACHED_PRODUCTS = "128"
 
 
 def keep_freed_memory() -> bool:
-    """Whether the allocator took both thresholds; elsewhere than on glibc nothing happens.
+    """Set both thresholds of glibc, and return whether it accepted them. Without glibc nothing happens.
 
-    Also bounds oneDNN's cache, if it has not been used yet and the user has not said how large it is to be.
+    Also limits oneDNN's cache, unless it has been used already or the user has set its size.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _CACHED_PRODUCTS)
     if not sys.platform.startswith("linux"):

@@ -1,4 +1,4 @@
-"""From `model` to weights, configuration and tokenizer in memory."""
+"""Loads what the recipe's `model` section names: weights, configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
 
 
 def locate(section: ModelSection, recipe_dir: Path) -> Location:
-    """Resolve `model.id`. Raises ModelError for a package or file that is not there."""
+    """Resolve `model.id`. Raises ModelError for a package or file that does not exist."""
     model_id = section.id
     if model_id.startswith("package:"):
         return _locate_in_package(model_id)
@@ -42,7 +42,7 @@ def _locate_in_package(model_id: str) -> Location:
     package, _, name = model_id.removeprefix("package:").partition("/")
     try:
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    # Of modules that came into being in another way, such as __main__.
+    # Raised for modules that were not imported from a file, such as __main__.
     except ValueError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
@@ -52,7 +52,8 @@ def _locate_in_package(model_id: str) -> Location:
             remedy=f"If you trust it: {named}" if _DISTRIBUTION.fullmatch(package) else "Check the name.",
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
-    # Installers may put links to files into a package; a name leaves it by `..` or by a root alone.
+    # The resolved path is not checked, since installers may put links to files into a package. Only `..` or
+    # an absolute path can make the name itself leave the package.
     inside = not os.path.isabs(name) and ".." not in Path(name).parts
     if not inside or not name.endswith(".gguf") or not (folder / name).is_file():
         here = ", ".join(sorted(p.name for p in folder.glob("*.gguf"))) or "none"
@@ -87,7 +88,7 @@ def _chat_template(section: ModelSection, recipe_dir: Path) -> str:
         with path.open("rb") as file:
             text = file.read(_MAX_TEMPLATE + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ModelError(
             f"{_TEMPLATE_KEY}: {path} cannot be read: {why}",
             remedy="Check the path; it starts at the recipe's folder.",
@@ -102,9 +103,10 @@ def _chat_template(section: ModelSection, recipe_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model was made for, read without its weights; None where it does not say.
+    """The limits of a model, read from its configuration; None if the configuration does not say.
 
-    `context`: tokens of the longest sequence. `vocabulary`: tokens that have an embedding.
+    `context`: the number of tokens of the longest sequence. `vocabulary`: the number of tokens that have an
+    embedding.
     """
 
     context: int | None = None
@@ -125,7 +127,7 @@ def load_config(section: ModelSection, recipe_dir: Path) -> Any:
 
 
 def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.device) -> Any:
-    """The base model on `device`, quantized as the recipe says, frozen."""
+    """The base model on `device`, quantized as the recipe says."""
     if section.id == "random":
         return rebuild(random_model(section.random), section, device)
     at = locate(section, recipe_dir)
@@ -140,9 +142,10 @@ def _load(at: Location, section: ModelSection, device: torch.device, **options: 
 
 
 def rebuild(model: Any, section: ModelSection, device: torch.device) -> Any:
-    """A fresh model from the config and weights of `model`, in the section's dtype and quantization.
+    """A new model with the config and weights of `model`, in the section's dtype and quantization.
 
-    A model read from GGUF keeps a quantization config that can neither be saved nor quantized again.
+    A model that transformers has read from GGUF keeps a quantization config, with which it can neither be
+    saved nor quantized again.
     """
     config = model.config
     config_dict = {k: v for k, v in config.to_dict().items() if k != "quantization_config"}
@@ -161,7 +164,7 @@ def _options(section: ModelSection, device: torch.device) -> dict[str, Any]:
 
 
 def quantization_config(section: ModelSection, device: torch.device) -> Any:
-    """How transformers quantizes the model as it loads; None: not at all."""
+    """The quantization that transformers applies while it loads the model; None: no quantization."""
     if section.quantization.type == "none":
         return None
     from transformers import BitsAndBytesConfig

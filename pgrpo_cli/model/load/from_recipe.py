@@ -1,6 +1,4 @@
-"""From a recipe to a policy on the device: base model, adapter, tokenizer, and the fastest path that is
-exact.
-"""
+"""Loads the policy of a recipe: base model, adapter and tokenizer, and the fastest paths that are exact."""
 
 from __future__ import annotations
 
@@ -36,11 +34,11 @@ def load_policy(
     tokenizer: Any = None,
     paths: Paths | None = None,
 ) -> Policy:
-    """Load the base model and put a LoRA adapter on it: a fresh one, or the one saved in the folder
-    `adapter`.
+    """Load the base model and attach a LoRA adapter: a new one, or the one saved in the folder `adapter`.
 
-    `tokenizer`: that of the model, where the caller has loaded it already. `paths`: as measured earlier; None
-    measures them. A fresh adapter is a function of the recipe's seed. Raises ModelError or CheckpointError.
+    `tokenizer`: the model's tokenizer, if the caller has loaded it already. `paths`: the result of an earlier
+    measurement; None: measure now. The weights of a new adapter depend only on the recipe's seed. Raises
+    ModelError or CheckpointError.
     """
     device = device or device_for(recipe)
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
@@ -58,10 +56,11 @@ def adapted(
     adapter: Path | None = None,
     paths: Paths | None = None,
 ) -> Policy:
-    """The policy over a base model that is in memory already; otherwise like `load_policy`."""
+    """Like `load_policy`, for a base model that is in memory already."""
     set_up(device)
     if device.type == "cpu":
         keep_freed_memory()
+    # Before the first forward pass, which the probe below makes.
     keep_differentiable(base)
     base.requires_grad_(False)
     base.config.use_cache = True

@@ -1,7 +1,7 @@
-"""What a recipe's model needs of a device: the type that it computes in, and kernels for it.
+"""What a recipe's model requires of a device: its dtype, and kernels.
 
-Whatever a device cannot do is refused before a weight is loaded: later it would be an error of a kernel, or
-hours of emulation.
+What a device cannot do is refused before any weight is loaded. Later it would be an obscure error of a
+kernel, or hours of emulation.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pgrpo_cli.recipe.schema import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _BITSANDBYTES = (6, 0)
-"""Compute capability from which on bitsandbytes has its kernels, by its own documentation."""
+"""The lowest compute capability that bitsandbytes has kernels for, according to its documentation."""
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]?)")
 
 
 def device_for(recipe: Recipe, wish: str | None = None) -> torch.device:
-    """The device that `wish` asks for, or else the recipe. Raises ModelError where it cannot serve."""
+    """The device named by `wish`, else by the recipe. Raises ModelError if it cannot run the recipe."""
     device = choose_device(wish or recipe.model.device)
     check_device(recipe, device)
     return device
 
 
 def compute_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
-    """The type that the model computes in on `device`."""
+    """The dtype that the model computes in on `device`."""
     if section.compute_dtype == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float16
     return DTYPES[section.compute_dtype]
 
 
 def check_device(recipe: Recipe, device: torch.device) -> None:
-    """Raises ModelError for a GPU that cannot compute what the recipe asks for."""
+    """Raise ModelError for a GPU that cannot compute what the recipe asks for."""
     if device.type != "cuda" or torch.version.hip:
         return
     capability = torch.cuda.get_device_capability(device)
@@ -64,7 +64,7 @@ def check_device(recipe: Recipe, device: torch.device) -> None:
 
 
 def _needing_bitsandbytes(recipe: Recipe) -> Iterator[str]:
-    """Keys of the recipe with the values that need the library."""
+    """Keys of the recipe whose values need bitsandbytes, with these values."""
     sections = [("model", recipe.model), *((f"rewards.{n}", r) for n, r in enumerate(recipe.rewards))]
     for key, section in sections:
         quantization = getattr(section, "quantization", None)
@@ -75,10 +75,10 @@ def _needing_bitsandbytes(recipe: Recipe) -> Iterator[str]:
 
 
 def _serves(architectures: list[str], capability: tuple[int, int]) -> bool:
-    """Whether code for one of `architectures` runs on a GPU of that capability.
+    """Whether code for one of `architectures` runs on a GPU of that compute capability.
 
-    Machine code (`sm_86`) runs on later ones of the same major number, intermediate code (`compute_86`) on
-    all later ones; with a letter only on the very same.
+    Machine code (`sm_86`) runs on GPUs of the same major version and the same or a later minor version. PTX
+    (`compute_86`) runs on all later GPUs. A name with a letter at its end runs on exactly that capability.
     """
     for name in architectures:
         match = _ARCHITECTURE.fullmatch(name)

@@ -1,10 +1,13 @@
-"""Which path a model takes is measured, not looked up: the fast path and the plain one on a few random
-tokens.
+"""Measures which paths a model can take, by comparing the fast paths with the plain ones on random tokens.
 
-Half precision cannot decide it. In bfloat16 two exact paths of one model differ by up to 0.3 (SmolLM2) or
-0.8 (Gemma 3) in a log-probability, as much as a wrong mask makes. So the architecture is decided in float32,
-on a twin of a few layers with random weights, where right and wrong lie orders of magnitude apart; of the
-model itself only the mean difference is looked at, which separates what is broken from what is rounded.
+There is no list of supported architectures. Half precision alone cannot decide: in bfloat16 two exact paths
+of one model differ by up to 0.3 (SmolLM2) or 0.8 (Gemma 3) in a log-probability, which is as much as a wrong
+mask causes. So two things are measured:
+
+1. The architecture, in float32, on a copy of a few layers with random weights (the twin). There the errors of
+   a correct path and of a wrong one differ by orders of magnitude.
+2. The model itself, in its own dtype. Here only the mean difference is compared, with a wide tolerance that
+   rounding does not reach but a broken kernel does.
 """
 
 from __future__ import annotations
@@ -28,19 +31,24 @@ from .random_model import random_tokenizer
 
 _LEAK = 1e-6
 _LARGEST = {torch.float64: 1e-4, torch.float32: 1e-3}
-"""Largest difference of a log-probability between two paths that are both exact."""
+"""The largest difference in a log-probability between two exact paths."""
 _MEAN = 1.0
-"""Mean difference in half precision beyond which the model itself is broken on a path, say by a kernel. Exact
-paths in NF4 and bfloat16: packed up to 0.025 (SmolLM2, 12 seeds) and 0.084 (Gemma 3 270M, 9 seeds), over a
-shared prefix up to 0.31 (Gemma 3). A wrong mask may well lie below: that the twin decides."""
+"""The largest mean difference in half precision; beyond it the path is broken for this model, say by a
+kernel. Measured for exact paths in NF4 and bfloat16: packed rows up to 0.025 (SmolLM2, 12 seeds) and 0.084
+(Gemma 3 270M, 9 seeds), a shared prefix up to 0.31 (Gemma 3). A wrong mask can stay below this limit; the
+twin detects it.
+"""
 _WINDOW = 8
-"""Sliding window of the twin: shorter than the longer prompt below, so that it matters."""
+"""The sliding window of the twin. It is shorter than the longer prompt below, so that the window has an
+effect.
+"""
 
 
 def probe(policy: Policy, *, seed: int = 0) -> Paths:
-    """Compare the fast paths with the plain ones and watch for a completion that sees its neighbour.
+    """Compare the fast paths with the plain ones, and check that completions do not attend to each other.
 
-    The leak test is exact in every dtype, because a neighbour that is masked out changes nothing at all.
+    For this check the neighbour of a completion is replaced by another one. It is exact in every dtype: if
+    the neighbour is masked, the completion's log-probabilities do not change at all.
     """
     was_training = policy.model.training
     policy.model.eval()
@@ -61,13 +69,15 @@ def probe(policy: Policy, *, seed: int = 0) -> Paths:
 
 
 def _first(error: Callable[[Policy, int], str | None], policies: list[Policy], seed: int) -> str | None:
-    """What is wrong with the first of the policies that has something wrong."""
+    """The first error that is found among the policies, or None."""
     return next(filter(None, (error(policy, seed) for policy in policies)), None)
 
 
 def _twin(policy: Policy) -> Policy:
-    """A model of the same architecture in float32, with random weights: as many layers as show one of every
-    kind, at least two, of the same width; a small vocabulary; and a window that the probe's prompts exceed.
+    """A model of the same architecture and width in float32, with random weights.
+
+    It has at least two layers, and one of every type that the model has; a small vocabulary; and a sliding
+    window that is shorter than the prompts of the probe.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -77,7 +87,7 @@ def _twin(policy: Policy) -> Policy:
     depth = text.num_hidden_layers
     kinds = list(getattr(text, "layer_types", None) or ["the only kind"] * depth)
     kept = min(depth, max(2, *(kinds.index(kind) + 1 for kind in kinds)))
-    # What is said of each layer, such as its kind, is said of the layers that stay.
+    # Settings with one entry per layer, such as the layer types, are cut to the layers that are kept.
     for name, value in list(vars(text).items()):
         if isinstance(value, list | tuple) and len(value) == depth:
             setattr(text, name, value[:kept])
@@ -93,7 +103,8 @@ def _twin(policy: Policy) -> Policy:
             model = type(base)._from_config(
                 config, dtype=torch.float32, attn_implementation=policy.config._attn_implementation
             )
-        # Weights as they are initialised hardly attend: a wrong mask or position must show.
+        # With the usual initialisation attention is nearly uniform, and a wrong mask or position would hardly
+        # change the result. Larger weights make it visible.
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.data.normal_(std=2 / weight.shape[-1] ** 0.5)
@@ -102,7 +113,7 @@ def _twin(policy: Policy) -> Policy:
 
 
 def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
-    """(whether the path is exact, why not)."""
+    """Whether the path is exact, and why not. An exception in the model's code counts as not exact."""
     try:
         reason = measure()
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -111,8 +122,8 @@ def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
 
 
 def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, float]:
-    """Log-probabilities of some random tokens in packed rows less those in padded ones, and by how much a
-    completion's depend on its neighbour. The model must be in eval mode.
+    """The log-probabilities of random tokens in packed rows minus those in padded rows, and the largest
+    change in a completion's log-probabilities when its neighbour is replaced. The model must be in eval mode.
     """
     rollouts = _random_rollouts(policy, seed=3 * seed)
     neighbour = rollouts.completion_ids_N_T.clone()
@@ -127,7 +138,7 @@ def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, flo
 
 
 def prefix_differences(policy: Policy, *, seed: int) -> torch.Tensor:
-    """Log-probabilities of some tokens as sampled over a shared prefix less those in padded rows."""
+    """The log-probabilities of tokens that are sampled over a shared prefix, minus those in padded rows."""
     prompts = _random_rollouts(policy, seed=3 * seed + 2).prompts
     settings = SamplingSettings(num_generations=2, max_completion_tokens=4)
     rollouts = sample(policy, prompts, settings, seed=seed)
@@ -154,7 +165,7 @@ def _graphs_error(policy: Policy, seed: int) -> str | None:
 
 
 def _beyond_tolerance(what: str, difference: torch.Tensor, policy: Policy) -> str | None:
-    """What was measured, where that is too much; NaN is too much as well."""
+    """A message if the difference is too large, else None. NaN is too large as well."""
     dtype, errors = str(policy.dtype).removeprefix("torch."), difference.abs()
     if policy.dtype in _LARGEST:
         largest = float(errors.max())

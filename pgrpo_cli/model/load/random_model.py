@@ -1,6 +1,4 @@
-"""A tiny Llama with random weights and a byte-level tokenizer, made on the spot: no download, no
-knowledge.
-"""
+"""A tiny Llama with random weights and a byte-level tokenizer. It needs no download and knows no language."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ _CHAT_TEMPLATE = (
 
 
 def random_tokenizer() -> Any:
-    """A fast tokenizer with one token a byte and ChatML's two special tokens."""
+    """A fast tokenizer with one token per byte and ChatML's two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -58,7 +56,7 @@ def random_config(shape: RandomModel) -> Any:
 
 
 def random_model(shape: RandomModel) -> Any:
-    """A LlamaForCausalLM with weights that are a function of its shape alone."""
+    """A LlamaForCausalLM whose weights depend only on its shape."""
     from transformers import LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):

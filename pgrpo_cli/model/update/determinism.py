@@ -1,9 +1,10 @@
-"""`train.deterministic`: the same bits again on a GPU, as far as torch's kernels allow.
+"""`train.deterministic`: results that repeat bit for bit on a GPU, as far as torch's kernels allow.
 
-Within an update torch is strict: an operation without a deterministic kernel is an error. It has to be, since
-the memory-efficient attention's backward pass is deterministic only then. Everything else of a run, above all
-rollouts, takes deterministic kernels where there are some, and does not fail where there are none. Strictness
-would refuse the cumulative sums by which tokens are drawn, although torch then adds them in a fixed order.
+In an update torch runs in strict mode: an operation without a deterministic kernel is an error. Strict mode
+is needed there, since only then is the backward pass of memory-efficient attention deterministic. Everything
+else, above all rollouts, uses deterministic kernels where they exist, and does not fail where they do not.
+Strict mode would refuse the cumulative sums by which tokens are drawn, although torch adds them in a fixed
+order.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from pgrpo_cli.recipe.training import TrainSection
 
 _MEMORY: Any = torch.utils.deterministic
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-"""What cuBLAS needs in order to add in a fixed order, and torch's strict mode in order to trust it."""
+"""cuBLAS adds in a fixed order only with this setting, and torch's strict mode demands it."""
 _REFUSALS = ("does not have a deterministic implementation", _WORKSPACE[0])
-"""What torch says of an operation that it refuses, in a plain RuntimeError."""
+"""Parts of the message when torch refuses an operation. It raises RuntimeError, without a type of its own."""
 
 
 def prepare_determinism(train: TrainSection) -> None:
-    """Set what must be set before CUDA starts. What the user has set stays."""
+    """Set the environment variable that must be set before CUDA starts. A value set by the user stays."""
     if train.deterministic:
         os.environ.setdefault(*_WORKSPACE)
 
 
 @contextmanager
 def deterministic(train: TrainSection, *, strict: bool) -> Iterator[None]:
-    """Within the block torch computes deterministically, where the recipe wants that; later as before.
+    """Within the block torch computes deterministically, if the recipe says so.
 
-    `strict`: what has no deterministic kernel is refused. Raises TrainingError for it.
+    `strict`: raise TrainingError for an operation that has no deterministic kernel.
     """
     if not train.deterministic:
         yield
@@ -71,5 +72,6 @@ def _settings() -> tuple[bool, bool, bool, bool]:
 def _set(enabled: bool, warn_only: bool, benchmark: bool, fill: bool) -> None:
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
     torch.backends.cudnn.benchmark = benchmark
-    # Buffers are written before they are read; filling them would cost time.
+    # By default torch fills uninitialised memory in deterministic mode. That costs time and is not needed,
+    # since all buffers are written before they are read.
     _MEMORY.fill_uninitialized_memory = fill

@@ -1,4 +1,6 @@
-"""How far an adapted model is from its base: on its own completions, and on a text of neither's."""
+"""How far a model with its adapter is from the base model: KL on its own completions, and the perplexity of a
+text that neither of them wrote.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _REMEDY = "Lower train.tokens_per_micro_batch, or use a smaller model; `pgrpo pl
 
 
 def divergence_budget(tokens: int) -> TokenBudget:
-    """Tokens of one pass, lowered in silence where they do not fit: the numbers stay the same."""
+    """Tokens per forward pass. No note is given when the budget is lowered, since the results do not change.
+    """
     return TokenBudget(tokens, "passes", _REMEDY, lambda text: None)
 
 
@@ -32,11 +35,11 @@ def divergence_budget(tokens: int) -> TokenBudget:
 def completion_kl(
     policy: Policy, rollouts: Rollouts, *, temperature: float, budget: TokenBudget
 ) -> list[float]:
-    """An estimate of KL(policy || base) a token, in nats, for each of the N completions of the policy.
+    """An estimate of KL(policy || base) per token, in nats, for each of the N completions of the policy.
 
-    The mean over the completion's tokens of exp(d) - d - 1 with d = log π_base - log π (Schulman's k3, as
-    `kl` in metrics.jsonl): never negative, and 0 for equal models. Both are computed the same way, so that
-    rounding of the sampler's, which may use another precision, is no part of it.
+    It is the mean over the tokens of exp(d) - d - 1 with d = log π_base - log π (Schulman's k3, the same as
+    `kl` in metrics.jsonl). It is never negative, and 0 for equal models. Both log-probabilities are computed
+    here; those of the sampler are not used, since it may have another precision.
     """
     was_training = policy.model.training
     policy.model.eval()
@@ -61,10 +64,10 @@ def completion_kl(
 
 @torch.no_grad()
 def perplexity(policy: Policy, text: str) -> float:
-    """exp of the mean negative log-likelihood a token of `text`, in windows of at most 512 tokens.
+    """exp of the mean negative log-likelihood per token of `text`, in windows of at most 512 tokens.
 
-    The first token of each window has no context and is not counted. NaN where memory holds no window, or
-    where the text has a single token.
+    The first token of each window has no context and is not counted. NaN if no window fits into memory, or if
+    the text has a single token.
     """
     was_training = policy.model.training
     policy.model.eval()
@@ -85,14 +88,14 @@ def perplexity(policy: Policy, text: str) -> float:
 
 
 def _logprobs(policy: Policy, ids_1_L: torch.Tensor) -> torch.Tensor:
-    """Of every token but the first, [L - 1]."""
+    """The log-probability of every token but the first, [L - 1]."""
     hidden_1_L_D = policy.decoder(input_ids=ids_1_L, use_cache=False).last_hidden_state
     return head_logprobs(policy, hidden_1_L_D[0, :-1], ids_1_L[0, 1:], temperature=1.0)
 
 
 @lru_cache(maxsize=1)
 def neutral_text() -> str:
-    """The text that ships for `perplexity`: plain English prose, part of the program and of no data set."""
+    """The text for `perplexity`: plain English prose that was written for this program, from no data set."""
     return (files("pgrpo_cli.model") / "neutral.txt").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
-"""Log-probabilities of completions under the policy, with gradients: packed rows, logits where they are
-needed.
+"""Log-probabilities of completions under the policy, with gradients.
+
+Rows are packed, and logits are computed at completion tokens only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def packed_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> to
 
 
 def scatter(values_M: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Put a value for each completion token into its place in [N, T]; 0 elsewhere."""
+    """Put one value per completion token into its place in [N, T]; all other entries are 0."""
     T = int(packed.column_M.max()) + 1
     place = packed.row_M.to(values_M.device), packed.column_M.to(values_M.device)
     return values_M.new_zeros(len(packed.completions_N), T).index_put(place, values_M)
@@ -34,7 +35,7 @@ def scatter(values_M: torch.Tensor, packed: Packed) -> torch.Tensor:
 def head_logprobs(
     policy: Policy, hidden_M_D: torch.Tensor, target_M: torch.Tensor, *, temperature: float
 ) -> torch.Tensor:
-    """log softmax(logits / temperature) at the targets, float32 [M], a chunk of logits at a time."""
+    """log softmax(logits / temperature) of the targets, float32 [M]. Logits are computed chunk by chunk."""
     head = policy.model.get_base_model().get_output_embeddings()
     cap = getattr(policy.config, "final_logit_softcapping", None)
     return _HeadLogprobs.apply(  # type: ignore[no-any-return]
@@ -43,12 +44,15 @@ def head_logprobs(
 
 
 class _HeadLogprobs(torch.autograd.Function):
-    """Output layer, softmax and selection in one, for a frozen output layer.
+    """Output layer, log-softmax and selection of the target in one operation, for a frozen output layer.
 
-    The derivative of log p(target) by the hidden state, (W[target] - p·W) / temperature, needs nothing from
-    above but one number a row. It is therefore computed while the chunk's logits exist, and no logits are
-    kept or computed again: [M, D] is saved instead of [M, V]. Reading and writing the logits costs as much as
-    computing them, so they become probabilities in place, and what is constant in a row is applied to [M, D].
+    The derivative of log p(target) with respect to the hidden state is (W[target] - p·W) / temperature. The
+    backward pass only multiplies it by one number per row, the incoming gradient. So the derivative is
+    computed in the forward pass, while the logits of the chunk exist. Then [M, D] is saved instead of [M, V],
+    and no logits are computed a second time.
+
+    Reading and writing the logits takes as long as computing them. Therefore they are turned into
+    probabilities in place, and factors that are constant in a row are applied to [M, D] instead.
     """
 
     @staticmethod
@@ -62,6 +66,7 @@ class _HeadLogprobs(torch.autograd.Function):
         cap: float | None,
         rows: int,
     ) -> torch.Tensor:
+        # At least float32; float64 stays float64.
         accumulate = torch.promote_types(hidden_M_D.dtype, torch.float32)
         logprobs_M = torch.empty(len(hidden_M_D), dtype=accumulate, device=hidden_M_D.device)
         derivative_M_D = torch.empty_like(hidden_M_D) if ctx.needs_input_grad[0] else None
@@ -97,9 +102,10 @@ def _fill_chunk(
     temperature: float,
     cap: float | None,
 ) -> None:
-    """Compute the log-probabilities of a chunk and, where wanted, their derivatives into the first two.
+    """Compute the log-probabilities of a chunk into `logprobs_C`, and their derivatives with respect to the
+    hidden states into `derivative_C_D` (None: not needed).
 
-    A function of its own, so that a chunk's logits are gone before those of the next one are there.
+    This is a function of its own so that the logits of a chunk are released before the next chunk begins.
     """
     target_C_1 = target_C.unsqueeze(-1)
     logits_C_V = torch.nn.functional.linear(hidden_C_D, weight_V_D, bias_V).to(logprobs_C.dtype)
@@ -108,12 +114,13 @@ def _fill_chunk(
         logits_C_V /= temperature
     chosen_C_1 = logits_C_V.gather(-1, target_C_1)
     largest_C_1 = logits_C_V.amax(dim=-1, keepdim=True)
-    # From here on p times the row's total.
+    # Unnormalised probabilities, in the memory of the logits. The division by their sum follows on [C, D].
     weights_C_V = logits_C_V.sub_(largest_C_1).exp_()
     total_C_1 = weights_C_V.sum(dim=-1, keepdim=True)
     logprobs_C.copy_((chosen_C_1 - largest_C_1 - total_C_1.log()).squeeze(-1))
     if derivative_C_D is None:
         return
+    # W[target] - p·W; with soft-capping each logit's row of W is multiplied by the slope of the cap.
     target_C_D = weight_V_D[target_C].to(logprobs_C.dtype)
     if slope_C_V is not None:
         weights_C_V *= slope_C_V
@@ -123,7 +130,7 @@ def _fill_chunk(
 
 
 def _cap_(logits_C_V: torch.Tensor, cap: float | None) -> torch.Tensor | None:
-    """Soft-cap logits in place, to cap·tanh(logits / cap), and return the derivative; None without a cap."""
+    """Soft-cap logits in place, to cap·tanh(logits / cap), and return the derivative of the cap (or None)."""
     if cap is None:
         return None
     logits_C_V.div_(cap).tanh_()

@@ -1,7 +1,7 @@
-"""The factor of the loss in float16, so that small gradients do not become 0 on their way to the adapter.
+"""Loss scaling for float16, so that small gradients do not underflow to 0.
 
-Float16 knows nothing below 6e-8: unscaled, every thirteenth element of a LoRA adapter's gradient is lost. A
-power of two changes nothing but the exponent, so that dividing by it afterwards, in float32, is exact.
+The smallest positive number of float16 is 6e-8. Without scaling every thirteenth element of the gradient of a
+LoRA adapter is lost. The scale is a power of two, so dividing the gradient by it in float32 is exact.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ FIRST_SCALE = 1024.0
 
 @dataclass
 class LossScale:
-    """The factor, which a gradient that overflows halves for the rest of the run, down to 1.
+    """The factor of the loss. When a gradient overflows it is halved for the rest of the run, down to 1.
 
-    Checkpoints keep it: a run that goes on computes as an uninterrupted one.
+    It is saved in checkpoints, so that a resumed run computes the same as an uninterrupted one.
     """
 
     value: float = FIRST_SCALE
 
     def halve(self) -> bool:
-        """Halve it; whether that could be done."""
-        can = self.value > 1
+        """Halve the factor; False if it is 1 already."""
+        above_one = self.value > 1
         self.value = max(1.0, self.value / 2)
-        return can
+        return above_one
 
     def restore(self, value: object) -> None:
-        """Take the value of a checkpoint. Raises ValueError for one that it cannot be."""
+        """Set the value that was saved in a checkpoint. Raises ValueError for a value that is not possible.
+        """
+        # `frexp` gives 0.5 as the mantissa of exactly the powers of two.
         if type(value) is not float or not 1 <= value <= FIRST_SCALE or math.frexp(value)[0] != 0.5:
             raise ValueError(f"loss_scale is {value!r}")
         self.value = value
 
 
 def scale_in(dtype: torch.dtype, scale: LossScale) -> LossScale:
-    """The scale for a model that computes in `dtype`: only float16 has need of one."""
+    """The scale for a model that computes in `dtype`: only float16 needs one."""
     return scale if dtype == torch.float16 else LossScale(1.0)

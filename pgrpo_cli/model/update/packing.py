@@ -1,12 +1,11 @@
-"""Rows for training: a prompt once, then its completions, each of which sees the prompt and itself only.
+"""Rows for training: a prompt once, followed by its completions, which do not attend to each other.
 
     tokens      p0 p1 p2 | a0 a1 | b0 b1 b2
     segment      0  0  0 |  1  1 |  2  2  2      (-1 on padding)
     position     0  1  2 |  3  4 |  3  4  5      (restarts after the prompt)
 
-The last token of a completion predicts nothing that is trained, so it is left out of the row. R rows, L
-tokens
-a row, M completion tokens whose log-probabilities are wanted.
+The last token of a completion predicts no token that is trained, so it is not part of the row. Shapes: R rows
+of L tokens, and M completion tokens whose log-probabilities are computed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with some of its completions: indices into the rollouts' P and N axes."""
+    """One prompt and some of its completions, as indices into the P and N axes of the rollouts."""
 
     prompt: int
     completions: tuple[int, ...]
@@ -33,10 +32,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Packed:
-    """A micro-batch of rows. `source_M` indexes the flattened [R·L] hidden states that predict `target_M`.
+    """A micro-batch of rows.
 
-    `row_M`, `column_M` are the places of those tokens in the micro-batch's own [N, T] arrays, whose rows are
-    the completions `completions_N` of the rollouts.
+    `source_M` are indices into the flattened [R·L] hidden states; the hidden state there predicts the token
+    in `target_M`. `row_M` and `column_M` are the places of these tokens in the [N, T] arrays of the
+    micro-batch. Row n of these arrays is completion `completions_N[n]` of the rollouts.
     """
 
     input_ids_R_L: torch.Tensor
@@ -52,10 +52,10 @@ class Packed:
 def micro_batches(
     rollouts: Rollouts, token_budget: int, completions: Collection[int] | None = None
 ) -> Iterator[list[Row]]:
-    """Rows grouped so that a group holds at most `token_budget` tokens, padding included; longest first.
+    """Yield micro-batches of rows with at most `token_budget` tokens each, padding included; longest first.
 
-    A prompt whose completions exceed the budget is split over several rows; a row holds at least one
-    completion. `completions`: those wanted; None: all.
+    The completions of a prompt are split over several rows if they exceed the budget. A row holds at least
+    one completion. `completions`: which completions to use; None: all.
     """
     wanted = range(len(rollouts.completion_ids_N_T)) if completions is None else set(completions)
     rows = sorted(_rows(rollouts, token_budget, wanted), key=lambda row: (-row.length, row.completions))
@@ -71,7 +71,7 @@ def micro_batches(
 
 
 def whole_rows(rollouts: Rollouts) -> list[Row]:
-    """A row a prompt, with all of its completions."""
+    """One row per prompt, with all of its completions."""
     return list(_rows(rollouts, sys.maxsize, range(len(rollouts.completion_ids_N_T))))
 
 
@@ -113,6 +113,8 @@ def pack(rows: list[Row], rollouts: Rollouts, *, pad_token_id: int) -> Packed:
             ids_R_L[r, start:end] = rollouts.completion_ids_N_T[n, :inside]
             positions_R_L[r, start:end] = torch.arange(len(prompt), len(prompt) + inside)
             segments_R_L[r, start:end] = g + 1
+            # The first token of a completion is predicted by the last token of the prompt, which is not next
+            # to it in the row (except for the first completion).
             first = torch.tensor([r * L + len(prompt) - 1])
             source.append(torch.cat([first, torch.arange(r * L + start, r * L + end)]))
             target.append(rollouts.completion_ids_N_T[n, : inside + 1])
@@ -131,11 +133,11 @@ def pack(rows: list[Row], rollouts: Rollouts, *, pad_token_id: int) -> Packed:
 
 
 def attention_mask(packed: Packed, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """The mask as transformers takes it: boolean [R, 1, L, L] (True = sees), additive for eager attention.
+    """The mask as transformers takes it: boolean [R, 1, L, L] (True = attends), additive for eager attention.
 
-    The window of a sliding-window layer applies to positions, which restart, not to places in the row. Models
-    whose layers differ take a dictionary with one mask per layer type; where `sliding_window` is set and the
-    layers do not differ, it is that of all of them.
+    The window of a sliding-window layer applies to positions, which restart after the prompt, not to indices
+    in the row. Models with several types of layers take a dictionary with one mask per type. If
+    `sliding_window` is set and the model does not name types, the window applies to all layers.
     """
     segments = packed.segments_R_L.to(device)
     positions = packed.position_ids_R_L.to(device)
@@ -143,7 +145,7 @@ def attention_mask(packed: Packed, config: Any, dtype: torch.dtype, device: torc
     index = torch.arange(L, device=device)
     query, key = segments.unsqueeze(2), segments.unsqueeze(1)
     sees_R_L_L = (index.unsqueeze(1) >= index) & ((key == 0) | (key == query)) & (key >= 0)
-    # Padding sees itself, so that no softmax is over nothing.
+    # Every token attends to itself, padding too: a softmax over no keys would be NaN.
     sees_R_L_L |= torch.eye(L, dtype=torch.bool, device=device)
     window, layer_types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     full = _as_mask(sees_R_L_L, config, dtype)

@@ -1,7 +1,7 @@
-"""Log-probabilities on the plain path: every completion in a row of its own behind a copy of its prompt.
+"""Log-probabilities without packing: one row per completion, behind a copy of its prompt.
 
-It serves architectures that cannot pack: recurrent and linear-attention layers would see their neighbours in
-a packed row.
+This is the path for architectures that cannot use packed rows. There the state of recurrent and
+linear-attention layers would carry over from one completion to the next.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .packing import Packed
 
 
 def padded_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> torch.Tensor:
-    """What `logprobs.packed_logprobs` returns, with a row for every completion."""
+    """The same as `logprobs.packed_logprobs`, computed with one row per completion."""
     rows, source = _unpacked(packed)
-    # On the right, padding needs no mask: causal layers, recurrent ones too, never look ahead.
+    # Padding on the right needs no mask: no causal layer, recurrent ones included, reads later tokens.
     ids_N_T = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=policy.tokenizer.pad_token_id
     ).to(policy.device)
@@ -27,7 +27,7 @@ def padded_logprobs(policy: Policy, packed: Packed, *, temperature: float) -> to
 
 
 def _unpacked(packed: Packed) -> tuple[list[list[int]], list[tuple[int, int]]]:
-    """Each completion behind its prompt, and for every wanted token (row, position that predicts it)."""
+    """The rows [prompt | completion], and (row, position of the token that predicts it) for all M targets."""
     L = packed.input_ids_R_L.shape[1]
     rows: list[list[int]] = []
     source: list[tuple[int, int]] = []

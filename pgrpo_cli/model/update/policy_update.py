@@ -35,20 +35,20 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What an update did, and what it took."""
+    """The results of an update, and what it cost."""
 
     loss: float
     grad_norm: float
     """L2 norm of the gradient before clipping."""
     metrics: dict[str, float]
     tokens: int
-    """Positions of the rows that went through the model, padding included."""
+    """Number of tokens that went through the model, padding included."""
     padding: int
-    """Those of them that are padding."""
+    """How many of them are padding."""
     reference_seconds: float
-    """Time of the passes without the adapter; 0 where beta is."""
+    """Time of the forward passes without the adapter; 0 if `loss.beta` is 0."""
     lowered_scale: float | None = None
-    """Factor of the loss from now on, where gradients overflowed and were computed anew."""
+    """The new loss scale, if gradients overflowed and were computed again."""
 
 
 def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
@@ -80,9 +80,9 @@ def learning_rate(section: TrainSection, step: int) -> float:
     return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def update_budget(train: TrainSection, tell: Callable[[str], None] = lambda text: None) -> TokenBudget:
-    """Tokens that a micro-batch may hold; `tell` hears when memory forces it down."""
-    return TokenBudget(train.micro_batch_budget, "micro-batches", _REMEDY, tell)
+def update_budget(train: TrainSection, on_note: Callable[[str], None] = lambda text: None) -> TokenBudget:
+    """The number of tokens that a micro-batch may hold; `on_note` is called when it is lowered."""
+    return TokenBudget(train.micro_batch_budget, "micro-batches", _REMEDY, on_note)
 
 
 def policy_update(
@@ -95,14 +95,14 @@ def policy_update(
     step: int,
     budget: TokenBudget | None = None,
 ) -> UpdateResult:
-    """Accumulate the loss of the whole batch over micro-batches, clip the gradient, step.
+    """Accumulate the gradient of the whole batch over micro-batches, clip it, and take one optimizer step.
 
-    The loss is normalised by the whole batch, so its gradient does not depend on the cut into micro-batches,
-    but for an adapter's dropout, which is drawn anew for each. `budget`: tokens a micro-batch, lowered where
-    they do not fit; None starts from the recipe's. In float16 the loss is scaled, and a gradient that
-    overflows is computed anew under half the scale. Raises TrainingError if not even one completion fits, if
-    the gradient is not finite, or if it cannot be computed as `train.deterministic` wants; the weights are
-    then unchanged.
+    The loss is normalised by the whole batch. So the gradient does not depend on how the batch is cut into
+    micro-batches, except for the adapter's dropout, which is drawn for each micro-batch. `budget`: tokens per
+    micro-batch, lowered if they do not fit; None: that of the recipe. In float16 the loss is scaled, and a
+    gradient that overflows is computed again with half the scale. Raises TrainingError, with the weights
+    unchanged, if not even one completion fits, if the gradient is not finite, or if it cannot be computed
+    deterministically although `train.deterministic` is set.
     """
     policy.workspace.make_room(policy.device)
     policy.model.train()
@@ -126,7 +126,7 @@ def policy_update(
 
 @dataclass(frozen=True)
 class _Share:
-    """A micro-batch's part in an update."""
+    """The contribution of one micro-batch to an update."""
 
     loss: float
     metrics: dict[str, torch.Tensor]
@@ -143,7 +143,9 @@ def _gradient(
     step: int,
     budget: TokenBudget,
 ) -> tuple[list[_Share], float, float | None]:
-    """The clipped gradient: what the micro-batches say, its norm before, and the loss's new scale, if any."""
+    """Leave the clipped gradient in the parameters. Returns the shares of the micro-batches, the norm before
+    clipping, and the new loss scale if it had to be lowered.
+    """
     scale = scale_in(policy.dtype, policy.loss_scale)
     lowered = None
     while True:
@@ -152,7 +154,7 @@ def _gradient(
         parameters = policy.trainable.values()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
         loss = sum(share.loss for share in shares)
-        # A loss that is not finite itself stays so, whatever the scale.
+        # A lower scale helps against an overflow of the gradient, but not if the loss itself is not finite.
         if math.isfinite(grad_norm) or not math.isfinite(loss) or not scale.halve():
             break
         lowered = scale.value
@@ -173,11 +175,14 @@ def _accumulate(
     budget: TokenBudget,
     scale: float,
 ) -> list[_Share]:
-    """The gradient of the whole batch, by micro-batches; each goes back from `scale` times its loss."""
+    """Accumulate the gradient of the whole batch, one micro-batch after the other, with the loss scaled by
+    `scale`.
+    """
     shares: list[_Share] = []
 
     def accumulate(rows: list[Row]) -> _Share:
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
+        # Dropout depends on (seed, step, micro-batch) only, so that a resumed run repeats it.
         torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
         reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
         share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
@@ -191,7 +196,9 @@ def _accumulate(
 
 
 def _row_lengths(rows: list[Row], rollouts: Rollouts, *, packed: bool) -> list[int]:
-    """Tokens of each row that the model sees: one a prompt, or one a completion."""
+    """The length of each row that the model computes: rows of whole prompts if packed, else one row per
+    completion.
+    """
     if packed:
         return [row.length for row in rows]
     lengths_N = rollouts.lengths_N
@@ -201,19 +208,20 @@ def _row_lengths(rows: list[Row], rollouts: Rollouts, *, packed: bool) -> list[i
 
 
 def _cut(rollouts: Rollouts, completions: Sequence[int], tokens: int) -> Iterator[Piece[list[Row]]]:
-    """Micro-batches of some of the completions."""
+    """Cut the given completions into micro-batches."""
     for rows in micro_batches(rollouts, tokens, completions):
         inside = [n for row in rows for n in row.completions]
         yield Piece(rows, inside, len(rows) * max(row.length for row in rows))
 
 
 def _add_gradient(loss: torch.Tensor, policy: Policy, scale: float) -> float:
-    """Add the gradient of `loss` to that of the adapter: all of it, or nothing where memory runs out.
+    """Add the gradient of `loss` to that of the adapter. If memory runs out, nothing is added.
 
-    It is computed of `scale` times the loss, and divided by that.
+    The backward pass starts from `scale` times the loss, and the gradient is divided by `scale` afterwards.
     """
     parameters = list(policy.trainable.values())
-    # backward() would add the gradients one by one, and leave those behind that it had when it failed.
+    # backward() adds the gradients one by one. If it failed half-way, some would be added, and the
+    # micro-batch could not be repeated.
     gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     value = loss.item()
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -231,7 +239,7 @@ def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -
 
 
 def reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
-    """Log-probabilities under the base model and the seconds they took; (None, 0) without a KL penalty."""
+    """Log-probabilities under the base model, and the seconds they took; (None, 0) without a KL penalty."""
     if recipe.loss.beta == 0:
         return None, 0.0
     started = _now(policy.device)
@@ -241,7 +249,7 @@ def reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[
 
 
 def _now(device: torch.device) -> float:
-    """Time at which all work given to the device is done, in seconds."""
+    """The time in seconds, after waiting for the device: kernels run asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -255,7 +263,7 @@ def micro_batch_loss(
     recipe: Recipe,
     reference_N_T: torch.Tensor | None,
 ) -> LossOutput:
-    """A micro-batch's share of the step's loss, and of its metrics."""
+    """The share of a micro-batch in the loss of the step, and in its metrics."""
     settings, temperature = recipe.loss, recipe.rollout.temperature
     logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
     n, T = packed.completions_N, logprobs_N_T.shape[1]

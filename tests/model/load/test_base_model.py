@@ -90,7 +90,7 @@ def test_a_chat_template_of_the_recipes(saved_model):
     ("content", "said"),
     [
         (None, "No such file"),
-        (b"\xff", "it is no UTF-8 text"),
+        (b"\xff", "it is not UTF-8 text"),
         (b"x" * 200_001, "more than 200,000 characters"),
     ],
 )

@@ -168,7 +168,7 @@ def test_the_model_itself_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _smollm2(tmp_path: Path) -> Policy:
-    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
+    recipe = load_recipe(Path(__file__).parents[3] / "recipes" / "quickstart.yaml")
     return load_policy(recipe, recipe_dir=tmp_path, paths=Paths())
 
 

@@ -143,7 +143,7 @@ def test_the_collection_prepares(tmp_path):
 
 def small_collection() -> Path:
     """MovieLens latest-small: PGRPO_MOVIELENS_SMALL, or the shared folder beside the checkout."""
-    beside = Path(__file__).parents[3] / "../shared/data/ml-latest-small"
+    beside = Path(__file__).parents[4] / "../shared/data/ml-latest-small"
     path = Path(os.environ.get("PGRPO_MOVIELENS_SMALL", beside)).resolve()
     if not (path / "ratings.csv").is_file():
         pytest.skip("MovieLens latest-small is not here; PGRPO_MOVIELENS_SMALL names its folder")

@@ -17,7 +17,7 @@ from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.model.rollouts import completion_of
-from pgrpo_cli.recipe.eval_judge import PairJudge
+from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.recipe.messages import show
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.event_loop import EventLoopThread
@@ -31,11 +31,9 @@ from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.judged import judged_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow, JudgedPair
 
-from .sampling import held_out
+from .sampling import EvalProgress, held_out
 from .targets import EvalTarget, has_judged
 
-JudgeProgress = Callable[[int, int], None]
-"""Called with the pairs done and the number of pairs."""
 Shares = tuple[float, float]
 """What the tuned completion got shown first, and second: 1 better, 0.5 alike, 0 worse, NaN: no answer."""
 _SHARES = {"1": 1.0, "2": 0.0, "tie": 0.5}
@@ -74,7 +72,7 @@ def judge_target(
     result: EvalResult,
     judge: PairwiseJudge,
     *,
-    progress: JudgeProgress = lambda done, total: None,
+    progress: EvalProgress = lambda who, done, total: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
     """The evaluation of the target with what the judge says, kept in its run.
@@ -84,10 +82,10 @@ def judge_target(
     section = target.recipe.eval.judge
     assert section is not None
     pairs = _pairs(target, result, section.pairs)
-    progress(0, len(pairs))
+    progress("judge", 0, len(pairs))
     try:
         shares = judge.compare(
-            [(base, tuned) for _, base, tuned in pairs], lambda done: progress(done, len(pairs))
+            [(base, tuned) for _, base, tuned in pairs], lambda done: progress("judge", done, len(pairs))
         )
     finally:
         for sentence in [*usage_sentences({section.label: judge.usage()}), *judge.complaints()]:

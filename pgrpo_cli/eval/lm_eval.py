@@ -17,7 +17,7 @@ from typing import Any
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.paths import path_of
-from pgrpo_cli.recipe.eval_tasks import LmEvalSection
+from pgrpo_cli.recipe.evaluation import LmEvalSection
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
@@ -102,7 +102,7 @@ def run_tasks(
         )
 
     def found(which: Which) -> Any:
-        model.progress = lambda done, total: progress(which, done, total)
+        model.progress = lambda done, total: progress(f"{which} tasks", done, total)
         return answered(
             model,
             tasks.loaded,

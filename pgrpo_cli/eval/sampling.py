@@ -24,8 +24,12 @@ from pgrpo_cli.stats.result_types import EvalRow, Which
 
 from .targets import sampling_of
 
-EvalProgress = Callable[[Which, int, int], None]
-"""Called with the model at work, the prompts (or requests of tasks) done, and their number."""
+EvalProgress = Callable[[str, int, int], None]
+"""Called with what is at work, how much it has done, and how much there is.
+
+`base` and `tuned` are models that count prompts; `base tasks` and `tuned tasks` count requests of lm-eval,
+`judge` counts pairs of completions.
+"""
 
 _PROMPTS_AT_ONCE = 16
 

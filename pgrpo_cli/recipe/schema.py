@@ -6,11 +6,11 @@ from pydantic import Field
 
 from .base import Section
 from .data import DataSection
+from .evaluation import EvalSection
 from .model import AdapterSection, ModelSection
 from .rewards import Reward
 from .training import (
     AdvantageSection,
-    EvalSection,
     HistorySection,
     LogSection,
     LossSection,

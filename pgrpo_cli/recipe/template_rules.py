@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .eval_judge import PAIR_VARIABLES
+from .evaluation import PAIR_VARIABLES
 from .judge import rubric_violations
 from .preference_groups import ExpressionGroups
 from .schema import Recipe

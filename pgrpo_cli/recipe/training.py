@@ -1,4 +1,4 @@
-"""`rollout`, `advantage`, `history`, `loss`, `optimizer`, `train`, `eval`, `log`: how a run goes."""
+"""`rollout`, `advantage`, `history`, `loss`, `optimizer`, `train`, `log`: how a run goes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Section
-from .eval_judge import PairJudge
-from .eval_tasks import LmEvalSection
 
 Tokens = Annotated[int, Field(ge=1)] | Literal["auto"]
 """A budget of tokens, or that of the device; a run keeps the one that it began with on a device."""
@@ -184,44 +182,6 @@ class TrainSection(Section):
         return (
             TOKENS_PER_MICRO_BATCH if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch
         )
-
-
-class EvalSection(Section):
-    """Evaluation on held-out prompts."""
-
-    every: int | None = Field(
-        None,
-        ge=1,
-        description="Steps between evaluations of the model in training, which also come before the first "
-        "step and after the last. Null: none.",
-    )
-    num_completions: int = Field(
-        4, ge=1, le=4096, description="Completions a held-out prompt, of each model."
-    )
-    temperature: float = Field(1.0, ge=1e-3, le=1000, description="Sampling temperature.")
-    max_prompts_per_group: int | None = Field(
-        None, ge=1, description="Held-out prompts used a preference group; null: all."
-    )
-    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
-    confidence: float = Field(0.95, ge=0.5, le=0.9999, description="Coverage of the intervals.")
-    minority_share: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Preference groups with less than this share of the training prompts are the minority.",
-    )
-    matrix: Literal["auto", True, False] = Field(
-        "auto",
-        description="Score completions for each preference group by the rewards of others too. `auto`: by "
-        "rewards that depend on it and cost nothing, for at most 32 groups and 25000 scores; `true`: all "
-        "completions, by judges and code too.",
-    )
-    judge: PairJudge | None = Field(
-        None, description="A language model that compares both models' completions. Null: none."
-    )
-    lm_eval: LmEvalSection | None = Field(
-        None, description="General tasks that both models answer: is the rest kept? Null: none."
-    )
 
 
 class LogSection(Section):

@@ -47,9 +47,9 @@ class Callbacks:
         """
 
     def on_progress(self, which: str, done: int, total: int) -> None:
-        """An evaluation has done so many prompts with the model `base` or `tuned`.
+        """How far an evaluation is: with the models `base` and `tuned` it counts prompts.
 
-        `judge` counts pairs, `base tasks` and `tuned tasks` count requests of lm-eval.
+        `base tasks` and `tuned tasks` count requests of lm-eval, `judge` counts pairs of completions.
         """
 
     def stop_requested(self) -> bool:

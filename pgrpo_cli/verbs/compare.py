@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pgrpo_cli.errors import EvalError, IncomparableError, RunError
 from pgrpo_cli.eval.targets import eval_target, kept_result
 from pgrpo_cli.paths import try_to_write
-from pgrpo_cli.recipe.training import EvalSection
+from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.report.page import comparison_page
 from pgrpo_cli.state.curve import training_record
 from pgrpo_cli.state.files import atomic_write

@@ -5,7 +5,7 @@ Each stage is kept when it is done, so one that fails costs nothing of those bef
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from pgrpo_cli.state.history_store import read_curves
 from pgrpo_cli.state.results import kept_results, require_writable, table_path, write_table
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.run_view import view_of
-from pgrpo_cli.stats.result_types import CurvePoint, EvalResult, Which
+from pgrpo_cli.stats.result_types import CurvePoint, EvalResult
 
 from .callbacks import Callbacks
 from .source import RecipeOrRun, StrPath, resolve
@@ -77,19 +77,20 @@ def evaluate(
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message, must_exist=True)
     target = eval_target(run, recipe, recipe_dir, checkpoint)
     callbacks.on_run(target.run, target.recipe)
+    on_note, progress = callbacks.on_note, callbacks.on_progress
     result = None if fresh else kept_result(target)
-    writable = _writable(target, result, callbacks)
+    writable = _writable(target, result, on_note)
     judge = judge_to_ask(target, result, allowed_hosts)
     for warning in target.warnings:
-        callbacks.on_note(f"warning: {warning}")
+        on_note(f"warning: {warning}")
     if result is not None:
-        callbacks.on_note(f"{target.path} holds this evaluation already; --fresh samples again")
-    tasks = tasks_to_run(target, result, allow_code=allow_code, on_note=callbacks.on_note)
+        on_note(f"{target.path} holds this evaluation already; --fresh samples again")
+    tasks = tasks_to_run(target, result, allow_code=allow_code, on_note=on_note)
     if tasks is not None:
         require_writable(target.run)
     chosen = device_for(target.recipe, device) if result is None or tasks is not None else None
     if chosen is not None:
-        callbacks.on_note(describe(chosen))
+        on_note(describe(chosen))
     # Both models stay in memory between the two only if there are tasks: a judge may need the room.
     policy = None if tasks is None else cache(partial(policy_of, target, chosen))
     if result is None:
@@ -100,8 +101,8 @@ def evaluate(
             allowed_hosts=allowed_hosts,
             device=chosen,
             others=() if fresh else kept_results(target.run),
-            progress=callbacks.on_progress,
-            on_note=callbacks.on_note,
+            progress=progress,
+            on_note=on_note,
         )
     elif writable:
         # It may have been lost, or the evaluation be older than tables are.
@@ -110,21 +111,16 @@ def evaluate(
         # What comes after it may fail: the page of what there is stays.
         _write_page(target, result)
     if tasks is not None and policy is not None:
-
-        def progress(which: Which, done: int, total: int) -> None:
-            callbacks.on_progress(f"{which} tasks", done, total)
-
-        result = run_tasks(target, result, tasks, policy(), progress=progress, on_note=callbacks.on_note)
+        result = run_tasks(target, result, tasks, policy(), progress=progress, on_note=on_note)
         policy.cache_clear()
     if judge is not None:
-        asked = partial(callbacks.on_progress, "judge")
-        result = judge_target(target, result, judge, progress=asked, on_note=callbacks.on_note)
+        result = judge_target(target, result, judge, progress=progress, on_note=on_note)
     if tasks is not None or judge is not None:
         _write_page(target, result)
     return Evaluation(target, result)
 
 
-def _writable(target: EvalTarget, result: EvalResult | None, callbacks: Callbacks) -> bool:
+def _writable(target: EvalTarget, result: EvalResult | None, on_note: Callable[[str], None]) -> bool:
     """Whether the run takes a page and a table. Raises CheckpointError if not, and more is to be made."""
     try:
         require_writable(target.run)
@@ -132,7 +128,7 @@ def _writable(target: EvalTarget, result: EvalResult | None, callbacks: Callback
         done = result and has_judged(target.recipe, result) and has_tasks(target.recipe, result)
         if not done:
             raise
-        callbacks.on_note(f"warning: {error.message}: its page and table stay as they are")
+        on_note(f"warning: {error.message}: its page and table stay as they are")
         return False
     return True
 

@@ -11,7 +11,7 @@ import pytest
 
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.eval.judge import PairwiseJudge, Shares, build_pairwise_judge
-from pgrpo_cli.recipe.eval_judge import PairJudge
+from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from tests.support.judge import Answer, Asked, JudgeServer, pair_section, shown_pair
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from pgrpo_cli.recipe.eval_judge import PairJudge
+from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.recipe.reward_judge import JudgeReward
 from pgrpo_cli.rewards.judge.reward import Judge
 

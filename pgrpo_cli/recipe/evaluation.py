@@ -1,0 +1,139 @@
+"""`eval`: held-out prompts, a judge that compares pairs of completions, and general tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Section
+from .judge import JudgeSection
+from .path_text import PathText
+
+PAIR_VARIABLES = (
+    "prompt",
+    "first",
+    "second",
+    "preference_group",
+    "preference_group_rubric",
+    "columns",
+    "reference",
+)
+"""What a rubric may use. `reference` is `columns.reference`; undefined where a row has none."""
+
+PAIR_RUBRIC = """\
+Which of two answers serves the user who asked better? The user belongs to the group "{{ preference_group }}".
+{{ preference_group_rubric }}
+
+<conversation>
+{{ prompt }}
+</conversation>
+<answer_1>
+{{ first }}
+</answer_1>
+<answer_2>
+{{ second }}
+</answer_2>
+"""
+
+
+class PairJudge(JudgeSection):
+    """A language model that compares completions of the base model and the tuned one (docs/judge.md).
+
+    Each pair is shown in both orders. The tuned model wins a pair if the judge prefers it in both, and loses
+    it if in neither; ties and contradictions are ties. A pair that the judge cannot compare is left out and
+    counted. A judge on another machine needs `--allow-host HOST`.
+    """
+
+    rubric: str = Field(
+        PAIR_RUBRIC,
+        description="What the judge reads: a Jinja template over " + ", ".join(PAIR_VARIABLES) + ". "
+        "What it may do stands under Templates in docs/data.md.",
+    )
+    pairs: int = Field(
+        1,
+        ge=1,
+        description="Pairs compared a held-out prompt: the first completions of both models, then the "
+        "second ones, and so on.",
+    )
+
+    @property
+    def label(self) -> str:
+        """How messages and counts name it."""
+        return "eval.judge"
+
+
+class LmEvalSection(Section):
+    """Tasks of the LM Evaluation Harness, the package lm-eval, answered by the base model and the tuned one.
+
+    Needs `pip install 'pgrpo-cli[lm-eval]'`. Most tasks get their documents from the Hugging Face Hub. Tasks
+    that lm-eval marks as running a model's programs (`humaneval` and its like) are refused; those that fetch
+    a metric's code (`squadv2` and its like) need --allow-code.
+    """
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Names of tasks, groups and tags, as `lm-eval ls tasks` lists them."
+    )
+    limit: int | None = Field(
+        500, ge=1, description="Documents of each task, the first ones; null: all of them."
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="Solved examples before each document. Null: what the task says."
+    )
+    chat_template: bool = Field(
+        False,
+        description="Ask as a user in the chat template, with model.system_prompt, "
+        "model.chat_template_kwargs, and few-shot examples as earlier turns.",
+    )
+    batch_size: int = Field(
+        8, ge=1, description="Requests computed at a time; halved when memory does not hold them."
+    )
+    max_length: int = Field(
+        2048,
+        ge=16,
+        le=10_000_000,
+        description="Tokens of a request, at most; a longer one loses its beginning.",
+    )
+    include_path: PathText | None = Field(
+        None,
+        description="Folder of task files of your own; a relative path starts at the recipe's folder. Such "
+        "files name Python to run: needs --allow-code.",
+    )
+
+
+class EvalSection(Section):
+    """Evaluation on held-out prompts."""
+
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between evaluations of the model in training, which also come before the first "
+        "step and after the last. Null: none.",
+    )
+    num_completions: int = Field(
+        4, ge=1, le=4096, description="Completions a held-out prompt, of each model."
+    )
+    temperature: float = Field(1.0, ge=1e-3, le=1000, description="Sampling temperature.")
+    max_prompts_per_group: int | None = Field(
+        None, ge=1, description="Held-out prompts used a preference group; null: all."
+    )
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
+    confidence: float = Field(0.95, ge=0.5, le=0.9999, description="Coverage of the intervals.")
+    minority_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Preference groups with less than this share of the training prompts are the minority.",
+    )
+    matrix: Literal["auto", True, False] = Field(
+        "auto",
+        description="Score completions for each preference group by the rewards of others too. `auto`: by "
+        "rewards that depend on it and cost nothing, for at most 32 groups and 25000 scores; `true`: all "
+        "completions, by judges and code too.",
+    )
+    judge: PairJudge | None = Field(
+        None, description="A language model that compares both models' completions. Null: none."
+    )
+    lm_eval: LmEvalSection | None = Field(
+        None, description="General tasks that both models answer: is the rest kept? Null: none."
+    )

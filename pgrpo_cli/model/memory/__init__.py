@@ -1,1 +1,1 @@
-"""What a run will hold in memory: its own code, run on tensors that have sizes and no contents."""
+"""How much memory a run will need: its own code is run on the meta device, whose tensors have no data."""

@@ -1,8 +1,8 @@
-"""How many tokens to compute at a time where the recipe leaves it to the device: what a plan says will fit.
+"""Token budgets for `auto`: the largest useful ones that fit according to the memory plan.
 
-A rollout waits for the weights to be read at every token, so the fewer batches a step has, the faster it is;
-and each batch has graphs of its own to capture. An update is hardly faster beyond some thousand tokens, and
-what it takes is not there for the buffers and graphs that rollouts keep from step to step.
+Rollouts get as few batches as possible. Decoding reads all weights for every token of a batch, and every
+batch captures CUDA graphs of its own. Updates get less: beyond some thousand tokens a micro-batch is hardly
+faster, and its memory is then not available for the buffers and graphs that rollouts keep from step to step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..rollout.workspace import fits_beside_updates
 from .plan import OVERHEADS, Device, MemoryPlan
 
 _LARGEST_MICRO_BATCH = 16384
-"""Tokens beyond which an update on a GPU gains nothing."""
+"""More tokens than this do not make an update on a GPU faster."""
 
 PlanOf = Callable[[Recipe], MemoryPlan]
-"""Plans for a GPU, of recipes whose budgets are numbers."""
+"""Makes the plan of a recipe on a GPU. The recipe's budgets must be numbers."""
 
 
 def fitted(recipe: Recipe, device: Device, room: int, longest_prompt: int, plan: PlanOf) -> Recipe:
-    """The recipe with budgets in place of `auto`, so that it fits in `room` bytes where that is possible."""
+    """The recipe with numbers in place of `auto`, so that it fits into `room` bytes if that is possible."""
     if device == "cpu":
         return with_budgets(recipe, TOKENS_PER_BATCH, TOKENS_PER_MICRO_BATCH)
     if recipe.rollout.tokens_per_batch == "auto":
@@ -36,7 +36,7 @@ def fitted(recipe: Recipe, device: Device, room: int, longest_prompt: int, plan:
 
 
 def with_budgets(recipe: Recipe, per_batch: int | None, per_micro_batch: int | None) -> Recipe:
-    """The recipe with these budgets in place of `auto`."""
+    """The recipe with these numbers in place of `auto`."""
     if recipe.rollout.tokens_per_batch == "auto":
         recipe = with_value(recipe, "rollout", "tokens_per_batch", per_batch)
     if recipe.train.tokens_per_micro_batch == "auto":
@@ -45,7 +45,7 @@ def with_budgets(recipe: Recipe, per_batch: int | None, per_micro_batch: int | N
 
 
 def _batches_fitted(recipe: Recipe, room: int, longest: int, plan: PlanOf) -> Recipe:
-    """The fewest batches of equally many prompts whose rollouts fit; a prompt a batch where none do."""
+    """Cut a step's prompts into the fewest equal batches that fit, at worst one prompt per batch."""
     P, G, T = (
         recipe.train.prompts_per_step, recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
     )  # fmt: skip
@@ -54,7 +54,7 @@ def _batches_fitted(recipe: Recipe, room: int, longest: int, plan: PlanOf) -> Re
     def in_batches(count: int) -> Recipe:
         return with_value(recipe, "rollout", "tokens_per_batch", math.ceil(P / count) * whole)
 
-    # The update's part is not asked about, so any number will do for it.
+    # Only the rollout is checked here, so the update's budget may be any number.
     def fits(count: int) -> bool:
         trial = with_value(in_batches(count), "train", "tokens_per_micro_batch", 1)
         return _fits(plan(trial), "rollout", room)
@@ -63,8 +63,9 @@ def _batches_fitted(recipe: Recipe, room: int, longest: int, plan: PlanOf) -> Re
 
 
 def _micro_batches_fitted(recipe: Recipe, room: int, longest: int, plan: PlanOf) -> Recipe:
-    """The most whole rows beside which rollouts can keep their buffers. Where those do not fit beside one
-    row, the largest micro-batch that fits by itself; where none does, one completion at a time.
+    """The largest number of whole rows per micro-batch with which rollouts can still keep their buffers. If
+    the buffers do not fit beside even one row, the largest micro-batch that fits without them; if none fits,
+    one completion at a time.
     """
     G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
     row = longest + G * (T - 1)
@@ -92,7 +93,10 @@ def _fits(plan: MemoryPlan, name: str, room: int) -> bool:
 
 
 def _least(holds: Callable[[int], bool], most: int) -> int:
-    """The least number from 1 to `most` for which `holds`, which holds from some number on; else `most`."""
+    """The smallest number from 1 to `most` for which `holds` is true, by bisection; `most` if there is none.
+
+    `holds` must be monotonic: true from some number on.
+    """
     low, high = 1, most
     if holds(low):
         return low

@@ -1,4 +1,4 @@
-"""Operations that the meta device lacks or does otherwise, with the memory that they take on a real one."""
+"""Operations that are missing on the meta device, or that use other memory there than on a real device."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.library import Library
 
 @contextmanager
 def kernels_of_devices() -> Iterator[None]:
-    """Within the block meta tensors know these operations.
+    """Within the block these operations use the same memory on the meta device as on a real one.
 
-    Left to itself torch decomposes attention on the meta device into products that keep all attention
-    weights, and knows nothing of oneDNN's layouts of weights.
+    Otherwise torch decomposes attention on the meta device into products that keep all attention weights, and
+    has no implementation of oneDNN's weight layouts.
     """
     attention, layouts = Library("aten", "IMPL"), Library("mkldnn", "IMPL")
     attention.impl("scaled_dot_product_attention", _fused_attention, "AutogradMeta")
@@ -37,9 +37,11 @@ def _fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """The backward pass keeps queries, keys, values, output, a sum a query, and the mask as numbers."""
+    """Memory-efficient attention. For the backward pass it keeps queries, keys, values, output, one
+    log-sum-exp per query, and the additive mask.
+    """
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        # As torch does, in every layer anew.
+        # torch does the same, in every layer again.
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask, 0.0)
     output, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
@@ -48,5 +50,5 @@ def _fused_attention(
 
 
 def _laid_out(weight: torch.Tensor, rows: int | None = None) -> torch.Tensor:
-    """A weight as oneDNN wants it: another order of the same numbers."""
+    """A weight in oneDNN's layout: the same numbers in another order, so the same size."""
     return torch.empty_like(weight)

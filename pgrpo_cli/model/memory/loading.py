@@ -1,4 +1,4 @@
-"""What loading a model holds besides the model."""
+"""The temporary memory that loading a model needs besides the model itself."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ..policy import Policy
 from .weights import base_parameters, base_weights
 
 _GGUF_COPIES = 2.5
-"""Copies, in float32, of the tensor that is being read from a GGUF file; measured."""
+"""How many float32 copies of a tensor exist while it is read from a GGUF file; measured."""
 
 
 def loading_bytes(policy: Policy, section: ModelSection, recipe_dir: Path, device: str) -> int:
-    """Bytes at the peak of loading, the finished weights left out.
+    """Bytes at the peak of loading, without those of the finished weights.
 
-    Transformers reads safetensors one by one onto the device. A GGUF file, and the random model, first become
-    a whole model on the CPU, from which the quantized one is made. On a CPU all is in the same memory.
+    transformers reads safetensors tensor by tensor onto the device. From a GGUF file, and for the random
+    model, a whole unquantized model is first made on the CPU, and the model of the recipe from it. If the
+    device is a CPU both are in the same memory.
     """
     width = compute_dtype(section, policy.device).itemsize
     largest = max(layer.numel() for layer in policy.model.parameters())
@@ -33,5 +34,5 @@ def loading_bytes(policy: Policy, section: ModelSection, recipe_dir: Path, devic
     if locate(section, recipe_dir).gguf_file:
         reading = whole + round(_GGUF_COPIES * 4 * largest)
         return max(reading - finished, whole if quantized else 0)
-    # The file is mapped: its pages are resident, and quantized weights leave their unquantized copies' holes.
+    # The pages of the mapped file are resident, and the memory of the unquantized copies stays with the heap.
     return 2 * whole if quantized else 0

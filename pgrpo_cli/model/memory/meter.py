@@ -1,4 +1,4 @@
-"""The bytes that a computation holds, counted while it runs on the meta device, where nothing is held."""
+"""Counts the bytes that a computation would allocate, while it runs on the meta device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass
-class _Life:
-    """A storage's bytes and what they are for; alive from the event `begin` up to the event `end`."""
+class _Allocation:
+    """The size of a storage and what it is for. It exists from the event `begin` until before `end`."""
 
     kind: str
     size: int
@@ -26,10 +26,10 @@ class _Life:
 
 
 class Meter(TorchDispatchMode):
-    """Within the block, follows all storages that meta tensors bring to life.
+    """Within the block, records when storages of meta tensors are allocated and freed.
 
-    `known`: tensors that are counted elsewhere, such as weights, of which operations return views. `kind`
-    names what a new tensor is for; None: whatever `label` is set to.
+    `known`: tensors that are not counted, such as weights; operations may return views of them. `kind`
+    returns what a new tensor is for; None: the current value of `label`.
     """
 
     def __init__(
@@ -38,29 +38,30 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.label = label
         self._kind = kind
-        # The storages keep their addresses, which are the keys, from being used again.
+        # The keys are addresses of storage objects. The references to the storages keep the objects alive, so
+        # that no new storage gets the same address.
         self._known = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in known}
-        self._lives: list[_Life] = []
-        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], _Life]] = {}
+        self._allocations: list[_Allocation] = []
+        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], _Allocation]] = {}
         self._bytes, self._most = 0, 0
         self._event, self._peak_event = 0, 0
 
     def peak(self) -> Counter[str]:
-        """Bytes of each kind at the moment when most were alive in all."""
+        """Bytes of each kind at the moment when their sum was largest."""
         sizes: Counter[str] = Counter()
-        for life in self._lives:
-            if life.begin <= self._peak_event < life.end:
-                sizes[life.kind] += life.size
+        for allocation in self._allocations:
+            if allocation.begin <= self._peak_event < allocation.end:
+                sizes[allocation.kind] += allocation.size
         return sizes
 
     def rename(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
-        """Say afterwards what these tensors are for."""
+        """Set what these tensors are for, after they have been allocated."""
         for tensor in tensors:
-            _, life = self._alive[tensor.untyped_storage()._cdata]
-            life.kind = kind
+            _, allocation = self._alive[tensor.untyped_storage()._cdata]
+            allocation.kind = kind
 
     def follows(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor's storage counts."""
+        """Whether the storage of a tensor is counted."""
         return tensor.device.type == "meta"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,15 +77,15 @@ class Meter(TorchDispatchMode):
         if key in self._known or key in self._alive:
             return
         self._event += 1
-        life = _Life(self._kind(tensor) or self.label, storage.nbytes(), self._event)
-        self._lives.append(life)
-        self._alive[key] = weakref.ref(storage, partial(self._freed, key)), life
-        self._bytes += life.size
+        allocation = _Allocation(self._kind(tensor) or self.label, storage.nbytes(), self._event)
+        self._allocations.append(allocation)
+        self._alive[key] = weakref.ref(storage, partial(self._freed, key)), allocation
+        self._bytes += allocation.size
         if self._bytes > self._most:
             self._most, self._peak_event = self._bytes, self._event
 
     def _freed(self, key: int, _: Any) -> None:
         self._event += 1
-        _, life = self._alive.pop(key)
-        life.end = self._event
-        self._bytes -= life.size
+        _, allocation = self._alive.pop(key)
+        allocation.end = self._event
+        self._bytes -= allocation.size

@@ -1,4 +1,4 @@
-"""A run's memory before it runs: bytes by part and phase, the peak, and where it fits."""
+"""The memory plan of a run: bytes by part and phase, the peak, and the GPUs that it fits on."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ Device = Literal["cuda", "cpu"]
 
 GIB = 1 << 30
 CARDS_GIB = (8, 12, 16, 24, 80)
-"""Memory of the GPUs that people have."""
+"""Memory sizes of common GPUs."""
 
 ADAPTER, GRADIENTS, OPTIMIZER = "adapter", "gradients", "optimizer state"
 STEP, LOADING, REWARDS = "optimizer step", "loading", "reward models"
 ORDER = (
     *PARTS, REWARDS, ADAPTER, OPTIMIZER, GRADIENTS, LOADING, COPIES, CACHE, ACTIVATIONS, MASK, LOGITS, STEP
 )  # fmt: skip
-"""Parts as a table lists them."""
+"""The parts, in the order of a table."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a process holds besides tensors: `fixed` bytes, and `share` of the tensors."""
+    """The memory of a process besides its tensors: `fixed` bytes, and `share` times the tensors' bytes."""
 
     fixed: int
     share: float
 
     def with_tensors(self, tensors: int) -> int:
-        """Bytes of the tensors and all else."""
+        """Bytes of the tensors and of the overhead."""
         return self.fixed + round((1 + self.share) * tensors)
 
 
 OVERHEADS: dict[Device, Overhead] = {
-    # The context with its kernels; what the caching allocator cannot use between blocks. Estimated.
+    # Fixed: the CUDA context with its kernels. Share: fragmentation of the caching allocator. Both estimated.
     "cuda": Overhead(fixed=GIB // 2, share=0.05),
-    # Python, the libraries and their caches, resident; the heap's holes. Fitted to what benchmarks/plan.py
-    # measures with SmolLM2-135M: 1.3 MiB of heap for a MiB of tensors.
+    # Fixed: Python, the libraries and their caches. Share: fragmentation of the heap. Both fitted to what
+    # benchmarks/plan.py measures with SmolLM2-135M: 1.3 MiB of heap per MiB of tensors.
     "cpu": Overhead(fixed=770 << 20, share=0.30),
 }
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a run at its own peak: bytes of tensors by part."""
+    """One phase of a run: the bytes of its tensors by part, at the peak of the phase."""
 
     name: Literal["load", "rollout", "update"]
     parts: Counter[str]
@@ -62,13 +62,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a recipe holds on a device.
+    """The memory that a recipe needs on a device.
 
-    `parameters` are those of the base model by part; `batch`, `micro_batch` the largest ones; `kept_weights`,
-    `kept_buffers` bytes that rollouts on a GPU keep where there is room, for speed, and that no phase counts;
-    `rollout_beside_kept` bytes of tensors in a rollout that finds the buffers of an earlier one;
-    `copy_from_rows` the rows from which on rollouts multiply by copies of the weights. The budgets are the
-    recipe's, or those that were chosen for the device.
+    - `parameters`: number of parameters of the base model by part.
+    - `batch`, `micro_batch`: the largest ones of a run.
+    - `kept_weights`, `kept_buffers`: bytes that rollouts on a GPU keep for speed if they fit. No phase counts
+      them.
+    - `rollout_beside_kept`: bytes of tensors in a rollout while the buffers of an earlier one still exist.
+    - `copy_from_rows`: from how many rows on rollouts multiply by dequantized copies of the weights.
+    - `tokens_per_batch`, `tokens_per_micro_batch`: the recipe's budgets, or those chosen for the device.
     """
 
     device: Device
@@ -86,31 +88,31 @@ class MemoryPlan:
 
     @property
     def tensors(self) -> int:
-        """Bytes of tensors at the peak, with nothing kept for speed."""
+        """Bytes of tensors at the peak if nothing is kept for speed."""
         return max(phase.total for phase in self.phases)
 
     @property
     def peak(self) -> int:
-        """Bytes that the device must have; on a CPU the process's resident memory."""
+        """Bytes that the device must have; on a CPU the resident memory of the process."""
         return OVERHEADS[self.device].with_tensors(self.tensors)
 
     def fits(self, gib: float) -> bool:
-        """Whether a device with so many GiB holds it."""
+        """Whether the run fits on a device with so many GiB."""
         return self.peak <= gib * GIB
 
     @property
     def smallest_card(self) -> int | None:
-        """GiB of the smallest GPU of `CARDS_GIB` that holds it."""
+        """GiB of the smallest GPU of `CARDS_GIB` that the run fits on, or None."""
         return next((gib for gib in CARDS_GIB if self.fits(gib)), None)
 
     def peak_on(self, total: int) -> int:
-        """Bytes in use on a GPU with `total` bytes, with all that it keeps for speed."""
+        """Bytes in use at the peak on a GPU with `total` bytes, including what is kept for speed."""
         return OVERHEADS[self.device].with_tensors(self.tensors_on(total))
 
     def tensors_on(self, total: int) -> int:
-        """Bytes of tensors at the peak on a GPU with `total` bytes, with all that it keeps for speed.
+        """Bytes of tensors at the peak on a GPU with `total` bytes, including what is kept for speed.
 
-        What torch.cuda.max_memory_allocated shows.
+        Predicts torch.cuda.max_memory_allocated.
         """
         bytes_of = {phase.name: phase.total for phase in self.phases}
         rows = self.batch.count * self.batch.generations
@@ -124,6 +126,6 @@ class MemoryPlan:
         return max(peak, bytes_of["update"] + kept, self.rollout_beside_kept + weights)
 
     def _standing(self) -> int:
-        """Bytes that are there from beginning to end."""
+        """Bytes of tensors that exist during the whole run."""
         (update,) = [phase for phase in self.phases if phase.name == "update"]
         return sum(update.parts[part] for part in (*PARTS, REWARDS, ADAPTER, OPTIMIZER))

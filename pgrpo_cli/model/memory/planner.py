@@ -1,4 +1,4 @@
-"""Plans: a recipe's own code, run on tensors without contents, and the bytes counted."""
+"""Makes memory plans: runs the code of training and sampling on the meta device, and counts the bytes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..rollout.cpu_weights import fastest_dtype
 from ..rollout.sampling import sampling_settings
 from .budgets import fitted, with_budgets
 from .loading import loading_bytes
+from .meta_policy import meta_policy
 from .plan import (
     ADAPTER,
     CARDS_GIB,
@@ -35,26 +36,25 @@ from .plan import (
     Phase,
 )
 from .rewards import reward_bytes
-from .shadow import shadow_policy
 from .weights import adapter_bytes, base_parameters, base_weights, dequantized_bytes, optimizer_bytes
 from .work import Batch, Held, largest_batch, largest_micro_batch, rollout_memory, update_memory
 
 Result = TypeVar("Result")
 
 _UNPLANNED = 16384, 4096
-"""Budgets on a GPU, a rollout batch and a micro-batch, for models whose memory cannot be planned."""
+"""Budgets of a rollout batch and a micro-batch on a GPU, for models whose memory cannot be planned."""
 
 _NOT_ON_META = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
-"""What models raise whose code looks into tensors (experts do), or that have no keys to share (recurrent
-layers).
+"""Errors of models that do not run on the meta device: those whose code reads values of tensors (mixtures of
+experts), and those without keys to share (recurrent layers).
 """
 
 
 class Planner:
-    """Plans the recipes of one folder, and remembers what they have in common.
+    """Plans recipes of one folder, and caches the results that they have in common.
 
-    `longest_prompt` in tokens, where it is known; else the recipe's limit counts. `paths`: as measured by the
-    run; None supposes the fast ones.
+    `longest_prompt`: in tokens; None: the recipe's limit. `paths`: as measured by the run; None: the fast
+    paths.
     """
 
     def __init__(
@@ -64,32 +64,32 @@ class Planner:
         self._known: dict[str, Any] = {}
 
     def longest_prompt(self, recipe: Recipe) -> int:
-        """Tokens of the longest prompt there may be."""
+        """The number of tokens of the longest possible prompt."""
         return self._longest or recipe.data.max_prompt_tokens
 
     def plan(self, recipe: Recipe, device: Device, room: int = CARDS_GIB[0] * GIB) -> MemoryPlan:
-        """The plan for a device, with budgets that fill `room` bytes where the recipe leaves them to a GPU.
+        """The plan for a device. Budgets that are `auto` are chosen for a GPU with `room` bytes.
 
-        Raises ModelError for a model that cannot be found, or whose code needs contents.
+        Raises ModelError for a model that cannot be found, or that does not run on the meta device.
         """
         longest = self.longest_prompt(recipe)
         recipe = fitted(recipe, device, room, longest, lambda recipe: self.plan(recipe, device))
-        shadow = self._once(
-            "policy", lambda: shadow_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
+        on_meta = self._once(
+            "policy", lambda: meta_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
         )
         try:
-            return self._plan(shadow, recipe, device)
+            return self._plan(on_meta, recipe, device)
         except _NOT_ON_META as error:
             raise ModelError(
                 f"the memory of {recipe.model.id!r} cannot be planned: {str(error).splitlines()[0]}",
                 remedy="Train a step and watch the GPU; where memory runs out, a run shrinks its batches.",
             ) from error
 
-    def _plan(self, shadow: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
+    def _plan(self, on_meta: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
         longest = self.longest_prompt(recipe)
         micro_batch, several = largest_micro_batch(recipe, longest)
         batch, several_batches = largest_batch(recipe, longest)
-        policy, rollout = self._rollout(shadow, recipe, device, batch)
+        policy, rollout = self._rollout(on_meta, recipe, device, batch)
         update = self._once(
             "update",
             lambda: update_memory(policy, recipe, micro_batch),
@@ -104,11 +104,11 @@ class Planner:
             *recipe.rewards, device,
         )  # fmt: skip
         standing = weights + Counter({REWARDS: rewards, ADAPTER: adapter, OPTIMIZER: state})
-        # AdamW's square roots: of all parameters at once on a GPU, of one after the other on a CPU.
+        # AdamW's temporary square roots: for all parameters at once on a GPU (foreach), one by one on a CPU.
         step = Counter({GRADIENTS: adapter, STEP: adapter if device == "cuda" else 0})
         passes = update.peak + Counter({GRADIENTS: adapter if several else 0})
         loading = loading_bytes(policy, recipe.model, self._recipe_dir, device)
-        # The gradients of the step before are there until the next update begins.
+        # The gradients of the previous step are freed only when the next update begins.
         before_rollouts = standing + Counter({GRADIENTS: adapter})
         return MemoryPlan(
             device=device,
@@ -129,11 +129,11 @@ class Planner:
             tokens_per_micro_batch=recipe.train.micro_batch_budget,
         )
 
-    def _rollout(self, shadow: Policy, recipe: Recipe, device: Device, batch: Batch) -> tuple[Policy, Held]:
-        """The policy with the paths it takes, and what a rollout holds."""
+    def _rollout(self, on_meta: Policy, recipe: Recipe, device: Device, batch: Batch) -> tuple[Policy, Held]:
+        """The policy with the paths that it takes, and the memory of a rollout."""
         settings = sampling_settings(recipe.rollout)
         paths = self._paths or Paths()
-        policy = replace(shadow, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device])
+        policy = replace(on_meta, device=torch.device(device), paths=paths, head_chunk=HEAD_CHUNK[device])
         if device == "cpu" and paths.rollout_dtype is None:
             policy = replace(policy, paths=replace(paths, rollout_dtype=fastest_dtype(policy)))
 
@@ -142,10 +142,10 @@ class Planner:
             lambda: rollout_memory(policy, settings, batch),
             recipe.model, recipe.adapter, settings, batch, device, policy.paths,
         )  # fmt: skip
-        return replace(policy, device=shadow.device), rollout
+        return replace(policy, device=on_meta.device), rollout
 
     def _once(self, what: str, compute: Callable[[], Result], *key: Any) -> Result:
-        """What `compute` returns, computed once for equal keys."""
+        """The result of `compute`, cached by `what` and `key`."""
         parts = [part.model_dump() if hasattr(part, "model_dump") else repr(part) for part in key]
         name = json.dumps([what, *parts])
         if name not in self._known:
@@ -156,9 +156,9 @@ class Planner:
 def paths_with_budgets(
     policy: Policy, recipe: Recipe, recipe_dir: Path, prompts: Sequence[PreparedPrompt]
 ) -> Paths:
-    """The policy's paths with the recipe's budgets, or with those that fit on its device beside all else.
+    """The policy's paths with the recipe's budgets; those that are `auto` are chosen to fit on the device.
 
-    A model whose memory cannot be planned gets the usual ones; where they do not fit they are lowered later.
+    A model whose memory cannot be planned gets `_UNPLANNED`. If these do not fit, they are lowered later.
     """
     device: Device = "cuda" if policy.device.type == "cuda" else "cpu"
     room = room_on(policy.device) if device == "cuda" else 0
@@ -176,6 +176,6 @@ def paths_with_budgets(
 
 
 def room_on(device: torch.device) -> int:
-    """Bytes that this process may have of a CUDA device, those that it has and its context included."""
+    """Bytes of a CUDA device that this process can use, including its context and what it has allocated."""
     free, total = torch.cuda.mem_get_info(device)
     return min(total, free + torch.cuda.memory_reserved(device) + OVERHEADS["cuda"].fixed)

@@ -17,17 +17,17 @@ _WORTHWHILE = 0.02
 
 @dataclass(frozen=True)
 class Remedy:
-    """Changes of a recipe as `--set` takes them, and the plan that they make."""
+    """Changes of a recipe in the form of `--set`, and the plan of the changed recipe."""
 
     changes: tuple[str, ...]
     plan: MemoryPlan
 
 
 def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan, room: int) -> list[Remedy]:
-    """Changes that lower the peak of `plan`, each by itself, and at last all of them together. `room`: bytes
-    that budgets may fill which the recipe leaves to the device.
+    """Changes that lower the peak of `plan`: each by itself, and finally all of them together. `room`: the
+    bytes of the device, for budgets that are `auto`.
 
-    None of them changes what is computed but for rounding, quantization and 8-bit optimizer states aside.
+    Except for quantization and 8-bit optimizer states, no change affects the results by more than rounding.
     """
     found: list[Remedy] = []
     together, changes = recipe, []
@@ -44,7 +44,7 @@ def remedies(planner: Planner, recipe: Recipe, plan: MemoryPlan, room: int) -> l
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], Any, str]]:
-    """Path of a key, its value, and the value as it is written."""
+    """The path of each key, its new value, and that value as YAML."""
     if recipe.model.quantization.type == "none" and recipe.model.id != "random":
         yield ("model", "quantization"), {"type": "nf4"}, "{type: nf4}"
     if recipe.model.compute_dtype == "float32":

@@ -1,4 +1,4 @@
-"""Bytes of the models that rewards compute with; they stay beside the policy for the whole run."""
+"""Memory of the models that rewards use. They stay in memory beside the policy for the whole run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .weights import nf4_bytes
 
 
 def reward_bytes(rewards: Iterable[Any], recipe_dir: Path, device: Device) -> int:
-    """Weights and buffers of all of them, from their configurations alone; what a batch needs is not counted.
+    """Bytes of the weights and buffers of all reward models, from their configurations. Activations are not
+    counted.
 
     Raises ModelError for a model whose configuration cannot be read.
     """
@@ -38,10 +39,10 @@ def _bytes_of(section: Any, recipe_dir: Path, device: Device) -> int:
             model = getattr(transformers, factory).from_config(config, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{at.shown} is no model for this reward: {first_line(error)}",
+            f"{at.shown} is not a model for this reward: {first_line(error)}",
             remedy="Name a checkpoint that was saved for this task.",
         ) from error
-    # As rewards load them: in the checkpoint's type on a GPU, in float32 on a CPU.
+    # Rewards load their models in the checkpoint's dtype on a GPU, and in float32 on a CPU.
     dtype = getattr(config, "dtype", None) if device == "cuda" else None
     model = model.to(dtype or torch.float32)
     quantized = {}
@@ -53,7 +54,7 @@ def _bytes_of(section: Any, recipe_dir: Path, device: Device) -> int:
 
 
 def _quantized_weights(model: Any) -> Iterator[torch.Tensor]:
-    """Weights of the linear layers that transformers quantizes: all but the head, the last module."""
+    """Weights of the linear layers that transformers quantizes: all but those of the head (last module)."""
     children = list(model.children())
     for module in children[:-1]:
         yield from (layer.weight for layer in module.modules() if isinstance(layer, torch.nn.Linear))

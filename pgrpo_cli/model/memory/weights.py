@@ -1,4 +1,4 @@
-"""Bytes of what stays in memory from beginning to end: weights by part, adapter, gradients, optimizer."""
+"""Bytes of what stays in memory during the whole run: weights by part, adapter and optimizer state."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..nf4 import nf4_layers
 from ..policy import Policy
 
 PARTS = ("embeddings", "attention", "MLP", "norms", "output layer", "other weights")
-"""Parts of the base model, in the order of a table."""
+"""The parts of the base model, in the order of a table."""
 
 _BLOCK, _OUTER_BLOCK = 64, 256
-"""Weights that share a quantization constant; constants that share one, with double quantization."""
+"""Block sizes: weights per quantization constant, and, with double quantization, constants per constant."""
 _CODES, _OUTER_CODES = 16, 256
-"""Entries of the tables that a layer keeps of either."""
+"""Entries of the code books of both quantizations, which each layer keeps."""
 _SMALLEST_8BIT = 4096
 """Tensors with fewer entries keep their optimizer state in 32 bits (bitsandbytes' `min_8bit_size`)."""
 _BLOCK_8BIT = 256
 
 
 def base_weights(policy: Policy) -> Counter[str]:
-    """Bytes of the base model's parameters and buffers by part; what is tied is counted once."""
+    """Bytes of the base model's parameters and buffers by part; tied weights are counted once."""
     base = policy.model.get_base_model()
     quantized = {
         id(layer.weight): nf4_bytes(layer.in_features * layer.out_features, layer.weight.compress_statistics)
@@ -40,7 +40,7 @@ def base_weights(policy: Policy) -> Counter[str]:
 
 
 def base_parameters(policy: Policy) -> Counter[str]:
-    """Number of the base model's parameters by part; what is tied is counted once."""
+    """Number of the base model's parameters by part; tied weights are counted once."""
     base = policy.model.get_base_model()
     counts: Counter[str] = Counter()
     for part, tensor in _base_tensors(base):
@@ -50,8 +50,8 @@ def base_parameters(policy: Policy) -> Counter[str]:
 
 
 def nf4_bytes(numel: int, double: bool) -> int:
-    """Bytes of a Linear4bit's weight with `numel` entries: half a byte each, and the constants of its blocks,
-    which `double` quantization quantizes too.
+    """Bytes of a Linear4bit's weight with `numel` entries: half a byte per entry, and the constants of its
+    blocks. With `double` quantization these constants are quantized too.
     """
     blocks = math.ceil(numel / _BLOCK)
     tables = 4 * _CODES
@@ -85,7 +85,7 @@ def optimizer_bytes(parameters: Iterable[torch.Tensor], settings: Optimizer) -> 
 
 
 def _base_tensors(base: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter and buffer of the base model, once, with its part; the adapter's are left out."""
+    """The parameters and buffers of the base model with their parts, each once, without the adapter's."""
     from peft.tuners.lora import LoraLayer
 
     seen: set[int] = set()
@@ -111,7 +111,7 @@ def _parameters(adapters: Any) -> Iterator[torch.nn.Parameter]:
 def _with_parts(
     module: Any, embeddings: Any, output: Any, part: str | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """All modules below with the part that each belongs to: the outermost whose name says so."""
+    """All modules below `module` with their parts. The outermost module with a known name decides."""
     if module is embeddings:
         part = "embeddings"
     elif module is output:
@@ -123,7 +123,7 @@ def _with_parts(
 
 
 def _part_of(class_name: str) -> str | None:
-    """Attention, MLP or norms, by what transformers calls their classes."""
+    """Attention, MLP or norms, by the names that transformers gives to their classes."""
     words = {
         "attention": ("attention", "attn"),
         "MLP": ("mlp", "moe", "experts", "feedforward"),

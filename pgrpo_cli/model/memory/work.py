@@ -1,4 +1,4 @@
-"""The largest batches that a recipe can make, and what the run's own code holds for them."""
+"""The largest batches that a recipe can make, and the memory that the code of the run needs for them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ..rollouts import Rollouts
 from ..update.packing import pack, whole_rows
 from ..update.policy_update import micro_batch_loss, reference_logprobs
 from .kernels import kernels_of_devices
+from .meta_policy import META
 from .meter import Meter
-from .shadow import META
 
 ACTIVATIONS, CACHE, COPIES = "activations", "key-value cache", "rollout's copies of weights"
 LOGITS, MASK = "logits", "attention mask"
@@ -36,8 +36,10 @@ LOGITS, MASK = "logits", "attention mask"
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes by kind at a computation's peak, weights left out; bytes that it may keep afterwards, and the
-    peak of the next computation beside those.
+    """The memory of a computation, without the weights.
+
+    `peak`: bytes by kind at its peak. `kept`: bytes that it may keep afterwards. `next_peak`: the peak of the
+    next computation while these are kept.
     """
 
     peak: Counter[str]
@@ -56,11 +58,11 @@ class Batch:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of a packed row: the last token of a completion predicts nothing and is left out."""
+        """Tokens of a packed row, which does not contain the last token of each completion (see packing)."""
         return self.prompt_tokens + self.generations * (self.completion_tokens - 1)
 
     def rollouts(self) -> Rollouts:
-        """Rollouts of that shape, on the CPU; what they say is of no interest."""
+        """Rollouts of that shape, on the CPU, with arbitrary contents."""
         N, T = self.count * self.generations, self.completion_tokens
         prompts = [PreparedPrompt(str(i), "", "", (0,) * self.prompt_tokens) for i in range(self.count)]
         return Rollouts(
@@ -75,9 +77,9 @@ class Batch:
 
 
 def largest_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
-    """The rollout batch with most tokens, and whether a step has several batches.
+    """The rollout batch with the most tokens, and whether a step has several batches.
 
-    It has as many tokens as the budget allows, in as few prompts as may be.
+    It has as many tokens as the budget allows, in as few prompts as possible.
     """
     G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
     whole = longest_prompt + G * T
@@ -90,9 +92,11 @@ def largest_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
 
 
 def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
-    """The micro-batch with most tokens, in the longest rows, and whether a step has several micro-batches.
+    """The micro-batch with the most tokens, in the longest rows, and whether a step has several
+    micro-batches.
 
-    Real rows differ in length and fill the budget to the last few tokens; here they are equal, and fill it.
+    Real rows differ in length and fill the budget up to a few tokens. Here they have equal lengths and fill
+    it exactly.
     """
     G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
     budget, inside = recipe.train.micro_batch_budget, T - 1
@@ -107,7 +111,7 @@ def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, boo
 
 
 def update_memory(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
-    """Of one micro-batch's forward and backward pass."""
+    """The memory of the forward and backward pass of one micro-batch."""
     rollouts = batch.rollouts()
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=0)
     N, L = len(packed.completions_N), packed.input_ids_R_L.shape[1]
@@ -129,11 +133,12 @@ def update_memory(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
 
 @torch.no_grad()
 def rollout_memory(policy: Policy, settings: SamplingSettings, batch: Batch) -> Held:
-    """Of a rollout of one batch, and of another one after it.
+    """The memory of a rollout of one batch, and of another one after it.
 
-    `policy.device` says where it would run: on a CPU rollouts multiply by copies of the weights; those of a
-    GPU depend on its size and are not counted, but its buffers outlive a batch. A model that has no keys to
-    share takes the plain path, whose cache holds the prompt once a completion.
+    `policy.device` is the device that is planned for. On a CPU rollouts multiply by copies of the weights,
+    which are counted. On a GPU the copies depend on the memory of the GPU and are not counted, but its
+    buffers remain after a batch. A model without keys to share takes the path without a shared prefix, whose
+    cache holds one copy of the prompt per completion.
     """
     policy = replace(policy, workspace=Workspace())
     policy.model.eval()
@@ -150,14 +155,14 @@ def rollout_memory(policy: Policy, settings: SamplingSettings, batch: Batch) -> 
 
 
 def _weights_of(policy: Policy, *, num_rows: int) -> AbstractContextManager[None]:
-    """What takes the weights' place in a rollout."""
+    """The context in which a rollout replaces the weights of layers."""
     if policy.device.type == "cpu":
         return rollout_weights(policy, num_rows=num_rows)
     return lean_adapter(policy.model, policy.model.get_base_model().dtype, policy.workspace.buffers)
 
 
 def _decode(policy: Policy, settings: SamplingSettings, batch: Batch, meter: Meter) -> None:
-    """The first and the last token of a batch, as `decode` makes them."""
+    """The same computation as `decode` for the first and the last token of a batch."""
     on_cuda = policy.device.type == "cuda"
     policy = replace(policy, device=META)
     T, N = batch.completion_tokens, batch.count * batch.generations
@@ -178,7 +183,7 @@ def _decode(policy: Policy, settings: SamplingSettings, batch: Batch, meter: Met
 
 
 def _decode_plainly(policy: Policy, settings: SamplingSettings, batch: Batch, meter: Meter) -> None:
-    """A prefill of every completion's whole sequence, which fills the cache as `generate` does in the end."""
+    """One prefill of all whole sequences, which fills the cache as much as `generate` does at its end."""
     from transformers import DynamicCache
 
     policy, N = replace(policy, device=META), batch.count * batch.generations
@@ -191,7 +196,7 @@ def _decode_plainly(policy: Policy, settings: SamplingSettings, batch: Batch, me
 
 @contextmanager
 def _metered(policy: Policy, kind: Callable[[torch.Tensor], str | None]) -> Iterator[Meter]:
-    """A meter that knows the model's weights, and logits by their width."""
+    """A meter that does not count the model's weights, and recognises logits by their last dimension."""
     vocabulary = policy.config.vocab_size
 
     def named(tensor: torch.Tensor) -> str | None:

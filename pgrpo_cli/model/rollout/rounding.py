@@ -51,8 +51,7 @@ class Rounding:
     check_every: int
 
     def own_length(self, tokens: int, capacity: int) -> int:
-        """How many columns of the completions' own keys a step attends to, for `tokens` tokens of `capacity`.
-        """
+        """How many columns of the completions' own keys a step attends to when `tokens` are stored."""
         return tokens if self.exact else min(capacity, bucket(tokens, smallest=64))
 
     def prefix_length(self, tokens: int) -> int:

@@ -186,8 +186,7 @@ class SharedPrefixCache:
         return self._bias[sliding_window]
 
     def _visible_P_L(self, sliding_window: int | None) -> torch.Tensor:
-        """The keys that the newest token attends to: those that are stored, not padding, and in the window.
-        """
+        """The keys that the newest token attends to: stored, not padding, and inside the window."""
         lengths_P_1 = self.prompt_lengths_P.unsqueeze(1)
         own = torch.arange(self.reach, device=lengths_P_1.device)
         stored = (own <= self.stored_1).expand(self.num_prompts, -1)

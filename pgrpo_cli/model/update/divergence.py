@@ -26,8 +26,7 @@ _REMEDY = "Lower train.tokens_per_micro_batch, or use a smaller model; `pgrpo pl
 
 
 def divergence_budget(tokens: int) -> TokenBudget:
-    """Tokens per forward pass. No note is given when the budget is lowered, since the results do not change.
-    """
+    """Tokens per forward pass. Lowering the budget gives no note, since the results do not change."""
     return TokenBudget(tokens, "passes", _REMEDY, lambda text: None)
 
 

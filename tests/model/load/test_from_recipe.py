@@ -12,7 +12,7 @@ from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.load.from_recipe import adapted, load_policy
 from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.model.policy import Paths
-from tests.support.shadows import CPU, recipe_for
+from tests.support.memory_plans import CPU, recipe_for
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from pgrpo_cli.model.memory.work import Batch
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.rollout.workspace import fits_beside_updates
 from pgrpo_cli.recipe.schema import Recipe
+from tests.support.memory_plans import recipe_for, write_config
 from tests.support.policies import HYBRID, make_prompts, tiny_policy
-from tests.support.shadows import recipe_for, write_config
 
 MIB = 1 << 20
 AUTO = {"rollout__tokens_per_batch": "auto", "train__tokens_per_micro_batch": "auto"}

@@ -18,8 +18,8 @@ from pgrpo_cli.recipe.overrides import apply_overrides
 from pgrpo_cli.recipe.resolved import dump_resolved
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.yaml_lines import parse
+from tests.support.memory_plans import recipe_for, write_config
 from tests.support.policies import HYBRID
-from tests.support.shadows import recipe_for, write_config
 
 # The published shape of a model of 8 billion parameters, fewer layers.
 WIDE: dict[str, Any] = {

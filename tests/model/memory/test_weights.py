@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pgrpo_cli.model.load.adapter import attach_adapter
-from pgrpo_cli.model.memory.shadow import shadow_policy
+from pgrpo_cli.model.memory.meta_policy import meta_policy
 from pgrpo_cli.model.memory.weights import (
     adapter_bytes,
     base_parameters,
@@ -21,7 +21,7 @@ from pgrpo_cli.model.memory.weights import (
 )
 from pgrpo_cli.model.nf4 import dequantize, nf4_layers
 from pgrpo_cli.recipe.training import AdamW, AdamW8bit
-from tests.support.shadows import nf4_held, real_policy, recipe_for, write_config
+from tests.support.memory_plans import nf4_held, real_policy, recipe_for, write_config
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "phi3")
 
@@ -30,7 +30,7 @@ ARCHITECTURES = ("llama", "qwen3", "gemma3_text", "phi3")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parameters_are_those_of_the_model(tmp_path: Path, architecture: str, tied: bool) -> None:
     config = write_config(tmp_path, architecture, tie_word_embeddings=tied)
-    policy = shadow_policy(recipe_for(tmp_path), Path())
+    policy = meta_policy(recipe_for(tmp_path), Path())
     assert {p.device.type for p in policy.model.parameters()} == {"meta"}
     real = AutoModelForCausalLM.from_config(config)
     assert base_parameters(policy).total() == real.num_parameters()
@@ -44,7 +44,7 @@ def test_parts_of_a_llama_by_hand(tmp_path: Path) -> None:
     config = write_config(tmp_path, "llama", tie_word_embeddings=False)
     V, D, layers = config.vocab_size, 32, 2
     # 4 query heads and 2 key-value heads of 8 features; two norms a layer and one at the end.
-    assert base_parameters(shadow_policy(recipe_for(tmp_path), Path())) == {
+    assert base_parameters(meta_policy(recipe_for(tmp_path), Path())) == {
         "embeddings": V * D,
         "attention": layers * (D * 32 + 2 * D * 16 + 32 * D),
         "MLP": layers * 3 * D * 48,
@@ -56,7 +56,7 @@ def test_parts_of_a_llama_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
 def test_the_adapter_is_in_float32_whatever_the_model_is_in(targets: Any) -> None:
     recipe = recipe_for(None, model__compute_dtype="bfloat16", adapter__target_modules=targets)
-    real, policy = real_policy(recipe), shadow_policy(recipe, Path())
+    real, policy = real_policy(recipe), meta_policy(recipe, Path())
     assert {n: (p.shape, p.dtype) for n, p in policy.trainable.items()} == {
         n: (p.shape, p.dtype) for n, p in real.trainable.items()
     }
@@ -72,10 +72,10 @@ def test_nf4_takes_what_bitsandbytes_holds(double: bool) -> None:
         # Sizes of which neither 64 nor 256 blocks are a divisor everywhere.
         model__random={"hidden_size": 120, "num_layers": 2, "num_heads": 4},
     )
-    real, shadow = real_policy(recipe), shadow_policy(recipe, Path())
+    real, on_meta = real_policy(recipe), meta_policy(recipe, Path())
     layers = nf4_layers(real.model)
-    assert len(layers) == len(nf4_layers(shadow.model)) == 14
-    for layer, twin in zip(layers, nf4_layers(shadow.model), strict=True):
+    assert len(layers) == len(nf4_layers(on_meta.model)) == 14
+    for layer, twin in zip(layers, nf4_layers(on_meta.model), strict=True):
         assert nf4_bytes(twin.in_features * twin.out_features, double) == nf4_held(layer)
         assert dequantize(twin).shape == dequantize(layer).shape
         assert dequantize(twin).dtype == dequantize(layer).dtype
@@ -83,8 +83,8 @@ def test_nf4_takes_what_bitsandbytes_holds(double: bool) -> None:
     quantized = {id(layer.weight) for layer in layers}
     rest = sum(p.numel() * p.element_size() for p in others if id(p) not in quantized)
     buffers = sum(b.numel() * b.element_size() for b in real.model.buffers())
-    assert base_weights(shadow).total() == sum(map(nf4_held, layers)) + rest + buffers
-    assert dequantized_bytes(shadow) == sum(dequantize(layer).numel() * 2 for layer in layers)
+    assert base_weights(on_meta).total() == sum(map(nf4_held, layers)) + rest + buffers
+    assert dequantized_bytes(on_meta) == sum(dequantize(layer).numel() * 2 for layer in layers)
 
 
 def test_optimizer_states_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""What batches hold: the shadow's bytes against those of real tensors, and the largest batches by hand."""
+"""What batches hold: bytes on the meta device against real ones, and the largest batches by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.model.memory import work
-from pgrpo_cli.model.memory.shadow import shadow_policy
+from pgrpo_cli.model.memory.meta_policy import meta_policy
 from pgrpo_cli.model.memory.work import (
     COPIES,
     LOGITS,
@@ -27,8 +27,8 @@ from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings, sampling_settings
 from pgrpo_cli.model.update.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.update.policy_update import completion_logprobs
+from tests.support.memory_plans import CPU, RealMeter, real_policy, recipe_for, write_model
 from tests.support.policies import made_up_rollouts
-from tests.support.shadows import CPU, RealMeter, real_policy, recipe_for, write_model
 
 BATCH = Batch(2, 40, 3, 12)
 UPDATES: dict[str, dict[str, Any]] = {
@@ -52,13 +52,13 @@ UPDATES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", UPDATES)
-def test_an_update_holds_what_the_shadow_says(
+def test_an_update_holds_what_the_meta_device_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     architecture = case if case in ("qwen3", "gemma3_text", "phi3") else "llama"
     write_model(tmp_path, architecture, vocab_size=1000, hidden_size=64, intermediate_size=96)
     recipe = recipe_for(tmp_path, **UPDATES[case])
-    planned = update_memory(shadow_policy(recipe, Path()), recipe, BATCH).peak
+    planned = update_memory(meta_policy(recipe, Path()), recipe, BATCH).peak
     monkeypatch.setattr(work, "Meter", RealMeter)
     held = update_memory(real_policy(recipe), recipe, BATCH).peak
     # The real one also holds the token ids and what is counted on the CPU in either case.
@@ -72,7 +72,7 @@ def test_few_tokens_hold_little_beside_a_dequantized_weight(
     write_model(tmp_path, "llama", vocab_size=100, hidden_size=256, intermediate_size=1024)
     recipe = recipe_for(tmp_path, **UPDATES["nf4"])
     few = Batch(1, 4, 2, 2)
-    planned = update_memory(shadow_policy(recipe, Path()), recipe, few).peak.total()
+    planned = update_memory(meta_policy(recipe, Path()), recipe, few).peak.total()
     monkeypatch.setattr(work, "Meter", RealMeter)
     held = update_memory(real_policy(recipe), recipe, few).peak.total()
     assert planned == pytest.approx(held, rel=0.1)
@@ -85,7 +85,7 @@ def test_what_a_forward_pass_keeps_is_what_autograd_saves(tmp_path: Path, archit
     write_model(tmp_path, architecture, hidden_size=64, intermediate_size=96)
     recipe = recipe_for(tmp_path)
     sizes = []
-    for policy in (shadow_policy(recipe, Path()), real_policy(recipe)):
+    for policy in (meta_policy(recipe, Path()), real_policy(recipe)):
         rollouts = BATCH.rollouts()
         packed = pack(whole_rows(rollouts), rollouts, pad_token_id=0)
         policy.model.train()
@@ -114,13 +114,13 @@ def test_what_a_forward_pass_keeps_is_what_autograd_saves(tmp_path: Path, archit
     ],
     ids=["float32", "bfloat16", "nf4", "top_p"],
 )
-def test_a_rollout_holds_what_the_shadow_says(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_a_rollout_holds_what_the_meta_device_says(tmp_path: Path, values: dict[str, Any]) -> None:
     write_model(tmp_path, "llama", vocab_size=1000, hidden_size=64, intermediate_size=96)
     recipe = recipe_for(tmp_path, rollout__num_generations=3, rollout__max_completion_tokens=12, **values)
     real = real_policy(recipe)
     settings = sampling_settings(recipe.rollout)
-    shadow = replace(shadow_policy(recipe, Path()), device=CPU, paths=real.paths)
-    planned = rollout_memory(shadow, settings, BATCH).peak
+    on_meta = replace(meta_policy(recipe, Path()), device=CPU, paths=real.paths)
+    planned = rollout_memory(on_meta, settings, BATCH).peak
     assert planned[COPIES] > 0 and planned["key-value cache"] > 0
     # No token ends a completion, so that all twelve are sampled and stored.
     real.model.generation_config.eos_token_id = None
@@ -135,7 +135,7 @@ def test_a_rollout_holds_what_the_shadow_says(tmp_path: Path, values: dict[str, 
 def test_a_gpu_keeps_its_buffers_and_no_copies_are_counted(tmp_path: Path) -> None:
     write_model(tmp_path, "llama")
     recipe = recipe_for(tmp_path)
-    policy = replace(shadow_policy(recipe, Path()), device=torch.device("cuda"), paths=Paths())
+    policy = replace(meta_policy(recipe, Path()), device=torch.device("cuda"), paths=Paths())
     held = rollout_memory(policy, SamplingSettings(3, 12), BATCH)
     # 2 layers of keys and values of 2 heads x 8 features: 2 prompts of 64 columns (40 rounded up) and
     # 6 rows of 12.
@@ -147,29 +147,29 @@ def test_a_gpu_keeps_its_buffers_and_no_copies_are_counted(tmp_path: Path) -> No
 def test_a_later_batch_of_a_gpu_holds_its_prompts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shadow's second batch, the real one's, and by hand: a prefill beside the buffers of the first."""
+    """The second batch on the meta device, a real one, and by hand: beside the buffers of the first."""
     write_model(tmp_path, "llama", num_hidden_layers=8)
     recipe = recipe_for(tmp_path)
     long = Batch(2, 300, 3, 12)
     on_gpu = {"device": torch.device("cuda"), "paths": Paths()}
-    shadow = rollout_memory(replace(shadow_policy(recipe, Path()), **on_gpu), SamplingSettings(3, 12), long)
+    on_meta = rollout_memory(replace(meta_policy(recipe, Path()), **on_gpu), SamplingSettings(3, 12), long)
     monkeypatch.setattr(work, "Meter", RealMeter)
     monkeypatch.setattr(work, "META", CPU)
     real = rollout_memory(replace(real_policy(recipe), **on_gpu), SamplingSettings(3, 12), long)
-    for held in (shadow, real):
+    for held in (on_meta, real):
         # Keys and values of 2 heads x 8 features: 2 prompts of 320 columns and 6 rows of 12, in 8 layers.
         cache = 8 * 2 * 2 * 8 * 4 * (2 * 320 + 6 * 12)
         assert cache < held.kept < 1.1 * cache
         # Beside the buffers there are the keys and values of one layer, and not those of eight.
         layer = 2 * 2 * 8 * 4 * 2 * 300
         assert cache <= held.next_peak["key-value cache"] <= cache + layer
-    assert shadow.next_peak.total() == pytest.approx(real.next_peak.total(), rel=0.05)
-    assert shadow.next_peak.total() > shadow.peak.total()
+    assert on_meta.next_peak.total() == pytest.approx(real.next_peak.total(), rel=0.05)
+    assert on_meta.next_peak.total() > on_meta.peak.total()
 
 
 def test_a_model_without_keys_takes_the_plain_path(tmp_path: Path) -> None:
     write_model(tmp_path, "llama")
-    policy = replace(shadow_policy(recipe_for(tmp_path), Path()), device=torch.device("cuda"))
+    policy = replace(meta_policy(recipe_for(tmp_path), Path()), device=torch.device("cuda"))
     settings = SamplingSettings(3, 12)
     shared = rollout_memory(policy, settings, BATCH)
     plain = rollout_memory(replace(policy, paths=Paths(False, False)), settings, BATCH)

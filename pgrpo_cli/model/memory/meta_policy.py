@@ -1,4 +1,4 @@
-"""The policy of a recipe on the meta device: every module, shape and dtype as loaded, and not one weight."""
+"""The policy of a recipe on the meta device: the same modules, shapes and dtypes, without data."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """What the model's code asks a tokenizer for."""
+    """The attributes of a tokenizer that the code of training and sampling reads."""
 
     pad_token_id: int = 0
     eos_token_id: int = 0
 
 
-def shadow_policy(recipe: Recipe, recipe_dir: Path) -> Policy:
-    """Raises ModelError as loading the model itself does."""
-    base = shadow_base(recipe, recipe_dir)
+def meta_policy(recipe: Recipe, recipe_dir: Path) -> Policy:
+    """The policy with its adapter. Raises ModelError as loading the model does."""
+    base = meta_base(recipe, recipe_dir)
     base.requires_grad_(False)
     model = attach_adapter(base, recipe.adapter, on_meta=True)
     use_adapted_linears(model)
     return Policy(model, _Tokenizer(), META)
 
 
-def shadow_base(recipe: Recipe, recipe_dir: Path) -> Any:
-    """The base model, with quantized layers where transformers puts them."""
+def meta_base(recipe: Recipe, recipe_dir: Path) -> Any:
+    """The base model, with quantized layers in the same places as transformers makes them."""
     from transformers import AutoModelForCausalLM
     from transformers.quantizers.auto import AutoHfQuantizer
 
@@ -55,25 +55,27 @@ def shadow_base(recipe: Recipe, recipe_dir: Path) -> Any:
         quantizer.preprocess_model(model=model, device_map=None)
         quantizer.postprocess_model(model=model)
         for layer in nf4_layers(model):
-            layer.__class__ = _shadow_class()
+            layer.__class__ = _meta_linear_class()
     model.config.use_cache = True
     return model
 
 
-def _shadow_class() -> type[Any]:
+def _meta_linear_class() -> type[Any]:
     from bitsandbytes.nn import Linear4bit
 
-    class ShadowLinear4bit(Linear4bit):
-        """Multiplies as bitsandbytes does, by a dequantized copy that lives as long as the product."""
+    class MetaLinear4bit(Linear4bit):
+        """Multiplies by a dequantized copy that is freed after the product, as bitsandbytes does."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return _Product.apply(x.to(self.compute_dtype), self).to(x.dtype)  # type: ignore[no-any-return]
 
-    return ShadowLinear4bit
+    return MetaLinear4bit
 
 
 class _Product(torch.autograd.Function):
-    """bitsandbytes' MatMul4Bit: keeps the weight alone, which the backward pass dequantizes again."""
+    """The same as bitsandbytes' MatMul4Bit: it keeps only the packed weight for the backward pass, which
+    dequantizes it again.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, layer: Any) -> torch.Tensor:

@@ -40,6 +40,7 @@ from pgrpo_cli.state.checkpoint import Checkpoint
 from pgrpo_cli.state.checkpointing import Saver, rewind
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import (
+    ScoredStep,
     all_part_rows,
     completion_rows,
     group_rows,
@@ -170,9 +171,10 @@ def train_policy(
             ]
 
             clock.enter("save")
+            scored = scored_step(step, rollouts, scores_N, advantages)
             groups = history.stats(rollouts.preference_groups_N)
             store.record_step(
-                completion_rows(step, rollouts, scores_N, advantages),
+                completion_rows(scored),
                 group_rows(groups),
                 part_rows(parts, rollouts.preference_groups_N),
             )
@@ -182,9 +184,8 @@ def train_policy(
                 curve.record(step, policy, scorer, batch_budget)
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
-            record = step_record(
-                step, recipe, rollouts, scores_N, advantages, updates, clock.seconds, budgets, usage
-            )
+            learning_rate = recipe.train.learning_rate_at(step)
+            record = step_record(scored, updates, learning_rate, clock.seconds, budgets, usage)
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
@@ -233,6 +234,25 @@ def personalized_advantages(
     advantages = normalised(recipe.history.min_count)
     enter()
     return advantages
+
+
+def scored_step(
+    step: int, rollouts: Rollouts, scores_N: Sequence[Score], advantages: Advantages
+) -> ScoredStep:
+    """What the run's records need to know of a step."""
+    sampled = rollouts.sampling_logprobs_N_T[rollouts.completion_mask_N_T]
+    return ScoredStep(
+        step=step,
+        num_generations=rollouts.num_generations,
+        prompt_ids_P=[prompt.prompt_id for prompt in rollouts.prompts],
+        preference_groups_P=[prompt.preference_group for prompt in rollouts.prompts],
+        texts_N=rollouts.texts_N,
+        lengths_N=rollouts.lengths_N,
+        finished_N=rollouts.finished_N.tolist(),
+        scores_N=scores_N,
+        advantages_N=advantages.advantages_N.tolist(),
+        entropy=-sampled.mean().item(),
+    )
 
 
 def reward_history(section: HistorySection) -> RewardHistory:

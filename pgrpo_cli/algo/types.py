@@ -111,3 +111,21 @@ class LossOutput:
     """Scalar with a gradient; the shares of a step add up to the step's loss."""
     metrics: dict[str, Tensor]
     """Detached float64 sums over trained tokens; `mean_metrics` turns the shares of a step into means."""
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """The results of an update, and what it cost."""
+
+    loss: float
+    grad_norm: float
+    """L2 norm of the gradient before clipping."""
+    metrics: dict[str, float]
+    tokens: int
+    """Number of tokens that went through the model, padding included."""
+    padding: int
+    """How many of them are padding."""
+    reference_seconds: float
+    """Time of the forward passes without the adapter; 0 if `loss.beta` is 0."""
+    lowered_scale: float | None = None
+    """The new loss scale, if gradients overflowed and were computed again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -175,6 +176,17 @@ class TrainSection(Section):
     keep_checkpoints: int = Field(
         3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before."
     )
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 1: a linear warm-up, then a constant, or a cosine that
+        reaches 0 after the last step.
+        """
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (step - 1 - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     @property
     def micro_batch_budget(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.model.update.policy_update import learning_rate
 from pgrpo_cli.recipe.load import differing_keys, dump_resolved
 from pgrpo_cli.recipe.resolved import adopted
 from pgrpo_cli.recipe.schema import Recipe
@@ -53,7 +52,7 @@ class Extension:
         train, done = self.recipe.train, self.done
         if done in (0, train.steps):
             return ""
-        was, now = learning_rate(self.before.train, done), learning_rate(train, done + 1)
+        was, now = self.before.train.learning_rate_at(done), train.learning_rate_at(done + 1)
         if self.before.train.schedule == "constant" and was == now:
             return ""
         return (

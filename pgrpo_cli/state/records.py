@@ -5,19 +5,42 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.parts import PartHistory
-from pgrpo_cli.algo.types import Advantages, GroupStats
-from pgrpo_cli.model.rollouts import Rollouts
-from pgrpo_cli.model.update.policy_update import UpdateResult, learning_rate
-from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.algo.types import GroupStats, UpdateResult
 from pgrpo_cli.rewards.base import Score
 
 from .history_store import GroupRow, PartRow, ScoredCompletion, encode_parts
 
 _ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class ScoredStep:
+    """The completions of one step, scored, in the plain values that any trainer has.
+
+    There are N = P·G completions, prompt-major: the G completions of the first prompt come first. `entropy`:
+    the mean of -log p over all sampled tokens, in nats. `finished_N`: whether a completion ended by itself.
+    """
+
+    step: int
+    num_generations: int
+    prompt_ids_P: Sequence[str]
+    preference_groups_P: Sequence[str]
+    texts_N: Sequence[str]
+    lengths_N: Sequence[int]
+    finished_N: Sequence[bool]
+    scores_N: Sequence[Score]
+    advantages_N: Sequence[float]
+    entropy: float
+
+    @property
+    def preference_groups_N(self) -> list[str]:
+        """The preference group of each completion."""
+        return [group for group in self.preference_groups_P for _ in range(self.num_generations)]
 
 
 def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
@@ -60,78 +83,70 @@ def history_rows(history: RewardHistory) -> Iterator[GroupRow]:
         yield from group_rows(history.stats(names[start : start + _ROWS_AT_ONCE]))
 
 
-def completion_rows(
-    step: int, rollouts: Rollouts, scores_N: Sequence[Score], advantages: Advantages
-) -> list[ScoredCompletion]:
-    """A row a completion."""
-    lengths_N = rollouts.lengths_N
-    advantages_N = advantages.advantages_N.tolist()
+def completion_rows(scored: ScoredStep) -> list[ScoredCompletion]:
+    """One row per completion."""
     rows = []
-    for n, score in enumerate(scores_N):
-        p, g = divmod(n, rollouts.num_generations)
-        prompt = rollouts.prompts[p]
+    for n, score in enumerate(scored.scores_N):
+        p, g = divmod(n, scored.num_generations)
         rows.append(
             ScoredCompletion(
-                step=step,
+                step=scored.step,
                 prompt=p,
                 generation=g,
-                prompt_id=prompt.prompt_id,
-                preference_group=prompt.preference_group,
+                prompt_id=scored.prompt_ids_P[p],
+                preference_group=scored.preference_groups_P[p],
                 reward=None if math.isnan(score.value) else score.value,
                 parts=encode_parts(score.parts),
-                advantage=advantages_N[n],
-                length=lengths_N[n],
-                text=rollouts.texts_N[n],
+                advantage=scored.advantages_N[n],
+                length=scored.lengths_N[n],
+                text=scored.texts_N[n],
             )
         )
     return rows
 
 
 def step_record(
-    step: int,
-    recipe: Recipe,
-    rollouts: Rollouts,
-    scores_N: Sequence[Score],
-    advantages: Advantages,
+    scored: ScoredStep,
     updates: Sequence[UpdateResult],
+    learning_rate: float,
     seconds: dict[str, float],
     budgets: dict[str, int],
     usage: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
 
-    `updates`: those made from the rollouts; the last one's loss goes on record. `seconds`: by phase;
+    `updates`: those made from the completions; the last one's loss goes on record. `seconds`: by phase;
     `budgets`: tokens that may be computed at a time, by what they are budgets of; `usage`: what rewards used
     in this step, by label.
     """
     update, tokens = updates[-1], sum(u.tokens for u in updates)
-    rewards = [score.value for score in scores_N if not math.isnan(score.value)]
     by_group: dict[str, list[float]] = {}
-    for group, score in zip(rollouts.preference_groups_N, scores_N, strict=True):
+    rewards: list[float] = []
+    for group, score in zip(scored.preference_groups_N, scored.scores_N, strict=True):
         if not math.isnan(score.value):
+            rewards.append(score.value)
             by_group.setdefault(group, []).append(score.value)
     lowered = [u.lowered_scale for u in updates if u.lowered_scale is not None]
-    lengths_N = rollouts.lengths_N
-    mask_N_T = rollouts.completion_mask_N_T
+    completion_tokens = sum(scored.lengths_N)
     return {
-        "step": step,
+        "step": scored.step,
         "reward_mean": statistics.fmean(rewards) if rewards else None,
         "reward_std": statistics.stdev(rewards) if len(rewards) > 1 else None,
-        "missing_rewards": len(scores_N) - len(rewards),
-        "advantage_abs_mean": advantages.advantages_N.abs().mean().item(),
+        "missing_rewards": len(scored.scores_N) - len(rewards),
+        "advantage_abs_mean": statistics.fmean(map(abs, scored.advantages_N)),
         "loss": update.loss,
         "grad_norm": update.grad_norm,
-        "learning_rate": learning_rate(recipe.train, step),
+        "learning_rate": learning_rate,
         **({"loss_scale": lowered[-1]} if lowered else {}),
-        "entropy": -rollouts.sampling_logprobs_N_T[mask_N_T].mean().item(),
-        "completion_length_mean": statistics.fmean(lengths_N),
-        "truncated_fraction": 1 - rollouts.finished_N.double().mean().item(),
+        "entropy": scored.entropy,
+        "completion_length_mean": statistics.fmean(scored.lengths_N),
+        "truncated_fraction": 1 - statistics.fmean(scored.finished_N),
         **update.metrics,
         "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
-        "tokens": {"completions": sum(lengths_N), "training": tokens, "budgets": budgets},
+        "tokens": {"completions": completion_tokens, "training": tokens, "budgets": budgets},
         **({"usage": usage} if usage else {}),
         "padding_fraction": sum(u.padding for u in updates) / tokens,
-        **_times(seconds, sum(u.reference_seconds for u in updates), sum(lengths_N), tokens),
+        **_times(seconds, sum(u.reference_seconds for u in updates), completion_tokens, tokens),
     }
 
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.types import UpdateResult
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.oom import Piece, TokenBudget, in_pieces
 from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout.batching import cut_batches, rollout_budget
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
-from pgrpo_cli.model.update.policy_update import UpdateResult, policy_update, update_budget
+from pgrpo_cli.model.update.policy_update import policy_update, update_budget
 from pgrpo_cli.pretrained.memory import give_back
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import VOCABULARY, made_up_rollouts, make_prompts, randomize_adapter, tiny_policy

@@ -19,7 +19,7 @@ from pgrpo_cli.algo.losses import policy_loss
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.split import split
 from pgrpo_cli.model.rollout.sampling import sample_tokens
-from pgrpo_cli.model.update.policy_update import build_optimizer, learning_rate
+from pgrpo_cli.model.update.policy_update import build_optimizer
 from pgrpo_cli.recipe.base import Section
 from pgrpo_cli.recipe.check import check
 from pgrpo_cli.recipe.load import dump_resolved
@@ -275,7 +275,7 @@ def use_optimizer(recipe: Recipe) -> None:
         for step in (1, 2, max(1, train.steps // 2), train.steps):
             policy.trainable["weight"].grad = torch.tensor([1e-3, -10.0])
             torch.nn.utils.clip_grad_norm_(policy.trainable.values(), train.max_grad_norm)
-            optimizer.param_groups[0]["lr"] = rate = learning_rate(train, step)
+            optimizer.param_groups[0]["lr"] = rate = train.learning_rate_at(step)
             assert 0 <= rate <= train.learning_rate
             optimizer.step()
         assert policy.trainable["weight"].isfinite().all()

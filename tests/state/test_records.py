@@ -5,46 +5,39 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.model.update.policy_update import UpdateResult
+from pgrpo_cli.algo.types import UpdateResult
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.adapter import model_card
-from pgrpo_cli.state.records import completion_rows, group_rows, history_rows, step_record
-from tests.support.records import prompt
+from pgrpo_cli.state.records import ScoredStep, completion_rows, group_rows, history_rows, step_record
 from tests.support.runs import recipe_of
 
 NAN = math.nan
 
 
-def rollouts() -> Any:
-    """Two prompts, two completions each, of 2, 1, 3 and 1 tokens; the third did not end by itself."""
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
-    return SimpleNamespace(
-        prompts=(prompt("p1", "a"), prompt("p2", "b")),
-        num_generations=2,
-        preference_groups_N=["a", "a", "b", "b"],
-        completion_mask_N_T=mask,
-        sampling_logprobs_N_T=torch.where(mask, torch.tensor(-2.0), torch.tensor(0.0)),
-        finished_N=torch.tensor([True, True, False, True]),
-        texts_N=("ab", "c", "def", "é"),
-        lengths_N=[2, 1, 3, 1],
-    )
-
-
 SCORES = [Score(1.0, {"x": 0.5}), Score(2.0, {}), Score(NAN, {}), Score(6.0, {})]
-ADVANTAGES: Any = SimpleNamespace(advantages_N=torch.tensor([-1.0, 1.0, 0.0, 2.0]))
+SCORED = ScoredStep(
+    step=7,
+    num_generations=2,
+    prompt_ids_P=["p1", "p2"],
+    preference_groups_P=["a", "b"],
+    texts_N=["ab", "c", "def", "é"],
+    lengths_N=[2, 1, 3, 1],
+    finished_N=[True, True, False, True],
+    scores_N=SCORES,
+    advantages_N=[-1.0, 1.0, 0.0, 2.0],
+    entropy=2.0,
+)
 FIRST = UpdateResult(0.5, 2.5, {"kl": 0.0}, tokens=40, padding=4, reference_seconds=0.5)
 UPDATES = [FIRST, UpdateResult(0.25, 1.5, {"kl": 0.125}, tokens=40, padding=4, reference_seconds=0.25)]
 
 
 def test_a_row_a_completion_in_order_of_prompts() -> None:
-    rows = completion_rows(7, rollouts(), SCORES, ADVANTAGES)
+    rows = completion_rows(SCORED)
     assert [(r.step, r.prompt, r.generation, r.prompt_id, r.preference_group) for r in rows] == [
         (7, 0, 0, "p1", "a"),
         (7, 0, 1, "p1", "a"),
@@ -61,17 +54,15 @@ def test_a_row_a_completion_in_order_of_prompts() -> None:
 
 
 def test_the_metrics_of_a_step() -> None:
-    recipe = recipe_of(train__learning_rate=0.5, train__schedule="constant")
     seconds = {"rollout": 1.75, "training": 3.25, "save": 0.5}
-    record = step_record(7, recipe, rollouts(), SCORES, ADVANTAGES, UPDATES, seconds, {"training": 64})
+    record = step_record(SCORED, UPDATES, 0.5, seconds, {"training": 64})
     # Rewards 1, 2, 6: mean 3, deviations -2, -1, 3, sample variance 14 / 2 = 7.
     assert (record["reward_mean"], record["reward_std"]) == (3.0, pytest.approx(math.sqrt(7)))
     assert record["missing_rewards"] == 1
     # (1 + 1 + 0 + 2) / 4, (2 + 1 + 3 + 1) / 4, one of four cut.
     assert record["advantage_abs_mean"] == 1.0
     assert (record["completion_length_mean"], record["truncated_fraction"]) == (1.75, 0.25)
-    # Every token has log-probability -2.
-    assert record["entropy"] == pytest.approx(2.0)
+    assert record["entropy"] == 2.0
     assert (record["loss"], record["grad_norm"], record["kl"], record["learning_rate"]) == (
         0.25,
         1.5,
@@ -97,7 +88,7 @@ def test_the_metrics_of_a_step() -> None:
 def test_the_scale_of_the_loss_is_told_where_gradients_overflowed() -> None:
     def record(*scales: float | None) -> dict[str, Any]:
         updates = [replace(FIRST, lowered_scale=scale) for scale in scales]
-        return step_record(3, recipe_of(), rollouts(), SCORES, ADVANTAGES, updates, {"training": 1.0}, {})
+        return step_record(SCORED, updates, 0.5, {"training": 1.0}, {})
 
     assert "loss_scale" not in record(None, None)
     assert record(512.0, None)["loss_scale"] == 512.0
@@ -106,7 +97,7 @@ def test_the_scale_of_the_loss_is_told_where_gradients_overflowed() -> None:
 
 def test_a_single_reward_has_no_spread() -> None:
     scores = [SCORES[0], *[Score(NAN, {})] * 3]
-    record = step_record(1, recipe_of(), rollouts(), scores, ADVANTAGES, UPDATES, {"training": 1.0}, {})
+    record = step_record(replace(SCORED, scores_N=scores), UPDATES, 0.5, {"training": 1.0}, {})
     assert (record["reward_mean"], record["reward_std"]) == (1.0, None)
     assert record["groups"] == {"a": {"n": 1, "mean": 1.0}}
 
@@ -119,7 +110,7 @@ def history() -> RewardHistory:
 
 
 def test_the_preference_groups_of_a_step_are_rows(history: RewardHistory) -> None:
-    (row,) = group_rows(history.stats(rollouts().preference_groups_N))
+    (row,) = group_rows(history.stats(SCORED.preference_groups_N))
     assert (row.preference_group, row.n, row.mean, row.std) == ("a", 2, 2.0, pytest.approx(math.sqrt(2)))
     assert (row.first_step, row.last_step, row.prompts) == (4, 4, 1)
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgrpo_cli.algo.types import UpdateResult
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.model.rollouts import Rollouts
-from pgrpo_cli.model.update.policy_update import UpdateResult
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import completion_rows, group_rows, step_record
 from pgrpo_cli.state.run import RunDirectory, claim
 from pgrpo_cli.state.runlog import RunLog
-from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
+from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history, scored_step
 
 from .recipes import changed
 
@@ -107,15 +107,15 @@ def make(
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
             advantages = personalized_advantages(rollouts, scores_N, history, estimator, recipe, step=step)
             groups = history.stats(rollouts.preference_groups_N)
-            store.record_step(completion_rows(step, rollouts, scores_N, advantages), group_rows(groups))
+            scored = scored_step(step, rollouts, scores_N, advantages)
+            store.record_step(completion_rows(scored), group_rows(groups))
             kl = made.kl(progress)
             metrics = {} if kl is None else {"kl": kl * float(random.uniform(0.8, 1.2))}
             loss = -advantages.advantages_N.mean().item()
             norm = made.grad_norm * float(random.uniform(0.5, 1.5))
             update = UpdateResult(loss, norm, metrics, tokens=100, padding=0, reference_seconds=0.0)
-            record = step_record(
-                step, recipe, rollouts, scores_N, advantages, [update], {"training": 1.0}, {}
-            )
+            learning_rate = recipe.train.learning_rate_at(step)
+            record = step_record(scored, [update], learning_rate, {"training": 1.0}, {})
             log.append(record)
             on_step(run, record)
     return run

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgrpo_cli.algo.losses import mean_metrics, policy_loss
-from pgrpo_cli.algo.types import Advantages, LossOutput
+from pgrpo_cli.algo.types import Advantages, LossOutput, UpdateResult
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
@@ -33,24 +33,6 @@ _REMEDY = (
 )
 
 
-@dataclass(frozen=True)
-class UpdateResult:
-    """The results of an update, and what it cost."""
-
-    loss: float
-    grad_norm: float
-    """L2 norm of the gradient before clipping."""
-    metrics: dict[str, float]
-    tokens: int
-    """Number of tokens that went through the model, padding included."""
-    padding: int
-    """How many of them are padding."""
-    reference_seconds: float
-    """Time of the forward passes without the adapter; 0 if `loss.beta` is 0."""
-    lowered_scale: float | None = None
-    """The new loss scale, if gradients overflowed and were computed again."""
-
-
 def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
     """The optimizer of the recipe over the adapter's parameters."""
     settings = section.optimizer
@@ -66,18 +48,6 @@ def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimi
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(parameters, **arguments)
-
-
-def learning_rate(section: TrainSection, step: int) -> float:
-    """Learning rate of a step (counted from 1): linear warm-up, then constant, or a cosine to 0 after the
-    last step.
-    """
-    if step <= section.warmup_steps:
-        return section.learning_rate * step / section.warmup_steps
-    if section.schedule == "constant":
-        return section.learning_rate
-    progress = (step - 1 - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
-    return section.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def update_budget(train: TrainSection, on_note: Callable[[str], None] = lambda text: None) -> TokenBudget:
@@ -110,7 +80,7 @@ def policy_update(
     with deterministic(recipe.train, strict=True):
         shares, grad_norm, lowered = _gradient(policy, optimizer, rollouts, advantages, recipe, step, budget)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe.train, step)
+            group["lr"] = recipe.train.learning_rate_at(step)
         optimizer.step()
     tokens = sum(len(share.row_lengths) * max(share.row_lengths) for share in shares)
     return UpdateResult(

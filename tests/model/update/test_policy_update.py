@@ -7,7 +7,7 @@ import torch
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.update.policy_update import build_optimizer, learning_rate, policy_update
+from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import VOCABULARY, made_up_rollouts, randomize_adapter, tiny_policy
 from tests.support.recipes import changed
@@ -102,9 +102,9 @@ def test_the_learning_rate_by_hand():
     train = _recipe(train__steps=6, train__warmup_steps=2).train
     # Warm-up 1/2, 2/2; then half a cosine over 4 steps: progress 0, 1/4, 2/4, 3/4.
     expected = [0.5, 1.0, 1.0, 0.5 + 0.5 * 0.5**0.5, 0.5, 0.5 - 0.5 * 0.5**0.5]
-    assert [learning_rate(train, step) for step in range(1, 7)] == pytest.approx(expected)
+    assert [train.learning_rate_at(step) for step in range(1, 7)] == pytest.approx(expected)
     constant = train.model_copy(update={"schedule": "constant"})
-    assert [learning_rate(constant, step) for step in range(1, 7)] == [0.5, 1, 1, 1, 1, 1]
+    assert [constant.learning_rate_at(step) for step in range(1, 7)] == [0.5, 1, 1, 1, 1, 1]
 
 
 def test_adamw_takes_the_settings_of_the_recipe():

@@ -146,10 +146,10 @@ class PairwiseJudge:
         pairs: Sequence[tuple[Completion, Completion]],
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[Shares]:
-        """What became of each pair, in order; `progress` is told how many are done.
+        """The shares of each pair, in order; `progress` is called with the number of pairs that are done.
 
-        Completions that are alike are alike: nobody is asked. Raises RewardError where the judge has failed
-        too often or on all questions, or the rubric cannot be written.
+        Two equal completions are a tie, and the judge is not asked. Raises RewardError where the judge has
+        failed too often or on all questions, or the rubric cannot be written.
         """
         with EventLoopThread() as loop:
             session, turn = loop.submit(self._open()).result()

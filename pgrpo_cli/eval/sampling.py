@@ -106,7 +106,7 @@ def scored_completions(
     divergence: TokenBudget | None = None,
     progress: EvalProgress = lambda which, done, total: None,
 ) -> list[EvalRow]:
-    """A row a completion, in the order of the prompts, of the policy as it is: its adapter on or off.
+    """One row per completion, in the order of the prompts; the policy's adapter may be on or off.
 
     `divergence`: tokens of one pass that compares the policy with the base model; None: the rows have no KL.
     A row depends on weights, prompt and seed, on nothing that was drawn before.
@@ -153,7 +153,7 @@ def _portions(
     seed: int,
     progress: EvalProgress,
 ) -> Iterator[tuple[Rollouts, PendingScores]]:
-    """Sampled in portions, so that progress is seen: a completion does not depend on its portion."""
+    """Rollouts of a few prompts at a time, to show progress; completions do not depend on their portion."""
     seed = derive_seed(seed, "eval")
     for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
         progress(which, start, len(prompts))

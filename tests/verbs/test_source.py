@@ -46,7 +46,8 @@ def test_a_run_goes_on_by_its_path(tmp_path: Path) -> None:
         def on_resumed(self, step: int) -> None:
             resumed.append(step)
 
-    # The rows are found beside the recipe that the run was made from.
+    # The rows are beside the recipe that the run was made from.
+    assert resolve(tmp_path / "run", None, (), silent)[2] == tmp_path
     found = train(tmp_path / "run", callbacks=Listener())
     assert (found.path, resumed) == (tmp_path / "run", [2])
     assert outcome(found.path) == outcome(whole)

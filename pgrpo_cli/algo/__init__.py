@@ -1,4 +1,5 @@
 """The algorithm: reward histories, advantages, losses. The formulas are in docs/algorithm.md.
 
-Tensors and numbers in, tensors and numbers out; needs torch only, and `estimators` not even that.
+It takes and returns tensors and numbers only. It needs torch and nothing else; `estimators` does not need
+torch.
 """

@@ -1,13 +1,15 @@
-"""From rewards to advantages: (reward - baseline) / (scale + epsilon), the one seam for estimators.
+"""From rewards to advantages: (reward - baseline) / (scale + epsilon), for all estimators.
 
 Conventions, for every estimator:
-1. Standard deviations are sample ones (n - 1); below two rewards they are 0.
+1. Standard deviations are those of a sample (n - 1). With fewer than two rewards they are 0.
 2. Where the scale is 0 the advantage is 0, whatever epsilon is.
-3. A NaN reward has advantage 0 and enters no statistic; a generation group of NaN rewards is without signal.
-4. A generation group with one valid reward has no spread and no other to compare with: `prompt` and
+3. A NaN reward has advantage 0 and enters no statistic. If all rewards of a generation group are NaN, all of
+   its advantages are 0.
+4. A generation group with one valid reward has no spread, and no other reward to compare with: `prompt` and
    `leave_one_out` give it 0.
-5. Whether a batch enters the history before its advantages are computed, or after, is the caller's choice; a
-   preference group with fewer than `min_count` rewards takes its prompt's own mean and spread instead.
+5. The caller decides whether a batch enters the history before or after its advantages are computed. For a
+   preference group with fewer than `min_count` rewards, the mean and spread of the prompt's own rewards are
+   used instead of the history.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ def compute_advantages(
     estimator: Estimator | str = "pgrpo",
     min_count: int = 0,
 ) -> Advantages:
-    """Advantages of a step's completions; consecutive runs of `num_generations` belong to one prompt.
+    """The advantages of a step's completions. Each `num_generations` consecutive completions belong to one
+    prompt.
 
     `estimator` may be the name of a preset. `history` is read, never changed; estimators that do not use it
-    need none. Where a preference group has fewer than `min_count` rewards, or none, the prompt's own mean and
-    spread stand in. ValueError for lengths that do not fit or a missing history, RewardError for an
-    infinite reward.
+    do not need one. If a preference group has no rewards, or fewer than `min_count`, the mean and spread of
+    the prompt's own rewards are used. Raises ValueError for lengths that do not match or a missing history,
+    and RewardError for an infinite reward.
     """
     if isinstance(estimator, str):
         estimator = resolve_estimator(estimator)
@@ -56,7 +59,9 @@ def compute_advantages(
 
 @dataclass(frozen=True)
 class _Statistics:
-    """What baselines and scales are made from. `prompt_*_N`: valid rewards of the generation group."""
+    """The statistics that baselines and scales use, one entry per completion. `prompt_*_N`: those of the
+    valid rewards of its generation group.
+    """
 
     batch: RewardBatch
     prompt_count_N: Tensor
@@ -78,7 +83,7 @@ class _Statistics:
         return cls(batch, moments.weight, mean_N, moments.std, lookup, min_count)
 
     def or_prompt(self, from_history_N: Tensor, from_prompt_N: Tensor) -> Tensor:
-        """The first where the preference group has enough rewards, else the second."""
+        """`from_history_N` where the preference group has enough rewards, else `from_prompt_N`."""
         return torch.where(self.history.count_N >= max(self.min_count, 1), from_history_N, from_prompt_N)
 
 
@@ -93,7 +98,9 @@ def _prompt_mean(s: _Statistics) -> Tensor:
 
 
 def _leave_one_out_mean(s: _Statistics) -> Tensor:
-    """Mean of the other rewards of the generation group: μ_G + (μ_G - R) / (n - 1). NaN without others."""
+    """The mean of the other rewards of the generation group: μ_G + (μ_G - R) / (n - 1). NaN if there are
+    none.
+    """
     others_N = s.prompt_count_N - 1
     mean_N = s.prompt_mean_N + (s.prompt_mean_N - s.batch.rewards_N) / others_N
     return torch.where(others_N > 0, mean_N, torch.nan)
@@ -114,7 +121,7 @@ def _history_std(s: _Statistics) -> Tensor:
 
 
 def _within_std(s: _Statistics) -> Tensor:
-    """s_p, the spread that is left once each prompt has its own expectation."""
+    """s_p, the standard deviation of rewards around the expected reward of their own prompt."""
     return s.or_prompt(s.history.within_variance_N.sqrt(), s.prompt_std_N)
 
 

@@ -1,7 +1,7 @@
-"""The estimators of advantages by name: what each subtracts from a reward, and what divides the difference.
+"""The names of the estimators of advantages: the baseline and the scale of each.
 
-The functions behind the words are in `advantages.py`. No torch is needed here: recipes are checked and runs
-are diagnosed without it.
+The functions behind the names are in `advantages.py`. This module does not need torch, so that recipes can be
+checked and runs diagnosed without it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ PRESETS: dict[str, tuple[Baseline, Scale]] = {
 
 @dataclass(frozen=True)
 class Estimator:
-    """A baseline, which is subtracted from a reward, and a scale, which divides the difference.
-
-    `epsilon` is added to the scale, in reward units.
-    """
+    """The advantage is (reward - baseline) / (scale + epsilon). `epsilon` is in reward units."""
 
     baseline: Baseline
     scale: Scale
@@ -47,24 +44,26 @@ class Estimator:
 
     @property
     def uses_history(self) -> bool:
-        """Whether a reward history is needed."""
+        """Whether the estimator needs a reward history."""
         return not self.centered or self.scale in ("history", "within")
 
     @property
     def centered(self) -> bool:
-        """Whether the advantages of a generation group sum to 0: where its rewards are alike, all are 0."""
+        """Whether the advantages of a generation group sum to 0. If its rewards are equal, all are then 0."""
         return self.baseline in ("prompt", "leave_one_out")
 
     @property
     def scaled(self) -> bool:
-        """Whether a spread divides, so that rewards of unlike scale have like advantages."""
+        """Whether advantages are divided by a spread, which makes them independent of the rewards' scale."""
         return self.scale != "none"
 
 
 def resolve_estimator(
     name: str, baseline: Baseline | None = None, scale: Scale | None = None, epsilon: float = 1e-4
 ) -> Estimator:
-    """The estimator of a preset, or of `custom` with its own baseline and scale. RecipeError otherwise."""
+    """The estimator of a preset, or for `custom` one with the given baseline and scale. Raises RecipeError
+    for any other combination.
+    """
     if name == "custom":
         if baseline is None or scale is None:
             raise RecipeError(
@@ -76,7 +75,7 @@ def resolve_estimator(
         near = nearest(name, PRESETS)
         hint = f"Did you mean {near!r}? " if near else ""
         raise RecipeError(
-            f"advantage.estimator is {name!r}, which is no estimator",
+            f"advantage.estimator is {name!r}, which is not an estimator",
             remedy=f"{hint}Known: {', '.join(PRESETS)}, custom.",
         )
     if baseline is not None or scale is not None:

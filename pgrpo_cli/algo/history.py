@@ -23,12 +23,16 @@ _COUNTERS: dict[str, Column] = dict.fromkeys(("n", "prompts", "first_step", "las
 
 
 class RewardHistory:
-    """Mean, spread and variance components of all rewards of each preference group.
+    """Mean, standard deviation and variance components of the rewards of each preference group.
 
-    kind `cumulative`: every reward counts alike (P-GRPO, arXiv 2603.10009); `ema`: a reward counts `decay` to
-    the power of the number of later rewards of its preference group; `window`: the latest `window` rewards
-    count. Standard deviations are sample ones (n - 1). The order of rewards within a batch matters only to
-    the kinds that forget.
+    Kinds of history:
+    - `cumulative`: all rewards have the same weight (P-GRPO, arXiv 2603.10009).
+    - `ema`: the weight of a reward is `decay` to the power of the number of later rewards of its preference
+      group.
+    - `window`: only the latest `window` rewards count.
+
+    Standard deviations are those of a sample (n - 1). The order of rewards within a batch matters only to
+    `ema` and `window`.
     """
 
     def __init__(
@@ -51,11 +55,11 @@ class RewardHistory:
         num_generations: int,
         step: int,
     ) -> None:
-        """Take in the rewards of a step. Consecutive runs of `num_generations` belong to one prompt.
+        """Add the rewards of a step. Each `num_generations` consecutive rewards belong to one prompt.
 
-        NaN rewards are not counted; a preference group is known from its first counted reward on.
-        ValueError for lengths that do not fit or a step below 0, RewardError for an infinite reward, both
-        without a change.
+        NaN rewards are not counted. A preference group is in the history from its first counted reward on.
+        Raises ValueError for lengths that do not match or a negative step, and RewardError for an infinite
+        reward; the history is then unchanged.
         """
         if step < 0:
             raise ValueError(f"step {step} is below 0")
@@ -74,10 +78,11 @@ class RewardHistory:
         self._count(rows_U, stream.counts_U, stream.prompt_counts_U, steps_U, steps_U)
 
     def merge(self, other: RewardHistory) -> None:
-        """Take in another history of the same kind, whose rewards count as later ones.
+        """Add another history of the same kind, as if its rewards had come later.
 
-        Equals one history that received both streams, to float64 rounding; the variance components too, if no
-        prompt has rewards in both. A `cumulative` history does not depend on which is later.
+        The result equals one history that received both streams of rewards, up to float64 rounding. For the
+        variance components this holds if no prompt has rewards in both. A `cumulative` history does not
+        depend on the order.
         """
         if self._signature != other._signature:
             raise ValueError(f"a history of {other._signature} does not merge into one of {self._signature}")
@@ -89,39 +94,43 @@ class RewardHistory:
         self._count(rows_U, *(theirs.read(counter, theirs.all_rows()) for counter in _COUNTERS))
 
     def count(self, preference_group: str) -> int:
-        """Rewards received, those that are forgotten included; 0 for an unknown preference group."""
+        """The number of rewards received, including those no longer remembered; 0 for an unknown preference
+        group.
+        """
         return int(self.lookup([preference_group]).count_N)
 
     def mean(self, preference_group: str) -> float:
-        """Mean reward. KeyError for a preference group without rewards."""
+        """The mean reward. Raises KeyError for a preference group without rewards."""
         return float(self._known(preference_group).mean_N)
 
     def std(self, preference_group: str) -> float:
-        """Sample standard deviation, 0 below two rewards. KeyError for a preference group without rewards."""
+        """The sample standard deviation; 0 for a single reward. Raises KeyError if there is no reward."""
         return float(self._known(preference_group).std_N)
 
     def lookup(self, preference_groups_N: Sequence[str]) -> HistoryLookup:
-        """Statistics for each element; zeros where a preference group has no rewards."""
+        """The statistics of each element's preference group; zeros for one without rewards."""
         distinct, sets_N = numbered(preference_groups_N)
         rows_K = self._table.rows(distinct)
         known_K = rows_K >= 0
         moments = self._memory.read(self._table, rows_K[known_K])
 
-        def spread(values: Tensor) -> Tensor:
+        def expand(values: Tensor) -> Tensor:
             padded_K = torch.zeros(len(rows_K), dtype=values.dtype)
             padded_K[known_K] = values
             return padded_K[sets_N]
 
         return HistoryLookup(
-            count_N=spread(self._table.read("n", rows_K[known_K])),
-            mean_N=spread(moments.mean),
-            std_N=spread(moments.std),
-            within_variance_N=spread(moments.within_variance),
-            between_variance_N=spread(moments.between_variance),
+            count_N=expand(self._table.read("n", rows_K[known_K])),
+            mean_N=expand(moments.mean),
+            std_N=expand(moments.std),
+            within_variance_N=expand(moments.within_variance),
+            between_variance_N=expand(moments.between_variance),
         )
 
     def stats(self, preference_groups: Iterable[str] | None = None) -> dict[str, GroupStats]:
-        """Statistics of those of `preference_groups` that have rewards; None: of all, the earliest first."""
+        """The statistics of `preference_groups`, without those that have no rewards; None: of all, in order
+        of first appearance.
+        """
         if preference_groups is None:
             names, rows_K = self.preference_groups, self._table.all_rows()
         else:
@@ -143,22 +152,24 @@ class RewardHistory:
         return dict(zip(names, stats_K, strict=True))
 
     def most_seen(self, count: int) -> list[str]:
-        """The `count` preference groups with the most rewards, most first, then the earliest."""
+        """The `count` preference groups with the most rewards, most first; ties by first appearance."""
         n_K = self._table.read("n", self._table.all_rows())
         names = self.preference_groups
         return [names[row] for row in n_K.argsort(descending=True, stable=True)[:count].tolist()]
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it: the settings as JSON-able values, and tensors under `columns`."""
+        """The whole history: its settings as JSON values, and its tensors under `columns`."""
         return {"version": _VERSION, **self._signature, "columns": self._table.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the contents. CheckpointError, and no change, if it is damaged or of another kind."""
+        """Replace the contents. Raises CheckpointError, without a change, if `state` is damaged or of another
+        kind.
+        """
         expected = {"version": _VERSION, **self._signature}
-        found = {key: state.get(key) for key in expected}
-        if found != expected:
+        saved = {key: state.get(key) for key in expected}
+        if saved != expected:
             raise CheckpointError(
-                f"the saved reward history is one of {found}, this run needs one of {expected}",
+                f"the saved reward history is one of {saved}, this run needs one of {expected}",
                 remedy="Set `history.kind` to what the run was started with, or start over with --fresh.",
             )
         try:
@@ -168,7 +179,7 @@ class RewardHistory:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RewardHistory:
-        """A new history of the kind that was saved."""
+        """A new history of the kind that was saved, with its contents."""
         try:
             history = cls(state["kind"], decay=state["decay"], window=state["window"])
         except (KeyError, TypeError, ValueError) as error:
@@ -182,14 +193,14 @@ class RewardHistory:
 
     def _known(self, preference_group: str) -> HistoryLookup:
         if preference_group not in self._table:
-            # A search among a million names takes seconds.
+            # Only among the most frequent ones: a search among a million names takes seconds.
             near = nearest(preference_group, self.most_seen(1000))
             hint = f"; did you mean {near!r}?" if near else ""
             raise KeyError(f"no rewards of preference group {preference_group!r} yet{hint}")
         return self.lookup([preference_group])
 
     def _count(self, rows_U: Tensor, n_U: Tensor, prompts_U: Tensor, first_U: Tensor, last_U: Tensor) -> None:
-        """Raise the counters of `rows_U`, which come in the order of `_COUNTERS`."""
+        """Update the counters of `rows_U`. The arguments are in the order of `_COUNTERS`."""
         n, prompts, first, last = (self._table.read(counter, rows_U) for counter in _COUNTERS)
         raised = (
             n + n_U,
@@ -202,7 +213,7 @@ class RewardHistory:
 
 
 def _memory(kind: HistoryKind, decay: float | None, window: int | None) -> Memory:
-    """The memory of a kind. ValueError for a missing, unused or impossible setting."""
+    """The memory of a kind of history. Raises ValueError for a missing, unused or impossible setting."""
     given = {name for name, value in (("decay", decay), ("window", window)) if value is not None}
     if kind == "cumulative" and not given:
         return Cumulative()

@@ -1,4 +1,4 @@
-"""A table that grows: preference groups to rows by a dict, numbers in one tensor per column."""
+"""A growing table: a dict maps preference groups to rows, and each column of numbers is one tensor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 Column = tuple[torch.dtype, tuple[int, ...]]
-"""The type of its numbers, and the shape of one row's entry; () is a number."""
+"""The dtype of a column, and the shape of its entry in one row; () is a single number."""
 
 REAL, WHOLE = torch.float64, torch.int64
 _SAVED_WHOLE = (torch.int16, torch.int32, torch.int64)
-"""Types in which whole numbers are read: version 0.1 saved them in as few bytes as they needed."""
+"""Dtypes of saved integers: version 0.1 saved them in the smallest dtype that held them."""
 _TEXT, _LENGTHS = "preference_group_ids", "preference_group_id_lengths"
 
 
 class HistoryTable:
-    """Rows in order of first appearance; new ones are zero."""
+    """Rows are in order of first appearance. The numbers of a new row are 0."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self.columns = dict(columns)
@@ -38,13 +38,13 @@ class HistoryTable:
         return list(self._rows)
 
     def rows(self, keys: Iterable[str]) -> Tensor:
-        """Row number of each key (int64), -1 for one that has none."""
+        """The row of each key (int64); -1 for a key without a row."""
         return int64(self._rows.get(key, -1) for key in keys)
 
     def ensure_rows(self, keys: Iterable[str]) -> Tensor:
-        """Row number of each key (int64); keys without a row get one.
+        """The row of each key (int64). Keys without a row get a new one.
 
-        TypeError, and no change, for a key that is not a string.
+        Raises TypeError, without a change, for a key that is not a string.
         """
         keys = list(keys)
         for key in keys:
@@ -55,25 +55,25 @@ class HistoryTable:
         return rows
 
     def all_rows(self) -> Tensor:
-        """Every row number (int64)."""
+        """The indices of all rows (int64)."""
         return torch.arange(len(self))
 
     def read(self, column: str, places: Tensor) -> Tensor:
-        """Numbers at `places`, which count from 0, row by row."""
+        """The numbers at `places`: indices into the flattened column."""
         return self._data[column].take(places)
 
     def write(self, column: str, places: Tensor, values: Tensor) -> None:
-        """Set the numbers at `places`, which are distinct."""
+        """Set the numbers at `places`: distinct indices into the flattened column."""
         data = self._data[column]
-        # put_ would do the same, but torch lists no deterministic kernel for it.
+        # Not put_: torch has no deterministic kernel for it, so train.deterministic would refuse it.
         data.view(-1)[places] = values.to(data.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Keys and columns as tensors that share nothing with the table.
+        """Keys and columns as tensors that share no memory with the table.
 
-        The keys are their UTF-8 (uint8), one after the other, and the length of each in bytes (int32).
+        The keys are saved as concatenated UTF-8 (uint8), and the length of each in bytes (int32).
         """
-        # A lone surrogate, which JSON may hold, becomes three bytes like the other characters of its range.
+        # JSON may contain lone surrogates, which plain UTF-8 cannot encode.
         encoded = [key.encode("utf-8", "surrogatepass") for key in self._rows]
         text = bytearray().join(encoded)
         return {
@@ -83,7 +83,7 @@ class HistoryTable:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace all rows. ValueError, and no change, for a `state` that does not fit."""
+        """Replace all rows. Raises ValueError, without a change, for a `state` that does not fit."""
         missing = [name for name in (_TEXT, _LENGTHS, *self.columns) if name not in state]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing")
@@ -92,7 +92,9 @@ class HistoryTable:
         self._rows, self._data = rows, data
 
     def _reserve(self, size: int) -> None:
-        """Make room for `size` rows, and an eighth more: adding rows one by one stays cheap."""
+        """Grow the columns to at least `size` rows. They grow by an eighth more than needed, so that adding
+        rows one by one does not copy the columns each time.
+        """
         for name, old in self._data.items():
             if size > len(old):
                 more = torch.zeros((size + size // 8 + 8 - len(old), *old.shape[1:]), dtype=old.dtype)
@@ -100,35 +102,35 @@ class HistoryTable:
 
 
 def numbered(keys: Iterable[str]) -> tuple[list[str], Tensor]:
-    """The distinct keys in order of appearance, and for each element its position among them (int64)."""
+    """The distinct keys in order of appearance, and the position of each element among them (int64)."""
     positions: dict[str, int] = {}
-    found = int64(positions.setdefault(key, len(positions)) for key in keys)
-    return list(positions), found
+    position_of_each = int64(positions.setdefault(key, len(positions)) for key in keys)
+    return list(positions), position_of_each
 
 
 def int64(values: Iterable[int]) -> Tensor:
-    """Whole numbers as a tensor, without the list of Python objects that torch.tensor needs."""
+    """Integers as a tensor. torch.tensor would need a list of Python objects, which takes more memory."""
     numbers = array("q", values)
     return torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0, dtype=torch.int64)
 
 
 def _keys_of(text: Tensor, lengths: Tensor) -> dict[str, int]:
-    """The keys of a saved table with their rows. ValueError if there are none."""
+    """The keys of a saved table with their rows. Raises ValueError if they are damaged."""
     if (text.dtype, lengths.dtype, text.dim(), lengths.dim()) != (torch.uint8, torch.int32, 1, 1):
-        raise ValueError("ids are no bytes with lengths")
+        raise ValueError("ids are not bytes with lengths")
     if (lengths < 0).any() or int(lengths.sum()) != len(text):
-        raise ValueError(f"ids of {int(lengths.sum())} bytes stand in {len(text)}")
+        raise ValueError(f"ids have {len(text)} bytes, and their lengths add up to {int(lengths.sum())}")
     data = text.numpy().tobytes()
     spans = pairwise(accumulate(lengths.tolist(), initial=0))
     keys = [data[start:end].decode("utf-8", "surrogatepass") for start, end in spans]
     rows = {key: row for row, key in enumerate(keys)}
     if len(rows) < len(keys):
-        raise ValueError(f"{len(keys) - len(rows)} ids stand there twice")
+        raise ValueError(f"{len(keys) - len(rows)} ids occur twice")
     return rows
 
 
 def _checked(name: str, saved: Tensor, column: Column, rows: int) -> Tensor:
-    """The numbers of a saved column, shared with nothing. ValueError unless they are numbers of a history."""
+    """A copy of a saved column. Raises ValueError if it cannot be a column of a history."""
     dtype, shape = column
     if saved.dtype not in ((REAL,) if dtype == REAL else _SAVED_WHOLE):
         raise ValueError(f"column {name!r} holds {saved.dtype}")

@@ -1,7 +1,7 @@
 """The clipped policy-gradient surrogate with an optional KL penalty.
 
-The totals are those of the whole step, so the losses and gradients of its micro-batches add up to the step's,
-however it is cut.
+Every micro-batch is normalised by the totals of the whole step. So the losses and gradients of the
+micro-batches add up to those of the step, no matter how the step is cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MEANS = {
     "ratio": "ratio_mean",
     "kl": "kl",
 }
-"""Names of the sums over tokens, and of the means made from them."""
+"""Names of sums over tokens, and of the means that are made from them."""
 
 
 def policy_loss(
@@ -40,19 +40,19 @@ def policy_loss(
     num_tokens: int,
     max_completion_tokens: int,
 ) -> LossOutput:
-    """A micro-batch's share of the step's loss. N and T are the micro-batch's; `num_completions` and
-    `num_tokens` count the completions and the trained tokens of the whole step.
+    """The share of a micro-batch in the loss of the step. N and T are the micro-batch's. `num_completions`
+    and `num_tokens` are the numbers of completions and of trained tokens of the whole step.
 
-    Per token: -min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) + beta k3. There,
-    ρ = exp(logprob - sampling logprob), and k3 = exp(d) - d - 1 with d = reference logprob - logprob is
-    Schulman's (2020) unbiased, never negative estimate of KL(policy || reference). Aggregated over the step:
-    - `sequence_mean`: mean over a completion's tokens, then over completions (GRPO);
+    The loss of a token is -min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) + beta k3. Here ρ = exp(logprob -
+    sampling logprob), and k3 = exp(d) - d - 1 with d = reference logprob - logprob is Schulman's (2020)
+    estimate of KL(policy || reference), which is unbiased and never negative. Aggregation over the step:
+    - `sequence_mean`: mean over the tokens of a completion, then over completions (GRPO);
     - `token_mean`: mean over all tokens (DAPO);
-    - `constant`: sum over num_completions * max_completion_tokens (Dr. GRPO).
+    - `constant`: sum over all tokens, divided by num_completions * max_completion_tokens (Dr. GRPO).
 
-    `loss_mask_N_T` is bool, True on trained tokens; what other positions hold, NaN included, has no effect. A
-    completion without a trained token contributes 0. Half-precision input is computed in float32.
-    ValueError for beta > 0 without reference log-probabilities, or an unknown aggregation.
+    `loss_mask_N_T` is bool, True on trained tokens. The values at other positions, NaN included, have no
+    effect. A completion without a trained token contributes 0. Half-precision input is computed in float32.
+    Raises ValueError for beta > 0 without reference log-probabilities, and for an unknown aggregation.
     """
     if beta > 0 and reference_logprobs_N_T is None:
         raise ValueError(f"beta is {beta}: the KL penalty needs reference_logprobs_N_T")
@@ -82,10 +82,14 @@ def policy_loss(
 
 
 def mean_metrics(shares: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The step's metrics from the `metrics` of its micro-batches: means over trained tokens, 0 without any.
+    """The metrics of the step, from the `metrics` of its micro-batches: means over trained tokens, 0 if there
+    are none.
 
-    `clip_fraction_low`, `clip_fraction_high`: tokens whose gradient the lower or upper clip cuts off;
-    `ratio_mean`: mean of ρ; `kl`: mean of k3, if reference log-probabilities were given.
+    - `clip_fraction_low`, `clip_fraction_high`: the share of tokens whose gradient is 0 because of the lower
+    or
+      upper clip;
+    - `ratio_mean`: the mean of ρ;
+    - `kl`: the mean of k3, if reference log-probabilities were given.
     """
     totals: dict[str, float] = {}
     for share in shares:
@@ -96,7 +100,7 @@ def mean_metrics(shares: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
 
 
 def _masked(values_N_T: Tensor, mask_N_T: Tensor) -> Tensor:
-    """Zero outside the mask. A product would keep NaN, and pass it to the gradient."""
+    """Zero outside the mask. A product with the mask would keep NaN, and pass it on to the gradient."""
     return torch.where(mask_N_T, values_N_T, 0.0)
 
 
@@ -107,7 +111,7 @@ def _token_weights(
     num_tokens: int,
     max_completion_tokens: int,
 ) -> Tensor:
-    """Weight of each completion's tokens in the step's loss, float64 [N]."""
+    """The weight of each completion's tokens in the loss of the step, float64 [N]."""
     if aggregation == "sequence_mean":
         return 1 / (lengths_N.clamp(min=1).double() * num_completions)
     if aggregation == "token_mean":
@@ -125,7 +129,9 @@ def _metric_sums(
     clip_low: float,
     clip_high: float,
 ) -> dict[str, Tensor]:
-    """Sums over trained tokens. A clip counts where it cuts the gradient off, by the advantage's sign."""
+    """Sums over trained tokens. A token counts as clipped only if its gradient is 0, which depends on the
+    sign of its advantage.
+    """
     sums = {
         "tokens": mask_N_T,
         "clipped_low": mask_N_T & (ratio_N_T < 1 - clip_low) & (advantages_N_1 < 0),

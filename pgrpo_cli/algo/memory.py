@@ -1,7 +1,7 @@
-"""What a reward history keeps of past rewards: sums that fade, or the latest rewards themselves.
+"""How a reward history stores past rewards: as weighted sums, or as the latest rewards themselves.
 
-A memory owns some columns of the history's table and reads them as `Moments`. The history owns the columns
-`n` and `prompts`, and raises them after the memory has taken the rewards in.
+A memory writes columns of its own in the history's table and reads them as `Moments`. The history writes the
+columns `n` and `prompts`, and does so after the memory has added the rewards.
 """
 
 from __future__ import annotations
@@ -30,45 +30,45 @@ class Stream:
 
     @cached_property
     def sets_M(self) -> Tensor:
-        """The set of each reward."""
+        """The preference group (0 to U - 1) of each reward."""
         return self.sets_P[self.prompts_M]
 
     @cached_property
     def counts_U(self) -> Tensor:
-        """Rewards of each preference group."""
+        """The number of rewards of each preference group."""
         return torch.bincount(self.sets_M, minlength=self.num_sets)
 
     @cached_property
     def prompt_counts_U(self) -> Tensor:
-        """Prompts of each preference group."""
+        """The number of prompts of each preference group."""
         return torch.bincount(self.sets_P, minlength=self.num_sets)
 
     def moments(self, weights_M: Tensor) -> Moments:
-        """Moments of each preference group's rewards."""
+        """The moments of the rewards of each preference group."""
         prompts = prompt_moments(self.rewards_M, weights_M, self.prompts_M, len(self.sets_P))
         return pool_prompts(prompts, self.sets_P, self.num_sets)
 
 
 class Memory(Protocol):
-    """What is kept in the table. `rows_U` are distinct."""
+    """How past rewards are stored in the table. `rows_U` are distinct."""
 
     columns: Mapping[str, Column]
 
     def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
-        """Take in a batch; set u of the stream belongs to row `rows_U[u]`."""
+        """Add the rewards of a batch. Those of preference group u of the stream belong to row `rows_U[u]`."""
 
     def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
-        """Take in all of `other`, as later rewards; its row u belongs to row `rows_U[u]`."""
+        """Add all of `other` as later rewards. Its row u belongs to row `rows_U[u]`."""
 
     def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
-        """Moments of what is remembered."""
+        """The moments of the remembered rewards."""
 
 
 class Cumulative:
-    """All rewards alike, in O(1) a preference group: Welford's recurrence.
+    """All rewards with weight 1, in O(1) memory per preference group: Welford's recurrence.
 
-    With weights of 1 the other sums are whole numbers: the number of rewards twice, that of prompts, and the
-    squared sizes of the prompts.
+    With weights of 1 three of the sums in `Moments` are plain counts: `weight` and `weight_sq` are the number
+    of rewards, and `prompt_weight` is the number of prompts. They are not stored again.
     """
 
     columns: Mapping[str, Column] = {
@@ -95,9 +95,10 @@ class Cumulative:
 
 
 class Ema:
-    """Sums in O(1) a preference group. A reward's weight is `decay` to the power of the number of later ones.
+    """Sums in O(1) memory per preference group. The weight of a reward is `decay` to the power of the number
+    of later rewards.
 
-    The total weight follows from the number of rewards.
+    The total weight is not stored: it is a geometric sum that depends only on the number of rewards.
     """
 
     columns: Mapping[str, Column] = dict.fromkeys(
@@ -133,16 +134,16 @@ class Ema:
 
 
 class Window:
-    """The latest `size` rewards of each preference group, in a ring: reward i is in slot i mod size."""
+    """The latest `size` rewards of each preference group, in a ring buffer: reward i in slot i mod size."""
 
     _CHUNK_ELEMENTS = 1 << 20
-    """Slots read at once; bounds the temporary memory of reading many preference groups."""
+    """How many slots are read at once. Limits the temporary memory when many preference groups are read."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.columns: Mapping[str, Column] = {
             "rewards": (REAL, (size,)),
-            # Which prompt of its preference group, counted from 0, a reward belongs to.
+            # The prompt that a reward belongs to, counted from 0 within its preference group.
             "prompt_numbers": (WHOLE, (size,)),
         }
 
@@ -168,7 +169,9 @@ class Window:
     def _write(
         self, table: HistoryTable, rows_U: Tensor, n_U: Tensor, stream: Stream, numbers_P: Tensor
     ) -> None:
-        """Store the last `size` rewards of each set, where `n_U` rewards came before and prompts count on."""
+        """Store the last `size` rewards of each preference group. `n_U` rewards came before them, and their
+        prompts are numbered on from those before.
+        """
         sets_M, counts_U = stream.sets_M, stream.counts_U
         ranks_M = segment_ranks(sets_M, counts_U)
         kept_M = ranks_M >= counts_U[sets_M] - self.size
@@ -179,7 +182,7 @@ class Window:
         table.write("prompt_numbers", places, numbers_M[kept_M])
 
     def _stored(self, table: HistoryTable, rows_U: Tensor) -> tuple[Stream, Tensor]:
-        """The remembered rewards of `rows_U`, oldest first, and the number of each of their prompts."""
+        """The remembered rewards of `rows_U`, oldest first, and the numbers of their prompts."""
         n_U = table.read("n", rows_U)
         counts_U = n_U.clamp(max=self.size)
         sets_M = torch.repeat_interleave(counts_U)
@@ -192,5 +195,5 @@ class Window:
 
 
 def _geometric_sum(ratio: float, n_U: Tensor) -> Tensor:
-    """1 + ratio + ... + ratio^(n-1), exact to rounding for a ratio close to 1."""
+    """1 + ratio + ... + ratio^(n-1). `expm1` keeps it accurate for a ratio close to 1."""
     return torch.expm1(n_U * math.log(ratio)) / (ratio - 1)

@@ -1,12 +1,13 @@
 """Weighted moments of many sets of rewards at once, and the formulas that pool and merge them.
 
-A set (the rewards of a preference group) consists of prompts, a prompt of rewards. With weights w_i, W = Σw
-and the weighted means m, the sum of squares splits exactly into a part inside prompts and one between them:
+A set (the rewards of a preference group) consists of prompts, and a prompt consists of rewards. With weights
+w_i, W = Σw and weighted means m, the sum of squares splits exactly into a part within prompts and a part
+between prompts:
 
     Σ w_i (R_i - m)²  =  Σ w_i (R_i - m_prompt)²  +  Σ W_prompt (m_prompt - m)²
 
-Every mean is taken on deviations from a member of its set: rewards far from zero lose no digits, and equal
-rewards have a mean equal to them and a spread of exactly zero.
+Every mean is computed from deviations from one reward of the set. So rewards far from zero lose no digits,
+and equal rewards have exactly that reward as their mean and a spread of exactly zero.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of K sets, each field float64 [K]. A set without rewards is zero in every field."""
+    """The moments of K sets; each field is float64 [K]. For a set without rewards all fields are 0."""
 
     weight: Tensor
     """W = Σw; the number of rewards if all weights are 1."""
@@ -28,7 +29,7 @@ class Moments:
     """Σw²."""
     mean: Tensor
     within: Tensor
-    """Sum of squares inside prompts."""
+    """Sum of squares within prompts."""
     between: Tensor
     """Sum of squares between prompts."""
     prompt_weight: Tensor
@@ -47,13 +48,15 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """Sample variance, unbiased for weights unrelated to the rewards; n - 1 if all weights are 1."""
+        """The sample variance. It is unbiased if weights do not depend on the rewards. If all weights are 1
+        the divisor is n - 1.
+        """
         freedom = self.weight - _divide(self.weight_sq, self.weight)
         return _ratio(self.within + self.between, freedom, self.weight)
 
     @property
     def std(self) -> Tensor:
-        """Square root of `variance`; 0 below two rewards."""
+        """The square root of `variance`; 0 for fewer than two rewards."""
         return self.variance.sqrt()
 
     @property
@@ -63,10 +66,12 @@ class Moments:
 
     @property
     def between_variance(self) -> Tensor:
-        """τ², the variance of the prompts' expectations; 0 below two prompts or where s² has no estimate.
+        """τ², the variance of the prompts' expectations; 0 for fewer than two prompts, or if s² is unknown.
 
-        The analysis-of-variance estimator of an unbalanced one-way random-effects model (Searle, Casella and
-        McCulloch, Variance Components, 1992, section 3.6), with weights; negative estimates become 0.
+        This is the analysis-of-variance estimator of an unbalanced one-way random-effects model (Searle,
+        Casella and McCulloch, Variance Components, 1992, section 3.6), with weights. Negative estimates
+        become
+        0.
         """
         noise = self.within_variance * (self.prompt_weight - _divide(self.weight_sq, self.weight))
         freedom = self.weight - _divide(self.prompt_weight_sq, self.weight)
@@ -81,11 +86,11 @@ class Moments:
 
 
 _NEGLIGIBLE = 1e-9
-"""Degrees of freedom below this share of the weight are rounding errors of zero."""
+"""Degrees of freedom below this share of the weight are 0 except for rounding."""
 
 
 def prompt_moments(rewards_M: Tensor, weights_M: Tensor, prompts_M: Tensor, num_prompts: int) -> Moments:
-    """Moments of each prompt's rewards. `prompts_M` (int64) holds the prompt of each reward."""
+    """The moments of each prompt's rewards. `prompts_M` (int64) is the prompt of each reward."""
     weight = segment_sum(weights_M, prompts_M, num_prompts)
     weight_sq = segment_sum(weights_M.square(), prompts_M, num_prompts)
     mean, within = _mean_and_squares(rewards_M, weights_M, weight, prompts_M)
@@ -101,7 +106,7 @@ def prompt_moments(rewards_M: Tensor, weights_M: Tensor, prompts_M: Tensor, num_
 
 
 def pool_prompts(prompts: Moments, sets_P: Tensor, num_sets: int) -> Moments:
-    """Moments of sets of prompts. `sets_P` (int64) holds the set of each prompt."""
+    """The moments of sets of prompts. `sets_P` (int64) is the set of each prompt."""
 
     def total(values_P: Tensor) -> Tensor:
         return segment_sum(values_P, sets_P, num_sets)
@@ -119,33 +124,35 @@ def pool_prompts(prompts: Moments, sets_P: Tensor, num_sets: int) -> Moments:
     )
 
 
-def merge(older: Moments, newer: Moments, fade: Tensor | float = 1.0) -> Moments:
-    """Moments of the union, set by set, of sets without a common prompt; the weights of `older` times `fade`.
+def merge(older: Moments, newer: Moments, decay: Tensor | float = 1.0) -> Moments:
+    """The moments of the union of two sets, for each pair of sets. Two sets must not share a prompt. The
+    weights of `older` are multiplied by `decay`.
 
-    The pairwise formula of Chan, Golub and LeVeque (1979); a newer set of one reward makes it Welford's.
+    This is the pairwise formula of Chan, Golub and LeVeque (1979). For a newer set of one reward it is
+    Welford's.
     """
-    older_weight = older.weight * fade
+    older_weight = older.weight * decay
     weight = older_weight + newer.weight
     share = _divide(newer.weight, weight)
     delta = newer.mean - older.mean
     return Moments(
         weight=weight,
-        weight_sq=older.weight_sq * fade**2 + newer.weight_sq,
+        weight_sq=older.weight_sq * decay**2 + newer.weight_sq,
         mean=older.mean + delta * share,
-        within=older.within * fade + newer.within,
-        between=older.between * fade + newer.between + delta.square() * older_weight * share,
-        prompt_weight=older.prompt_weight * fade + newer.prompt_weight,
-        prompt_weight_sq=older.prompt_weight_sq * fade**2 + newer.prompt_weight_sq,
+        within=older.within * decay + newer.within,
+        between=older.between * decay + newer.between + delta.square() * older_weight * share,
+        prompt_weight=older.prompt_weight * decay + newer.prompt_weight,
+        prompt_weight_sq=older.prompt_weight_sq * decay**2 + newer.prompt_weight_sq,
     )
 
 
 def segment_sum(values_M: Tensor, segments_M: Tensor, num_segments: int) -> Tensor:
-    """Sums of `values_M` by segment, added in order: the same bits in every call."""
+    """The sums of `values_M` by segment, added in order, so that the result repeats bit for bit."""
     return torch.zeros(num_segments, dtype=values_M.dtype).index_add_(0, segments_M, values_M)
 
 
 def segment_ranks(segments_M: Tensor, counts_K: Tensor) -> Tensor:
-    """How many earlier elements share each element's segment. `counts_K` holds the sizes of the segments."""
+    """For each element, how many earlier ones its segment has. `counts_K`: the sizes of the segments."""
     order_M = torch.argsort(segments_M, stable=True)
     starts_K = counts_K.cumsum(0) - counts_K
     ranks_M = torch.empty_like(segments_M)
@@ -156,7 +163,7 @@ def segment_ranks(segments_M: Tensor, counts_K: Tensor) -> Tensor:
 def _mean_and_squares(
     values_M: Tensor, weights_M: Tensor, weight_K: Tensor, segments_M: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weighted mean and sum of squared deviations of each segment, in two passes."""
+    """The weighted mean and the sum of squared deviations of each segment, in two passes."""
     num_segments = len(weight_K)
     lowest_K = torch.zeros(num_segments, dtype=values_M.dtype).scatter_reduce_(
         0, segments_M, values_M, "amin", include_self=False
@@ -169,10 +176,10 @@ def _mean_and_squares(
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, 0 where the denominator is 0."""
+    """The quotient; 0 where the denominator is 0."""
     return (numerator / denominator).masked_fill_(denominator == 0, 0.0)
 
 
 def _ratio(numerator: Tensor, freedom: Tensor, weight: Tensor) -> Tensor:
-    """A sum of squares over its degrees of freedom, 0 where there are none."""
+    """A sum of squares divided by its degrees of freedom; 0 where there are none."""
     return (numerator / freedom).masked_fill_(freedom <= _NEGLIGIBLE * weight, 0.0)

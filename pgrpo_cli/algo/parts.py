@@ -1,9 +1,9 @@
-"""Rewards of unlike scale: each part is normalised by a history of its own, then weighted and summed.
+"""Rewards of different scales: each part is normalised by its own history, then weighted and summed.
 
-A part is one reward of a recipe, by its label. This is GDPO's order (arXiv 2601.05242, equations 4 and 5),
-with any estimator for the normalisation of a part; the batch-wise normalisation that follows there (equation
-6) is an option. A part that does not apply to a completion is absent from its mapping; one that is missing is
-NaN.
+A part is one reward of a recipe, named by its label. The order of operations is that of GDPO (arXiv
+2601.05242, equations 4 and 5), with any estimator for the normalisation of a part. GDPO's normalisation over
+the batch (equation 6) is an option. A part that does not apply to a completion is absent from the
+completion's mapping. A part that could not be computed is NaN.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ROWS_AT_ONCE = 10_000
 
 
 class PartHistory:
-    """A reward history of each preference group and part, and the weight of each part.
+    """A reward history for each pair of a part and a preference group, and the weight of each part.
 
-    `history` is empty and of any kind. ValueError for a label with a slash: a key is label/preference group,
-    and so its first slash ends the label, whatever the preference group is called.
+    `history` must be empty and may be of any kind. Its keys are "label/preference group". A label must not
+    contain a slash (ValueError), so that the first slash of a key always ends the label.
     """
 
     def __init__(self, weights: Mapping[str, float], history: RewardHistory) -> None:
@@ -43,7 +43,7 @@ class PartHistory:
         return tuple(self.weights)
 
     def keys(self, label: str, preference_groups: Iterable[str]) -> list[str]:
-        """The keys of a part and preference groups in `history`."""
+        """The keys in `history` of a part and of preference groups."""
         return [f"{label}{_SEPARATOR}{group}" for group in preference_groups]
 
     def update(
@@ -54,18 +54,18 @@ class PartHistory:
         num_generations: int,
         step: int,
     ) -> None:
-        """Take in the parts of a step's rewards; see `RewardHistory.update`, whose errors it raises."""
+        """Add the parts of a step's rewards. Raises the same errors as `RewardHistory.update`."""
         values = [value for label in self.labels for value in _values(parts_N, label)]
         keys = [key for label in self.labels for key in self.keys(label, preference_groups_N)]
         self.history.update(values, keys, num_generations=num_generations, step=step)
 
     def stats(self, preference_groups: Iterable[str]) -> Iterator[tuple[str, str, GroupStats]]:
-        """Preference group, part and statistics of those that have rewards."""
+        """Yield (preference group, part, statistics) for all pairs with rewards."""
         groups = list(dict.fromkeys(preference_groups))
         yield from self._of([key for label in self.labels for key in self.keys(label, groups)])
 
     def all_stats(self) -> Iterator[tuple[str, str, GroupStats]]:
-        """The same of all there are, made as they are asked for."""
+        """Like `stats`, for all preference groups. Computed lazily, since there may be many."""
         keys = self.history.preference_groups
         for start in range(0, len(keys), _ROWS_AT_ONCE):
             yield from self._of(keys[start : start + _ROWS_AT_ONCE])
@@ -94,12 +94,13 @@ def compute_part_advantages(
     min_count: int = 0,
     renormalize: bool = False,
 ) -> Advantages:
-    """The sum over parts of weight times advantage, each part normalised by itself; see `compute_advantages`.
+    """The sum over parts of weight times advantage; each part has advantages of its own
+    (`compute_advantages`).
 
-    A part that is missing or does not apply adds 0, the others count. A completion is valid unless all its
-    parts are missing. With `renormalize` the sums of the valid completions of the step are centred and
-    divided by their standard deviation (n - 1) plus epsilon; where they do not differ all become 0. Baseline
-    and scale of a sum are NaN: there is none.
+    A part that is missing or does not apply adds 0. A completion is invalid only if all of its parts are
+    missing. With `renormalize`, the mean of the sums of the step's valid completions is subtracted, and they
+    are divided by their standard deviation (n - 1) plus epsilon; if all are equal they become 0. Baseline and
+    scale are NaN, since a sum of advantages has none.
     """
     if isinstance(estimator, str):
         estimator = resolve_estimator(estimator)

@@ -1,7 +1,7 @@
-"""What goes into the algorithm and comes out of it: small frozen records.
+"""Input and output types of the algorithm.
 
-Axes: N completions, P prompts, G completions a prompt (N = P * G, prompt 0's completions first), T tokens,
-M rewards that are not NaN, K sets of rewards, U distinct preference groups of a batch. Statistics are float64
+Axes: N completions, P prompts, G completions per prompt (N = P * G, those of prompt 0 first), T tokens, M
+rewards that are not NaN, K sets of rewards, U distinct preference groups of a batch. Statistics are float64
 on the CPU.
 """
 
@@ -18,7 +18,7 @@ from pgrpo_cli.errors import RewardError
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """The rewards of one step, checked: consecutive runs of `num_generations` are generation groups."""
+    """The checked rewards of one step. Each `num_generations` consecutive rewards are a generation group."""
 
     rewards_N: Tensor
     """float64; NaN where a reward is missing."""
@@ -31,13 +31,17 @@ class RewardBatch:
     def of(
         cls, rewards_N: Sequence[float] | Tensor, preference_groups_N: Sequence[str], num_generations: int
     ) -> RewardBatch:
-        """Check and convert. ValueError for lengths that do not fit, RewardError for an infinite reward."""
+        """Check and convert. Raises ValueError for lengths that do not match, RewardError for an infinite
+        reward.
+        """
         rewards = torch.as_tensor(rewards_N, dtype=torch.float64).detach().cpu()
         preference_groups = list(preference_groups_N)
         if rewards.dim() != 1 or len(preference_groups) != rewards.numel():
             raise ValueError(f"rewards {tuple(rewards.shape)} for {len(preference_groups)} preference groups")
         if num_generations < 1 or len(preference_groups) % num_generations:
-            raise ValueError(f"{len(rewards)} rewards are no generation groups of {num_generations} each")
+            raise ValueError(
+                f"{len(rewards)} rewards cannot be split into generation groups of {num_generations}"
+            )
         if torch.isinf(rewards).any():
             i = int(torch.isinf(rewards).nonzero()[0])
             raise RewardError(
@@ -53,33 +57,33 @@ class RewardBatch:
 
 @dataclass(frozen=True)
 class GroupStats:
-    """What a reward history knows of one preference group."""
+    """The statistics of one preference group in a reward history."""
 
     n: int
     """Rewards received since the start of the run."""
     mean: float
     std: float
-    """Sample standard deviation; 0 below two rewards."""
+    """Sample standard deviation; 0 for fewer than two rewards."""
     first_step: int
     last_step: int
     prompts: int
-    """Generation groups received, those without any reward left out."""
+    """Number of generation groups received, without those that had no reward."""
     within_variance: float
-    """s²: variance of the rewards of one prompt around that prompt's expected reward."""
+    """s²: variance of the rewards of a prompt around the prompt's expected reward."""
     between_variance: float
     """τ²: variance of the prompts' expected rewards."""
     effective_n: float
-    """Equally weighted rewards that `mean` is worth: n, or fewer where the history forgets."""
+    """Effective sample size of `mean`: n, or fewer if the history weights rewards or forgets them."""
 
     def shrinkage_weight(self, num_generations: int) -> float:
-        """w = τ² / (τ² + s²/G): 0 where prompts are alike, towards 1 where they differ much in difficulty."""
+        """w = τ² / (τ² + s²/G): 0 if all prompts are equally difficult, close to 1 if they differ much."""
         total = self.between_variance + self.within_variance / num_generations
         return self.between_variance / total if total > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class HistoryLookup:
-    """Statistics of the preference group of each completion; zeros for a group without rewards."""
+    """The statistics of each completion's preference group; zeros for one without rewards."""
 
     count_N: Tensor
     """int64: rewards received since the start of the run."""
@@ -91,26 +95,26 @@ class HistoryLookup:
 
 @dataclass(frozen=True)
 class Advantages:
-    """Advantages with the numbers that they were made from."""
+    """Advantages, and the numbers that they were computed from."""
 
     advantages_N: Tensor
     """float32: (reward - baseline) / (scale + epsilon); 0 where that is undefined."""
     baseline_N: Tensor
-    """float64; NaN where there is none."""
+    """float64; NaN where it is undefined."""
     scale_N: Tensor
     """float64, without epsilon; 1 for scale `none`, 0 where there is no spread."""
     valid_N: Tensor
-    """bool: True where a reward was given."""
+    """bool: True where there is a reward."""
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A micro-batch's share of the step's loss, and sums for the step's metrics."""
+    """The share of a micro-batch in the loss of the step, and its sums for the step's metrics."""
 
     loss: Tensor
-    """Scalar with a gradient; the shares of a step add up to the step's loss."""
+    """Scalar with a gradient. The shares of a step add up to its loss."""
     metrics: dict[str, Tensor]
-    """Detached float64 sums over trained tokens; `mean_metrics` turns the shares of a step into means."""
+    """Detached float64 sums over trained tokens. `mean_metrics` turns those of a step into means."""
 
 
 @dataclass(frozen=True)

@@ -117,17 +117,17 @@ def test_merging_with_nothing_changes_nothing():
 
 @settings(deadline=None, max_examples=30)
 @given(some_prompts, some_prompts, st.sampled_from([0.25, 0.9]))
-def test_fading_equals_smaller_weights(left, right, fade):
+def test_decay_equals_smaller_weights(left, right, decay):
     def flat(prompts: list[list[float]], weight: float) -> tuple[list[float], list[float], list[int]]:
         rewards = [r for prompt in prompts for r in prompt]
         return rewards, [weight] * len(rewards), [p for p, prompt in enumerate(prompts) for _ in prompt]
 
-    (r1, w1, p1), (r2, w2, p2) = flat(left, fade), flat(right, 1.0)
+    (r1, w1, p1), (r2, w2, p2) = flat(left, decay), flat(right, 1.0)
     rewards, weights = (torch.tensor(x, dtype=torch.float64) for x in (r1 + r2, w1 + w2))
     numbers = int64(*p1, *(len(left) + p for p in p2))
     parts = prompt_moments(rewards, weights, numbers, len(left) + len(right))
     expected = pool_prompts(parts, torch.zeros(len(left) + len(right), dtype=torch.int64), 1)
-    merged = merge(moments_of(left), moments_of(right), fade)
+    merged = merge(moments_of(left), moments_of(right), decay)
     for name in vars(expected):
         value = getattr(expected, name).item()
         assert getattr(merged, name).item() == pytest.approx(value, rel=1e-11, abs=1e-8), name

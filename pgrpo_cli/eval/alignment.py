@@ -17,7 +17,6 @@ from pgrpo_cli.model.rollouts import completion_of
 from pgrpo_cli.model.update.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.by_group import cross_scores, group_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum, sentences_about
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.state.paths import read_paths
@@ -26,15 +25,13 @@ from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.kept import kept_of
-from pgrpo_cli.stats.matrix import few_enough, matrix_of
-from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Matrix, Which
+from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Which
 
+from .matrix import evaluate_matrix, group_rewards
 from .sampling import EvalProgress, eval_sampling, held_out, scored_completions
 from .targets import EvalTarget, shares_base
 
 _TOKENS_PER_PASS = 4096
-# Scores of a matrix that nobody asked for: five seconds of the personas' reward on answers of 400 characters.
-_MOST_SCORES = 25_000
 
 
 def evaluate_policy(
@@ -90,8 +87,10 @@ def evaluate_policy(
     bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
     resampler = Resampler(bootstrap, users)
     section = header.recipe["eval"]
-    limited = section["matrix"] == "auto"
-    matrix = None if by_group is None else _matrix(by_group, prompts, rows, resampler, limited=limited)
+    matrix = None
+    if by_group is not None:
+        limited = section["matrix"] == "auto"
+        matrix = evaluate_matrix(by_group, prompts, rows, resampler, limited=limited)
     return EvalResult(
         **dict(header),
         **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),
@@ -118,28 +117,6 @@ def _scored_again(
         row.model_copy(update={"reward": score.value, "parts": dict(score.parts)})
         for row, score in zip(rows, scores, strict=True)
     ]
-
-
-def _matrix(
-    rewards: RewardSum,
-    prompts: Sequence[PreparedPrompt],
-    rows: Sequence[EvalRow],
-    resampler: Resampler,
-    *,
-    limited: bool,
-) -> Matrix | None:
-    """Completions by the reward of every preference group; None where all give the same to each.
-
-    So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
-    """
-    asked = {prompt.prompt_id: prompt for prompt in prompts}
-    groups = sorted({prompt.preference_group for prompt in prompts})
-    if limited:
-        rows = few_enough(rows, len(groups), _MOST_SCORES)
-    scores = cross_scores(rewards, [completion_of(asked[row.prompt_id], row.text) for row in rows], groups)
-    if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
-        return None
-    return matrix_of(rows, scores, [term.label for term in rewards.terms], resampler)
 
 
 def policy_of(target: EvalTarget, device: torch.device | None = None) -> Policy:

@@ -1,4 +1,4 @@
-"""Completions made for one preference group, scored by the rewards of another."""
+"""The matrix of an evaluation: completions for one preference group, scored by the rewards of another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.model.rollouts import completion_of
 from pgrpo_cli.recipe.reward_base import RewardBase
-
-from .base import Completion
-from .reward_sum import RewardSum
-from .scoring import Scorer
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.scoring import Scorer
+from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.matrix import few_enough, matrix_of
+from pgrpo_cli.stats.result_types import EvalRow, Matrix
 
 MOST_GROUPS = 32
 """With more, `auto` makes no matrix: its cost grows with their square."""
+# Scores of a matrix that is `auto`: five seconds of the personas' reward on answers of 400 characters.
+_MOST_SCORES = 25_000
 
 
 def group_rewards(
@@ -33,6 +39,28 @@ def group_rewards(
         if term.weight != 0 and _depends(section, asked=mode is True)
     )
     return RewardSum(chosen) if chosen else None
+
+
+def evaluate_matrix(
+    rewards: RewardSum,
+    prompts: Sequence[PreparedPrompt],
+    rows: Sequence[EvalRow],
+    resampler: Resampler,
+    *,
+    limited: bool,
+) -> Matrix | None:
+    """Completions by the reward of every preference group; None where all give the same to each.
+
+    So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
+    """
+    asked = {prompt.prompt_id: prompt for prompt in prompts}
+    groups = sorted({prompt.preference_group for prompt in prompts})
+    if limited:
+        rows = few_enough(rows, len(groups), _MOST_SCORES)
+    scores = cross_scores(rewards, [completion_of(asked[row.prompt_id], row.text) for row in rows], groups)
+    if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
+        return None
+    return matrix_of(rows, scores, [term.label for term in rewards.terms], resampler)
 
 
 def cross_scores(

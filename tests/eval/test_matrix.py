@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.eval.matrix import MOST_GROUPS, cross_scores, group_rewards
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.by_group import MOST_GROUPS, cross_scores, group_rewards
 from tests.support.recipes import changed
 from tests.support.rewards import Plain, summed
 

@@ -100,8 +100,7 @@ def _render(
 ) -> tuple[dict[str, PreparedPrompt], list[RejectedRow]]:
     prompts: dict[str, PreparedPrompt] = {}
     rejected = []
-    for done, record in enumerate(records, start=1):
-        result = renderer(record)
+    for done, result in enumerate(renderer(records), start=1):
         if isinstance(result, RejectedRow):
             rejected.append(replace(result, preference_group=result.preference_group or None))
         else:

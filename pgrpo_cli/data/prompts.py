@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,12 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.recipe.templates import TemplateProblem
 
-from .records import PreparedPrompt, PromptRecord, RejectedRow
+from .records import Message, PreparedPrompt, PromptRecord, RejectedRow
 
 # Tokenizers without a limit of their own say so by an absurdly large number.
 NO_LIMIT = 10**9
+AT_ONCE = 64
+"""Prompts that are put to the chat template at once."""
 REFUSED = "refused by the chat template"
 
 
@@ -58,15 +60,28 @@ class PromptRenderer:
         """The chat template."""
         return Chat(self.tokenizer, self._name, self.template_kwargs)
 
-    def __call__(self, record: PromptRecord) -> PreparedPrompt | RejectedRow:
-        """The prompt that ends where the assistant begins, or the reason why there is none."""
-        messages = [dict(message) for message in record.messages]
+    def __call__(self, records: Sequence[PromptRecord]) -> Iterator[PreparedPrompt | RejectedRow]:
+        """The prompt of each that ends where the assistant begins, or the reason why there is none."""
+        for start in range(0, len(records), AT_ONCE):
+            some = records[start : start + AT_ONCE]
+            conversations = [self._messages(record) for record in some]
+            texts = self.chat.texts(conversations, add_generation_prompt=True)
+            for record, messages, text in zip(some, conversations, texts, strict=True):
+                if isinstance(text, TemplateProblem):
+                    yield _rejected(record, REFUSED, str(text), left_out=False)
+                else:
+                    yield self._prepared(record, messages, text)
+
+    def _messages(self, record: PromptRecord) -> list[Message]:
+        messages: list[Message] = [dict(message) for message in record.messages]
         if self.system_prompt is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system_prompt})
-        try:
-            prompt = self.chat.text(messages, add_generation_prompt=True)
-        except TemplateProblem as problem:
-            return _rejected(record, REFUSED, str(problem), left_out=False)
+        return messages
+
+    def _prepared(
+        self, record: PromptRecord, messages: list[Message], prompt: str
+    ) -> PreparedPrompt | RejectedRow:
+        """The prompt of a text, unless it is too long or holds a token that the model does not know."""
         input_ids = self._ids(prompt)
         length = len(input_ids)
         if length > self.max_prompt_tokens:

@@ -46,9 +46,18 @@ class Chat:
         place for it. Raises TemplateProblem where the template refuses the conversation, ModelError where it
         takes more time or memory than a template may.
         """
-        if _leads(messages) and not self.has_system_role:
-            messages = _folded(messages)
-        return self._rendered(messages, add_generation_prompt=add_generation_prompt)
+        (text,) = self.texts([messages], add_generation_prompt=add_generation_prompt)
+        if isinstance(text, TemplateProblem):
+            raise text
+        return text
+
+    def texts(
+        self, conversations: Sequence[Messages], *, add_generation_prompt: bool = False
+    ) -> list[str | TemplateProblem]:
+        """The same of many conversations at once, with the problem of each that the template refuses."""
+        if any(map(_leads, conversations)) and not self.has_system_role:
+            conversations = [_folded(each) if _leads(each) else each for each in conversations]
+        return self._rendered(conversations, add_generation_prompt=add_generation_prompt)
 
     def unfinished(self, messages: Messages) -> str:
         """The same, up to the end of what the last message says, so that the model goes on with it."""
@@ -64,28 +73,31 @@ class Chat:
     def has_system_role(self) -> bool:
         """Whether the template writes a system message; some refuse it, some leave it out."""
         system, user = {"role": "system", "content": _SAID}, {"role": "user", "content": "Hello!"}
-        try:
-            return _SAID in self._rendered([system, user], add_generation_prompt=True)
-        except TemplateProblem:
-            return False
+        (text,) = self._rendered([[system, user]], add_generation_prompt=True)
+        return isinstance(text, str) and _SAID in text
 
     def unusable(self, why: str) -> ModelError:
         """The message for a template that nothing can be written with."""
         return ModelError(f"{self._where}: its chat template cannot be used: {why}", remedy=self._remedy)
 
-    def _rendered(self, messages: Messages, *, add_generation_prompt: bool) -> str:
+    def _rendered(
+        self, conversations: Sequence[Messages], *, add_generation_prompt: bool
+    ) -> list[str | TemplateProblem]:
         values = {
-            "messages": [{key: value for key, value in m.items() if value is not None} for m in messages],
+            **self._variables,
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
-        try:
-            return self._template.render({**self._variables, **values})
-        except TemplateProblem as problem:
-            if problem.exhausted:
-                raise self.unusable(str(problem)) from problem
-            raise
+        rows = [
+            {**values, "messages": [{k: v for k, v in m.items() if v is not None} for m in messages]}
+            for messages in conversations
+        ]
+        texts = self._template.render_all(rows)
+        for text in texts:
+            if isinstance(text, TemplateProblem) and text.exhausted:
+                raise self.unusable(str(text)) from text
+        return texts
 
 
 def _leads(messages: Messages) -> bool:

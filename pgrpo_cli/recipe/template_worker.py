@@ -26,15 +26,15 @@ from itertools import islice
 from typing import Any, cast
 
 from jinja2 import Environment, StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
-from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MAX_CHARACTERS = 1_000_000
 _MAX_REASON = 500
+_DRAWING = ("random", "lipsum")
+"""What draws at random in Jinja: the same for the same template and variables, hence seeded with them."""
 _RESULT = "_result"
 _WRITTEN = " written"
 
@@ -57,22 +57,6 @@ def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
 
 
-class _PlainNamespace(Namespace):
-    """A namespace without names that mean something to Python."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise SecurityError(f"a namespace holds no {name!r}: names must not begin with an underscore")
-        super().__setitem__(name, value)
-
-
-def namespace(*args: Any, **values: Any) -> Namespace:
-    made = _PlainNamespace()
-    for name, value in dict(*args, **values).items():
-        made[name] = value
-    return made
-
-
 class _Written(NodeTransformer):
     """Makes `~` write what `{{ }}` writes."""
 
@@ -91,7 +75,6 @@ def recipe_environment() -> Environment:
         undefined=StrictUndefined, finalize=written, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"tojson": tojson, _WRITTEN: written}
-    environment.globals["namespace"] = namespace
     # A page of Latin is of no use here, and a column may have its name.
     del environment.globals["lipsum"]
     return environment
@@ -114,7 +97,6 @@ def chat_environment() -> Environment:
     )
     environment.filters["tojson"] = tojson
     environment.globals |= {
-        "namespace": namespace,
         "raise_exception": _raise,
         "strftime_now": lambda form: datetime.now().strftime(form),
     }
@@ -197,6 +179,9 @@ def _no_value(value: Any) -> None:
     raise Refused(f"its value is a {type(value).__name__}, which is neither text nor a number nor a list")
 
 
+_encode = json.JSONEncoder(default=_no_value).encode
+
+
 def _compiled(kind: str, source: str) -> Program | Pattern:
     return Pattern(kind, source) if kind.startswith("pattern") else Program(kind, source)
 
@@ -207,12 +192,12 @@ program: Callable[[str, str], Program | Pattern] = lru_cache(maxsize=64)(_compil
 def answer(line: bytes) -> str:
     """The JSON that answers a request."""
     try:
-        # The filter `random` draws the same for the same template and variables.
-        random.seed(line)
         kind, source, values = json.loads(line)
+        if any(name in source for name in _DRAWING):
+            random.seed(line)
         found = program(kind, source)
         value = found.variables if values is None else found.run(values)
-        text = json.dumps({"value": value}, default=_no_value)
+        text = _encode({"value": value})
         if len(value if isinstance(value, str) else text) > MAX_CHARACTERS:
             raise Refused(f"more than {MAX_CHARACTERS:,} characters")
         return text

@@ -24,8 +24,14 @@ def renderer(**changes):
     return PromptRenderer(**(defaults | changes))
 
 
+def one(made, found):
+    """What becomes of one record."""
+    (result,) = made([found])
+    return result
+
+
 def test_a_prompt_ends_where_the_assistant_begins():
-    prompt = renderer()(record("Hi", "a", "p1", answer=42))
+    prompt = one(renderer(), record("Hi", "a", "p1", answer=42))
     assert isinstance(prompt, PreparedPrompt)
     assert prompt.prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert len(prompt.input_ids) == HI_TOKENS
@@ -35,8 +41,8 @@ def test_a_prompt_ends_where_the_assistant_begins():
 
 
 def test_the_user_is_kept():
-    assert renderer()(user_record("Hi", "ann")).user_id == "ann"
-    assert renderer()(record("Hi")).user_id is None
+    assert one(renderer(), user_record("Hi", "ann")).user_id == "ann"
+    assert one(renderer(), record("Hi")).user_id is None
 
 
 def test_special_tokens_that_the_tokenizer_adds_by_itself_are_not_added_twice():
@@ -48,11 +54,11 @@ def test_special_tokens_that_the_tokenizer_adds_by_itself_are_not_added_twice():
         single=f"{begin[0]} $A", special_tokens=[begin]
     )
     assert len(tokenizer("Hi")["input_ids"]) == 3
-    assert len(renderer(tokenizer=tokenizer)(record("Hi")).input_ids) == HI_TOKENS
+    assert len(one(renderer(tokenizer=tokenizer), record("Hi")).input_ids) == HI_TOKENS
 
 
 def test_the_system_prompt_comes_first():
-    assert renderer(system_prompt="Be kind.")(record("Hi")).prompt.startswith(
+    assert one(renderer(system_prompt="Be kind."), record("Hi")).prompt.startswith(
         "<|im_start|>system\nBe kind.<|im_end|>\n"
     )
 
@@ -61,14 +67,14 @@ def test_a_system_message_of_its_own_stands():
     own = replace(
         record("Hi"), messages=({"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"})
     )
-    text = renderer(system_prompt="Be kind.")(own).prompt
+    text = one(renderer(system_prompt="Be kind."), own).prompt
     assert "Mine." in text
     assert "Be kind." not in text
 
 
 @pytest.mark.parametrize(("limit", "fits"), [(HI_TOKENS, True), (HI_TOKENS - 1, False)])
 def test_the_longest_prompt_is_one_of_max_prompt_tokens(limit, fits):
-    result = renderer(max_prompt_tokens=limit)(replace(record("Hi", "a"), file="f.jsonl", line=7))
+    result = one(renderer(max_prompt_tokens=limit), replace(record("Hi", "a"), file="f.jsonl", line=7))
     if fits:
         assert isinstance(result, PreparedPrompt)
     else:
@@ -81,9 +87,9 @@ def test_the_longest_prompt_is_one_of_max_prompt_tokens(limit, fits):
 @pytest.mark.parametrize(("context", "fits"), [(HI_TOKENS + 10, True), (HI_TOKENS + 9, False)])
 def test_prompt_and_completion_share_the_context(where, context, fits):
     if where == "model":
-        result = renderer(context=context)(record("Hi"))
+        result = one(renderer(context=context), record("Hi"))
     else:
-        result = renderer(tokenizer=byte_tokenizer(max_length=context))(record("Hi"))
+        result = one(renderer(tokenizer=byte_tokenizer(max_length=context)), record("Hi"))
     assert isinstance(result, PreparedPrompt) == fits
     if not fits:
         assert result.reason == "longer than the model's context"
@@ -98,15 +104,15 @@ def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
 def test_keyword_arguments_reach_the_template():
     template = "{{ messages[0]['content'] }}{% if thinking is defined %} thinking: {{ thinking }}{% endif %}"
     made = renderer(tokenizer=byte_tokenizer(chat_template=template), template_kwargs={"thinking": False})
-    assert made(record("Hi")).prompt == "Hi thinking: False"
+    assert one(made, record("Hi")).prompt == "Hi thinking: False"
 
 
 def test_a_conversation_that_the_template_refuses_is_a_rejected_row():
     template = "{{ messages[0].content }}{% if messages[1] %}{{ raise_exception('One turn!') }}{% endif %}"
     made = renderer(tokenizer=byte_tokenizer(chat_template=template))
     two = replace(record("Hi"), messages=({"role": "user", "content": "Hi"},) * 2)
-    assert made(record("Hi")).prompt == "Hi"
-    result = made(two)
+    assert one(made, record("Hi")).prompt == "Hi"
+    result = one(made, two)
     assert isinstance(result, RejectedRow)
     assert (result.reason, result.left_out) == ("refused by the chat template", False)
     assert "One turn!" in result.detail
@@ -126,7 +132,7 @@ NO_SYSTEM = (
 
 def test_a_system_prompt_for_a_template_without_system_role_is_noted_once():
     made = renderer(tokenizer=byte_tokenizer(chat_template=NO_SYSTEM), system_prompt="Be kind.")
-    prompts = [made(record(text)) for text in ("Hi", "Bye")]
+    prompts = [one(made, record(text)) for text in ("Hi", "Bye")]
     assert [prompt.prompt for prompt in prompts] == ["Be kind.\n\nHi|", "Be kind.\n\nBye|"]
     assert prompts[0].messages[0] == {"role": "system", "content": "Be kind."}
     (note,) = made.notes(prompts)
@@ -135,9 +141,9 @@ def test_a_system_prompt_for_a_template_without_system_role_is_noted_once():
 
 def test_nothing_is_noted_without_system_messages_or_where_they_have_a_place():
     without = renderer(tokenizer=byte_tokenizer(chat_template=NO_SYSTEM))
-    assert without.notes([without(record("Hi"))]) == ()
+    assert without.notes([one(without, record("Hi"))]) == ()
     chatml = renderer(system_prompt="Be kind.")
-    assert chatml.notes([chatml(record("Hi"))]) == ()
+    assert chatml.notes([one(chatml, record("Hi"))]) == ()
 
 
 def test_a_row_with_a_token_that_has_no_embedding_is_rejected():
@@ -145,12 +151,12 @@ def test_a_row_with_a_token_that_has_no_embedding_is_rejected():
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     # 256 bytes and two special tokens.
     made = renderer(tokenizer=tokenizer, vocabulary=258)
-    assert isinstance(made(record("Hi")), PreparedPrompt)
-    result = made(record("an <image> here"))
+    assert isinstance(one(made, record("Hi")), PreparedPrompt)
+    result = one(made, record("an <image> here"))
     assert result.reason == "a token that the model does not know"
     assert result.detail == "'<image>', token 258 of the tokenizer, and the model has 258 tokens"
     assert isinstance(
-        renderer(tokenizer=tokenizer, vocabulary=259)(record("an <image> here")), PreparedPrompt
+        one(renderer(tokenizer=tokenizer, vocabulary=259), record("an <image> here")), PreparedPrompt
     )
 
 

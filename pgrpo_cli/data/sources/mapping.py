@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,10 @@ REFERENCE = "reference"
 """The column that rewards read an answer to compare with from."""
 
 
+Texts = dict[str, str | TemplateProblem]
+"""What the templates make of a row, by the key of `data.source`."""
+
+
 class RowMapper:
     """Makes records of rows. `needs_group`: whether a row must name its preference group.
 
@@ -28,8 +33,12 @@ class RowMapper:
     def __init__(self, section: ColumnMapping, *, needs_group: bool = True) -> None:
         self._section = section
         self._needs_group = needs_group
-        self._template = _compiled("template", section.template)
-        self._system = _compiled("system_template", section.system_template)
+        sources = {"template": section.template, "system_template": section.system_template}
+        self._templates = {
+            key: _compiled(key, source) for key, source in sources.items() if source is not None
+        }
+        self.rows_at_once = 64 if self._templates else 1
+        """How many rows are worth being taken together."""
         self.forms: dict[str, None] = {}
         """Sentences about forms of messages that were read as another one."""
         used = {section.preference_group_column, section.reference_column}
@@ -37,11 +46,22 @@ class RowMapper:
             used |= {section.prompt_column, *section.messages_columns}
         self._used = used
 
-    def record(self, row: RawRow) -> SourceRecord:
-        """The record of a row that has no problem so far. Raises RowProblem."""
+    def texts(self, rows: Sequence[RawRow]) -> list[Texts]:
+        """What the templates make of each row, many at once."""
+        found: list[Texts] = [{} for _ in rows]
+        for key, template in self._templates.items():
+            made = template.render_all([{**row.values, "row": row.values} for row in rows])
+            for texts, text in zip(found, made, strict=True):
+                if isinstance(text, TemplateProblem) and text.exhausted:
+                    raise RecipeError(f"data.source.{key}: {text}", remedy="Simplify the template.") from text
+                texts[key] = text
+        return found
+
+    def record(self, row: RawRow, texts: Texts) -> SourceRecord:
+        """The record of a row that has no problem so far, with its `texts`. Raises RowProblem."""
         values, section = row.values, self._section
         group = self._preference_group(values) if self._needs_group else self.group_named_in(row)
-        messages, reference = self._messages(values)
+        messages, reference = self._messages(values, texts)
         columns = {name: value for name, value in values.items() if name not in self._used}
         if section.reference_column is not None:
             reference = _reference(values, section.reference_column)
@@ -63,11 +83,11 @@ class RowMapper:
             raise RowProblem("no preference group", f"column {column!r} is missing")
         return preference_group_name(values[column], f"column {column!r}")
 
-    def _messages(self, values: dict[str, Any]) -> tuple[list[Message], str | None]:
+    def _messages(self, values: dict[str, Any], texts: Texts) -> tuple[list[Message], str | None]:
         """The prompt, and the assistant's answer to it where that is wanted and there."""
         answer = None
-        if self._template is not None:
-            text = _rendered(self._template, values, "template")
+        if "template" in self._templates:
+            text = _rendered(texts, "template")
             messages = [{"role": "user", "content": prompt_text(text, "rendered template")}]
         else:
             messages = self._messages_of_columns(values)
@@ -81,9 +101,9 @@ class RowMapper:
                     "data.source.drop_last_assistant an assistant's is the reference"
                 )
                 raise RowProblem("messages do not end with the user's", detail)
-        if self._system is not None:
+        if "system_template" in self._templates:
             messages = messages[messages[0]["role"] == "system" :]
-            system = _rendered(self._system, values, "system_template")
+            system = _rendered(texts, "system_template")
             if system:
                 messages.insert(0, {"role": "system", "content": storable(system, "system message")})
         return messages, answer
@@ -156,19 +176,15 @@ def _reference(values: dict[str, Any], column: str) -> str:
     return storable(value, "reference")
 
 
-def _compiled(key: str, source: str | None) -> Template | None:
-    if source is None:
-        return None
+def _compiled(key: str, source: str) -> Template:
     try:
         return Template(source)
     except TemplateProblem as problem:
         raise RecipeError(f"data.source.{key}: {problem}", remedy="Correct the template.") from problem
 
 
-def _rendered(template: Template, values: dict[str, Any], key: str) -> str:
-    try:
-        return template.render({**values, "row": values}).strip()
-    except TemplateProblem as problem:
-        if problem.exhausted:
-            raise RecipeError(f"data.source.{key}: {problem}", remedy="Simplify the template.") from problem
-        raise RowProblem(f"data.source.{key} cannot render it", str(problem)) from problem
+def _rendered(texts: Texts, key: str) -> str:
+    text = texts[key]
+    if isinstance(text, TemplateProblem):
+        raise RowProblem(f"data.source.{key} cannot render it", str(text)) from text
+    return text.strip()

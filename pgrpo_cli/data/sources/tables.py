@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
@@ -69,14 +70,18 @@ def read_mapped(
 
     def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
         columns: dict[str, None] = {}
-        for row in table.rows:
-            columns.update(dict.fromkeys(row.values))
-            try:
-                if row.problem is not None:
-                    raise row.problem
-                yield mapper.record(row)
-            except RowProblem as problem:
-                yield row.rejected(problem, mapper.group_named_in(row))
+        rows = iter(table.rows)
+        while some := list(islice(rows, mapper.rows_at_once)):
+            whole = [row for row in some if row.problem is None]
+            texts = iter(mapper.texts(whole))
+            for row in some:
+                columns.update(dict.fromkeys(row.values))
+                try:
+                    if row.problem is not None:
+                        raise row.problem
+                    yield mapper.record(row, next(texts))
+                except RowProblem as problem:
+                    yield row.rejected(problem, mapper.group_named_in(row))
         table.notes.extend(mapper.forms)
         if columns:
             _require_columns(section, table.label, list(columns), needs_group=context.groups_from_rows)

@@ -18,7 +18,9 @@ USER = [{"role": "user", "content": "Hi"}]
 
 
 def record_from_row(row, section, file, line, **options):
-    return RowMapper(section, **options).record(RawRow(file, line, row))
+    mapper, found = RowMapper(section, **options), RawRow(file, line, row)
+    (texts,) = mapper.texts([found])
+    return mapper.record(found, texts)
 
 
 def made(section=SECTION, **row):
@@ -150,7 +152,7 @@ def test_every_json_object_is_a_record_or_a_problem(row):
 
 
 def mapped(values, **section):
-    return RowMapper(JsonlSource(path="x", **section), needs_group=False).record(RawRow("f", 1, values))
+    return record_from_row(values, JsonlSource(path="x", **section), "f", 1, needs_group=False)
 
 
 def test_a_template_makes_the_users_message_of_the_columns():

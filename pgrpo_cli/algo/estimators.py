@@ -14,8 +14,9 @@ from pgrpo_cli.names import nearest
 
 Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
 Scale = Literal["history", "within", "prompt", "batch", "none"]
+Preset = Literal["pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "pgrpo_adaptive"]
 
-PRESETS: dict[str, tuple[Baseline, Scale]] = {
+PRESETS: dict[Preset, tuple[Baseline, Scale]] = {
     "pgrpo": ("history", "history"),
     "grpo": ("prompt", "prompt"),
     "dr_grpo": ("prompt", "none"),

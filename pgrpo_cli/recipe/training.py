@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pgrpo_cli.algo.estimators import Baseline, Preset, Scale
+
 from .base import Section
 
 Tokens = Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -44,15 +46,11 @@ class RolloutSection(Section):
 class AdvantageSection(Section):
     """From rewards to advantages: (reward - baseline) / scale."""
 
-    estimator: Literal[
-        "pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "pgrpo_adaptive", "custom"
-    ] = Field("pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below.")
-    baseline: Literal["history", "prompt", "leave_one_out", "shrinkage"] | None = Field(
-        None, description="What is subtracted; only with `estimator: custom`."
+    estimator: Literal[Preset, "custom"] = Field(
+        "pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below."
     )
-    scale: Literal["history", "within", "prompt", "batch", "none"] | None = Field(
-        None, description="What divides; only with `estimator: custom`."
-    )
+    baseline: Baseline | None = Field(None, description="What is subtracted; only with `estimator: custom`.")
+    scale: Scale | None = Field(None, description="What divides; only with `estimator: custom`.")
     epsilon: float = Field(1e-4, ge=0, le=1e6, description="Added to the scale, in reward units.")
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
         "sum_then_normalize",

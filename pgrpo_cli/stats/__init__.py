@@ -1,1 +1,1 @@
-"""What numbers say: intervals, comparisons, learning curves. Plain data in and out: no files, no torch."""
+"""Intervals, comparisons, fairness and learning curves, computed from plain data: no files, no torch."""

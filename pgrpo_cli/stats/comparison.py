@@ -1,4 +1,4 @@
-"""The lines of a comparison: one method against the reference, by preference group and over them. Pure."""
+"""The lines of a comparison: one method against the reference, per preference group and over all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_UNITS = 10_000
 
 @dataclass(frozen=True)
 class Side:
-    """A method's label, and for each of its seeds the prompts' values of the tuned model."""
+    """The label of a method, its seeds, and for each seed the values of the tuned model by prompt."""
 
     label: str
     seeds: tuple[int, ...]
@@ -41,7 +41,7 @@ class _Line:
 
     @property
     def units(self) -> int:
-        """How many units are resampled: prompts, or users where one has several."""
+        """How many units are resampled: prompts, or users if a user has several prompts."""
         return 0 if self.difference is None else sum(part.count for part in self.difference.units)
 
     @property
@@ -54,12 +54,12 @@ def pairs_of(
 ) -> list[Pair]:
     """`side` minus `reference`: one line per preference group, then the macro line.
 
-    Prompts count that all runs of both have. `users`: who asked, by prompt id, where that is known; intervals
-    then resample users. Verdicts of preference groups hold after Holm's correction over
-    them; the macro line is one question and needs none.
+    Only prompts that all runs of both methods have are used. `users`: the user of each prompt id, as far as
+    known; intervals then resample users. The verdicts of preference groups are corrected for their number by
+    Holm's method. The macro line is a single test and needs no correction.
     """
     both = (*side.values, *reference.values)
-    # Each run cut down to what it shares with all others; every preference group of any stays, if only empty.
+    # Prompts that all runs share. A preference group of any run is kept even if it shares no prompt.
     common = reduce(lambda kept, other: shared_prompts(kept, other)[0], both[1:], both[0])
     common = {group: common.get(group, {}) for group in sorted({g for values in both for g in values})}
     groups = list(common)
@@ -74,7 +74,7 @@ def pairs_of(
 
 
 def paired_seeds(side: Side, reference: Side) -> bool:
-    """Whether both have the same seeds, none twice: then differences are taken seed by seed."""
+    """Whether both have the same seeds, each once. Differences are then taken seed by seed."""
     return len(set(side.seeds)) == len(side.seeds) and sorted(side.seeds) == sorted(reference.seeds)
 
 
@@ -91,11 +91,11 @@ def _line(
     if not n:
         nothing = Estimate(mean=math.nan, ci_low=math.nan, ci_high=math.nan, n=0)
         return _Line(name, (math.nan, math.nan), None, nothing, math.nan)
-    bootstrap, units = resampler.bootstrap, [resampler.units(found) for found in prompts.values()]
+    bootstrap, units = resampler.bootstrap, [resampler.units(own) for own in prompts.values()]
     paired = paired_seeds(side, reference)
     strata = [
-        (_matrix(side, group, found, paired), _matrix(reference, group, found, paired))
-        for group, found in prompts.items()
+        (_matrix(side, group, own, paired), _matrix(reference, group, own, paired))
+        for group, own in prompts.items()
     ]
     alike = paired or len(side.seeds) == len(reference.seeds) == 1
     difference = difference_of(strata, paired_seeds=alike, units=units)
@@ -112,14 +112,14 @@ def _line(
 def _over_units(
     values: PromptValues, reference: PromptValues, prompts: dict[str, list[str]], resampler: Resampler
 ) -> Interval:
-    chosen = {group: {p: values[group][p] for p in found} for group, found in prompts.items()}
+    chosen = {group: {p: values[group][p] for p in own} for group, own in prompts.items()}
     weights = dict.fromkeys(prompts, 1.0)
-    found = resampler.mean(differences_of(chosen, reference), weights)
-    return Interval(found.mean, found.ci_low, found.ci_high)
+    estimate = resampler.mean(differences_of(chosen, reference), weights)
+    return Interval(estimate.mean, estimate.ci_low, estimate.ci_high)
 
 
 def _matrix(side: Side, group: str, prompts: Sequence[str], paired: bool) -> Floats:
-    """[seeds, prompts]; by seed where seeds are paired."""
+    """The values as [seeds, prompts]. If seeds are paired the rows are sorted by seed."""
     order = range(len(side.seeds))
     rows = sorted(order, key=lambda i: side.seeds[i]) if paired else order
     return np.array([[side.values[i][group][p] for p in prompts] for i in rows], np.float64)
@@ -169,7 +169,7 @@ def _explanation(
     needed: int | None,
     comparisons: int,
 ) -> str:
-    """The verdict in plain words, and what would settle it."""
+    """The verdict in plain words, and how many seeds, prompts or users would be enough for a clear one."""
     if says != "can't tell":
         return says
     if line.estimate.n == 0:
@@ -178,17 +178,18 @@ def _explanation(
         return f"can't tell with a single {line.unit}"
     unit, most = ("seed", _MOST_SEEDS) if several else (line.unit, _MOST_UNITS)
     count = seeds if several else line.units
-    told = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
+    text = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
     if alone != says:
-        told = f"can't tell: {alone} by itself, not as one of {comparisons}"
-        return told if needed is None else f"{told}; about {needed} {unit}s would"
+        text = f"can't tell: {alone} by itself, but not as one of {comparisons} comparisons"
+        return text if needed is None else f"{text}; about {needed} {unit}s would be enough"
     if needed is not None:
-        return f"{told}; about {needed} would"
+        return f"{text}; about {needed} would be enough"
     short = several and _units_are_too_few(line)
-    return f"{told}; more {line.unit}s are needed" if short else f"{told}; nor would {most}"
+    return f"{text}; more {line.unit}s are needed" if short else f"{text}; {most} would not be enough"
 
 
 def _units_are_too_few(line: _Line) -> bool:
-    """Whether the choice of prompts or users alone hides the difference, however many seeds there are."""
+    """Whether the variance of the units alone hides the difference, however many seeds there are."""
     assert line.difference is not None
+    # 2.8 = 1.96 + 0.84: a two-sided test at 5 % with a power of 80 %.
     return sum(p.variance for p in line.difference.units) * 2.8**2 > line.difference.mean**2

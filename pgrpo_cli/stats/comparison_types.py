@@ -1,4 +1,4 @@
-"""What a comparison says: plain data, the same in memory and in `--json`; see `result_types.py`."""
+"""The result of a comparison, in memory and in `--json`; see `result_types.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .result_types import Data, Estimate, Number, Unit, Verdict
 
 
 class Pair(Data):
-    """One line of a comparison: `run` minus `reference`, tuned models, paired by prompt, over `n` prompts.
+    """One line of a comparison: the tuned model of `run` minus that of `reference`, paired over `n` prompts.
 
-    `run` and `reference` are labels of runs, or of methods where seeds are grouped. `preference_group` is
-    None on the macro line, where each preference group counts once. `units` are what intervals resample:
-    users where one has several prompts. docs/metrics.md has the formulas.
+    `run` and `reference` are labels of runs, or of methods if seeds are grouped. `preference_group` is None
+    on the macro line, where each preference group counts once. Intervals resample `units` units, which are
+    prompts, or users if a user has several prompts. docs/metrics.md has the formulas.
     """
 
     run: str
@@ -36,7 +36,7 @@ class Pair(Data):
 
 
 class Method(Data):
-    """Runs that differ in nothing but their seeds, or a single run, by the label that lines go by."""
+    """Runs that differ only in their seeds, or a single run. `label` names it in all lines."""
 
     label: str
     runs: list[str]
@@ -49,11 +49,13 @@ CurveSource = Literal["held-out", "training"]
 class Learning(Data):
     """How fast a method learns in one preference group (None: the macro mean), over its seeds.
 
-    `source`: whose rewards the curve is of. `area`: mean height of the curve over the steps that all runs
-    have; `area_difference`: that, minus the reference's, over prompts and seeds as `Pair` is where the curves
-    tell prompts apart, else over seeds; `area_verdict` and `area_explanation` as a pair's, None and empty for
-    the reference. `steps` and `seconds` until the curve is at
-    `threshold`, which `reached` of the seeds attain; unknown unless all do.
+    - `source`: which rewards the curve shows.
+    - `area`: the mean height of the curve over the steps that all runs have.
+    - `area_difference`: the area minus that of the reference. Its interval is over prompts and seeds, as in
+      `Pair`, if the curves have values by prompt; else over seeds.
+    - `area_verdict`, `area_explanation`: as in `Pair`; None and empty for the reference.
+    - `reached`: how many seeds reach `threshold`.
+    - `steps`, `seconds`: how long the curve needs to reach it; unknown unless all seeds do.
     """
 
     method: str
@@ -70,7 +72,7 @@ class Learning(Data):
 
 
 class ComparedRun(Data):
-    """One run of a comparison. `differs`: recipe keys whose values differ between the runs, with its own."""
+    """One run of a comparison. `differs`: the recipe keys that differ between the runs, with its values."""
 
     run: str
     step: int
@@ -79,9 +81,9 @@ class ComparedRun(Data):
 
 
 class Comparison(Data):
-    """What `pgrpo compare` says; the first run, or its method, is the reference.
+    """The result of `pgrpo compare`. The first run, or its method, is the reference.
 
-    `by`: the recipe keys that methods differ in; empty where every run stands for itself.
+    `by`: the recipe keys in which methods differ; empty if every run is a method of its own.
     """
 
     version: Literal[1] = 1

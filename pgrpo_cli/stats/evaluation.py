@@ -1,4 +1,4 @@
-"""From scored completions to the numbers that tables and plots show. Pure: no model, no files."""
+"""From scored completions to the numbers in tables and plots."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def summarise(
     users: Mapping[str, str] | None = None,
     minority_share: float = 0.1,
 ) -> Summary:
-    """Base against tuned in each preference group and over them, on prompts with a reward from both.
+    """Compare base and tuned model in each preference group and over all, on prompts with rewards from both.
 
-    `weights`: how often each preference group occurs, for the weighted mean. Default: its held-out prompts.
-    `users`: who asked, by prompt id, where that is known; intervals then resample users.
+    `weights`: how often each preference group occurs, for the weighted mean; None: the numbers of held-out
+    prompts. `users`: the user of each prompt id, as far as known; intervals then resample users.
     """
     base, tuned = shared_prompts(prompt_values(rows, "base"), prompt_values(rows, "tuned"))
-    counts = {group: float(len(found)) for group, found in base.items()}
+    counts = {group: float(len(prompts)) for group, prompts in base.items()}
     used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
     resampler = Resampler(bootstrap, users or {})
     by_group = details(rows, base, tuned, resampler)
@@ -51,17 +51,17 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
     for group, prompts in shared.items():
         if not prompts:
             notes.append(
-                f"{group}: no prompt has a reward from both models; the means over groups leave it out."
+                f"{group}: no prompt has a reward from both models, so it is not in the means over groups."
             )
         elif len(prompts) == 1:
             notes.append(
-                f"{group}: a single held-out prompt gives no interval, nor do means that include it. "
+                f"{group}: a single held-out prompt gives no interval, and neither do means that include it. "
                 "Hold out more prompts."
             )
         elif details[group].units == 1:
             notes.append(
-                f"{group}: all {len(prompts)} held-out prompts are one user's: no interval, nor for "
-                "means that include it. Hold out more users."
+                f"{group}: all {len(prompts)} held-out prompts are from one user, which gives no interval, "
+                "and neither do means that include it. Hold out more users."
             )
     missing = sum(math.isnan(row.reward) for row in rows)
     if missing:
@@ -72,7 +72,7 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
 def details(
     rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, resampler: Resampler
 ) -> dict[str, Detail]:
-    """By preference group. `base` and `tuned` are the rewards of the prompts that have one from both."""
+    """Details by preference group. `base`, `tuned`: rewards of the prompts with rewards from both models."""
     by_group: dict[str, list[EvalRow]] = {group: [] for group in base}
     for row in rows:
         if row.prompt_id in base[row.preference_group]:
@@ -86,16 +86,18 @@ def details(
 def macro_detail(
     rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, resampler: Resampler
 ) -> Detail:
-    """Over the preference groups, each counted once; there is no effect size over unlike scales."""
+    """Details over all preference groups, each counted once. There is no effect size, since the rewards of
+    preference groups may have different scales.
+    """
     kept = [row for row in rows if row.prompt_id in base[row.preference_group]]
     return _detail(kept, base, tuned, resampler).model_copy(update={"effect": math.nan})
 
 
 def win_values(rows: Sequence[EvalRow]) -> PromptValues:
-    """For each prompt the share of pairs (tuned completion, base completion) that the tuned one wins.
+    """For each prompt, the share of pairs (tuned completion, base completion) that the tuned one wins.
 
-    All pairs of one prompt count; a tie counts half. That is P(tuned > base) + P(tie) / 2, which Mann and
-    Whitney's U divided by the number of pairs estimates. Completions without a reward are left out.
+    All pairs of a prompt are compared, and a tie counts half. This estimates P(tuned > base) + P(tie) / 2,
+    and equals Mann and Whitney's U divided by the number of pairs. Completions without a reward are left out.
     """
     rewards: dict[tuple[str, str], dict[Which, list[float]]] = {}
     for row in rows:
@@ -111,15 +113,14 @@ def win_values(rows: Sequence[EvalRow]) -> PromptValues:
 
 
 def effect_size(rows: Sequence[EvalRow], gain: float) -> float:
-    """Cohen's d: `gain` over the root mean square of both models' standard deviations of rewards.
-
-    The rewards of one preference group. 0 where nothing is gained; NaN where rewards have no spread.
+    """Cohen's d of one preference group: `gain` divided by the root mean square of the standard deviations of
+    both models' rewards. 0 if the gain is 0; NaN if the rewards have no spread.
     """
-    spreads = []
+    variances = []
     for which in ("base", "tuned"):
-        found = [row.reward for row in rows if row.which == which and not math.isnan(row.reward)]
-        spreads.append(statistics.variance(found) if len(found) > 1 else math.nan)
-    scale = math.sqrt(math.fsum(spreads) / 2)
+        rewards = [row.reward for row in rows if row.which == which and not math.isnan(row.reward)]
+        variances.append(statistics.variance(rewards) if len(rewards) > 1 else math.nan)
+    scale = math.sqrt(math.fsum(variances) / 2)
     if abs(gain) <= ROUNDING:
         return 0.0
     return gain / scale if scale > ROUNDING else math.nan
@@ -130,19 +131,19 @@ def _win(difference: float) -> float:
 
 
 def _detail(rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, resampler: Resampler) -> Detail:
-    once: Mapping[str, float] = dict.fromkeys(base, 1.0)
+    equal_weights: Mapping[str, float] = dict.fromkeys(base, 1.0)
     gains = differences_of(tuned, base)
-    improved = {g: {p: float(gain > ROUNDING) for p, gain in found.items()} for g, found in gains.items()}
+    improved = {g: {p: float(gain > ROUNDING) for p, gain in own.items()} for g, own in gains.items()}
     names = sorted({name for row in rows for name in row.parts})
     return Detail(
-        units=sum(resampler.count(found) for found in base.values()),
+        units=sum(resampler.count(prompts) for prompts in base.values()),
         parts={
             name: resampler.contrast(
-                prompt_values(rows, "base", name), prompt_values(rows, "tuned", name), once
+                prompt_values(rows, "base", name), prompt_values(rows, "tuned", name), equal_weights
             )
             for name in names
         },
-        win_rate=resampler.share(win_values(rows), once),
-        improved=resampler.share(improved, once),
-        effect=effect_size(rows, resampler.mean(gains, once).mean),
+        win_rate=resampler.share(win_values(rows), equal_weights),
+        improved=resampler.share(improved, equal_weights),
+        effect=effect_size(rows, resampler.mean(gains, equal_weights).mean),
     )

@@ -1,9 +1,9 @@
-"""How the gains of training are shared between preference groups. Pure.
+"""How the gains of training are distributed over preference groups.
 
-A gain is tuned minus base, paired by prompt, in reward units. Extremes and spreads of noisy numbers are
-larger than those of the true ones, and resampling adds noise once more, so they have no bootstrap interval:
-the worst gain has an interval that holds whichever group it is (Bonferroni), and the spread is also given
-without what noise adds to it.
+A gain is tuned minus base, paired by prompt, in reward units. The extremes and the spread of noisy numbers
+are larger than those of the true values, and resampling would add noise once more. So they have no bootstrap
+interval. Instead the worst gain has an interval that holds for every preference group at once (Bonferroni),
+and the spread is also given without the part that noise adds.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def fairness(
     minority_share: float,
     resampler: Resampler,
 ) -> Fairness:
-    """Over the preference groups with a gain. `weights`: training prompts of each."""
-    known = {group: found for group, found in gains.items() if found}
+    """The fairness of the preference groups' gains. `weights`: the number of training prompts of each."""
+    known = {group: own for group, own in gains.items() if own}
     means = {group: resampler.mean(known, {group: 1.0}).mean for group in known}
-    errors = [resampler.standard_error(found) for found in known.values()]
+    errors = [resampler.standard_error(own) for own in known.values()]
     several = len(means) > 1
     return Fairness(
         worst=_worst(known, means, resampler) if known else None,
@@ -42,8 +42,8 @@ def fairness(
 def jain_index(gains: list[float]) -> float:
     """Jain's index (1984) of gains in comparable units: (sum of x)² / (K · sum of x²) with x = max(gain, 0).
 
-    1 where all gain alike, 1/K where one of K gains and the others do not. A loss counts as no gain; where
-    nobody gains it is 0. Unknown gains (NaN) are left out; NaN if there is no other.
+    It is 1 if all preference groups gain the same, and 1/K if only one of K gains. A loss counts as a gain of
+    0. If no preference group gains it is 0. Unknown gains (NaN) are left out; if all are unknown it is NaN.
     """
     shares = [max(gain, 0.0) for gain in gains if not math.isnan(gain)]
     if not shares:
@@ -61,7 +61,9 @@ def _worst(gains: PromptValues, means: Mapping[str, float], resampler: Resampler
 
 
 def _beyond_noise(means: list[float], errors: list[float]) -> float:
-    """Standard deviation of the true gains by moments: the variance of the means less their mean error²."""
+    """The standard deviation of the true gains, by the method of moments: their observed variance minus the
+    mean squared standard error.
+    """
     noise = math.fsum(error**2 for error in errors) / len(errors)
     return math.nan if math.isnan(noise) else math.sqrt(max(0.0, statistics.variance(means) - noise))
 

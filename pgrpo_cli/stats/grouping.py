@@ -1,4 +1,4 @@
-"""Which runs of a comparison are seeds of one method. Pure: recipes in, methods out."""
+"""Groups the runs of a comparison into methods: runs of one method differ only in their seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgrpo_cli.errors import RunError
 
 from .comparison_types import Method
 
-# Recipe keys that change nothing about what a run learns.
+# Recipe keys that do not change what a run learns.
 IMMATERIAL = ("name", "log.", "eval.")
 _SEED = "seed"
 
@@ -22,11 +22,11 @@ def flat_keys(value: Any, prefix: str = "") -> dict[str, Any]:
     if items is None or not value:
         return {prefix: value}
     start = f"{prefix}." if prefix else ""
-    return {leaf: found for key, entry in items for leaf, found in flat_keys(entry, f"{start}{key}").items()}
+    return {leaf: inner for key, entry in items for leaf, inner in flat_keys(entry, f"{start}{key}").items()}
 
 
 def varying_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted keys whose values differ between the recipes and bear on what a run learns."""
+    """Dotted keys whose values differ between the recipes and can change what a run learns."""
     flat = [flat_keys(recipe) for recipe in recipes]
     keys = dict.fromkeys(key for recipe in flat for key in recipe)
     return [
@@ -39,23 +39,23 @@ def varying_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def methods_of(
     labels: Sequence[str], recipes: Sequence[Mapping[str, Any]], by: Sequence[str] = ()
 ) -> tuple[list[Method], list[str]]:
-    """The methods in the order of their first runs, and the keys that tell them apart.
+    """The methods in the order of their first runs, and the recipe keys in which they differ.
 
-    `by`: dotted recipe keys. Without any, runs that differ in nothing but `seed` are one method, if that
-    leaves two or more, one of them has several, and none has a seed twice; else every run stands for itself
-    and the keys are empty. Raises RunError for keys that no recipe has or that
-    are equal everywhere.
+    `by`: dotted recipe keys that define a method; RunError for keys that no recipe has or that have one value
+    in all runs. Without `by`, runs that differ only in `seed` are one method, if there are then at least two
+    methods, one of them has several runs, and none has the same seed twice. Otherwise every run is a method
+    of its own, and there are no keys.
     """
     flat = [flat_keys(recipe) for recipe in recipes]
     if by:
         _refuse_useless(flat, by)
         return _grouped(labels, flat, by), list(by)
     keys = [key for key in varying_keys(recipes) if key != _SEED]
-    found = _grouped(labels, flat, keys) if keys else []
-    shared = any(len(method.runs) > 1 for method in found)
-    distinct = all(len(set(method.seeds)) == len(method.seeds) for method in found)
-    if len(found) > 1 and shared and distinct:
-        return found, keys
+    methods = _grouped(labels, flat, keys) if keys else []
+    several = any(len(method.runs) > 1 for method in methods)
+    distinct = all(len(set(method.seeds)) == len(method.seeds) for method in methods)
+    if len(methods) > 1 and several and distinct:
+        return methods, keys
     return [
         Method(label=label, runs=[label], seeds=[_seed(recipe)])
         for label, recipe in zip(labels, flat, strict=True)
@@ -65,7 +65,7 @@ def methods_of(
 def grouping_notes(
     methods: Sequence[Method], recipes: Mapping[str, Mapping[str, Any]], by: Sequence[str]
 ) -> list[str]:
-    """What a reader must know of the grouping before believing differences; `recipes` by run label."""
+    """Warnings about the grouping that a reader of the differences needs. `recipes`: by label of the run."""
     notes = []
     for method in methods:
         inside = [
@@ -74,18 +74,17 @@ def grouping_notes(
         if inside:
             notes.append(f"{method.label}: its runs also differ in {', '.join(inside)}.")
         if by and len(set(method.seeds)) < len(method.seeds):
-            notes.append(f"{method.label}: some of its runs have one seed and are no independent ones.")
+            notes.append(f"{method.label}: some of its runs have the same seed, so they are not independent.")
     single = [method.label for method in methods if len(method.runs) == 1]
     if by and len(single) == len(methods):
-        notes.append(
-            "Every method has one seed: what another seed would have changed is not in the intervals."
-        )
+        notes.append("Every method has one seed: the intervals do not include the variation between seeds.")
     elif by and single:
         notes.append(
-            f"{', '.join(single)}: with one seed, taken to scatter over seeds like the method compared with."
+            f"{', '.join(single)}: only one seed; its variance between seeds is assumed to equal that of the "
+            "method it is compared with."
         )
     elif not by and any(varying_keys(list(recipes.values()))):
-        notes.append("One seed each: what another seed would have changed is not in the intervals.")
+        notes.append("One seed each: the intervals do not include the variation between seeds.")
     return notes
 
 
@@ -94,13 +93,13 @@ def _grouped(labels: Sequence[str], flat: Sequence[Mapping[str, Any]], keys: Seq
     for index, recipe in enumerate(flat):
         members.setdefault(_name(recipe, keys), []).append(index)
     return [
-        Method(label=name, runs=[labels[i] for i in found], seeds=[_seed(flat[i]) for i in found])
-        for name, found in members.items()
+        Method(label=name, runs=[labels[i] for i in indices], seeds=[_seed(flat[i]) for i in indices])
+        for name, indices in members.items()
     ]
 
 
 def _name(recipe: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The values of the keys; a single text stands without its key."""
+    """The keys with their values; the value alone if there is one key and its value is a text."""
     if len(keys) == 1 and isinstance(recipe.get(keys[0]), str):
         return str(recipe[keys[0]])
     return ", ".join(f"{key}={recipe.get(key)}" for key in keys)
@@ -111,12 +110,12 @@ def _refuse_useless(flat: Sequence[Mapping[str, Any]], by: Iterable[str]) -> Non
         values = {repr(recipe.get(key)) for recipe in flat}
         if not any(key in recipe for recipe in flat):
             raise RunError(
-                f"--by {key}: the recipes have no such key",
+                f"--by {key}: no recipe has this key",
                 remedy="Name a key with a single value by its dotted name, such as advantage.estimator.",
             )
         if len(values) == 1:
             raise RunError(
-                f"--by {key}: it is {values.pop()} in every run",
+                f"--by {key}: its value is {values.pop()} in every run",
                 remedy="Name a key in which the runs differ.",
             )
 

@@ -1,19 +1,20 @@
 """Bootstrap intervals of mean rewards: of a preference group, of a difference, over preference groups.
 
-The unit of resampling is the prompt, because completions of one prompt are not independent: a prompt's
-value is the mean over its completions, and prompts are drawn with replacement inside each preference group
-(a stratum). Where prompts come from users and a user has several, prompts of one user are not independent
-either: then users are drawn, each with all of its prompts (a cluster bootstrap), and the mean over prompts is
-the ratio of two sums over the drawn users. Below, a unit is what is drawn: a prompt, or a user.
+The unit of resampling is the prompt, because completions of one prompt are not independent. The value of a
+prompt is the mean over its completions, and prompts are drawn with replacement within each preference group
+(a stratum). If users have several prompts each, prompts of one user are not independent either. Then users
+are drawn, each with all of its prompts (a cluster bootstrap), and the mean over prompts is the ratio of two
+sums over the drawn users. Below, a unit is what is drawn: a prompt, or a user.
 
-The percentile interval (Efron 1979) covers too rarely when prompts are few: at 8 prompts a nominal 95 %
-interval of a mean holds the truth 88 % of the time. By default both ends are therefore moved away from the
-mean by SE/SE_boot * t/z: SE_boot, the spread of the resampled means, falls short of the standard error by
-sqrt((n - 1)/n), and the normal quantile z short of Student's t, here with the degrees of freedom of Welch
-and Satterthwaite over the strata. At 8 prompts that covers 94 %. It is the correction behind the "expanded
-percentile" interval of Hesterberg (2015, arXiv 1411.5279), applied to the ends instead of the levels, so
-that it works below 6 prompts too. Such an interval may reach beyond the range of the rewards.
-`small_sample=False` gives the plain percentile interval.
+The percentile interval (Efron 1979) is too short if there are few prompts: with 8 prompts a nominal 95 %
+interval of a mean contains the true value 88 % of the time. There are two causes. SE_boot, the standard
+deviation of the resampled means, is smaller than the standard error by a factor of sqrt((n - 1)/n). And the
+normal quantile z is smaller than that of Student's t, here with Welch's and Satterthwaite's degrees of
+freedom over the strata. So by default the distance of both ends from the mean is multiplied by SE/SE_boot *
+t/z. With 8 prompts this covers 94 %. It is the correction behind the "expanded percentile" interval of
+Hesterberg (2015, arXiv 1411.5279), applied to the ends instead of the levels, so that it also works for fewer
+than 6 prompts. Such an interval may extend beyond the range of the rewards. `small_sample=False` gives the
+plain percentile interval.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _MAX_DRAWS_AT_ONCE = 4_000_000
 class Interval:
     """A mean with both ends of its interval, in reward units.
 
-    `low` and `high` are NaN where a stratum has a single unit (its spread is unknown); all three are NaN
-    where there is no prompt.
+    `low` and `high` are NaN if a stratum has a single unit, since its spread is unknown. All three are NaN if
+    a stratum has no prompt.
     """
 
     mean: float
@@ -48,7 +49,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: number of resamples, nominal coverage, and the seed that fixes the draws."""
+    """How intervals are computed: number of resamples, nominal coverage, and the seed of the draws."""
 
     samples: int = 2000
     confidence: float = 0.95
@@ -57,12 +58,12 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         if self.samples < 2 or not 0 < self.confidence < 1:
-            found = f"samples={self.samples} confidence={self.confidence}"
-            raise ValueError(f"need samples >= 2 and 0 < confidence < 1, got {found}")
+            given = f"samples={self.samples} confidence={self.confidence}"
+            raise ValueError(f"need samples >= 2 and 0 < confidence < 1, got {given}")
 
 
 Units = Sequence[Hashable]
-"""To which unit each value of a stratum belongs."""
+"""The unit of each value of a stratum."""
 
 
 def combination_interval(
@@ -71,10 +72,11 @@ def combination_interval(
     coefficients_K: Sequence[float],
     units: Sequence[Units | None] | None = None,
 ) -> Interval:
-    """The sum of coefficient times mean over K preference groups: of any sign, so differences of means too.
+    """The sum of coefficient times mean over K preference groups. Coefficients may be negative, so that this
+    includes differences of means.
 
-    `units`: for each stratum the unit of each of its values; None: each value is a unit. A unit that occurs
-    in several strata is drawn in each of them independently.
+    `units`: for each stratum the unit of each value; None: each value is a unit. A unit that occurs in
+    several strata is drawn independently in each of them.
     """
     units = [None] * len(strata) if units is None else units
     if len(strata) != len(coefficients_K):
@@ -98,24 +100,25 @@ def combination_interval(
 
 
 def share_interval(share: float, units: float, confidence: float) -> Interval:
-    """Wilson's score interval (1927) of a share observed on independent units; never empty, within [0, 1].
+    """Wilson's score interval (1927) of a share that was observed on independent units. It lies in [0, 1] and
+    is never empty.
 
-    `units` need not be whole: a weighted mean is worth as many. Of numbers between 0 and 1 other than 0 and 1
-    the interval is too wide, never too narrow: their variance is less.
+    `units` may be fractional: the effective number of units of a weighted mean. For the mean of numbers
+    between 0 and 1 the interval is never too narrow, since their variance is at most that of zeros and ones.
     """
     if units == 0:
         return Interval(math.nan, math.nan, math.nan)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z**2 / (2 * units)) / (1 + z**2 / units)
-    reach = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
-    # Rounding must not put the share outside its own interval.
-    return Interval(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))
+    half = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
+    # By rounding, the share could lie outside of its own interval.
+    return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
 
 
 def unit_places(units_P: Units, prompts: int) -> tuple[NDArray[np.int64], Floats]:
-    """The place of each prompt's unit, [P], and how many prompts each unit has, [U], float64.
+    """The index of each prompt's unit, [P], and the number of prompts of each unit, [U], float64.
 
-    Units are in the order of their first prompt. Raises ValueError unless there is one for each prompt.
+    Units are in the order of their first prompt. Raises ValueError unless each prompt has a unit.
     """
     if len(units_P) != prompts:
         raise ValueError(f"{prompts} values but {len(units_P)} units")
@@ -133,14 +136,14 @@ def standard_error(values_P: ArrayLike, units_P: Units | None = None) -> float:
 def prompt_means(rewards_N: Sequence[float], prompt_ids_N: Sequence[str]) -> dict[str, float]:
     """The mean reward of each prompt's completions, by prompt id in sorted order.
 
-    NaN rewards are left out, and so are prompts that have nothing else. The sum is exact (`math.fsum`): the
+    NaN rewards are left out, and so are prompts with no other rewards. The sum is exact (`math.fsum`). So the
     order of completions does not matter, and equal completions give a difference of exactly 0.
     """
     rewards: dict[str, list[float]] = {}
     for reward, prompt_id in zip(rewards_N, prompt_ids_N, strict=True):
         if not math.isnan(reward):
             rewards.setdefault(prompt_id, []).append(reward)
-    return {prompt_id: math.fsum(found) / len(found) for prompt_id, found in sorted(rewards.items())}
+    return {prompt_id: math.fsum(own) / len(own) for prompt_id, own in sorted(rewards.items())}
 
 
 def _float64(values_P: ArrayLike) -> Floats:
@@ -149,7 +152,7 @@ def _float64(values_P: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Clustered:
-    """The values of one stratum by unit: their sums and the numbers of their prompts, both [U], float64."""
+    """One stratum by unit: the sums of the units' values and their numbers of prompts, both [U], float64."""
 
     sums_U: Floats
     sizes_U: Floats
@@ -167,14 +170,14 @@ class Clustered:
 
     @property
     def variance_of_mean(self) -> float:
-        """U/(U - 1) · sum of (sum_u - mean · size_u)² / (sum of sizes)²: s²/n where sizes are all 1."""
+        """U/(U - 1) · sum of (sum_u - mean · size_u)² / (sum of sizes)². This is s²/n if all sizes are 1."""
         total = self.sizes_U.sum()
         residuals_U = self.sums_U - self.sums_U.sum() / total * self.sizes_U
         return float((residuals_U**2).sum() / total**2 * self.count / (self.count - 1))
 
 
 def resampled_means(stratum: Clustered, samples: int, words: Words) -> Floats:
-    """`samples` means of as many units drawn with replacement, in blocks that bound the memory."""
+    """`samples` means over U units drawn with replacement. Computed in blocks to limit the memory."""
     block = max(1, _MAX_DRAWS_AT_ONCE // stratum.count)
     means = []
     for start in range(0, samples, block):
@@ -185,7 +188,7 @@ def resampled_means(stratum: Clustered, samples: int, words: Words) -> Floats:
 
 
 def small_sample_factor(strata: Sequence[Clustered], coefficients_K: Sequence[float], level: float) -> float:
-    """SE / SE_boot · t / z of a combination of stratum means, each stratum with 2 units or more."""
+    """SE / SE_boot · t / z of a combination of stratum means. Each stratum must have at least 2 units."""
     counts_K = [stratum.count for stratum in strata]
     variances_K = [c**2 * stratum.variance_of_mean for c, stratum in zip(coefficients_K, strata, strict=True)]
     variance = math.fsum(variances_K)

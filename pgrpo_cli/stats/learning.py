@@ -1,7 +1,7 @@
-"""How fast methods learn: area under the learning curve, and steps and seconds until a threshold. Pure.
+"""How fast methods learn: area under the learning curve, and steps and seconds until a threshold.
 
-A run's curve is the held-out one that was measured while it trained, if it has one; else the training
-rewards, smoothed (`curves.py`), which say what sampling in training earned, not what held-out prompts do.
+The curve of a run is the one on held-out prompts that was measured during training, if there is one.
+Otherwise it is the smoothed training reward (`curves.py`), which is not measured on held-out prompts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from .result_types import CurvePoint, Estimate, Verdict
 from .student_t import student_t_quantile, welch_df
 
 CurveLine = list[tuple[int, float]]
-"""Steps in order, each with a mean reward."""
+"""(step, mean reward), in order of steps."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a run recorded while it trained.
+    """What a run recorded during training.
 
-    `points`: training rewards. `held_out`: by step the mean reward of each preference group, and the macro
-    mean under None; empty where nothing was measured. `prompts`: by step that of each prompt, by preference
-    group; empty where a step does not tell. `seconds`: what each step took.
+    - `points`: training rewards.
+    - `held_out`: by step, the mean reward of each preference group on held-out prompts, and under None the
+    macro
+      mean; empty if nothing was measured.
+    - `prompts`: by step, the same for each prompt of each preference group; empty if a step has no values by
+      prompt.
+    - `seconds`: how long each step took.
     """
 
     points: Sequence[CurvePoint] = ()
@@ -40,7 +44,7 @@ class TrainingRecord:
     seconds: Mapping[int, float] = field(default_factory=dict)
 
     def seconds_until(self, step: float) -> float:
-        """Of steps up to and with `step`; NaN where one is not on record."""
+        """The seconds of all steps up to and including `step`; NaN if one of them was not recorded."""
         if math.isnan(step):
             return math.nan
         return math.fsum(self.seconds.get(s, math.nan) for s in range(1, int(step) + 1))
@@ -48,7 +52,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class MethodCurve:
-    """The mean over a method's seeds at the steps that all of them have, and the range from seed to seed."""
+    """The mean over a method's seeds at the steps that all of them have, and the range over the seeds."""
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
@@ -57,12 +61,12 @@ class MethodCurve:
 
 
 def curve_source(runs: Mapping[str, TrainingRecord]) -> CurveSource:
-    """Held-out curves are compared if every run has one; a mixture would compare unlike things."""
+    """Held-out curves if every run has one, else training curves. The two kinds are not comparable."""
     return "held-out" if runs and all(record.held_out for record in runs.values()) else "training"
 
 
 def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, CurveLine]]:
-    """The curves of each run by preference group, the macro mean under None, all of one source."""
+    """The curves of each run by preference group (None: the macro mean), all from the same source."""
     if curve_source(runs) == "held-out":
         return {label: _held_out_lines(record) for label, record in runs.items()}
     half_life = max((half_life_of(record.points) for record in runs.values()), default=1.0)
@@ -70,10 +74,10 @@ def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, 
 
 
 def method_curve(lines: Sequence[CurveLine]) -> MethodCurve:
-    """One curve of several seeds'."""
+    """One curve for several seeds."""
     values = [dict(line) for line in lines]
-    steps = sorted(set.intersection(*(set(found) for found in values))) if values else []
-    rows = [[found[step] for found in values] for step in steps]
+    steps = sorted(set.intersection(*(set(by_step) for by_step in values))) if values else []
+    rows = [[by_step[step] for by_step in values] for step in steps]
     return MethodCurve(tuple(steps), tuple(map(fmean, rows)), tuple(map(min, rows)), tuple(map(max, rows)))
 
 
@@ -85,10 +89,11 @@ def learning_of(
     threshold: float | None = None,
     confidence: float = 0.95,
 ) -> list[Learning]:
-    """A line a method and preference group, the macro mean (None) first; the first method is the reference.
+    """One line per method and preference group, the macro mean (None) first. The first method is the
+    reference.
 
-    `areas_by_prompt`: what `area_pairs` says; without, areas differ by what seeds scatter alone. `threshold`:
-    a mean reward; by default, in each preference group, the lowest of the methods' last values.
+    `areas_by_prompt`: the result of `area_pairs`; without it, intervals of areas are over seeds only.
+    `threshold`: a mean reward; None: in each preference group the lowest of the methods' last values.
     """
     by_prompt = areas_by_prompt or {}
     if not runs:
@@ -115,10 +120,11 @@ def area_pairs(
     bootstrap: Bootstrap,
     users: Mapping[str, str] | None = None,
 ) -> dict[tuple[str, str | None], Pair]:
-    """Every later method against the first, as `pairs_of` compares, by method and preference group.
+    """The areas of every other method against those of the first, compared by `pairs_of`; by method and
+    preference group.
 
-    The value of a prompt is the mean height of its curve over the steps that all runs have. Empty where a
-    run's curve does not tell prompts apart.
+    The value of a prompt is the mean height of its curve over the steps that all runs have. Empty if the
+    curve of a run has no values by prompt.
     """
     if not runs or not all(record.prompts for record in runs.values()):
         return {}
@@ -140,7 +146,9 @@ def area_pairs(
 
 
 def _prompt_areas(prompts: Mapping[int, PromptValues], first: int, last: int) -> PromptValues:
-    """Prompts whose curve does not reach from `first` to `last` are left out."""
+    """The mean height of each prompt's curve. Prompts whose curve does not cover `first` to `last` are left
+    out.
+    """
     points = sorted(
         (group, prompt, step, value)
         for step, groups in prompts.items()
@@ -157,12 +165,12 @@ def _prompt_areas(prompts: Mapping[int, PromptValues], first: int, last: int) ->
 
 
 def steps_until(line: CurveLine, threshold: float) -> float:
-    """The first step at which the curve is at the threshold; NaN if it never is."""
+    """The first step at which the curve reaches the threshold; NaN if it never does."""
     return next((float(step) for step, value in line if value >= threshold - ROUNDING), math.nan)
 
 
 def mean_height(line: CurveLine, first: float, last: float) -> float:
-    """The area under the curve from step `first` to `last`, straight between steps, over last - first."""
+    """The area under the curve from step `first` to `last`, by linear interpolation, over last - first."""
     if not line or first < line[0][0] or last > line[-1][0] or last < first:
         return math.nan
     if first == last:
@@ -173,7 +181,7 @@ def mean_height(line: CurveLine, first: float, last: float) -> float:
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> Estimate:
-    """The mean with Student's interval over seeds; no interval for one seed, nothing if one is unknown."""
+    """The mean with Student's interval over seeds. One seed has no interval; an unknown value gives NaN."""
     n = len(values)
     mean = fmean(values) if n else math.nan
     if n < 2 or math.isnan(mean):
@@ -213,15 +221,15 @@ def _learning(
 
 
 def _judged(line: Learning, pair: Pair) -> Learning:
-    """The line with the difference of areas by prompts and seeds."""
+    """The line with the difference of areas over prompts and seeds, from `pair`."""
     difference = Estimate(mean=pair.difference, ci_low=pair.ci_low, ci_high=pair.ci_high, n=pair.seeds)
-    told = {"area_verdict": pair.verdict, "area_explanation": pair.explanation}
-    return line.model_copy(update={"area_difference": difference, **told})
+    judged = {"area_verdict": pair.verdict, "area_explanation": pair.explanation}
+    return line.model_copy(update={"area_difference": difference, **judged})
 
 
 def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
     if math.isnan(difference.ci_low):
-        return "can't tell", "can't tell with one seed of a curve that does not tell prompts apart"
+        return "can't tell", "can't tell with one seed, since the curve has no values by prompt"
     says = verdict(difference)
     return says, says if says != "can't tell" else f"can't tell with {difference.n} seeds"
 
@@ -229,7 +237,7 @@ def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
 def _area_difference(
     method: Method, reference: Method, areas: Mapping[str, float], confidence: float
 ) -> Estimate:
-    """Seed by seed where both have the same seeds, else by Welch's interval."""
+    """The difference with its interval: seed by seed if both have the same seeds, else Welch's interval."""
     ours = dict(zip(method.seeds, (areas[run] for run in method.runs), strict=True))
     theirs = dict(zip(reference.seeds, (areas[run] for run in reference.runs), strict=True))
     if len(ours) == len(method.runs) and ours.keys() == theirs.keys():
@@ -251,7 +259,7 @@ def _goal(methods: Sequence[Method], lines: Mapping[str, CurveLine]) -> float:
 
 
 def _areas(lines: Mapping[str, CurveLine]) -> dict[str, float]:
-    """Over the steps that every run has a curve for, so that nobody's start or end counts alone."""
+    """The mean height of each run's curve over the steps that all curves cover."""
     first, last = max(line[0][0] for line in lines.values()), min(line[-1][0] for line in lines.values())
     return {label: mean_height(line, first, last) for label, line in lines.items()}
 

@@ -1,4 +1,4 @@
-"""The personalization matrix: whose taste do completions made for a preference group meet? Pure."""
+"""The personalization matrix: completions for each preference group, scored by the rewards of every one."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def matrix_of(
     rewards: Sequence[str],
     resampler: Resampler,
 ) -> Matrix:
-    """From the score of every row by the reward of every preference group.
+    """The matrix from the scores of every row by the rewards of every preference group.
 
-    Columns are in unlike units, so the margin standardises each: by mean and standard deviation of its
-    scores over all completions of both models. A column without spread is 0 throughout. A prompt's margin is
-    its score in its own column less the mean of the others; the macro mean over prompts of those equals the
-    mean of the diagonal less the mean of the rest, column by column.
+    Columns may have different units. For the margin each column is therefore standardised by the mean and the
+    standard deviation of its scores over all completions of both models. A column without spread becomes 0.
+    The margin of a prompt is its score in its own column minus the mean of the other columns. The macro mean
+    of the margins equals the mean of the diagonal minus the mean of the other cells, column by column.
     """
     groups = sorted(scores)
     known = {group: [score for score in scores[group] if not math.isnan(score)] for group in groups}
-    centers = {group: statistics.fmean(found) if found else math.nan for group, found in known.items()}
-    scales = {group: statistics.pstdev(found) if found else math.nan for group, found in known.items()}
+    centers = {group: statistics.fmean(own) if own else math.nan for group, own in known.items()}
+    scales = {group: statistics.pstdev(own) if own else math.nan for group, own in known.items()}
     cells = {which: _cells(rows, which, scores) for which in _MODELS}
 
     def margins(which: Which) -> PromptValues:
-        found: PromptValues = {group: {} for group in groups}
+        by_group: PromptValues = {group: {} for group in groups}
         for group, prompts in cells[which].items():
             for prompt, means in prompts.items():
                 z = {g: _standard(means[g], centers[g], scales[g]) for g in groups}
                 others = [z[g] for g in groups if g != group]
                 margin = z[group] - math.fsum(others) / len(others)
                 if not math.isnan(margin):
-                    found[group][prompt] = margin
-        return found
+                    by_group[group][prompt] = margin
+        return by_group
 
     return Matrix(
         preference_groups=groups,
@@ -54,23 +54,22 @@ def matrix_of(
 
 
 def few_enough(rows: Sequence[EvalRow], groups: int, most: int) -> list[EvalRow]:
-    """All rows if `groups` scores of each are at most `most`; else the first completion to the first prompts.
-
-    Then equally many prompts of each preference group are taken, two at least.
+    """Limit the work: all rows if `groups` scores of each row are at most `most` scores. Otherwise the first
+    completion of the first prompts, with equally many prompts of each preference group, at least two.
     """
     if len(rows) * groups <= most:
         return list(rows)
     prompts = max(2, most // (len(_MODELS) * groups**2))
     taken: dict[str, dict[str, None]] = {}
     for row in rows:
-        found = taken.setdefault(row.preference_group, {})
-        if len(found) < prompts:
-            found[row.prompt_id] = None
+        chosen = taken.setdefault(row.preference_group, {})
+        if len(chosen) < prompts:
+            chosen[row.prompt_id] = None
     return [row for row in rows if row.completion_index == 0 and row.prompt_id in taken[row.preference_group]]
 
 
 def standardised(matrix: Matrix, which: Which) -> list[list[float]]:
-    """The cells in standard deviations of their column, from its mean."""
+    """The cells as deviations from the mean of their column, in its standard deviations."""
     cells = matrix.base if which == "base" else matrix.tuned
     return [
         [_standard(v, c, s) for v, c, s in zip(row, matrix.centers, matrix.scales, strict=True)]
@@ -83,10 +82,10 @@ _Cells = dict[str, dict[str, dict[str, float]]]
 
 
 def _cells(rows: Sequence[EvalRow], which: Which, scores: Mapping[str, Sequence[float]]) -> _Cells:
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    by_group: dict[str, dict[str, dict[str, list[float]]]] = {}
     for index, row in enumerate(rows):
         if row.which == which:
-            columns = found.setdefault(row.preference_group, {}).setdefault(
+            columns = by_group.setdefault(row.preference_group, {}).setdefault(
                 row.prompt_id, {group: [] for group in scores}
             )
             for group, column in columns.items():
@@ -97,7 +96,7 @@ def _cells(rows: Sequence[EvalRow], which: Which, scores: Mapping[str, Sequence[
             prompt: {g: math.fsum(c) / len(c) if c else math.nan for g, c in columns.items()}
             for prompt, columns in prompts.items()
         }
-        for group, prompts in found.items()
+        for group, prompts in by_group.items()
     }
 
 

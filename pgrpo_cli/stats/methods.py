@@ -1,26 +1,27 @@
 """The difference of two methods, each trained with one seed or several, on the same held-out prompts.
 
-One value a seed and unit: d = mean + effect of the seed + effect of the unit + rest. The variance of the mean
-over S seeds and U units is seeds' variance / S + units' variance / U + rest / (S U), estimated by the mean
-squares of that two-way layout (Searle, Casella & McCulloch 1992, chapter 4): what seeds scatter by holds the
-rest already, so the rest is taken out of what units scatter by.
+There is one value per seed and unit: d = mean + effect of the seed + effect of the unit + residual. The
+variance of the mean over S seeds and U units is (variance of seeds) / S + (variance of units) / U + (residual
+variance) / (S U). It is estimated by the mean squares of this two-way layout (Searle, Casella & McCulloch
+1992, chapter 4). The observed variance between seeds already contains the residual variance, and so does that
+between units. It must be counted once, so it is subtracted from the latter.
 
-A unit is a prompt, or a user with all of its prompts, as in `intervals.py`. The mean stays the one over
-prompts. A user with m of the P prompts has the value mean_s + (U/P) (sum_su - m mean_s): sum_su, the sum over
-its prompts at seed s; mean_s, the mean over all prompts. The mean of those over users is mean_s, and their
-variance / U is that of a ratio of two sums, of which they are the linear part (Cochran 1977, chapter 6).
-Where all users have equally many prompts, a user's value is the mean over its prompts.
+A unit is a prompt, or a user with all of its prompts, as in `intervals.py`. The mean is always over prompts.
+A user with m of the P prompts has the value mean_s + (U/P) (sum_su - m mean_s), where sum_su is the sum over
+its prompts at seed s and mean_s the mean over all prompts. The mean of these values over users is mean_s, and
+their variance / U is that of a ratio of two sums, of which they are the linear part (Cochran 1977, chapter
+6). If all users have equally many prompts, the value of a user is the mean over its prompts.
 
-Resampling 2 to 5 seeds with replacement gives intervals that are far too short: with 3 seeds a nominal 95 %
-percentile interval held the truth 84 % of the time in a simulation. So the bootstrap here has two levels of
-unlike kind. Units are resampled, as in `intervals.py`. Seeds, too few to have a shape, contribute a draw of
-Student's t times their standard error; where both methods scatter by themselves it is that of Welch's test,
-with the degrees of freedom of Welch and Satterthwaite. With one seed each only units are resampled, and
-that of `intervals.py` is used.
+Resampling 2 to 5 seeds with replacement gives intervals that are far too short: in a simulation with 3 seeds
+a nominal 95 % percentile interval contained the true value 84 % of the time. So the bootstrap here treats the
+two levels differently. Units are resampled, as in `intervals.py`. Seeds are too few for that, and contribute
+draws of Student's t times their standard error. If the seeds are not paired, these are the standard error and
+the degrees of freedom of Welch's test. If each method has one seed, only units are resampled, and the
+interval is that of `intervals.py`.
 
-The sum of two such levels is on the careful side: it is longer than it need be where seeds are 2 or 3 and
-both levels matter. One t of the total, by Welch and Satterthwaite, would be too short there by more
-(docs/metrics.md has lengths, `tests/stats/test_methods_coverage.py` holds them).
+The sum of the two levels is conservative: with 2 or 3 seeds the interval is longer than necessary if both
+levels matter. A single t for the total, by Welch and Satterthwaite, would be too short by a larger amount
+(docs/metrics.md has the lengths, `tests/stats/test_methods_coverage.py` tests them).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Part:
-    """A share of the variance of a mean, its degrees of freedom, and the number of seeds or units behind."""
+    """A component of the variance of a mean, its degrees of freedom, and its number of seeds or units."""
 
     variance: float
     df: float
@@ -61,12 +62,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over K preference groups, each counted once, and what its variance is made of.
+    """A mean difference over K preference groups, each counted once, and the components of its variance.
 
-    `seeds`: a part where seeds are paired, one a method where they are not, none with one seed each.
-    `units`: one part per preference group; variances are NaN where there is a single unit. `deviations`: what
-    units lie off the mean, the rest taken out, a preference group each. `effect_size`: the mean over the
-    standard deviation of prompts' differences (Cohen's d_z), pooled over preference groups.
+    - `seeds`: one component if seeds are paired, one per method if not, none if each method has one seed.
+    - `units`: one component per preference group; its variance is NaN if there is a single unit.
+    - `deviations`: per preference group, the deviations of units from the mean, scaled down so that their
+      variance does not contain the residual variance.
+    - `effect_size`: the mean divided by the standard deviation of the prompts' differences (Cohen's d_z),
+    pooled
+      over preference groups.
     """
 
     mean: float
@@ -77,11 +81,11 @@ class Difference:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, seeds and units together."""
+        """The standard error of the mean, from seeds and units together."""
         return math.sqrt(math.fsum(part.variance for part in (*self.seeds, *self.units)))
 
     def seed_draws(self, count: int, words: Words) -> Floats:
-        """`count` draws of what the choice of seeds does to the mean."""
+        """`count` draws of the error of the mean that comes from the choice of seeds."""
         variance = math.fsum(part.variance for part in self.seeds)
         if variance == 0:
             return np.zeros(count)
@@ -94,10 +98,10 @@ def difference_of(
     paired_seeds: bool,
     units: Sequence[Units | None] | None = None,
 ) -> Difference:
-    """Values minus reference. `strata`: ([S, P], [T, P]) a preference group, the same P prompts in both.
+    """Values minus reference. `strata`: for each preference group ([S, P], [T, P]), with the same P prompts.
 
-    `paired_seeds`: row s of both was trained with the same seed, S = T. `units`: for each preference group
-    the unit of each of its prompts; None: each prompt is one. Raises ValueError where shapes differ.
+    `paired_seeds`: row s of both was trained with the same seed, so S = T. `units`: for each preference group
+    the unit of each prompt; None: each prompt is a unit. Raises ValueError if shapes differ.
     """
     arrays = [(np.asarray(v, np.float64), np.asarray(r, np.float64)) for v, r in strata]
     for values, reference in arrays:
@@ -111,8 +115,8 @@ def difference_of(
     sides = [[layout.values for layout in layouts], [layout.reference for layout in layouts]]
     if paired_seeds:
         sides = [[layout.values - layout.reference for layout in layouts]]
-    seeds, rests = _seed_parts(sides)
-    parts, deviations = zip(*map(_unit_part, layouts, rests, [share] * len(layouts)), strict=True)
+    seeds, residuals = _seed_parts(sides)
+    parts, deviations = zip(*map(_unit_part, layouts, residuals, [share] * len(layouts)), strict=True)
     mean = math.fsum(share * float((v.mean(axis=0) - r.mean(axis=0)).mean()) for v, r in arrays)
     spread = math.sqrt(math.fsum(_variance(v.mean(axis=0) - r.mean(axis=0)) for v, r in arrays) * share)
     effect = mean / spread if spread > _ROUNDING else math.nan
@@ -121,7 +125,7 @@ def difference_of(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Values and reference of one preference group by seed and unit, and the prompts of each unit."""
+    """Values and reference of one preference group by seed and unit, and the number of prompts per unit."""
 
     values: Floats
     reference: Floats
@@ -142,13 +146,13 @@ class _Layout:
         return cls(by_unit(values_SP), by_unit(reference_TP), sizes_U)
 
 
-def _unit_part(layout: _Layout, rest: float, share: float) -> tuple[Part, Clustered]:
-    """What units scatter by, without the rest, and by how much each lies off the mean."""
+def _unit_part(layout: _Layout, residual: float, share: float) -> tuple[Part, Clustered]:
+    """The variance of units without the residual variance, and their deviations from the mean."""
     difference_U = layout.values.mean(axis=0) - layout.reference.mean(axis=0)
     U = len(difference_U)
     variance = _variance(difference_U)
-    kept = max(0.0, 1 - rest / (variance / U)) if variance > 0 else 1.0
-    # Back from values of units to sums over their prompts, whose ratio to the prompts drawn is resampled.
+    kept = max(0.0, 1 - residual / (variance / U)) if variance > 0 else 1.0
+    # From values of units back to sums over their prompts: resampling divides sums by numbers of prompts.
     scale = math.sqrt(kept) * float(layout.sizes_U.sum()) / U
     deviations = Clustered(scale * (difference_U - difference_U.mean()), layout.sizes_U)
     return Part(share**2 * kept * variance / U, U - 1, U), deviations
@@ -159,7 +163,7 @@ def _variance(values: Floats) -> float:
 
 
 def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
-    """The two-level bootstrap interval of a difference between several seeds (see the module)."""
+    """The two-level bootstrap interval of a difference over several seeds (see the module's docstring)."""
     if any(math.isnan(part.variance) for part in difference.units):
         return Interval(difference.mean, math.nan, math.nan)
     words = words_of(bootstrap.seed)
@@ -174,10 +178,12 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
 
 
 def p_value(difference: Difference) -> float:
-    """Two-sided. With one seed each: Student's t of the standard error, over units; with one preference group
-    whose units are prompts that is the paired t-test. With several seeds: the share of the two-level
-    distribution of `seeds_interval` that lies as far out as the mean, units' part taken as normal. NaN where
-    the spread is unknown.
+    """The two-sided p-value; NaN if the spread is unknown.
+
+    With one seed each it is that of Student's t with the standard error over units. For one preference group
+    whose units are prompts this is the paired t-test. With several seeds it is the probability, under the
+    two-level distribution of `seeds_interval`, of a value at least as far from 0 as the mean; the part of the
+    units is taken as normal.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
@@ -195,7 +201,9 @@ def p_value(difference: Difference) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted by Holm's step-down procedure (1979), in the order given; NaN stays, uncounted."""
+    """P-values adjusted by Holm's step-down procedure (1979), in the given order. NaN stays and is not
+    counted.
+    """
     order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     adjusted, largest = [math.nan] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -205,24 +213,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
-    """Seeds of each method, or with one seed each units in all, that would tell the difference apart.
+    """How many seeds per method (or units in total, if each method has one seed) would detect the difference.
 
-    The smallest number, up to `most`, at which a difference as large as the one observed is found with a
-    probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, by the variances observed.
-    None where `most` are too few, as they are where the units' share of the variance alone is too large.
+    This is the smallest number, up to `most`, at which a difference as large as the observed one is detected
+    with a probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, with the observed
+    variances. None if `most` are too few, for instance because the variance of the units alone is too large.
     """
     parts = difference.seeds or difference.units
     now = parts[0].count if difference.seeds else sum(part.count for part in parts)
-    if math.isnan(difference.standard_error) or not _found(difference, alpha, most):
+    if math.isnan(difference.standard_error) or not _detected(difference, alpha, most):
         return None
     low, high = now, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _found(difference, alpha, middle) else (middle, high)
+        low, high = (low, middle) if _detected(difference, alpha, middle) else (middle, high)
     return high
 
 
-def _found(difference: Difference, alpha: float, units: int) -> bool:
+def _detected(difference: Difference, alpha: float, units: int) -> bool:
     if difference.seeds:
         scaled = [Part(p.variance * p.count / units, units - 1, units) for p in difference.seeds]
         scaled += difference.units
@@ -240,43 +248,44 @@ def _found(difference: Difference, alpha: float, units: int) -> bool:
 
 
 def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], list[float]]:
-    """The seeds' parts, and a preference group's rest / (S U): what its units' variance holds too much.
+    """The variance components of the seeds, and for each preference group the residual variance / (S U),
+    which must be subtracted from the variance of its units.
 
-    A side with one seed is taken to scatter over seeds as much as the other one.
+    A side with one seed is assumed to have the same variance between seeds as the other side.
     """
     K = len(sides[0])
     counts = [len(side[0]) for side in sides]
     if max(counts) == 1:
         return (), [0.0] * K
-    found = []
+    of_side = []
     for side, count in zip(sides, counts, strict=True):
         if count > 1:
             means_S = np.stack([values.mean(axis=1) for values in side]).mean(axis=0)
-            found.append((_variance(means_S), count - 1, [_rest(values) for values in side]))
-    if len(found) < len(sides):
-        ((variance, df, rests),) = found
+            of_side.append((_variance(means_S), count - 1, [_residual_variance(values) for values in side]))
+    if len(of_side) < len(sides):
+        ((variance, df, residuals),) = of_side
         scale = math.fsum(1 / count for count in counts)
-        return (Part(variance * scale, df, max(counts)),), [rest * scale for rest in rests]
-    parts = [Part(v / count, df, count) for (v, df, _), count in zip(found, counts, strict=True)]
-    rests = [
-        math.fsum(rests[k] / count for (_, _, rests), count in zip(found, counts, strict=True))
+        return (Part(variance * scale, df, max(counts)),), [residual * scale for residual in residuals]
+    parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
+    residuals = [
+        math.fsum(own[k] / count for (_, _, own), count in zip(of_side, counts, strict=True))
         for k in range(K)
     ]
-    return tuple(parts), rests
+    return tuple(parts), residuals
 
 
-def _rest(values_SU: Floats) -> float:
+def _residual_variance(values_SU: Floats) -> float:
     """Residual variance divided by the number of units."""
     S, U = values_SU.shape
     if U == 1:
         return 0.0
-    rest = (
+    residuals_SU = (
         values_SU
         - values_SU.mean(axis=0, keepdims=True)
         - values_SU.mean(axis=1, keepdims=True)
         + values_SU.mean()
     )
-    return float((rest**2).sum()) / ((S - 1) * (U - 1)) / U
+    return float((residuals_SU**2).sum()) / ((S - 1) * (U - 1)) / U
 
 
 def _df(parts: Sequence[Part]) -> float:

@@ -1,7 +1,7 @@
-"""What an evaluation says: plain data, the same in memory, on disk and in `--json`.
+"""The result of an evaluation: the same data in memory, on disk and in `--json`.
 
-Numbers that are unknown (the interval of a single prompt, the reward of a completion without a score)
-are NaN in memory and null in JSON.
+Unknown numbers (the interval of a single prompt, the reward of a completion without a score) are NaN in
+memory and null in JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 
 class Data(BaseModel):
-    """Frozen, strict about keys."""
+    """Immutable data that accepts no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class Estimate(Data):
 
 
 class Contrast(Data):
-    """The base model against the tuned one on the same prompts; `difference` is tuned minus base, paired."""
+    """Base and tuned model on the same prompts. `difference` is tuned minus base, paired by prompt."""
 
     base: Estimate
     tuned: Estimate
@@ -44,16 +44,16 @@ class Contrast(Data):
 
 
 class Overall(Data):
-    """Over preference groups: `macro` counts each once, `weighted` by `EvalResult.weights`."""
+    """Means over preference groups: `macro` counts each once, `weighted` uses `EvalResult.weights`."""
 
     macro: Contrast
     weighted: Contrast
 
 
 class EvalRow(Data):
-    """One scored completion. `length` is in tokens; `finished` is false where it was cut at the limit.
+    """One scored completion. `length` is in tokens; `finished` is false if it was cut off at the limit.
 
-    `kl`: estimated KL(tuned || base) a token over it, in nats; unknown for the base model's.
+    `kl`: the estimated KL(tuned || base) per token, in nats; unknown for completions of the base model.
     """
 
     prompt_id: str
@@ -69,11 +69,13 @@ class EvalRow(Data):
 
 
 class Detail(Data):
-    """More about a preference group, or about all, each counted once (macro); docs/metrics.md has formulas.
+    """More numbers of a preference group, or of all, each counted once (macro). Formulas: docs/metrics.md.
 
-    `units` are what intervals resample. `parts`: the reward's parts by name. `win_rate`: share of pairs of
-    completions to one prompt that the tuned model wins. `improved`: share of prompts with a higher mean.
-    `effect`: the gain in standard deviations of the reward; unknown over groups and without spread.
+    - `units`: how many units intervals resample.
+    - `parts`: the parts of the reward, by name.
+    - `win_rate`: the share of pairs of completions to one prompt that the tuned model wins.
+    - `improved`: the share of prompts whose mean reward is higher.
+    - `effect`: the gain in standard deviations of the reward; unknown over all groups, and without spread.
     """
 
     units: int
@@ -84,16 +86,16 @@ class Detail(Data):
 
 
 class Worst(Data):
-    """The preference group that gains least; the interval holds whichever group that is."""
+    """The preference group with the smallest gain. Its interval is corrected for having been chosen."""
 
     preference_group: str
     gain: Estimate
 
 
 class Minority(Data):
-    """Gains of preference groups with less than `share` of the training prompts against the others' gains.
+    """The gains of preference groups with less than `share` of the training prompts, and those of the others.
 
-    Each is a mean over preference groups; `gap` is minority minus majority, unknown where one is empty.
+    Each is a mean over preference groups. `gap` is minority minus majority; it is unknown if one is empty.
     """
 
     share: float
@@ -104,10 +106,10 @@ class Minority(Data):
 
 
 class Fairness(Data):
-    """How gains are shared between preference groups; unknown with a single one.
+    """How gains are distributed over preference groups; unknown with a single one.
 
-    `range` is the largest minus the smallest gain, `std` the standard deviation of the gains, and
-    `std_beyond_noise` what is left of that without the noise of few prompts, all in reward units.
+    `range` is the largest minus the smallest gain. `std` is the standard deviation of the gains, and
+    `std_beyond_noise` the same without the part that comes from few prompts. All are in reward units.
     """
 
     worst: Worst | None
@@ -119,9 +121,9 @@ class Fairness(Data):
 
 
 class Fluency(Data):
-    """How a model writes. `perplexity` is that of a neutral text, a token; `length` is in tokens.
+    """How a model writes. `perplexity`: per token of a neutral text. `length`: mean number of tokens.
 
-    `distinct_1`, `distinct_2`: different words and pairs of words over all of them, in all completions.
+    `distinct_1`, `distinct_2`: the share of distinct words and of distinct pairs of words in all completions.
     """
 
     perplexity: Number
@@ -132,7 +134,7 @@ class Fluency(Data):
 
 
 class Kept(Data):
-    """What is left of the base model. `kl` is KL(tuned || base) a token in nats, by preference group too."""
+    """How much of the base model is kept. `kl`: KL(tuned || base) per token in nats; `groups`: by group."""
 
     base: Fluency
     tuned: Fluency
@@ -141,11 +143,12 @@ class Kept(Data):
 
 
 class Matrix(Data):
-    """Completions made for each preference group (rows) by the reward of each (columns).
+    """Completions for each preference group (rows), scored by the rewards of each (columns).
 
-    `rewards`: labels of the rewards in it, those that depend on the preference group. `base` and `tuned` are
-    mean rewards over prompts; `centers` and `scales` are mean and standard deviation of each column over all
-    completions of both models. `margin`, in those deviations, is the diagonal less the rest of its row.
+    `rewards`: labels of the rewards that are used: those that depend on the preference group. `base` and
+    `tuned` are mean rewards over prompts. `centers` and `scales` are mean and standard deviation of each
+    column over all completions of both models. `margin` is the diagonal minus the mean of the other cells of
+    its row, in units of `scales`.
     """
 
     preference_groups: list[str]
@@ -160,8 +163,8 @@ class Matrix(Data):
 class JudgedPair(Data):
     """Completions of both models to one prompt, compared by a judge in both orders.
 
-    `shown_first`, `shown_second`: what the tuned one got where it was shown first, and second: 1 better,
-    0.5 alike, 0 worse, unknown where the judge did not say.
+    `shown_first`, `shown_second`: the score of the tuned model's completion when it was shown first or
+    second: 1 better, 0.5 equal, 0 worse, unknown if the judge gave no answer.
     """
 
     prompt_id: str
@@ -172,11 +175,12 @@ class JudgedPair(Data):
 
 
 class Preference(Data):
-    """Of a preference group, or of all, each counted once (macro): which model a judge prefers.
+    """Which model a judge prefers, in a preference group or in all, each counted once (macro).
 
-    `win`, `tie` and `loss` are shares of the pairs of a prompt, from the tuned model's side, and means over
-    prompts; `win_rate` is win + tie / 2. `contradictions` are pairs in which the judge preferred whichever
-    was shown first, or second: ties. `failed` are pairs left out because it did not say.
+    `win`, `tie` and `loss` of the tuned model are shares of the pairs of a prompt, averaged over prompts;
+    `win_rate` is win + tie / 2. `contradictions`: pairs in which the judge preferred the completion shown
+    first in both orders, or the second in both; they count as ties. `failed`: pairs left out because the
+    judge gave no answer.
     """
 
     win: Estimate
@@ -189,7 +193,7 @@ class Preference(Data):
 
 
 class Judged(Data):
-    """The base model and the tuned one compared by a language model; `judge` is its section of the recipe."""
+    """Base and tuned model compared by a language model. `judge` is the section of the recipe."""
 
     judge: dict[str, Any]
     groups: dict[str, Preference]
@@ -198,10 +202,10 @@ class Judged(Data):
 
 
 class TaskScore(Data):
-    """A metric of a task, or group of tasks, of lm-eval: both models on the same documents.
+    """A metric of a task, or of a group of tasks, of lm-eval: both models on the same documents.
 
-    `filter` is what lm-eval does to answers before it scores them; `version` the task's. `part_of`: the group
-    of tasks whose own score this one is in. Intervals are unknown where the metric is no mean over documents.
+    `filter`: how lm-eval filters answers before scoring. `version`: that of the task. `part_of`: the group of
+    tasks whose score includes this one. Intervals are unknown if the metric is not a mean over documents.
     """
 
     task: str
@@ -215,7 +219,7 @@ class TaskScore(Data):
 
 
 class TaskScores(Data):
-    """Tasks of lm-eval. `settings` is the section of the recipe, `lm_eval_version` the package's.
+    """Scores of lm-eval. `settings` is the section of the recipe, `lm_eval_version` that of the package.
 
     `files_hash`: SHA-256 over the files in `settings["include_path"]`.
     """
@@ -227,7 +231,7 @@ class TaskScores(Data):
 
 
 class Header(Data):
-    """What an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
+    """Everything that an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
 
     version: Literal[2] = 2
     run: str
@@ -247,10 +251,10 @@ class Header(Data):
 
 
 class Summary(Data):
-    """The numbers of an evaluation. `notes` say what a reader must know before believing them.
+    """The numbers of an evaluation. `notes`: warnings that a reader of the numbers needs.
 
-    `unit` is what intervals resample: users where one has several prompts. `weights`: training prompts of
-    each preference group. `details` go by preference group.
+    `unit` is what intervals resample: users if a user has several prompts. `weights`: the number of training
+    prompts of each preference group. `details`: by preference group.
     """
 
     unit: Unit
@@ -264,10 +268,11 @@ class Summary(Data):
 
 
 class EvalResult(Summary, Header):
-    """One evaluation with every completion. By prompt id: `prompts` are the texts, `users` who asked.
+    """One evaluation with every completion. `prompts`: the texts by prompt id; `users`: the users by prompt
+    id.
 
-    `judged` is None without `eval.judge`, and until that has answered; `lm_eval` without that section, and
-    until its tasks are done.
+    `judged` is None without `eval.judge`, and until the judge has answered. `lm_eval` is None without that
+    section, and until its tasks are done.
     """
 
     kept: Kept

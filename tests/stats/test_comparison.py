@@ -96,7 +96,7 @@ def test_preference_groups_are_corrected_for_their_number_and_the_macro_line_is_
     assert 0.0005 < g0.p_value < 0.05
     assert g0.p_adjusted == pytest.approx(10 * g0.p_value)
     assert g0.p_adjusted > 0.05
-    assert g0.explanation.startswith("can't tell: ahead by itself, not as one of 10; about ")
+    assert g0.explanation.startswith("can't tell: ahead by itself, but not as one of 10 comparisons; about ")
     assert found[None].p_adjusted == found[None].p_value
 
 

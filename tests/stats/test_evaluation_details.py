@@ -77,7 +77,7 @@ def test_users_are_the_unit_where_one_has_several_prompts() -> None:
     assert by_user.groups["g"].difference.ci_low < by_prompt.groups["g"].difference.ci_low
     one = summarise(rows(base, tuned), BOOTSTRAP, users=dict.fromkeys("abcd", "u"))
     assert math.isnan(one.groups["g"].difference.ci_low)
-    assert one.notes[0].startswith("g: all 4 held-out prompts are one user's")
+    assert one.notes[0].startswith("g: all 4 held-out prompts are from one user")
     # A user a prompt is nothing else than a prompt.
     alone = summarise(rows(base, tuned), BOOTSTRAP, users={p: f"user of {p}" for p in "abcd"})
     assert alone == by_prompt

@@ -56,7 +56,7 @@ def test_keys_may_be_named() -> None:
 
 @pytest.mark.parametrize(
     ("key", "message"),
-    [("advantage.estimater", "no such key"), ("kind", "it is 'x' in every run")],
+    [("advantage.estimater", "no recipe has this key"), ("kind", "its value is 'x' in every run")],
 )
 def test_keys_that_tell_nothing_apart_are_refused(key: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
@@ -68,11 +68,12 @@ def test_what_few_seeds_leave_open_is_said() -> None:
     assert "One seed each" in grouping_notes(*_with(runs))[0]
     lone = {**{k: v for k, v in GRID.items() if v["seed"] or k == "grpo-0"}, "rloo": recipe("rloo", 0)}
     assert grouping_notes(*_with(lone)) == [
-        "rloo: with one seed, taken to scatter over seeds like the method compared with."
+        "rloo: only one seed; its variance between seeds is assumed to equal that of the method "
+        "it is compared with."
     ]
     twice = {**GRID, "again": recipe("pgrpo", 2)}
     methods, keys = grouped(twice, "advantage.estimator")
-    assert "some of its runs have one seed" in grouping_notes(methods, twice, keys)[0]
+    assert "some of its runs have the same seed" in grouping_notes(methods, twice, keys)[0]
 
 
 def _with(runs: dict[str, dict[str, Any]]) -> tuple[list[Method], dict[str, dict[str, Any]], list[str]]:

@@ -1,1 +1,1 @@
-"""Why a run does not learn, in plain words: rules over plain data, each with what to change."""
+"""Why a run does not learn: rules over the records of a run. Each finding says what to change."""

@@ -1,4 +1,4 @@
-"""Completions: cut at the limit, ever shorter, or all the same."""
+"""Rules about completions that are cut off at the limit, become shorter and shorter, or are all the same."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .spread import find_no_spread
 from .view import RECENT_STEPS, RunView, group_masks
 
 CUT_SHARE = 0.8
-"""Above, an answer that ends by itself is the exception."""
+"""Share of completions that are cut off. Above it, hardly any completion ends by itself."""
 SHORTER = 1 / 3
-"""Of the first steps' length: other prompts rarely make so large a difference."""
+"""Ratio to the length in the first steps. A change of prompts rarely makes so large a difference."""
 LEAST_LENGTH = 8.0
-"""Tokens at the start: below, there is little to lose."""
+"""Tokens in the first steps. Shorter completions cannot shrink much."""
 DISTINCT_SHARE = 0.5
-"""Different texts among the completions of a prompt: below, most sampling repeats itself."""
+"""Share of distinct texts among the completions of a prompt. Below it, most samples are repetitions."""
 LEAST_PROMPTS = 8
-"""Generation groups before their diversity is judged."""
+"""Number of generation groups that are needed to judge diversity."""
 LONG_ANSWER = 4.0
-"""Tokens: shorter answers, such as a label or a number, are often the same and may be so."""
+"""Tokens. Shorter answers, such as a label or a number, are often equal for good reason."""
 
 
 def find_cut(view: RunView) -> Iterator[Finding]:
@@ -31,15 +31,15 @@ def find_cut(view: RunView) -> Iterator[Finding]:
     limit = view.recipe.rollout.max_completion_tokens
     if share < CUT_SHARE:
         return
-    nothing_earned = any(True for _ in find_no_spread(view)) if len(view.completions) else False
-    because = " Rewards without a spread may have their cause here." if nothing_earned else ""
+    no_spread = any(True for _ in find_no_spread(view)) if len(view.completions) else False
+    because = " This may be why the rewards have no spread." if no_spread else ""
     yield Finding(
         "cut-at-limit",
         None,
-        "warning" if nothing_earned else "note",
+        "warning" if no_spread else "note",
         f"{percent(share)} of the completions in the last {RECENT_STEPS} steps were cut at "
-        f"rollout.max_completion_tokens ({limit}). A reward that needs the end of an answer cannot be "
-        f"earned, and the model does not learn to stop; a reward that does not mind loses nothing.{because}",
+        f"rollout.max_completion_tokens ({limit}). A reward that depends on the end of an answer cannot be "
+        f"earned, and the model does not learn to stop. Other rewards are not affected.{because}",
         f"Set rollout.max_completion_tokens={2 * limit}, ask for short answers in the prompt or "
         "model.system_prompt, or reward brevity with a `length` reward.",
         {"share": share, "limit": limit},
@@ -47,7 +47,7 @@ def find_cut(view: RunView) -> Iterator[Finding]:
 
 
 def find_shorter(view: RunView) -> Iterator[Finding]:
-    """Completions have become a fraction of what they were."""
+    """Completions have become much shorter than they were."""
     key = "completion_length_mean"
     before, now = (
         float(np.median(values)) for values in (view.metrics.earliest(key), view.metrics.latest(key))
@@ -59,29 +59,29 @@ def find_shorter(view: RunView) -> Iterator[Finding]:
         None,
         "warning",
         f"Completions have shrunk from {shown(before)} to {shown(now)} tokens (medians of the first and the "
-        f"last {RECENT_STEPS} steps). Unless short answers are wanted, the reward has a loophole.",
+        f"last {RECENT_STEPS} steps). Unless this is wanted, the reward favours short answers too much.",
         "Read some completions beside their rewards. To stop it: a `length` reward with "
-        f"`min: {math.ceil(before / 2)}` words or so, loss.beta=0.04, or loss.aggregation=constant, which "
-        "does not weigh the tokens of short answers more.",
+        f"about `min: {math.ceil(before / 2)}` words, loss.beta=0.04, or loss.aggregation=constant, which "
+        "does not give the tokens of short answers a larger weight.",
         {"before": before, "now": now},
     )
 
 
 def find_alike(view: RunView) -> Iterator[Finding]:
-    """Most completions of a prompt are copies of each other."""
-    completions, found = view.completions, view.completions.generation_groups
-    recent_P = found.step_P > view.step - RECENT_STEPS
-    lengths_P = np.add.reduceat(completions.length_N, completions.starts_P) / found.size_P
-    usable_P = recent_P & (found.size_P >= 2) & (lengths_P >= LONG_ANSWER)
-    distinct_P = found.distinct_P / found.size_P
-    told: list[tuple[float, Finding]] = []
+    """Most completions of a prompt have the same text."""
+    completions, groups = view.completions, view.completions.generation_groups
+    recent_P = groups.step_P > view.step - RECENT_STEPS
+    lengths_P = np.add.reduceat(completions.length_N, completions.starts_P) / groups.size_P
+    usable_P = recent_P & (groups.size_P >= 2) & (lengths_P >= LONG_ANSWER)
+    distinct_P = groups.distinct_P / groups.size_P
+    findings: list[tuple[float, Finding]] = []
     for name, own_P in group_masks(
-        found.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
+        groups.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(distinct_P[own_P].mean())
         if share < DISTINCT_SHARE:
-            told.append((share, _alike(view, name, share, int(own_P.sum()))))
-    yield from (finding for _, finding in sorted(told, key=lambda pair: pair[0]))
+            findings.append((share, _alike(view, name, share, int(own_P.sum()))))
+    yield from (finding for _, finding in sorted(findings, key=lambda pair: pair[0]))
 
 
 def _alike(view: RunView, name: str | None, share: float, prompts: int) -> Finding:
@@ -91,16 +91,18 @@ def _alike(view: RunView, name: str | None, share: float, prompts: int) -> Findi
         for values in (view.metrics.earliest("entropy"), view.metrics.latest("entropy"))
     )
     fallen = now < before / 2
-    entropy = f" The entropy has fallen from {shown(before)} to {shown(now)} nats a token." if fallen else ""
+    entropy = (
+        f" The entropy has fallen from {shown(before)} to {shown(now)} nats per token." if fallen else ""
+    )
     warmer = max(1.0, recipe.rollout.temperature + 0.2)
     colder = f"train.learning_rate={shown(recipe.train.learning_rate / 3)}, or loss.beta=0.04, and "
     return Finding(
         "diversity-collapse",
         name,
         "warning",
-        f"Of the completions of a prompt only {percent(share)} are different texts ({prompts} prompts "
-        f"{about(name)}, last {RECENT_STEPS} steps): sampling repeats itself, and there is nothing to choose "
-        f"from.{entropy}",
+        f"Only {percent(share)} of the completions of a prompt have different texts ({prompts} prompts "
+        f"{about(name)}, last {RECENT_STEPS} steps): sampling repeats itself, so there is nothing to "
+        f"compare.{entropy}",
         f"Set {colder if fallen else ''}rollout.temperature={warmer:.2g}"
         + (", with rollout.top_p=1 and rollout.top_k=0." if _truncates(view) else "."),
         {"distinct": share, "prompts": prompts},
@@ -112,7 +114,7 @@ def _truncates(view: RunView) -> bool:
 
 
 def _lacks(key: str) -> str:
-    return f"metrics.jsonl has no `{key}` of {RECENT_STEPS} steps"
+    return f"metrics.jsonl does not have `{key}` for {RECENT_STEPS} steps"
 
 
 def _lacks_cut(view: RunView) -> str | None:
@@ -122,7 +124,7 @@ def _lacks_cut(view: RunView) -> str | None:
 
 def _lacks_lengths(view: RunView) -> str | None:
     if (view.metrics["completion_length_mean"] >= 0).sum() < 2 * RECENT_STEPS:
-        return f"it takes {2 * RECENT_STEPS} steps to compare the first with the last"
+        return f"{2 * RECENT_STEPS} steps are needed to compare the first with the last ones"
     few = any(
         len(values) < RECENT_STEPS // 2
         for values in (

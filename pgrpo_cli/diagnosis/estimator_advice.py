@@ -1,8 +1,9 @@
 """Which estimator suits a run, from the variance components of its reward history.
 
-The weight of a preference group is w = τ²/(τ² + s²/G), between 0 (its prompts are alike) and 1 (they differ
-in difficulty, or the policy has left its old rewards behind). The bounds come from the study of
-docs/reproduction.md, in which the mean weight at the end of a run tells how P-GRPO fared against GRPO.
+The weight of a preference group is w = τ²/(τ² + s²/G). It is 0 if its prompts are equally difficult, and
+close to 1 if they differ much, or if rewards have changed much during training. The bounds come from the
+study in docs/reproduction.md, in which the mean weight at the end of a run predicts whether P-GRPO or GRPO
+did better.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from typing import Protocol
 from pgrpo_cli.algo.estimators import PRESETS
 
 ENOUGH_PROMPTS = 10
-"""Below it τ² is mostly chance: with 10 prompts its standard error is half of it or more."""
+"""With fewer prompts τ² is mostly noise: with 10 its standard error is at least half of its value."""
 ALIKE, DIFFERENT = 0.75, 0.8
-"""P-GRPO was never behind GRPO at a mean weight up to the first, and always from the second on."""
+"""P-GRPO was never behind GRPO for mean weights up to the first bound, and always behind from the second on.
+"""
 UNLIKE_SPREADS = 10.0
-"""Ratio of the spreads s from which estimators that divide by nothing follow the largest: at 4 they lost
-nothing, at 32 a tenth of the area.
+"""From this ratio of spreads s on, estimators without a scale mostly follow the preference group with the
+largest spread: at a ratio of 4 they lost nothing, at 32 a tenth of the area.
 """
 
 
 class Components(Protocol):
-    """What is read of a preference group's history. Unknown variances are None."""
+    """The statistics of a preference group that are used here. Unknown variances are None."""
 
     @property
     def prompts(self) -> int: ...
@@ -38,14 +40,14 @@ class Components(Protocol):
 
 @dataclass(frozen=True)
 class Advice:
-    """What to set `advantage.estimator` to (None: too early to tell), and why."""
+    """The recommended `advantage.estimator` (None: too early to tell), and the reason."""
 
     estimator: str | None
     sentence: str
 
 
 def weight_of(group: Components, num_generations: int) -> float | None:
-    """w with `num_generations` completions a prompt; None where there is too little to tell."""
+    """w for `num_generations` completions per prompt; None if there are too few rewards to tell."""
     within, between = group.within_variance, group.between_variance
     if group.prompts < ENOUGH_PROMPTS or within is None or between is None or within <= 0:
         return None
@@ -53,7 +55,7 @@ def weight_of(group: Components, num_generations: int) -> float | None:
 
 
 def suiting(weight: float | None) -> str | None:
-    """The estimator for a run of this mean weight."""
+    """The estimator that suits a run with this mean weight."""
     if weight is None:
         return None
     return "pgrpo" if weight <= ALIKE else "pgrpo_adaptive"
@@ -74,7 +76,9 @@ def estimator_advice(groups: Mapping[str, Components], num_generations: int) -> 
     return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)} {_BASIS}")
 
 
-_BASIS = "The rule is that of a simulation, which one language model did not confirm (docs/reproduction.md)."
+_BASIS = (
+    "The rule comes from a simulation; runs of one language model did not confirm it (docs/reproduction.md)."
+)
 _TOO_EARLY = (
     f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} prompts or more with "
     "rewards that differ."
@@ -85,8 +89,8 @@ def _on_prompts(weight: float) -> str:
     measured = f"w = {weight:.2f}, the mean of τ²/(τ² + s²/G) over preference groups"
     if weight <= ALIKE:
         return (
-            f"Prompts of a preference group are alike ({measured}): pgrpo and pgrpo_adaptive suit, their "
-            "baselines are steadier than grpo's."
+            f"Prompts of a preference group are alike ({measured}): pgrpo and pgrpo_adaptive suit, since "
+            "their baselines vary less than grpo's."
         )
     if weight < DIFFERENT:
         return (
@@ -100,7 +104,7 @@ def _on_prompts(weight: float) -> str:
 
 
 def _on_spreads(spreads: Mapping[str, float]) -> str:
-    """A sentence where rewards of some preference groups vary much more than those of others."""
+    """A sentence if the rewards of some preference groups vary much more than those of others."""
     largest, smallest = (pick(spreads, key=spreads.__getitem__) for pick in (max, min))
     ratio = spreads[largest] / spreads[smallest]
     if ratio < UNLIKE_SPREADS:
@@ -108,5 +112,5 @@ def _on_spreads(spreads: Mapping[str, float]) -> str:
     unscaled = " and ".join(name for name, (_, scale) in PRESETS.items() if scale == "none")
     return (
         f" Rewards of {largest} vary {ratio:.3g} times as much as those of {smallest}: {unscaled}, "
-        f"which divide by no spread, would follow {largest}."
+        f"which do not divide by a spread, would mostly follow {largest}."
     )

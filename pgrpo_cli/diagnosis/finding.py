@@ -1,4 +1,4 @@
-"""What a rule says, what a rule is, and how findings about many preference groups become one."""
+"""Rules and their findings; findings about many preference groups are joined into one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any, Literal
 from .view import RunView
 
 Severity = Literal["problem", "warning", "note"]
-"""`problem`: nothing can be learnt so. `warning`: learning suffers. `note`: good to know, perhaps meant."""
+"""`problem`: the run cannot learn. `warning`: it learns less than it could. `note`: it may be intended."""
 
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note")
 
 MOST_PREFERENCE_GROUPS = 3
-"""With more than these a rule speaks of all in one finding: a run may have a preference group a user."""
+"""If a rule has findings about more preference groups than this, they are joined into one: a run may have as
+many preference groups as users.
+"""
 _MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, in which preference group (None: in the run), and what to change; `numbers` are behind
-    it. `part` names the parts of the reward that it is about, if any.
+    """What is wrong (`says`), in which preference group (None: in the whole run), and what to change
+    (`remedy`). `numbers`: the numbers that it is based on. `part`: the parts of the reward that it is about,
+    or None.
     """
 
     rule: str
@@ -34,18 +37,20 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, str | None, str | None]:
-        """What is said once a run."""
+        """Findings with the same key are reported once per run."""
         return self.rule, self.preference_group, self.part
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """The finding as JSON values."""
         return {**asdict(self), "numbers": dict(self.numbers)}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An illness. `asks` is the question that it answers; `lacks` says what keeps it from answering yet, or
-    None; `find` yields its findings, the worst first. Both are pure functions of the view.
+    """A rule that looks for one kind of problem.
+
+    `asks`: the question that it answers. `lacks`: why it cannot answer yet, or None. `find`: yields its
+    findings, the worst first. `lacks` and `find` are pure functions of the view.
     """
 
     name: str
@@ -56,7 +61,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, the gravest first; the questions that were answered, and why the others were not."""
+    """All findings, the most severe first; the questions that were answered, and why others were not."""
 
     findings: tuple[Finding, ...]
     answered: tuple[str, ...]
@@ -64,7 +69,7 @@ class Diagnosis:
 
 
 def examine(view: RunView, rules: Iterable[Rule]) -> Diagnosis:
-    """Ask every rule."""
+    """Apply every rule."""
     findings: list[Finding] = []
     answered: list[str] = []
     unanswered: dict[str, str] = {}
@@ -79,7 +84,7 @@ def examine(view: RunView, rules: Iterable[Rule]) -> Diagnosis:
 
 
 def _in_few_words(findings: Sequence[Finding]) -> Sequence[Finding]:
-    """A rule's findings, or one about all of them where they are many."""
+    """The findings of a rule; a single one about all of them if there are many."""
     names = [finding.preference_group for finding in findings if finding.preference_group is not None]
     if len(names) <= MOST_PREFERENCE_GROUPS:
         return findings
@@ -101,12 +106,12 @@ def _in_few_words(findings: Sequence[Finding]) -> Sequence[Finding]:
 
 
 def shown(value: float) -> str:
-    """A number for reading: three digits, and no minus before a zero."""
+    """A number with three digits, without a minus before zero."""
     return f"{value + 0.0:.3g}"
 
 
 def percent(share: float) -> str:
-    """A share in per cent. Only a whole is 100 %, only nothing is 0 %."""
+    """A share in per cent. Rounding does not make it 100 % or 0 % unless it is exactly 1 or 0."""
     inside = min(max(share, 0.001), 0.999) if 0 < share < 1 else share
     return f"{inside * 100:.3g} %"
 

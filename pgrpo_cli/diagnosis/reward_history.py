@@ -1,4 +1,6 @@
-"""The reward history: one that lags behind the present, and a preference group too rare to fill it."""
+"""Rules about the reward history: one that lags behind recent rewards, and preference groups that are too
+rare.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +14,41 @@ from .finding import MOST_PREFERENCE_GROUPS, Finding, Rule, shown
 from .view import RECENT_STEPS, Flags, RunView, group_masks
 
 LAG = 1.0
-"""In standard deviations of the history, the unit of an advantage: the average answer of today then has an
-advantage of 1, and five in six are pushed the same way, good or bad."""
+"""In standard deviations of the history, which is the unit of advantages. The average recent answer then has
+an advantage of 1, and five of six answers are pushed in the same direction, good or bad.
+"""
 LEAST_PROMPTS = 4
-"""Recent prompts behind the present mean."""
+"""How many recent prompts are needed for a recent mean."""
 LEAST_PAST = 64
-"""Rewards in the history: a young one is nearly all present."""
+"""How many rewards the history needs. A new history consists mostly of recent rewards."""
 RARE_PROMPTS = 5.0
-"""Prompts in a whole run: at 8 completions 40 rewards, from which a mean is known to a sixth of a standard
-deviation, and little else is learnt."""
+"""Prompts in a whole run. With 8 completions each they give 40 rewards, which determine a mean to a sixth of
+a standard deviation, but hardly teach a taste.
+"""
 TRIAL_PROMPTS = 100
-"""A run that samples fewer prompts in all is a trial, in which everything is rare."""
+"""A run that samples fewer prompts than this in total is a trial, in which every preference group is rare."""
 _TWO_ERRORS = 2.0
 
 
 def find_lag(view: RunView) -> Iterator[Finding]:
-    """Preference groups whose recent rewards stand far from the mean that is subtracted from them."""
-    found = view.completions.generation_groups
-    recent_P = (found.step_P > view.step - RECENT_STEPS) & (found.counted_P > 0)
-    told: list[tuple[float, Finding]] = []
+    """Preference groups whose recent rewards are far from the mean that is subtracted from them."""
+    groups = view.completions.generation_groups
+    recent_P = (groups.step_P > view.step - RECENT_STEPS) & (groups.counted_P > 0)
+    findings: list[tuple[float, Finding]] = []
     names = view.completions.preference_groups
-    for name, own_P in group_masks(found.preference_group_P, names, recent_P, LEAST_PROMPTS):
+    for name, own_P in group_masks(groups.preference_group_P, names, recent_P, LEAST_PROMPTS):
         past = None if name is None else view.histories.get(name)
         if name is None or past is None or past.n < LEAST_PAST or not past.std > 0:
             continue
         now, error = _mean_and_error(view, own_P)
         if abs(now - past.mean) - _TWO_ERRORS * error > LAG * past.std:
-            told.append((abs(now - past.mean) / past.std, _lag(view, name, now, own_P)))
-    yield from (finding for _, finding in sorted(told, key=lambda pair: -pair[0]))
+            findings.append((abs(now - past.mean) / past.std, _lag(view, name, now, own_P)))
+    yield from (finding for _, finding in sorted(findings, key=lambda pair: -pair[0]))
 
 
 def _mean_and_error(view: RunView, own_P: Flags) -> tuple[float, float]:
-    """Mean over prompts of their mean rewards, and its standard error: completions of a prompt are no
-    independent rewards.
+    """The mean over prompts of their mean rewards, and its standard error. It is taken over prompts because
+    the rewards of one prompt are not independent.
     """
     means = view.completions.generation_groups.mean_P[own_P]
     return float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
@@ -57,7 +61,7 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
     if isinstance(kind, WindowHistory):
         remedy = f"Set history.kind.size={max(16, kind.size // 4)}"
     else:
-        # A quarter of what is remembered now, but some prompts at least.
+        # A quarter of the rewards remembered now, but at least those of some prompts.
         remembered = 1 / (1 - kind.decay) if isinstance(kind, EmaHistory) else past.n
         memory = min(max(remembered / 4, 4.0 * view.recipe.rollout.num_generations), 200.0)
         decay = round(1 - 1 / memory, 4)
@@ -68,27 +72,28 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
         "warning",
         f"The history mean of preference group {name!r} ({shown(past.mean)}) lags behind its rewards of the "
         f"last {RECENT_STEPS} steps (mean {shown(now)}) by {abs(lag):.1f} standard deviations: most answers "
-        f"are pushed {way}, good or bad, because of the past.",
-        f"{remedy}, so that it forgets sooner; or advantage.estimator=pgrpo_adaptive, which weighs it "
-        "against the other answers to the same prompt.",
+        f"are pushed {way}, good or bad.",
+        f"{remedy}, so that it forgets sooner; or advantage.estimator=pgrpo_adaptive, which combines it "
+        "with the mean of the other answers to the same prompt.",
         {"history_mean": past.mean, "recent_mean": now, "std": past.std, "prompts": int(own_P.sum())},
     )
 
 
 def _lacks_past(view: RunView) -> str | None:
     if view.estimator.baseline != "history":
-        return f"advantage.estimator {view.recipe.advantage.estimator} does not subtract it"
+        return f"advantage.estimator {view.recipe.advantage.estimator} does not subtract the history's mean"
     enough = any(past.n >= LEAST_PAST for past in view.histories.values())
     return None if enough else f"no preference group has {LEAST_PAST} rewards yet"
 
 
 def find_rare(view: RunView) -> Iterator[Finding]:
-    """Preference groups that the planned steps hardly meet."""
+    """Preference groups that are hardly sampled in the planned steps."""
     train, data = view.recipe.train, view.training_prompts
     sampled = train.steps * train.prompts_per_step
     if sampled < TRIAL_PROMPTS:
         return
-    # Strictly fewer prompts than the bound: names compare after counts, and "" before all of them.
+    # Those with strictly fewer prompts than the bound. Pairs compare by count first, and "" is the least
+    # name.
     rare = data.ascending[: bisect_left(data.ascending, (RARE_PROMPTS * data.total / sampled, ""))]
     if len(rare) <= MOST_PREFERENCE_GROUPS:
         yield from (_rare(view, name, prompts) for prompts, name in rare)
@@ -99,9 +104,9 @@ def find_rare(view: RunView) -> Iterator[Finding]:
         None,
         "note",
         f"{len(rare)} of {len(data.ascending)} preference groups, such as {names}, are sampled fewer than "
-        f"{RARE_PROMPTS:.0f} times in {train.steps} steps. That is too little to learn the taste of each "
-        "from; what they get, the others teach.",
-        "Join users of like taste into one preference group, or train longer (train.steps, "
+        f"{RARE_PROMPTS:.0f} times in {train.steps} steps. That is too little to learn the taste of each; "
+        "they mostly get what the others teach.",
+        "Join users of similar taste into one preference group, or train longer (train.steps, "
         "train.prompts_per_step).",
         {"preference_groups": len(rare), "of": len(data.ascending)},
     )
@@ -116,22 +121,22 @@ def _rare(view: RunView, name: str, prompts: int) -> Finding:
         name,
         "note",
         f"Preference group {name!r} has {prompts} of {total} training prompts: in {train.steps} steps it is "
-        f"sampled about {shown(expected)} times. That is too little to learn its taste from; what it gets, "
+        f"sampled about {shown(expected)} times. That is too little to learn its taste; it mostly gets what "
         "the others teach.",
-        f"Give it more prompts, train longer (train.steps={steps} makes {2 * RARE_PROMPTS:.0f}), or join it "
-        "with users of like taste into one preference group.",
+        f"Give it more prompts, train longer (train.steps={steps} gives {2 * RARE_PROMPTS:.0f}), or join it "
+        "with users of similar taste into one preference group.",
         {"training_prompts": prompts, "expected": expected},
     )
 
 
 def _lacks_counts(view: RunView) -> str | None:
-    return None if view.training_prompts.total else "the prepared data are not known"
+    return None if view.training_prompts.total else "the prepared data are not available"
 
 
 RULES = (
     Rule(
         "history-lag",
-        "Does the reward history keep up with the present?",
+        "Does the reward history keep up with recent rewards?",
         _lacks_past,
         find_lag,
     ),

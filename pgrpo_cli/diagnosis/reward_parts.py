@@ -1,4 +1,4 @@
-"""Parts of the reward: one that never varies, and two that pull against each other."""
+"""Rules about parts of the reward: one that never varies, and two that work against each other."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from .spread import LEAST_REWARDS, find_no_spread
 from .view import Completions, Floats, RunView, Whole
 
 LEAST_PAIRS = 64
-"""Completions behind a correlation: at -0.6 its 95 % interval then ends below -0.4."""
+"""How many completions a correlation needs: for one of -0.6 the 95 % interval then ends below -0.4."""
 FIGHT = -0.6
-"""Correlation of two weighted parts within prompts: of two that vary alike the sum then keeps sqrt(1 - 0.6) =
-0.63 of the spread that it would have if they were independent."""
+"""Correlation of two weighted parts within prompts. If both have the same spread, that of their sum is then
+only sqrt(1 - 0.6) = 0.63 times as large as for independent parts.
+"""
 _SAME = 1e-9
 
 
 def section_of(recipe: Recipe, part: str) -> tuple[int, RewardBase] | None:
-    """The reward that a part belongs to, with its place: parts are recorded as `label` or `label.part`."""
+    """The index and section of the reward that a part belongs to. Parts are named `label` or `label.part`."""
     label = part.split(".")[0]
     return next(((i, reward) for i, reward in enumerate(recipe.rewards) if reward.label == label), None)
 
 
 def _counting_parts(view: RunView) -> dict[str, tuple[int, float, Floats]]:
-    """Parts whose reward counts: the place of their reward, its weight, and the column."""
-    found = {}
+    """Parts of rewards with a weight other than 0: index of the reward, its weight, and the column."""
+    counting = {}
     for part, values_N in view.completions.parts.items():
         section = section_of(view.recipe, part)
         if section is not None and section[1].weight != 0:
-            found[part] = (section[0], section[1].weight, values_N)
-    return found
+            counting[part] = (section[0], section[1].weight, values_N)
+    return counting
 
 
 def _lacks_parts(view: RunView) -> str | None:
     if len(view.completions.parts) < 2:
         return "the reward has one part"
-    found = int(view.completions.scored_N.sum())
-    return None if found >= LEAST_REWARDS else f"{found} rewards so far, {LEAST_REWARDS} are needed"
+    scored = int(view.completions.scored_N.sum())
+    return None if scored >= LEAST_REWARDS else f"{scored} rewards so far, {LEAST_REWARDS} are needed"
 
 
 def find_constant_parts(view: RunView) -> Iterator[Finding]:
-    """Parts that are the same in every completion while the reward as a whole is not."""
+    """Parts with the same value in all completions, while the whole reward varies."""
     if any(finding.preference_group is None for finding in find_no_spread(view)):
         return
     for part, (index, _, values_N) in _counting_parts(view).items():
@@ -56,12 +57,13 @@ def find_constant_parts(view: RunView) -> Iterator[Finding]:
         value = float(values[0])
         if value == 0:
             remedy = (
-                "If it is too hard: give it a slope (regex: `count: true`; keyword: `need: share`; length: a "
-                f"larger `slack`) or ask for it in the prompt. If it is not needed: rewards.{index}.weight=0."
+                "If it is too hard: let it reward partly good answers (regex: `count: true`; keyword: `need: "
+                "share`; length: a larger `slack`) or ask for it in the prompt. If it is not needed: "
+                f"rewards.{index}.weight=0."
             )
         else:
             remedy = (
-                "If every answer meets it already: ask for more, or take it out of the sum with "
+                "If every answer earns it already: ask for more, or take it out of the sum with "
                 f"rewards.{index}.weight=0. If it should vary: check the function."
             )
         yield Finding(
@@ -78,16 +80,16 @@ def find_constant_parts(view: RunView) -> Iterator[Finding]:
 
 
 def find_fighting_parts(view: RunView) -> Iterator[Finding]:
-    """Pairs of parts of which one falls where the other rises, among the answers to one prompt."""
+    """Pairs of parts with a strong negative correlation among the answers to one prompt."""
     parts = _counting_parts(view)
-    told: list[tuple[float, Finding]] = []
+    findings: list[tuple[float, Finding]] = []
     for (a, (i, w_a, x_N)), (b, (j, w_b, y_N)) in combinations(parts.items(), 2):
         r, n = _within_prompts(view.completions, w_a * x_N, w_b * y_N)
         if n < LEAST_PAIRS or not r <= FIGHT:
             continue
         weaker = i if abs(w_a) <= abs(w_b) else j
-        told.append((r, _fight(view, a, b, r, n, (i, j, weaker))))
-    yield from (finding for _, finding in sorted(told, key=lambda pair: pair[0]))
+        findings.append((r, _fight(view, a, b, r, n, (i, j, weaker))))
+    yield from (finding for _, finding in sorted(findings, key=lambda pair: pair[0]))
 
 
 def _fight(view: RunView, a: str, b: str, r: float, n: int, places: tuple[int, int, int]) -> Finding:
@@ -104,9 +106,9 @@ def _fight(view: RunView, a: str, b: str, r: float, n: int, places: tuple[int, i
         "fighting-parts",
         None,
         "warning",
-        f"The reward parts {a!r} and {b!r} fight: among the answers to one prompt, one falls where the other "
-        f"rises (correlation {r:.2f} over {n} completions of {view.completions.steps_text()}). They cancel "
-        "in the sum, and little of either is learnt.",
+        f"The reward parts {a!r} and {b!r} work against each other: among the answers to one prompt, one is "
+        f"low where the other is high (correlation {r:.2f} over {n} completions of "
+        f"{view.completions.steps_text()}). They cancel in the sum, and little of either is learnt.",
         remedy,
         {"correlation": r, "completions": n},
         f"{a}, {b}",
@@ -114,15 +116,15 @@ def _fight(view: RunView, a: str, b: str, r: float, n: int, places: tuple[int, i
 
 
 def _within_prompts(completions: Completions, x_N: Floats, y_N: Floats) -> tuple[float, int]:
-    """Correlation of two columns around the means of their generation groups, where both are known, and over
-    how many; NaN where one of them does not vary.
+    """The correlation of two columns around the means of their generation groups, over the completions that
+    have both values, and the number of these. NaN if one of the columns does not vary.
     """
     both_N = ~np.isnan(x_N) & ~np.isnan(y_N)
     starts_N = np.zeros(len(completions), np.int64)
     starts_N[completions.starts_P] = 1
     prompt = np.cumsum(starts_N)[both_N]
     x, y = (_centred(values[both_N], prompt) for values in (x_N, y_N))
-    # What is left of rounding is no variation.
+    # Differences as small as rounding errors are not variation.
     least = _SAME * max(
         1.0, float(np.abs(x_N[both_N]).max(initial=0)), float(np.abs(y_N[both_N]).max(initial=0))
     )
@@ -140,11 +142,11 @@ def _centred(values: Floats, prompt: Whole) -> Floats:
 def _lacks_pairs(view: RunView) -> str | None:
     if len(view.completions.parts) < 2:
         return "the reward has one part"
-    found = int(view.completions.scored_N.sum())
-    return None if found >= LEAST_PAIRS else f"{found} rewards so far, {LEAST_PAIRS} are needed"
+    scored = int(view.completions.scored_N.sum())
+    return None if scored >= LEAST_PAIRS else f"{scored} rewards so far, {LEAST_PAIRS} are needed"
 
 
 RULES = (
     Rule("constant-part", "Does every part of the reward vary?", _lacks_parts, find_constant_parts),
-    Rule("fighting-parts", "Do parts of the reward pull together?", _lacks_pairs, find_fighting_parts),
+    Rule("fighting-parts", "Do the parts of the reward agree?", _lacks_pairs, find_fighting_parts),
 )

@@ -1,4 +1,4 @@
-"""All rules, and what they find in a run."""
+"""All rules, and the diagnosis of a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(view: RunView) -> Diagnosis:
-    """All that the rules find in a run so far; nothing before `MIN_STEPS`."""
+    """The findings of all rules in a run so far. There are none before `MIN_STEPS`."""
     if view.step < MIN_STEPS:
-        why = f"nothing is said before step {MIN_STEPS}"
+        why = f"rules need {MIN_STEPS} steps"
         return Diagnosis((), (), {rule.asks: why for rule in RULES})
     return examine(view, RULES)

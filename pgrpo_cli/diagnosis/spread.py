@@ -1,4 +1,4 @@
-"""Rewards that do not differ, and rewards that are not there: nothing can be learnt from either."""
+"""Rules about rewards that do not differ, and rewards that are missing: nothing can be learnt from either."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from .finding import Finding, Rule, about, percent, shown
 from .view import Flags, Floats, RunView, group_masks
 
 LEAST_REWARDS = 32
-"""Equal rewards before they are called constant: were one answer in ten worth something else, 32 would all be
-alike in 3 % of cases only."""
+"""How many equal rewards are called constant. If one answer in ten had another reward, 32 would be equal in
+only 3 % of cases.
+"""
 LEAST_PROMPTS = 12
-"""Generation groups before their share is judged: its standard error is then 0.14 at most."""
+"""How many generation groups a share needs. Its standard error is then at most 0.14."""
 DEAD_SHARE = 0.5
-"""Above, most of what is sampled says nothing about which answer is better."""
+"""Share of generation groups with equal rewards. Above it, most samples do not show which answer is better.
+"""
 MISSING_SHARE = 0.5
-"""Above, most of what is sampled is thrown away."""
+"""Share of missing rewards. Above it, most samples are not used."""
 _NEAR = 0.1
-"""Part of a reward's range that counts as its end."""
+"""Share of a reward's range that counts as near its end."""
 _ROUNDING = 1e-9
 
 Difficulty = Literal["too hard", "too easy", "unknown"]
 
 _EASIER = (
-    "give the reward a slope, so that a slightly better answer earns slightly more "
+    "let the reward rise gradually, so that a slightly better answer earns slightly more "
     "(regex: `count: true`; keyword: `need: share`; length: a larger `slack`), ask for it in the prompt"
 )
 _HARDER = "ask for more than the model does already (a stricter reward, harder prompts), or leave it out"
 
 
 def reward_bounds(recipe: Recipe, preference_group: str | None) -> tuple[float, float] | None:
-    """The least and the most that the rewards can give, or None where a reward does not tell."""
+    """The minimum and the maximum of the sum of rewards; None if the range of a reward is not known."""
     low = high = 0.0
     for reward in recipe.rewards:
         applies = reward.preference_groups is None or preference_group in reward.preference_groups
@@ -49,7 +51,7 @@ def reward_bounds(recipe: Recipe, preference_group: str | None) -> tuple[float, 
 
 
 def _difficulty(view: RunView, preference_group: str | None, mean: float) -> Difficulty:
-    """Whether a mean reward lies at an end of what can be earned."""
+    """Whether a mean reward is near the minimum or the maximum of the rewards."""
     bounds = reward_bounds(view.recipe, preference_group)
     if bounds is None:
         return "unknown"
@@ -59,12 +61,12 @@ def _difficulty(view: RunView, preference_group: str | None, mean: float) -> Dif
 
 
 def _lacks_rewards(view: RunView) -> str | None:
-    found = int(view.completions.scored_N.sum())
-    return None if found >= LEAST_REWARDS else f"{found} rewards so far, {LEAST_REWARDS} are needed"
+    scored = int(view.completions.scored_N.sum())
+    return None if scored >= LEAST_REWARDS else f"{scored} rewards so far, {LEAST_REWARDS} are needed"
 
 
 def find_no_spread(view: RunView) -> Iterator[Finding]:
-    """Preference groups whose rewards are all alike: whatever the estimator, no answer is the better one."""
+    """Preference groups whose rewards are all equal, so that no estimator can find a better answer."""
     completions = view.completions
     scored_N = completions.scored_N
     if scored_N.sum() < LEAST_REWARDS:
@@ -81,7 +83,7 @@ def find_no_spread(view: RunView) -> Iterator[Finding]:
 
 
 def _tolerance(view: RunView, rewards: Floats) -> float:
-    """Differences below it are rounding, or drowned by `advantage.epsilon`, which is added to the scale."""
+    """Smaller differences are rounding errors, or have no effect because `advantage.epsilon` is larger."""
     rounding = _ROUNDING * max(1.0, float(np.abs(rewards).max()))
     return max(rounding, view.estimator.epsilon) if view.estimator.scaled else rounding
 
@@ -97,8 +99,8 @@ def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
     if np.ptp(rewards) > _ROUNDING * max(1.0, abs(value)):
         says = (
             f"The {n} rewards {about(name)} in {completions.steps_text()} differ by no more than "
-            f"{shown(float(np.ptp(rewards)))}, which advantage.epsilon "
-            f"({shown(view.recipe.advantage.epsilon)}) drowns: there is next to nothing to learn from."
+            f"{shown(float(np.ptp(rewards)))}, which is not more than advantage.epsilon "
+            f"({shown(view.recipe.advantage.epsilon)}): there is almost nothing to learn from."
         )
         remedy = "Raise the `weight` of the rewards, or set advantage.epsilon=1e-8."
     else:
@@ -113,22 +115,22 @@ def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
 def _why(kind: Difficulty, n: int) -> str:
     if kind == "too hard":
         return (
-            f"Most likely too hard: no answer earns anything yet; had one in {max(2, n // 3)} done so, it "
-            "would probably have shown."
+            f"Most likely too hard: no answer earns anything yet. If one answer in {max(2, n // 3)} did, it "
+            "would probably have been seen."
         )
     if kind == "too easy":
-        return "Most likely too easy: every answer earns it all."
-    return "Either all answers are worth the same, or the reward function returns a constant."
+        return "Most likely too easy: every answer earns the maximum."
+    return "Either all answers are equally good, or the reward function returns a constant."
 
 
 def _no_spread_remedy(view: RunView, kind: Difficulty) -> str:
     if kind == "too hard":
-        return f"Make it reachable: {_EASIER}, or sample more: {_more_generations(view)}."
+        return f"Make it easier to earn: {_EASIER}, or sample more: {_more_generations(view)}."
     if kind == "too easy":
         return f"Nothing is left to learn here: {_HARDER}."
     return (
-        "Look at some completions in history.sqlite beside their rewards, and let the reward function return "
-        "different numbers for answers of different worth."
+        "Look at some completions in history.sqlite and their rewards, and let the reward function return "
+        "different numbers for answers of different quality."
     )
 
 
@@ -137,50 +139,50 @@ def _more_generations(view: RunView) -> str:
 
 
 def find_dead_generation_groups(view: RunView) -> Iterator[Finding]:
-    """Prompts to which all completions differ and earn the same, in preference groups that have a spread.
+    """Prompts whose completions differ but have equal rewards, in preference groups whose rewards vary.
 
-    Completions that do not differ either are the business of `diversity-collapse`.
+    Completions that do not differ either are left to `diversity-collapse`.
     """
-    completions, found = view.completions, view.completions.generation_groups
-    usable_P = (found.counted_P >= 2) & (found.distinct_P >= 2)
-    flat_P = found.high_P - found.low_P <= _ROUNDING * np.maximum(1.0, np.abs(found.mean_P))
+    completions, groups = view.completions, view.completions.generation_groups
+    usable_P = (groups.counted_P >= 2) & (groups.distinct_P >= 2)
+    flat_P = groups.high_P - groups.low_P <= _ROUNDING * np.maximum(1.0, np.abs(groups.mean_P))
     without_spread = {finding.preference_group for finding in find_no_spread(view)}
     if None in without_spread:
         return
-    told: list[tuple[float, Finding]] = []
+    findings: list[tuple[float, Finding]] = []
     for name, own_P in group_masks(
-        found.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
+        groups.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(flat_P[own_P].mean())
         if share >= DEAD_SHARE and name not in without_spread:
-            told.append((share, _dead(view, name, own_P, own_P & flat_P, share)))
-    yield from (finding for _, finding in sorted(told, key=lambda pair: -pair[0]))
+            findings.append((share, _dead(view, name, own_P, own_P & flat_P, share)))
+    yield from (finding for _, finding in sorted(findings, key=lambda pair: -pair[0]))
 
 
 def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: float) -> Finding:
-    found = view.completions.generation_groups
-    mean = float(found.mean_P[dead_P].mean())
-    living = found.mean_P[own_P & ~dead_P]
+    groups = view.completions.generation_groups
+    mean = float(groups.mean_P[dead_P].mean())
+    others = groups.mean_P[own_P & ~dead_P]
     kind = _difficulty(view, name, mean)
-    if kind == "unknown" and len(living) and abs(mean - living.mean()) > _ROUNDING:
-        kind = "too hard" if mean < living.mean() else "too easy"
+    if kind == "unknown" and len(others) and abs(mean - others.mean()) > _ROUNDING:
+        kind = "too hard" if mean < others.mean() else "too easy"
     if not view.estimator.centered:
-        loss = "They tell a good prompt from a bad one, but not a good answer from a bad one."
+        loss = "They distinguish prompts, but not good answers from bad ones."
     else:
         loss = f"With advantage.estimator {view.recipe.advantage.estimator} nothing is learnt from them."
     remedies = {
         "too hard": f"Most of them earn too little (too hard): {_EASIER}, or set {_more_generations(view)}.",
-        "too easy": f"Most of them earn the most already (too easy): {_HARDER}, or set "
+        "too easy": f"Most of them earn the maximum already (too easy): {_HARDER}, or set "
         f"{_more_generations(view)}.",
-        "unknown": "The reward is too coarse to tell those answers apart: give it more steps between its "
-        f"least and its most, or set {_more_generations(view)}.",
+        "unknown": "The reward is too coarse to distinguish these answers: give it more levels between its "
+        f"minimum and its maximum, or set {_more_generations(view)}.",
     }
     return Finding(
         "dead-generation-groups",
         name,
         "warning",
         f"For {percent(share)} of the {int(own_P.sum())} prompts {about(name)} in "
-        f"{view.completions.steps_text()} all completions, though they differ, got one and the same reward "
+        f"{view.completions.steps_text()} all completions got the same reward although they differ "
         f"({shown(mean)} on average). {loss}",
         remedies[kind],
         {"share": share, "prompts": int(own_P.sum()), "mean_reward": mean},
@@ -188,15 +190,15 @@ def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: f
 
 
 def _lacks_generation_groups(view: RunView) -> str | None:
-    found = view.completions.generation_groups
-    count = int(((found.counted_P >= 2) & (found.distinct_P >= 2)).sum())
+    groups = view.completions.generation_groups
+    count = int(((groups.counted_P >= 2) & (groups.distinct_P >= 2)).sum())
     if count >= LEAST_PROMPTS:
         return None
     return f"{count} prompts with different completions so far, {LEAST_PROMPTS} are needed"
 
 
 def find_missing_rewards(view: RunView) -> Iterator[Finding]:
-    """Completions without a reward: they were sampled for nothing."""
+    """Completions without a reward, from which nothing is learnt."""
     completions = view.completions
     share = float(1 - completions.scored_N.mean())
     if share < MISSING_SHARE:
@@ -206,17 +208,18 @@ def find_missing_rewards(view: RunView) -> Iterator[Finding]:
         None,
         "problem" if share == 1 else "warning",
         f"{percent(share)} of the {len(completions)} completions in {completions.steps_text()} got no reward "
-        "(NaN or None); they teach nothing.",
-        "Let every reward return a number for each completion that it can score: one that is missing makes "
-        "the whole sum missing. A reward that fits some users only belongs to its `preference_groups`; "
-        "`weight: 0` takes one out of the sum.",
+        "(NaN or None), so nothing is learnt from them.",
+        "Let every reward return a number for each completion that it can score: if one is missing, the "
+        "whole sum is missing. Give a reward that applies to some users only its `preference_groups`; "
+        "`weight: 0` "
+        "takes a reward out of the sum.",
         {"share": share, "completions": len(completions)},
     )
 
 
 def _lacks_completions(view: RunView) -> str | None:
-    found = len(view.completions)
-    return None if found >= LEAST_REWARDS else f"{found} completions so far, {LEAST_REWARDS} are needed"
+    count = len(view.completions)
+    return None if count >= LEAST_REWARDS else f"{count} completions so far, {LEAST_REWARDS} are needed"
 
 
 RULES = (

@@ -1,6 +1,6 @@
-"""What the rules look at: plain data about a run so far, as columns.
+"""The data that rules read: the records of a run so far, as columns.
 
-Axes: N completions of the latest steps, in the order of training; P their generation groups; L lines of
+Axes: N completions of the latest steps, in the order of training; P generation groups of these; L lines of
 metrics.jsonl.
 """
 
@@ -23,12 +23,13 @@ Whole = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 WINDOW_STEPS = 40
-"""Latest steps whose completions are looked at: long enough for a preference group with 3 % of the prompts to
-show ten of them at 8 prompts a step, short enough to be about the present."""
+"""The number of latest steps whose completions are read. With 8 prompts per step a preference group with 3 %
+of the prompts has about ten prompts in them, and they are few enough to describe the current state.
+"""
 RECENT_STEPS = 10
-"""Steps that count as the present where it is compared with the past."""
+"""The number of latest steps that count as recent where they are compared with earlier ones."""
 MIN_STEPS = 10
-"""No rule speaks before: the first steps are noise, and a run that short is a trial."""
+"""No rule is applied before: the first steps are noise, and a run that short is a trial."""
 _LARGEST = 1e100
 
 
@@ -43,38 +44,38 @@ class PastRewards:
 
 @dataclass(frozen=True)
 class GenerationGroups:
-    """The generation groups of some completions. Missing rewards are left out of counts, means and bounds."""
+    """Generation groups. Missing rewards are left out of counts, means, minima and maxima."""
 
     step_P: Whole
     preference_group_P: Whole
     size_P: Whole
-    """Completions."""
+    """Number of completions."""
     counted_P: Whole
-    """Completions with a reward."""
+    """Number of completions with a reward."""
     low_P: Floats
     high_P: Floats
     mean_P: Floats
-    """NaN where there is no reward."""
+    """NaN if there is no reward."""
     distinct_P: Whole
-    """Different texts."""
+    """Number of distinct texts."""
 
 
 @dataclass(frozen=True)
 class Completions:
-    """Scored completions; those of one prompt stand together."""
+    """Scored completions; those of one prompt are consecutive."""
 
     step_N: Whole
     prompt_N: Whole
-    """Position of the prompt in its step."""
+    """Index of the prompt in its step."""
     preference_group_N: Whole
     """Index into `preference_groups`."""
     preference_groups: tuple[str, ...]
     reward_N: Floats
-    """NaN where it is missing."""
+    """NaN if it is missing."""
     parts: Mapping[str, Floats]
-    """[N] each; NaN where a part was not recorded."""
+    """[N] each; NaN if a part was not recorded."""
     length_N: Whole
-    """Tokens."""
+    """Number of tokens."""
     texts_N: tuple[str, ...]
 
     @classmethod
@@ -126,7 +127,7 @@ class Completions:
 
     @cached_property
     def generation_groups(self) -> GenerationGroups:
-        """What each generation group holds."""
+        """Statistics of each generation group."""
         starts = self.starts_P
         ends = np.append(starts[1:], len(self)).astype(np.int64)
         if not len(self):
@@ -149,7 +150,9 @@ class Completions:
 
 @dataclass(frozen=True)
 class StepMeans:
-    """Mean rewards by step and preference group (M): when, whose (a number), of how many rewards."""
+    """Mean rewards by step and preference group (M entries), with their numbers of rewards. Preference groups
+    are numbered.
+    """
 
     step_M: Floats
     preference_group_M: Whole
@@ -159,26 +162,26 @@ class StepMeans:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Lines of metrics.jsonl, in order: all of a run, or of a long one the first and the latest."""
+    """The lines of metrics.jsonl, in order; for a long run only the first and the latest ones."""
 
     lines: Sequence[Mapping[str, Any]]
 
     @cached_property
     def step_L(self) -> Floats:
-        """Steps."""
+        """The step of each line."""
         return self["step"]
 
     def __getitem__(self, key: str) -> Floats:
-        """A number of every line; NaN where a line has none."""
+        """The number with that key in every line; NaN if a line does not have it."""
         return _floats([line.get(key) for line in self.lines])
 
     def latest(self, key: str, count: int = RECENT_STEPS) -> Floats:
-        """That number in the latest `count` lines, those without it left out."""
+        """The number in the latest `count` lines, without lines that do not have it."""
         values = self[key][-count:]
         return values[~np.isnan(values)]
 
     def earliest(self, key: str, count: int = RECENT_STEPS) -> Floats:
-        """The same of the first lines."""
+        """The same for the first lines."""
         values = self[key][:count]
         return values[~np.isnan(values)]
 
@@ -186,9 +189,9 @@ class Metrics:
     def step_means(self) -> StepMeans:
         """The mean rewards of all lines."""
         rows = [
-            (line["step"], name, found["n"], found["mean"])
+            (line["step"], name, group["n"], group["mean"])
             for line in self.lines
-            for name, found in line.get("groups", {}).items()
+            for name, group in line.get("groups", {}).items()
         ]
         numbers = {name: index for index, name in enumerate(dict.fromkeys(row[1] for row in rows))}
         means = _floats([row[3] for row in rows])
@@ -203,24 +206,24 @@ class Metrics:
 
 @dataclass(frozen=True)
 class TrainingPrompts:
-    """Prepared prompts by preference group, of which there may be a million."""
+    """The number of training prompts of each preference group. There may be a million preference groups."""
 
     counts: Mapping[str, int]
 
     @cached_property
     def ascending(self) -> list[tuple[int, str]]:
-        """(prompts, preference group), the rarest first; those without any are left out."""
+        """(number of prompts, preference group), the rarest first, without those that have none."""
         return sorted((count, name) for name, count in self.counts.items() if count > 0)
 
     @cached_property
     def total(self) -> int:
-        """All of them."""
+        """The total number of prompts."""
         return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run so far."""
+    """The records of a run so far."""
 
     recipe: Recipe
     metrics: Metrics
@@ -233,40 +236,40 @@ class RunView:
 
     @property
     def estimator(self) -> Estimator:
-        """How its advantages are made."""
+        """The estimator of its advantages."""
         section = self.recipe.advantage
         return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         of_metrics = int(self.metrics.step_L[-1]) if len(self.metrics.lines) else 0
         of_completions = int(self.completions.step_N[-1]) if len(self.completions) else 0
         return max(of_metrics, of_completions)
 
 
 GroupMask = tuple[str | None, Flags]
-"""A preference group (None: all of them) and which completions or generation groups are its own."""
+"""A preference group (None: all of them), and a mask of its completions or generation groups."""
 
 
 def group_masks(
     preference_group_X: Whole, names: Sequence[str], usable_X: Flags, least: int
 ) -> list[GroupMask]:
-    """The preference groups with `least` usable elements, or all of them as one if none has so many by itself
-    and they have together.
+    """The preference groups with at least `least` usable elements. If there is none, but all of them together
+    have enough, they are treated as one.
     """
     counts = np.bincount(preference_group_X[usable_X], minlength=len(names))
-    found: list[GroupMask] = [
+    masks: list[GroupMask] = [
         (names[index], usable_X & (preference_group_X == index))
         for index in np.flatnonzero(counts >= least).tolist()
     ]
-    if not found and counts.sum() >= least:
+    if not masks and counts.sum() >= least:
         return [(None, usable_X)]
-    return found
+    return masks
 
 
 def _floats(values: Sequence[Any]) -> Floats:
-    """Numbers; NaN for what is none, and for what is so large that its square is none."""
+    """An array of numbers; NaN for values that are not numbers, and for those whose square would overflow."""
     return np.array(
         [float(v) if isinstance(v, int | float) and abs(v) < _LARGEST else math.nan for v in values],
         np.float64,

@@ -100,7 +100,7 @@ def test_enough_prompts_are_enough() -> None:
 def test_unlike_spreads_are_named() -> None:
     spreads = {"a": 1.0, "b": 12.0, "c": 2.0}
     groups = {name: with_weight(0.1, spread=spread) for name, spread in spreads.items()}
-    rule, _, basis = estimator_advice(groups, 4).sentence.partition(" The rule is")
+    rule, _, basis = estimator_advice(groups, 4).sentence.partition(" The rule comes")
     assert "simulation" in basis
     assert rule.endswith(
         "Rewards of b vary 12 times as much as those of a: dr_grpo and rloo, which divide by no spread, "

@@ -65,10 +65,10 @@ def test_what_every_answer_earns_tells_too_hard_from_too_easy(value: float, says
     finding = only(view({"a": [value], "b": [0.0, 1.0, 1.0]}))
     assert (finding.rule, finding.preference_group, finding.severity) == ("no-spread", "a", "problem")
     assert says in finding.says
-    # 12 steps of 4; the rule of three says that one in 16 would have shown.
+    # 12 steps of 4; the rule of three says that one answer in 16 would have shown.
     assert finding.says.startswith("All 48 rewards of preference group 'a' in steps 1 to 12 are ")
     assert finding.numbers == {"rewards": 48, "value": value}
-    assert ("one in 16" in finding.says) == (value == 0)
+    assert ("one answer in 16" in finding.says) == (value == 0)
 
 
 def test_a_weight_below_zero_turns_the_range_round() -> None:
@@ -88,7 +88,7 @@ def test_of_rewards_without_a_range_the_parts_tell() -> None:
 
 def test_a_spread_below_epsilon_is_drowned_where_a_scale_divides() -> None:
     rewards: dict[str, list[float | None]] = {"a": [0.5, 0.50005]}
-    assert "advantage.epsilon (0.0001) drowns" in only(view(rewards)).says
+    assert "not more than advantage.epsilon (0.0001)" in only(view(rewards)).says
     assert diagnose(view(rewards, advantage__estimator="rloo")).findings == ()
 
 
@@ -161,7 +161,7 @@ def test_the_gravest_comes_first() -> None:
     found = diagnose(view({"a": [0.0], "b": [0.0, 1.0, 1.0]}, lines=lines)).findings
     assert [finding.severity for finding in found] == ["problem", "warning"]
     # Cut answers may be why nothing is earned.
-    assert "may have their cause here" in found[1].says
+    assert "why the rewards have no spread" in found[1].says
 
 
 def test_a_loss_of_zero_is_normal_where_the_gradient_is_not() -> None:

@@ -65,7 +65,7 @@ def test_seeds_that_scatter_make_it_uncertain_and_say_how_many_would_do() -> Non
     macro = lines(one, other)[None]
     assert (macro.verdict, macro.seeds, macro.n) == ("can't tell", 3, 60)
     assert macro.needed is not None and 3 < macro.needed < 15
-    assert macro.explanation == f"can't tell with 3 seeds; about {macro.needed} would"
+    assert macro.explanation == f"can't tell with 3 seeds; about {macro.needed} would be enough"
     single = lines(Side("a", (0,), one.values[:1]), Side("b", (0,), other.values[:1]))[None]
     assert (single.verdict, single.seeds) == ("ahead", 1)
 
@@ -139,7 +139,7 @@ def test_users_are_the_units_with_one_seed_as_in_an_evaluation() -> None:
     # Prompts of one user say the same: as units they tell apart what ten users do not.
     assert (found.verdict, by_prompt.verdict) == ("can't tell", "ahead")
     assert found.needed is not None and 10 < found.needed < 40
-    assert found.explanation == f"can't tell with 10 users; about {found.needed} would"
+    assert found.explanation == f"can't tell with 10 users; about {found.needed} would be enough"
     assert found.p_value > 0.05 > by_prompt.p_value
 
 

@@ -30,9 +30,12 @@ def resolve(
     """The run, its recipe with the overrides, and the folder where the recipe's relative paths start.
 
     A recipe's run is in `run_dir`, else where `default_run_dir` says; `must_exist`: a run has to be there.
+    A text as `overrides` is one override.
     Raises RecipeError where the recipe cannot be read, RunError where there is no run to be found.
     """
     place = None if run_dir is None else Path(run_dir)
+    if isinstance(overrides, str):
+        overrides = (overrides,)
     if isinstance(source, Recipe | Mapping):
         recipe, folder = made_recipe(source, overrides, on_message), Path()
     else:

@@ -96,3 +96,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         resolve(tmp_path, None, (), silent)
     with pytest.raises(RunError, match="is not a run: it has no recipe"):
         resolve(tmp_path, None, (), silent, must_exist=True)
+
+
+def test_a_text_is_one_override(tmp_path: Path) -> None:
+    recipe = write_tiny(tmp_path)
+    text, listed = (resolve(recipe, None, given, silent)[1] for given in ("train.steps=9", ["train.steps=9"]))
+    assert text == listed and text.train.steps == 9

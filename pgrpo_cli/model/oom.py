@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pgrpo_cli.errors import TrainingError
-from pgrpo_cli.pretrained.memory import give_back, is_out_of_memory, release_memory
+from pgrpo_cli.pretrained.memory import is_out_of_memory, release_caches, release_memory
 
 Content = TypeVar("Content")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ def in_pieces(
     cut: Callable[[Sequence[int], int], Iterable[Piece[Content]]],
     compute: Callable[[Content], Result],
     budget: TokenBudget,
-    spare: Callable[[], bool] = give_back,
+    spare: Callable[[], bool] = release_caches,
 ) -> Iterator[Result]:
     """Compute all completions in the pieces that `cut(completions, tokens)` makes; yield each result.
 

@@ -1,1 +1,1 @@
-"""Models that others trained, for the policy, rewards and sentence embeddings: one rule for all of them."""
+"""Loading pretrained models for the policy, rewards and sentence embeddings, all with the same checks."""

@@ -1,4 +1,4 @@
-"""A model's chat template: conversations become text in a process with limits on its time and memory."""
+"""The chat template of a model. It is rendered in a process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MARK = "<<<the message goes on here>>> "
 
 
 class Chat:
-    """The chat template of a tokenizer. Raises ModelError where it is none.
+    """The chat template of a tokenizer. Raises ModelError if it is not valid.
 
-    `where` begins messages about it, `remedy` ends them. `variables`: what the template wants to know
+    Error messages begin with `where` and end with `remedy`. `variables`: values that the template reads
     besides the messages.
     """
 
@@ -35,16 +35,16 @@ class Chat:
         try:
             self.source: str = tokenizer.get_chat_template()
             self._template = ChatTemplate(self.source)
-        # A tokenizer may have several templates, none of which is called default.
+        # ValueError: the tokenizer has several templates, and none is named "default".
         except (TemplateProblem, ValueError) as error:
             raise self.unusable(str(error)) from error
 
     def text(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """The conversation as the template writes it.
+        """The conversation as text.
 
-        A leading system message becomes the beginning of the first user message where the template has no
-        place for it. Raises TemplateProblem where the template refuses the conversation, ModelError where it
-        takes more time or memory than a template may.
+        If the template does not support system messages, a leading one is put in front of the first user
+        message. Raises TemplateProblem if the template refuses the conversation, ModelError if it exceeds the
+        limits on time or memory.
         """
         (text,) = self.texts([messages], add_generation_prompt=add_generation_prompt)
         if isinstance(text, TemplateProblem):
@@ -60,7 +60,7 @@ class Chat:
         return self._rendered(conversations, add_generation_prompt=add_generation_prompt)
 
     def unfinished(self, messages: Messages) -> str:
-        """The same, up to the end of what the last message says, so that the model goes on with it."""
+        """The same text, cut after the content of the last message, so that the model continues it."""
         *before, last = messages
         # A template that strips messages leaves the mark without its last character.
         text = self.text([*before, {**last, "content": f"{last['content']}{_MARK}"}])

@@ -1,7 +1,7 @@
-"""Which device models are computed on: what was asked for, what is there, and why it cannot be used.
+"""Chooses the device that models run on, and says why a device cannot be used.
 
-Torch says why it cannot use a GPU in a warning, once a process, and goes on without it. Here that is an
-error: a run that was meant for a GPU would train on the CPU for days.
+If torch cannot use a GPU, it warns once per process and continues on the CPU. Here that is an error, since a
+run that was meant for a GPU would train on the CPU for days.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _DRIVER, _DEVICES = Path("/proc/driver/nvidia/version"), Path("/dev")
 _CPU_INFO, _MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 NATIVE_BFLOAT16 = (8, 0)
-"""Compute capability from which on NVIDIA's GPUs compute in bfloat16; older ones emulate it, slowly."""
+"""The lowest compute capability with bfloat16 in hardware. Older NVIDIA GPUs emulate it slowly."""
 
 
 def choose_device(wish: str = "auto") -> torch.device:
     """The device for `auto`, `cpu`, `cuda` or `cuda:N`.
 
-    `auto` is the first GPU, or the CPU where there is none. Raises ModelError for a GPU that is asked for and
-    is not there, and under `auto` for one that is there and that torch cannot use.
+    `auto` is the first GPU, or the CPU if there is none. Raises ModelError if the requested GPU does not
+    exist, and for `auto` if there is a GPU that torch cannot use.
     """
     if wish == "cpu":
         return torch.device("cpu")
@@ -49,17 +49,17 @@ def choose_device(wish: str = "auto") -> torch.device:
 
 
 def set_up(device: torch.device) -> None:
-    """Prepare this process for computing a model on `device`. To be called by whatever loads one.
+    """Prepare this process for running a model on `device`. Must be called by all code that loads one.
 
-    On a GPU cuDNN's attention is switched off: it builds a kernel for each new length, and every batch here
-    has another one. An order of preference would not do: torch sets its own at the first attention.
+    On a GPU cuDNN's attention is disabled: it compiles a kernel for each new length, and every batch here has
+    another length. Setting a priority order would not help, since torch sets its own at the first attention.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def describe(device: torch.device) -> str:
-    """A sentence about the device: its name, memory, and the types that it computes in."""
+    """A sentence about the device: its name, its memory, and the dtypes that it supports."""
     if device.type == "cpu":
         return f"Device: cpu{_processor()}, {_memory_of_cpu()}{_cpu_types()}."
     properties = torch.cuda.get_device_properties(device)
@@ -73,7 +73,7 @@ def describe(device: torch.device) -> str:
 
 
 def memory_of(device: torch.device) -> tuple[int | None, int]:
-    """Bytes that are free (None: a CPU's system does not say), and all bytes."""
+    """The free bytes (None if the system does not say, on a CPU), and the total."""
     if device.type != "cpu":
         return torch.cuda.mem_get_info(device)
     available = _field(_MEMORY_INFO, "MemAvailable").removesuffix(" kB")
@@ -82,28 +82,28 @@ def memory_of(device: torch.device) -> tuple[int | None, int]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is worth computing in: on a GPU, whether it does so itself."""
+    """Whether the device should compute in bfloat16: on a GPU, whether its hardware supports it."""
     if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
         return True
     return torch.cuda.get_device_capability(device) >= NATIVE_BFLOAT16
 
 
 def _unusable() -> str | None:
-    """Why torch can use no GPU, in its own words; None where it can."""
+    """Why torch cannot use any GPU, in its own words; None if it can."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         there = _torch_sees_one()
         try:
-            # Its warning comes once a process and may have gone by; this says it again. And a GPU that is
-            # counted may still fail to start.
+            # torch warns only once per process, perhaps earlier; this call raises the reason again. Also, a
+            # GPU that is counted may still fail to initialise.
             torch.cuda.init()
             if there:
                 return None
             cause = "torch finds no GPU"
         except (RuntimeError, AssertionError) as error:
             cause = first_line(error)
-    told = [str(w.message).strip().splitlines()[0] for w in caught if "CUDA" in str(w.message)]
-    return told[0] if told else cause
+    reasons = [str(w.message).strip().splitlines()[0] for w in caught if "CUDA" in str(w.message)]
+    return reasons[0] if reasons else cause
 
 
 def _torch_sees_one() -> bool:
@@ -111,13 +111,15 @@ def _torch_sees_one() -> bool:
 
 
 def _hidden() -> bool:
-    """Whether the user keeps all GPUs from this process."""
+    """Whether the user hides all GPUs from this process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.strip() in ("", "-1")
 
 
 def _has_nvidia() -> bool:
-    """Whether this process has a GPU of NVIDIA's; a container sees the driver of those that it has not."""
+    """Whether this process has an NVIDIA GPU. The driver alone does not show it: containers without one see
+    it.
+    """
     return any(_DEVICES.glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
 
 
@@ -144,7 +146,7 @@ def _refusal(wish: str, cause: str) -> ModelError:
 
 
 def driver_version() -> str | None:
-    """The version of NVIDIA's driver; None where it does not say, or is not there."""
+    """The version of NVIDIA's driver; None if it is unknown or there is no driver."""
     try:
         found = re.search(r"Kernel Module(?: for \S+)?\s+(\d[\d.]*)", _DRIVER.read_text(errors="replace"))
     except OSError:
@@ -159,12 +161,12 @@ def _listed() -> str:
 
 
 def dotted(capability: tuple[int, int]) -> str:
-    """A compute capability as it is written."""
+    """A compute capability as text, such as 8.6."""
     return "{}.{}".format(*capability)
 
 
 def _field(path: Path, name: str) -> str:
-    """The first value of that name in a file of `name : value` lines; empty without one."""
+    """The first value with that name in a file of `name : value` lines; empty if there is none."""
     try:
         found = re.search(rf"^{name}\s*:\s*(.*)$", path.read_text(errors="replace"), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a model's files must be before anything reads them: whole, and safetensors or GGUF."""
+"""Checks of a model's files before they are read: they must be complete, and weights safetensors or GGUF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AGAIN = "Copy or download the file again."
 
 
 def check_settings(at: Location, names: Iterable[str] = SETTINGS) -> Path:
-    """The folder of the model; its files of those names are whole, where it has them. Raises ModelError."""
+    """The folder of the model, after its settings files have been checked. Raises ModelError."""
     folder = at.files()
     if (folder / "adapter_config.json").exists():
         raise ModelError(
@@ -40,7 +40,7 @@ def check_settings(at: Location, names: Iterable[str] = SETTINGS) -> Path:
 
 
 def check_weights(at: Location) -> Path:
-    """The folder of the model, with weights that are whole. Raises ModelError."""
+    """The folder of the model, after its settings and weights have been checked. Raises ModelError."""
     folder = check_settings(at)
     if at.gguf_file:
         return folder
@@ -58,7 +58,7 @@ def check_weights(at: Location) -> Path:
 
 
 def check_safetensors(at: Location, path: Path) -> None:
-    """Raises ModelError for a file that is no safetensors file, or only a part of one."""
+    """Raise ModelError for a file that is not a complete safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     refuse_pointer(at, path)
@@ -73,7 +73,7 @@ def check_safetensors(at: Location, path: Path) -> None:
 
 
 def refuse_pointer(at: Location, path: Path) -> None:
-    """Raises ModelError for what git leaves where Git LFS has not fetched a file."""
+    """Raise ModelError for a pointer of Git LFS, which git leaves if the file itself was not fetched."""
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise ModelError(

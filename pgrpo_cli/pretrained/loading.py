@@ -1,7 +1,8 @@
 """Configuration, tokenizer and weights of a pretrained model, all by the same rule.
 
-Files are whole and of this machine, weights are safetensors or GGUF, and no code of the model's own runs.
-Every weight that the model has comes from the checkpoint; what is missing or misshapen would be random.
+Files must be complete and on this machine, weights must be safetensors or GGUF, and no code of the model is
+run. Every weight of the model must be in the checkpoint with the right shape; transformers would initialise
+others randomly.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def load_config(at: Location) -> Any:
     folder = check_settings(at)
     config = _explained(at, lambda: AutoConfig.from_pretrained(**_place(at, folder)))
     _refuse_settings(at, config)
-    # It may name a kernel of a hub, which is code.
+    # The configuration may name an attention kernel of a hub, which is code.
     config._attn_implementation = None
     return config
 
 
 def load_tokenizer(at: Location) -> Any:
-    """The model's tokenizer, which has a token for padding. Raises ModelError."""
+    """The tokenizer of the model, with a padding token. Raises ModelError."""
     from transformers import AutoTokenizer
 
     folder = check_settings(at, (CONFIG, *TOKENIZER))
@@ -50,9 +51,9 @@ def load_tokenizer(at: Location) -> Any:
 
 
 def load_model(at: Location, factory: str, *, unused: str | None = None, **options: Any) -> Any:
-    """The model that transformers' class `factory` makes, with `options` for its `from_pretrained`.
+    """Load a model with the transformers class `factory`; `options` are passed to its `from_pretrained`.
 
-    `unused`: prefix of weights that the checkpoint may lack, because nothing is read from them. Raises
+    `unused`: the prefix of weights that may be missing from the checkpoint, because they are not used. Raises
     ModelError.
     """
     import transformers
@@ -80,9 +81,10 @@ def load_model(at: Location, factory: str, *, unused: str | None = None, **optio
 
 
 def check_vocabulary(shown: str, tokenizer: Any, rows: int) -> None:
-    """Raises ModelError where ordinary text has tokens that no row of the embedding stands for.
+    """Raise ModelError if tokens of ordinary text have no row in the embedding.
 
-    Special tokens beyond it are common and mostly never used; prompts that use them are refused one by one.
+    Special tokens without a row are common and mostly never used. Prompts that use them are refused one by
+    one.
     """
     added = tokenizer.get_added_vocab()
     largest = max((index for token, index in tokenizer.get_vocab().items() if token not in added), default=0)
@@ -100,14 +102,14 @@ def _place(at: Location, folder: Path) -> dict[str, Any]:
 
 
 def _refuse_settings(at: Location, config: Any) -> None:
-    """Raises ModelError for a configuration that says to load other files, or weights in another form."""
+    """Raise ModelError for a configuration that names other files or an unsupported quantization."""
     if getattr(config, "transformers_weights", None) is not None:
         raise ModelError(
             f"{at.shown}: its config.json names a file of weights (transformers_weights)",
             remedy="Save the model again with save_pretrained, or name another one.",
         )
     method, four_bit = _quantized(config)
-    # Only 4-bit weights of bitsandbytes are what `quantization` makes, too.
+    # 4-bit weights of bitsandbytes are supported, since `quantization` makes the same.
     if method and not at.gguf_file and not (method == "bitsandbytes" and four_bit):
         raise ModelError(
             f"{at.shown} is quantized already ({method[:40]}), which is not loaded",
@@ -116,16 +118,16 @@ def _refuse_settings(at: Location, config: Any) -> None:
 
 
 def _quantized(config: Any) -> tuple[str | None, bool]:
-    """(how the checkpoint is quantized, whether to 4 bits by bitsandbytes)."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    """The quantization method of the checkpoint (or None), and whether it is bitsandbytes with 4 bits."""
+    section = getattr(config, "quantization_config", None)
+    if section is None:
         return None, False
-    settings = found if isinstance(found, dict) else vars(found)
+    settings = section if isinstance(section, dict) else vars(section)
     return str(settings.get("quant_method")), bool(settings.get("load_in_4bit"))
 
 
 def _refuse_unquantized(at: Location, config: Any, wanted: Any) -> None:
-    """Raises ModelError for 4-bit weights where the recipe says that there are none."""
+    """Raise ModelError for 4-bit weights if the recipe has no quantization."""
     if wanted is None and _quantized(config)[0]:
         raise ModelError(
             f"{at.shown} is quantized to 4 bits already, and its `quantization` in the recipe is none",
@@ -134,11 +136,11 @@ def _refuse_unquantized(at: Location, config: Any, wanted: Any) -> None:
 
 
 def _explained(at: Location, load: Callable[[], Result]) -> Result:
-    """What `load` returns, without the libraries' own reports. Raises ModelError for whatever it raises."""
+    """The result of `load`, without messages of the libraries. Turns every error into ModelError."""
     try:
         with quiet(bars=True):
             return load()
-    # Files of strangers make the libraries raise whatever they like: there is no list of it.
+    # Damaged or hostile files can make the libraries raise any exception.
     except Exception as error:
         what = "the file is incomplete, or none that transformers can read: " if at.gguf_file else ""
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Which pretrained model is meant, and its files on this machine; a hub's are fetched first."""
+"""Locates a pretrained model and its files. Files of a hub model are downloaded first."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pgrpo_cli.paths import path_or_id
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 POOLING = "1_Pooling/config.json"
-"""Where sentence-transformers says how the states of a text become one vector."""
+"""The file in which sentence-transformers stores its pooling method."""
 SETTINGS = (CONFIG, "generation_config.json", INDEX, POOLING)
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("chat_template.jinja", "chat_template.json"),
 )
-"""All files but weights that transformers may read of a model; a hub's other files are not fetched."""
+"""All files except weights that transformers may read. Other files of a hub model are not downloaded."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 _PATIENCE = 5.0
-"""Seconds that the hub has for its first answer."""
+"""How many seconds to wait for the first answer of the hub."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A model: a folder, a GGUF file in a folder, or, without a folder, the id of a hub's model.
+    """A model: a folder, a GGUF file in a folder, or, without a folder, the id of a hub model.
 
-    `where` begins messages about it: the key or the reward that names it. `name`: as it is written there.
+    `where`: the key or the reward that names it, for messages. `name`: as it is written there.
     """
 
     where: str
@@ -52,20 +52,20 @@ class Location:
 
     @property
     def shown(self) -> str:
-        """How messages begin."""
+        """The beginning of messages about the model."""
         return f"{self.where}: {self.name!r}"
 
     def files(self) -> Path:
-        """The folder with its settings, fetched if it is a hub's. Raises ModelError."""
+        """The folder with its settings, which are downloaded for a hub model. Raises ModelError."""
         return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER))
 
     def with_weights(self, shards: Sequence[str]) -> Path:
-        """The folder, with those files too."""
+        """The folder, which also contains these files of weights."""
         return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER, *shards), bars=True)
 
 
 def located(where: str, name: str, start: Path, revision: str | None = None) -> Location:
-    """The folder of that name, a relative one below `start`, or else the hub's model.
+    """The folder with that name (relative to `start`), or else the hub model.
 
     Raises ModelError, or PathError.
     """
@@ -80,7 +80,7 @@ def located(where: str, name: str, start: Path, revision: str | None = None) -> 
 def _fetched(at: Location, names: Sequence[str], *, bars: bool = False) -> Path:
     """The folder in the hub's cache with the files of those names that the model has.
 
-    The hub is asked once, for a short time: what cannot be reached is looked for in the cache.
+    The hub is asked once, with a short timeout. If it cannot be reached, the cache is used.
     """
     import httpx2
     import huggingface_hub
@@ -116,7 +116,7 @@ def _unreachable(at: Location, error: Exception) -> ModelError:
 
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"{at.shown} is gated: its owners want to be asked",
+            f"{at.shown} is gated: its owners must grant access",
             remedy="Ask for access on its page, then log in with `hf auth login`.",
         )
     if isinstance(error, RepositoryNotFoundError):
@@ -128,8 +128,8 @@ def _unreachable(at: Location, error: Exception) -> ModelError:
     if isinstance(error, RevisionNotFoundError):
         return ModelError(f"{at.shown} has no revision {at.revision!r}", remedy="Check the revision.")
     return ModelError(
-        f"{at.shown} is no folder here, not (or not wholly) in the local cache, and the hub cannot be asked: "
-        f"{first_line(error)}",
+        f"{at.shown} is not a folder here and not (completely) in the local cache, and the hub cannot be "
+        f"reached: {first_line(error)}",
         remedy="Check the id or path. A hub model must be downloaded once while online (HF_HUB_OFFLINE "
         "unset).",
     )
@@ -137,7 +137,7 @@ def _unreachable(at: Location, error: Exception) -> ModelError:
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """Within the block the libraries of Hugging Face report by exceptions alone, with progress if `bars`."""
+    """Within the block Hugging Face libraries print no messages; they show progress bars only if `bars`."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "transformers")]
@@ -157,5 +157,5 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

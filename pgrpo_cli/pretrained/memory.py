@@ -1,7 +1,8 @@
-"""Running out of a device's memory: how it shows, and who gives back what is only kept for speed.
+"""Out-of-memory errors of a device, and releasing memory that is kept only for speed.
 
-A device is one for all models on it. A reward model that finds no room does not know the policy's rollouts,
-whose workspace may hold gigabytes that it can do without.
+All models on a device share its memory. When a reward model runs out of memory, the workspace of the policy's
+rollouts may keep gigabytes that can be released. The reward model does not know the workspace, so workspaces
+register here.
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ from typing import Protocol
 from weakref import WeakSet
 
 _SAME_IN_OTHER_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What allocations that go past torch's own allocator say, in a plain RuntimeError."""
+"""Messages of allocations outside of torch's allocator, which raise a plain RuntimeError."""
 
 
-class Keeper(Protocol):
-    """Who keeps memory on a device for speed alone."""
+class Cache(Protocol):
+    """Keeps memory on a device only for speed."""
 
     def release(self) -> bool:
-        """Give all of it back; whether there was any."""
+        """Release all of it, and return whether there was any."""
 
 
-_KEEPERS: WeakSet[Keeper] = WeakSet()
+_CACHES: WeakSet[Cache] = WeakSet()
 
 
-def ask_in_need(keeper: Keeper) -> None:
-    """Have `give_back` ask this keeper too, for as long as it lives."""
-    _KEEPERS.add(keeper)
+def register_cache(cache: Cache) -> None:
+    """Let `release_caches` release this one too, as long as it exists."""
+    _CACHES.add(cache)
 
 
-def give_back() -> bool:
-    """Have all keepers give back what they keep; whether there was any."""
-    released = [keeper.release() for keeper in list(_KEEPERS)]
+def release_caches() -> bool:
+    """Release the memory of all registered caches, and return whether there was any."""
+    released = [cache.release() for cache in list(_CACHES)]
     return any(released)
 
 
@@ -45,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give the device what nothing refers to any more."""
+    """Return unreferenced memory of torch's caching allocator to the device."""
     import torch
 
     gc.collect()

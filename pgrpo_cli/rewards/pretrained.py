@@ -10,7 +10,7 @@ from typing import Any
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_model, load_tokenizer
 from pgrpo_cli.pretrained.location import Location, located
-from pgrpo_cli.pretrained.memory import give_back, is_out_of_memory, release_memory
+from pgrpo_cli.pretrained.memory import is_out_of_memory, release_caches, release_memory
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 
 CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
@@ -76,7 +76,7 @@ class Pretrained:
                 order, spared = order[size:], False
                 continue
             # First what others keep for speed alone, then smaller batches.
-            spared, more = True, not spared and give_back()
+            spared, more = True, not spared and release_caches()
             release_memory()
             if more:
                 continue

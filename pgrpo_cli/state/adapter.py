@@ -1,4 +1,4 @@
-"""Adapters as PEFT loads them: that of a checkpoint, and the finished one of a run with its model card."""
+"""Writes adapters in PEFT's format: those of checkpoints, and a run's finished one with its model card."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _ROWS = 100
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
-    """The adapter as PEFT saves it, without the model card that PEFT would write."""
-    # Left to itself PEFT asks a hub whether the vocabulary was resized; this adapter never holds embeddings.
+    """Save the adapter in PEFT's format, without the model card that PEFT writes."""
+    # By default PEFT asks the hub whether the vocabulary was resized. This adapter never contains embeddings.
     policy.model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     _sort_config(folder / "adapter_config.json")
     for file in folder.glob("*.safetensors"):
-        # safetensors leaves them readable to their owner alone.
+        # safetensors makes its files readable by their owner only.
         shutil.copymode(folder / "adapter_config.json", file)
 
 
 def _sort_config(path: Path) -> None:
-    """PEFT writes sets in an order that differs from process to process: sort them."""
+    """Sort the sets in the configuration, since PEFT writes them in another order in each process."""
     config = json.loads(path.read_text(encoding="utf-8"))
     unordered = ("target_modules", "exclude_modules", "modules_to_save")
     ordered = {key: sorted(config[key]) for key in unordered if isinstance(config.get(key), list)}
@@ -46,9 +46,9 @@ def _sort_config(path: Path) -> None:
 def finish_adapter(
     run: RunDirectory, policy: Policy, model_card: str, *, chat_template: str | None = None
 ) -> None:
-    """Put the finished adapter, its checksums and its model card into `adapter/`, in one rename.
+    """Write the finished adapter, its checksums and its model card to `adapter/`, with one rename at the end.
 
-    `chat_template`: one that is not the base model's own and goes with the adapter.
+    `chat_template`: a chat template to save with the adapter, if it is not the base model's own.
     """
     temporary = run.path / ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
@@ -70,9 +70,9 @@ def finish_adapter(
 
 
 def finished_adapter(run: RunDirectory) -> list[str]:
-    """Compare adapter/ with its checksums; returns a sentence where it is older than they are.
+    """Compare adapter/ with its checksums. Returns a warning if the run is too old to have checksums.
 
-    Raises CheckpointError where it was changed.
+    Raises CheckpointError if the adapter was changed.
     """
     if not (run.adapter / CHECKSUMS).exists():
         return [f"{run.adapter} was written by an older pgrpo, without checksums: it cannot be verified"]
@@ -80,15 +80,14 @@ def finished_adapter(run: RunDirectory) -> list[str]:
     if problem is not None:
         raise CheckpointError(
             f"the adapter {run.adapter} is damaged ({problem})",
-            remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
+            remedy="Move that folder away and run `pgrpo train` again: it resumes from the last checkpoint.",
         )
     return []
 
 
 def model_card(recipe: Recipe, history: RewardHistory) -> str:
-    """Markdown with the front matter that hubs read: what was trained, how, and on whom.
-
-    Of more than 100 preference groups it lists those with the most rewards.
+    """Markdown with the front matter that hubs read: the base model, the settings of training, and the
+    preference groups; if there are more than 100, those with the most rewards.
     """
     groups = history.stats(history.most_seen(_ROWS))
     rows = "\n".join(

@@ -1,4 +1,4 @@
-"""Checkpoints: the truth from which a run goes on.
+"""Checkpoints, from which a run resumes.
 
     checkpoints/step-000040/adapter_model.safetensors, adapter_config.json: as PEFT loads them
                             optimizer.safetensors       optimizer state by parameter name
@@ -8,8 +8,8 @@
                             trainer.json                step, versions, in float16 the scale of the loss
                             checksums.json              SHA-256 of the others
 
-A checkpoint is written beside its place and renamed into it, so one that has its name is whole. While it is
-written, or deleted, its name begins with a dot.
+A checkpoint is written under a temporary name and then renamed, so a checkpoint with its final name is
+complete. While it is written or deleted, its name begins with a dot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .checksums import OURS, damage, hold, unheld, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
 from .run import RunDirectory
 
-# Which checkpoints there are is told without torch.
+# Checkpoints can be listed without torch.
 if TYPE_CHECKING:
     import torch
 
@@ -45,7 +45,7 @@ _NEEDED = (*ADAPTER_FILES, "history.json", "history.safetensors", "optimizer.saf
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose checksums hold. An open `holder` keeps a run that goes on from dropping it."""
+    """A checkpoint whose checksums are right. While `holder` is open, training does not delete it."""
 
     path: Path
     step: int
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @contextmanager
     def readable(self) -> Iterator[None]:
-        """Turn what goes wrong with its contents, although their checksums hold, into a CheckpointError."""
+        """Turn errors while its contents are read, although the checksums are right, into CheckpointError."""
         try:
             yield
         except PgrpoError:
@@ -62,21 +62,20 @@ class Checkpoint:
             OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError
         ) as error:  # fmt: skip
             raise CheckpointError(
-                f"checkpoint {self.path} cannot be gone on from: {type(error).__name__}: {error}",
-                remedy="Move that folder away and run the same command again: it goes on from the one "
-                "before.",
+                f"checkpoint {self.path} cannot be resumed from: {type(error).__name__}: {error}",
+                remedy="Move that folder away and run the command again: it resumes from the previous one.",
             ) from error
 
     def history_state(self) -> dict[str, Any]:
-        """What `RewardHistory.load_state_dict` takes."""
+        """The state for `RewardHistory.load_state_dict`."""
         return _load_history(self.path, "history")
 
     def part_history_state(self) -> dict[str, Any]:
-        """What `PartHistory.load_state_dict` takes, of a run that normalizes each part by itself."""
+        """The state for `PartHistory.load_state_dict`, if the run normalises each part by itself."""
         return _load_history(self.path, "part_history")
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
-        """Load the optimizer's state, and the scale of the loss; parameters are matched by name."""
+        """Load the state of the optimizer and the loss scale. Parameters are matched by name."""
         from safetensors.torch import load_file
 
         from pgrpo_cli.model.update.loss_scale import FIRST_SCALE
@@ -104,7 +103,7 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> Path:
-    """Write a checkpoint and drop all but the newest `keep`. Raises CheckpointError if the disk refuses."""
+    """Write a checkpoint and delete all but the newest `keep`. Raises CheckpointError if writing fails."""
     final = run.checkpoints / f"step-{step:06d}"
     temporary = run.checkpoints / f".step-{step:06d}.tmp"
     with explained(f"checkpoint {final}"):
@@ -123,9 +122,9 @@ def save_checkpoint(
 
 
 def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
-    """Leave the newest `keep` checkpoints up to `step`: later ones, which are damaged, are set aside.
+    """Keep the newest `keep` checkpoints up to `step`. Later ones are damaged and are renamed.
 
-    What a killed process was writing or deleting goes.
+    Also deletes what a killed process has left half written or half deleted.
     """
     with explained(str(run.checkpoints)):
         for leftover in (
@@ -141,9 +140,10 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
 
 
 def _drop_old(run: RunDirectory, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`, held ones, and those with a file of someone else.
+    """Delete all checkpoints except the newest `keep`, those that are locked for reading, and those that
+    contain files which a run does not write.
 
-    A kill in between leaves none half deleted.
+    Each is renamed before it is deleted, so that a kill does not leave an incomplete one under its name.
     """
     for path in _by_step(run)[:-keep]:
         if any(not OURS.fullmatch(entry.name) for entry in path.iterdir()):
@@ -196,19 +196,21 @@ def _load_history(folder: Path, name: str) -> dict[str, Any]:
 
 
 def latest_checkpoint(run: RunDirectory, *, held: bool = False) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence about each newer one that is not.
+    """The newest checkpoint that is not damaged, and a message about each newer one that is.
 
-    With `held` a run that trains meanwhile does not drop it. Raises CheckpointError if there are checkpoints
-    and none is whole.
+    With `held` it is locked, so that a running training does not delete it. Raises CheckpointError if all
+    checkpoints are damaged.
     """
-    found = None
-    while found is None:
-        found = _latest(run, held)
-    return found
+    latest = None
+    while latest is None:
+        latest = _latest(run, held)
+    return latest
 
 
 def _latest(run: RunDirectory, held: bool) -> tuple[Checkpoint | None, list[str]] | None:
-    """The same; None where one was dropped while it was looked at: the run goes on and has newer ones."""
+    """The same; None if one was deleted while it was read. The training that deleted it has written newer
+    ones.
+    """
     problems: list[str] = []
     for path in reversed(_by_step(run)):
         holder = hold(path) if held else None
@@ -227,16 +229,16 @@ def _latest(run: RunDirectory, held: bool) -> tuple[Checkpoint | None, list[str]
 
 
 def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
-    """The checkpoint after `step`, held as by `latest_checkpoint`.
+    """The checkpoint after `step`, locked for reading.
 
-    Raises RunError unless it is there, CheckpointError unless it is whole.
+    Raises RunError if it does not exist, CheckpointError if it is damaged.
     """
     paths = {_step_of(path): path for path in _by_step(run)}
     if step not in paths:
         there = ", ".join(map(str, paths)) or "none"
         raise RunError(
             f"{run.path} has no checkpoint after step {step}; it has: {there}",
-            remedy="Choose one of those; train.keep_checkpoints says how many a run leaves.",
+            remedy="Choose one of those; train.keep_checkpoints sets how many a run keeps.",
         )
     holder = hold(paths[step])
     problem = _damage(paths[step])
@@ -250,7 +252,7 @@ def checkpoint_at(run: RunDirectory, step: int) -> Checkpoint:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None for one that is whole."""
+    """What is wrong with a checkpoint; None if nothing is."""
     problem = damage(path, _NEEDED)
     if problem is not None:
         return problem

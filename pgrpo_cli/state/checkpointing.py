@@ -1,6 +1,6 @@
-"""What a run that trains does with its checkpoints: it writes them, and goes on from one.
+"""Writing checkpoints during training, and rewinding a run to one.
 
-A checkpoint is the truth: all else that a run has written goes back to its step.
+When a run resumes, all other files are rewound to the step of the checkpoint.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _REWRITTEN = (
 def rewind(
     run: RunDirectory, step: int, groups: Iterable[GroupRow], parts: Iterable[PartRow] = (), *, keep: int
 ) -> list[str]:
-    """Put checkpoints, history.sqlite and metrics.jsonl back to `step` (0: to the start).
+    """Rewind checkpoints, history.sqlite and metrics.jsonl to `step` (0: to the start).
 
-    `groups` and `parts` are the statistics as they were then; `keep` checkpoints stay. Returns a sentence for
-    each record that the run has lost. Raises CheckpointError where a file is damaged or the disk refuses.
+    `groups` and `parts` are the statistics at that step; `keep` checkpoints are kept. Returns a message for
+    each file that has lost records. Raises CheckpointError if a file is damaged or writing fails.
     """
     _remove_leftovers(run)
     rewind_checkpoints(run, step, keep=keep)
@@ -54,7 +54,7 @@ def rewind(
 
 
 def _remove_leftovers(run: RunDirectory) -> None:
-    """Delete what killed processes had begun to write."""
+    """Delete temporary files of killed processes."""
     with explained(str(run.path)):
         for name in _REWRITTEN:
             for leftover in run.path.glob(f".{name}.*.tmp"):
@@ -72,10 +72,13 @@ def _lost(path: Path, what: str, step: int, found: set[int], missing: list[Path]
 
 @dataclass
 class Saver:
-    """Writes checkpoints; at the end of a `with` block in which a reward failed, such as a judge that has
-    gone, also one of the last step that was done: up to its rewards a step changes nothing that is saved.
+    """Writes checkpoints.
 
-    `done` is the last step that is done, `saved` the last one with a checkpoint; `keep` checkpoints stay.
+    If a reward fails inside its `with` block, for instance because a judge is down, it also saves the last
+    finished step. This is possible because a step changes none of the saved state before its rewards are
+    known.
+
+    `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept.
     """
 
     run: RunDirectory
@@ -88,7 +91,7 @@ class Saver:
     done: int = 0
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a step that is done. Raises CheckpointError if the disk refuses."""
+        """Write the checkpoint of a finished step. Raises CheckpointError if writing fails."""
         save_checkpoint(
             self.run,
             step,

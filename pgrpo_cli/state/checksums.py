@@ -1,6 +1,6 @@
-"""checksums.json: the SHA-256 of the files beside it, by which a changed folder is told from a whole one.
+"""checksums.json: the SHA-256 of the files in its folder, by which damage and changes are detected.
 
-A lock on it holds a checkpoint: one that is being read is not dropped meanwhile.
+A lock on this file protects a checkpoint from being deleted while it is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pgrpo_cli.rewards.neighbours import imported_files
 from .files import write_json
 
 CHECKSUMS = "checksums.json"
-# What a checkpoint or an adapter holds. A list that names anything else would have us read it.
+# The files of a checkpoint or an adapter. Other names in a checksums.json are refused, since a stranger's
+# file could otherwise make us read any path.
 OURS = re.compile(
     r"(adapter_model|optimizer|(part_)?history)\.safetensors"
     r"|(adapter_config|(part_)?history|trainer|checksums)\.json|chat_template\.jinja"
@@ -29,20 +30,20 @@ OURS = re.compile(
 
 
 def write_checksums(folder: Path) -> None:
-    """Write those of all files in `folder` but a model card, which users may change."""
+    """Write the checksums of all files in `folder` except the model card, which users may change."""
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "README.md"}
     write_json(folder / CHECKSUMS, sums)
 
 
 def damage(folder: Path, needed: Iterable[str]) -> str | None:
-    """What is wrong with a folder that must hold `needed`, as half a sentence; None for one that is whole."""
+    """What is wrong with a folder that must contain `needed`, as part of a sentence; None if nothing is."""
     try:
         sums = read_json(folder / CHECKSUMS)
         if not isinstance(sums, dict):
-            return f"{CHECKSUMS} is unreadable: it holds no object"
+            return f"{CHECKSUMS} is unreadable: it is not a JSON object"
         for name in sums:
             if not OURS.fullmatch(name):
-                return f"{CHECKSUMS} names {name!r}, which is no file of it"
+                return f"{CHECKSUMS} names {name!r}, which is not a file of a checkpoint"
         for name, expected in {**dict.fromkeys(needed), **sums}.items():
             if sha256(folder / name) != expected:
                 return f"{name} has changed"
@@ -54,18 +55,18 @@ def damage(folder: Path, needed: Iterable[str]) -> str | None:
 
 
 def sha256_of_code(path: Path) -> str:
-    """Of a file of Python, with what of its folder it imports."""
+    """The SHA-256 of a Python file together with the modules that it imports from its folder."""
     files = imported_files(path)
     if len(files) == 1:
         return sha256(path)
-    told = (f"{file.relative_to(path.parent).as_posix()} {sha256(file)}\n" for file in files)
-    return hashlib.sha256("".join(told).encode()).hexdigest()
+    lines = (f"{file.relative_to(path.parent).as_posix()} {sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def hold(folder: Path) -> BinaryIO | None:
-    """A file that holds the folder while it is open; None where that is not to be had.
+    """Lock the folder for reading. The lock is held while the returned file is open.
 
-    It is not where the folder goes, or lacks its checksums, and on disks without locks.
+    None if the folder is being deleted, has no checksums, or is on a file system without locks.
     """
     try:
         file = (folder / CHECKSUMS).open("rb")
@@ -73,7 +74,8 @@ def hold(folder: Path) -> BinaryIO | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Renamed between the two, it would be the lock of what is deleted now.
+        # If the folder was renamed after it was opened, the lock would protect a folder that is being
+        # deleted.
         if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / CHECKSUMS)):
             return file
     except OSError:
@@ -84,7 +86,7 @@ def hold(folder: Path) -> BinaryIO | None:
 
 @contextmanager
 def unheld(folder: Path) -> Iterator[bool]:
-    """Within the block nobody can hold the folder, unless somebody does so already: whether that is so."""
+    """Yield whether no process holds the folder. If so, none can hold it within the block."""
     try:
         file = (folder / CHECKSUMS).open("rb")
     except OSError:
@@ -97,6 +99,6 @@ def unheld(folder: Path) -> Iterator[bool]:
             yield False
             return
         except OSError:
-            # A disk without locks, on which nobody holds anything.
+            # On a file system without locks no process can hold it.
             pass
         yield True

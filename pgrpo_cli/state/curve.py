@@ -1,6 +1,6 @@
-"""Learning curves: what a run recorded while it trained.
+"""Learning curves: what a run recorded during training.
 
-eval/curve.jsonl has the tuned model's reward on held-out prompts, one line every `eval.every` steps.
+eval/curve.jsonl has the reward of the tuned model on held-out prompts, one line per `eval.every` steps.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from .runlog import RunLog, read_metrics
 
 
 def curve_path(run: RunDirectory) -> Path:
-    """Where the curve is kept."""
+    """The path of the curve."""
     return run.eval_dir / "curve.jsonl"
 
 
 def curve_record(step: int, rows: Sequence[EvalRow]) -> dict[str, Any]:
-    """The line of a step: mean reward of each prompt, of each preference group, and over groups (macro)."""
+    """The line of a step: the mean reward of each prompt and each preference group, and the macro mean."""
     groups: dict[str, dict[str, Any]] = {
-        group: {"n": len(found), "mean": math.fsum(found.values()) / len(found), "prompts": found}
-        for group, found in sorted(prompt_values(rows, "tuned").items())
-        if found
+        group: {"n": len(prompts), "mean": math.fsum(prompts.values()) / len(prompts), "prompts": prompts}
+        for group, prompts in sorted(prompt_values(rows, "tuned").items())
+        if prompts
     }
     means = [numbers["mean"] for numbers in groups.values()]
     return {"step": step, "macro": statistics.fmean(means) if means else None, "groups": groups}
 
 
 def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
-    """Add a line, on disk before it returns. Raises CheckpointError where the disk refuses."""
+    """Append a line and wait until it is on disk. Raises CheckpointError if writing fails."""
     path = curve_path(run)
     with explained(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
 
 
 def rewind_curve(run: RunDirectory, step: int) -> set[int]:
-    """Drop the lines after `step`, and one that a kill cut short; returns the steps left."""
+    """Delete the lines after `step`, and an incomplete last line; returns the remaining steps."""
     with explained(str(run.eval_dir)):
         for leftover in run.eval_dir.glob(".curve.jsonl.*.tmp"):
             leftover.unlink()
@@ -55,7 +55,7 @@ def rewind_curve(run: RunDirectory, step: int) -> set[int]:
 
 
 def read_curve(run: RunDirectory) -> list[CurvePoint]:
-    """Step, preference group, mean reward and number of prompts, in order; empty without a curve."""
+    """(step, preference group, mean reward, number of prompts), in order of steps; empty without a curve."""
     return [
         (record["step"], group, numbers["mean"], numbers["n"])
         for record in _records(run)
@@ -64,7 +64,9 @@ def read_curve(run: RunDirectory) -> list[CurvePoint]:
 
 
 def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
-    """By step the mean reward of each prompt, by preference group; empty without a curve, or one without."""
+    """For each step, the mean reward of each prompt by preference group. Empty if there is no curve, or if it
+    has no values by prompt.
+    """
     records = _records(run)
     if not all("prompts" in numbers for record in records for numbers in record["groups"].values()):
         return {}
@@ -75,19 +77,21 @@ def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
 
 
 def training_record(run: RunDirectory) -> TrainingRecord:
-    """Empty where a file is missing; nothing after a damaged line. Raises what `read_curves` raises."""
+    """The training record of a run. Missing files give empty fields; lines after a damaged one are ignored.
+    Raises the same errors as `read_curves`.
+    """
     metrics = read_metrics(run.metrics_path) if run.metrics_path.is_file() else []
     seconds = {record["step"]: _seconds(record) for record in metrics}
     return TrainingRecord(
         points=read_curves(run.history_path) if run.history_path.is_file() else [],
         held_out=_held_out(run),
         prompts=read_prompts(run),
-        seconds={step: found for step, found in seconds.items() if not math.isnan(found)},
+        seconds={step: value for step, value in seconds.items() if not math.isnan(value)},
     )
 
 
 def _records(run: RunDirectory) -> list[dict[str, Any]]:
-    """The lines of the curve, up to the first that is none."""
+    """The lines of the curve, up to the first invalid one."""
     path = curve_path(run)
     return list(takewhile(_is_curve_record, read_metrics(path))) if path.is_file() else []
 
@@ -104,11 +108,11 @@ def _is_curve_record(record: Mapping[str, Any]) -> bool:
 
 
 def _held_out(run: RunDirectory) -> dict[int, dict[str | None, float]]:
-    """By step the means of preference groups, and under None their mean, each counted once."""
-    found: dict[int, dict[str | None, float]] = {}
+    """For each step the means of preference groups, and under None the macro mean."""
+    by_step: dict[int, dict[str | None, float]] = {}
     for step, group, mean, _ in read_curve(run):
-        found.setdefault(step, {})[group] = mean
-    return {step: {**means, None: statistics.fmean(means.values())} for step, means in found.items()}
+        by_step.setdefault(step, {})[group] = mean
+    return {step: {**means, None: statistics.fmean(means.values())} for step, means in by_step.items()}
 
 
 def _seconds(record: dict[str, Any]) -> float:

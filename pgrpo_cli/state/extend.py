@@ -1,4 +1,4 @@
-"""Other steps for a run that has begun: `train.steps` is the one key of its recipe that may change."""
+"""Changes the number of steps of a started run: only `train.steps` may change in its recipe."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _STEPS, _WARMUP = "train.steps", "train.warmup_steps"
 
 
 def has_other_steps(run: RunDirectory, recipe: Recipe) -> bool:
-    """Whether the run was begun with this recipe, but for another number of steps."""
+    """Whether the run was started with this recipe except for the number of steps."""
     if not run.started or not run.recipe_path.is_file():
         return False
     before = run.recipe()
     keys = {key for key, *_ in differing_keys(before, recipe)}
-    # A warm-up that is longer than the run is cut to it, and grows with it.
+    # A warm-up that is longer than the run is cut to the number of steps, so it changes together with it.
     cut = before.train.warmup_steps == before.train.steps
     return _STEPS in keys and keys <= ({_STEPS, _WARMUP} if cut else {_STEPS})
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A run that is to go on after step `done` to the steps of `recipe`, instead of those in `before`."""
+    """A run that will resume after step `done`, up to the steps of `recipe` instead of those of `before`."""
 
     run: RunDirectory
     before: Recipe
@@ -37,7 +37,7 @@ class Extension:
     done: int
 
     def apply(self) -> str:
-        """Replace the recipe in the run, set a finished adapter aside, and say so. All else stays."""
+        """Replace the recipe in the run, rename a finished adapter, and return a message about it."""
         kept = ""
         with explained(str(self.run.path)):
             if self.run.finished:
@@ -48,7 +48,7 @@ class Extension:
         return f"{self.run.path} goes on from {steps}{kept}{self._schedule()}"
 
     def _schedule(self) -> str:
-        """What that means for the learning rate."""
+        """A sentence about the change of the learning rate, or nothing."""
         train, done = self.recipe.train, self.done
         if done in (0, train.steps):
             return ""
@@ -62,9 +62,9 @@ class Extension:
 
 
 def extension_of(run: RunDirectory, recipe: Recipe) -> Extension | None:
-    """What a recipe with other steps makes of the run; None for any other recipe.
+    """The extension of the run by a recipe with another number of steps; None for any other recipe.
 
-    Raises RunError where the run has done more steps already, or has nothing to go on from.
+    Raises RunError if the run has done more steps already, or has no checkpoint to resume from.
     """
     if not has_other_steps(run, recipe):
         return None

@@ -1,4 +1,4 @@
-"""Writing files that are either whole or absent."""
+"""Writing files atomically: a file is complete, or does not exist."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, atomically. NaN is refused: JSON has none."""
+    """Write `value` as indented JSON, atomically. NaN is refused, since JSON does not have it."""
     atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -58,7 +58,7 @@ def sync_tree(path: Path) -> None:
 
 
 def aside(path: Path, why: str) -> Path:
-    """Rename `path` to `<name>.<why>-<number>`, a name that is free, and return that."""
+    """Rename `path` to `<name>.<why>-<number>` with the first free number, and return the new path."""
     number = 1
     while (target := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
@@ -67,7 +67,7 @@ def aside(path: Path, why: str) -> Path:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn a disk that refuses to take `what` into a CheckpointError with a remedy; other errors pass."""
+    """Turn errors of the disk while `what` is written into CheckpointError with a remedy. Others pass."""
     try:
         yield
     except CheckpointError:

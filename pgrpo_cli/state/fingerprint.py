@@ -1,7 +1,7 @@
-"""fingerprint.json: what a run depends on besides its recipe, so that it does not go on unseen with another.
+"""fingerprint.json: what a run depends on besides its recipe, so that changes are noticed when it resumes.
 
-Parts are hashes of contents, without paths and times: a run that was copied or renamed has the same. The
-versions of libraries are kept beside them; others change rounding, and are told.
+The parts are hashes of contents, without paths and times, so they do not change if a run is copied or
+renamed. The versions of libraries are stored too. Other versions may change rounding, so they give a warning.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .run import RunDirectory
 _VERSION = 1
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 _WHOLE = 64 << 20
-"""Bytes up to which a file of weights is read as a whole."""
+"""Files of weights up to this size are hashed completely."""
 _BLOCK, _BLOCKS = 64 << 10, 256
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`parts`: hashes by what they are of; `versions` of packages; `accepted`: changes gone on with."""
+    """`parts`: hashes by name; `versions`: those of packages; `accepted`: changes accepted by the user."""
 
     parts: dict[str, str]
     versions: dict[str, str]
@@ -44,7 +44,9 @@ class Fingerprint:
 
 
 def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Fingerprint:
-    """What the run depends on as it is now. Models must have been loaded, so that those of a hub are here."""
+    """The current fingerprint of the run. Models must have been loaded before, so that hub models are in the
+    cache.
+    """
     from pgrpo_cli.model.load.base_model import locate
     from pgrpo_cli.rewards.pretrained import location_of
 
@@ -98,7 +100,7 @@ def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: b
 
 
 def read_fingerprint(run: RunDirectory) -> Fingerprint | None:
-    """What is kept; None where nothing is, as in older runs. Raises RunError for a damaged file."""
+    """The stored fingerprint; None if there is none, as in older runs. Raises RunError for a damaged file."""
     try:
         kept = read_json(run.fingerprint_path)
         parts, found, accepted = dict(kept["parts"]), dict(kept["versions"]), list(kept["accepted"])
@@ -115,7 +117,7 @@ def read_fingerprint(run: RunDirectory) -> Fingerprint | None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on, as far as they are installed."""
+    """The versions of the installed packages that results depend on."""
     found = {"pgrpo-cli": __version__}
     for package in _PACKAGES:
         try:
@@ -128,8 +130,8 @@ def versions() -> dict[str, str]:
 def sampled_sha256(path: Path) -> str:
     """A hash of a file of weights.
 
-    It is that of the whole file, or, beyond 64 MiB, of its size, the header of safetensors, and 256 blocks of
-    64 KiB at equal distances.
+    Up to 64 MiB the whole file is hashed. Of a larger file these are hashed: its size, its safetensors
+    header, and 256 blocks of 64 KiB at equal distances.
     """
     size = path.stat().st_size
     if size <= _WHOLE:

@@ -1,6 +1,6 @@
 """The embedded store of a run: every scored completion, and the live statistics of every preference group.
 
-SQLite in WAL mode: readers look on while a run writes. A step is one transaction.
+It is an SQLite database in WAL mode, so that it can be read while a run writes. Each step is one transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgrpo_cli.errors import CheckpointError, RunError
 from .files import explained
 
 _PATIENCE_SECONDS = 60.0
-"""How long a write waits for another program that holds the file."""
+"""How long a write waits for another program that has locked the file."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -85,7 +85,7 @@ class PartRow(GroupRow):
 
 
 class HistoryStore:
-    """The writer's side. Use as a context manager."""
+    """Writes the store. To be used as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,7 +110,7 @@ class HistoryStore:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """Explain a disk that refuses, and a file that is no database or contradicts itself."""
+        """Turn errors of the disk, and of a file that is not a valid store, into CheckpointError."""
         try:
             with explained(str(self._path)):
                 yield
@@ -141,9 +141,7 @@ class HistoryStore:
         groups: Iterable[GroupRow],
         parts: Iterable[PartRow] = (),
     ) -> None:
-        """Store one step: its completions, and the new statistics of the preference groups that it
-        touched.
-        """
+        """Store one step: its completions, and the new statistics of its preference groups."""
         with self._transaction():
             self._db.executemany(
                 "INSERT INTO completions VALUES (?,?,?,?,?,?,?,?,?,?)", (astuple(row) for row in completions)
@@ -151,7 +149,7 @@ class HistoryStore:
             self._put(groups, parts)
 
     def rewind(self, step: int, groups: Iterable[GroupRow], parts: Iterable[PartRow] = ()) -> None:
-        """Forget everything after `step`; `groups` and `parts` are the statistics as they were then."""
+        """Delete everything after `step`. `groups` and `parts` are the statistics at that step."""
         with self._transaction():
             self._db.execute("DELETE FROM completions WHERE step > ?", (step,))
             self._db.execute("DELETE FROM preference_groups")
@@ -159,7 +157,7 @@ class HistoryStore:
             self._put(groups, parts)
 
     def steps(self) -> set[int]:
-        """Steps of which there are completions."""
+        """The steps that have completions."""
         with self._usable():
             return {step for (step,) in self._db.execute("SELECT DISTINCT step FROM completions")}
 

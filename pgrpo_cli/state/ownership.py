@@ -1,7 +1,8 @@
-"""Whose a directory is: nothing is replaced or removed in one that is not a run's, or through a link.
+"""Whether a directory is a run's. Nothing is replaced or deleted in other directories, or through links.
 
-A run's directory holds a marker. Runs that are older than the marker, or were copied without hidden files,
-are known by the first line of their recipe.yaml and by other files that only a run has.
+The directory of a run contains a marker file. Runs that are older than the marker, or that were copied
+without hidden files, are recognised by the first line of their recipe.yaml and by other files that only a run
+has.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def result_path(run: RunDirectory, step: int) -> Path:
 
 
 def require_writable(run: RunDirectory) -> None:
-    """Raises CheckpointError where an evaluation could not be kept: before it is made, not after hours."""
+    """Raise CheckpointError if an evaluation could not be saved. Called before it starts, since it may take
+    hours.
+    """
     with explained(str(run.eval_dir)):
         for folder in (run.path, run.eval_dir):
             if folder.is_dir():
@@ -128,7 +130,7 @@ def write_table(result: EvalResult, result_path: Path) -> None:
 
 
 def rows_table(result: EvalResult) -> pa.Table:
-    """A row a completion; what is unknown is null. A part of the reward is the column `part.<name>`."""
+    """One row per completion. Unknown values are null. Parts of the reward are columns `part.<name>`."""
     import pyarrow as pa
 
     rows, text = result.rows, pa.string()

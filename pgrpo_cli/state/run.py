@@ -37,7 +37,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """A folder a checkpoint."""
+        """One folder per checkpoint."""
         return self.path / "checkpoints"
 
     @property
@@ -52,7 +52,7 @@ class RunDirectory:
 
     @property
     def metrics_path(self) -> Path:
-        """A JSON line a step."""
+        """One line of JSON per step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -62,7 +62,7 @@ class RunDirectory:
 
     @property
     def findings_path(self) -> Path:
-        """What the diagnosis has said while the run trained."""
+        """The findings that were reported during training."""
         return self.path / "findings.json"
 
     @property

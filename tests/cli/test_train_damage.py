@@ -86,7 +86,7 @@ def test_a_checkpoint_that_holds_something_else_is_a_message(folder: Path) -> No
     write_checksums_of(newest)
     result = go_on(folder)
     assert result.exit_code == 1
-    assert f"checkpoint {newest} cannot be gone on from" in result.stderr
+    assert f"checkpoint {newest} cannot be resumed from" in result.stderr
     shutil.rmtree(newest)
     assert go_on(folder).exit_code == 0
 

@@ -103,8 +103,8 @@ def test_unlike_spreads_are_named() -> None:
     rule, _, basis = estimator_advice(groups, 4).sentence.partition(" The rule comes")
     assert "simulation" in basis
     assert rule.endswith(
-        "Rewards of b vary 12 times as much as those of a: dr_grpo and rloo, which divide by no spread, "
-        "would follow b."
+        "Rewards of b vary 12 times as much as those of a: dr_grpo and rloo, which do not divide by a "
+        "spread, would mostly follow b."
     )
     del groups["b"]
     assert "dr_grpo" not in estimator_advice(groups, 4).sentence

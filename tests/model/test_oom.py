@@ -22,7 +22,7 @@ from pgrpo_cli.model.rollout.batching import cut_batches, rollout_budget
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.model.update.policy_update import policy_update, update_budget
-from pgrpo_cli.pretrained.memory import give_back
+from pgrpo_cli.pretrained.memory import release_caches
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import VOCABULARY, made_up_rollouts, make_prompts, randomize_adapter, tiny_policy
 from tests.support.recipes import changed
@@ -36,7 +36,7 @@ PROMPT_LENGTHS, LENGTHS_N = (11, 4, 9), (3, 7, 5, 1, 6, 2)
 @pytest.fixture(autouse=True)
 def nothing_is_kept() -> None:
     """What policies of other tests still keep would be given back here."""
-    give_back()
+    release_caches()
 
 
 class Budget(TokenBudget):

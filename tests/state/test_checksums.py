@@ -44,7 +44,7 @@ def test_a_changed_and_a_missing_file_are_named(folder: Path, name: str) -> None
 def test_nothing_outside_the_folder_is_read(folder: Path, name: str) -> None:
     sums = json.loads((folder / "checksums.json").read_text())
     (folder / "checksums.json").write_text(json.dumps({**sums, name: "a"}))
-    assert damage(folder, NEEDED) == f"checksums.json names {name!r}, which is no file of it"
+    assert damage(folder, NEEDED) == f"checksums.json names {name!r}, which is not a file of a checkpoint"
 
 
 @pytest.mark.parametrize("content", [[], "text", 3, None, {}, {NEEDED[0]: 3}])

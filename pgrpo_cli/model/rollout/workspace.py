@@ -14,7 +14,7 @@ from collections.abc import Hashable
 import torch
 from torch import nn
 
-from pgrpo_cli.pretrained.memory import ask_in_need
+from pgrpo_cli.pretrained.memory import register_cache
 
 from ..nf4 import nf4_addresses
 from .buffers import StaticBuffers
@@ -34,7 +34,7 @@ class Workspace:
         self.graphs = Graphs(recorder or CudaRecorder())
         self.weights: dict[int, torch.Tensor] = {}
         self._seen_an_update = False
-        ask_in_need(self)
+        register_cache(self)
 
     def runner(self, model: nn.Module, conditions: Hashable) -> Runner:
         """A function that runs the steps of a batch. `conditions`: everything that the steps depend on

@@ -117,7 +117,7 @@ def test_pickled_weights_are_refused(saved_model):
         ("package:transformers/x.gguf", "has no file 'x.gguf'"),
         ("missing.gguf", "no file"),
         ("./missing", "no folder"),
-        ("nobody/no-such-model", "the hub cannot be asked"),
+        ("nobody/no-such-model", "the hub cannot be reached"),
     ],
 )
 def test_what_is_not_there(tmp_path, model_id, message):

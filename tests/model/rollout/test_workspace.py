@@ -2,7 +2,7 @@ import torch
 
 from pgrpo_cli.model.rollout.buffers import StaticBuffers
 from pgrpo_cli.model.rollout.workspace import Workspace, adapter_is_on, fits_beside_updates, weight_addresses
-from pgrpo_cli.pretrained.memory import give_back
+from pgrpo_cli.pretrained.memory import release_caches
 from tests.support.policies import tiny_policy
 
 GB = 10**9
@@ -56,12 +56,12 @@ def test_a_workspace_stays_where_the_largest_need_so_far_leaves_room():
 
 
 def test_whoever_is_in_need_of_memory_gets_what_workspaces_keep():
-    give_back()
+    release_caches()
     workspace, other = Workspace(), Workspace()
-    assert not give_back()
+    assert not release_caches()
     workspace.buffers.empty("keys", (4,), torch.zeros(0))
     other.weights[0] = torch.zeros(3)
-    assert give_back()
+    assert release_caches()
     assert (workspace.bytes(), other.bytes()) == (0, 0)
     del other
-    assert not give_back()
+    assert not release_caches()

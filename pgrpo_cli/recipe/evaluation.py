@@ -48,12 +48,12 @@ class PairJudge(JudgeSection):
     rubric: str = Field(
         PAIR_RUBRIC,
         description="What the judge reads: a Jinja template over " + ", ".join(PAIR_VARIABLES) + ". "
-        "What it may do stands under Templates in docs/data.md.",
+        "docs/data.md, Templates, lists what it may contain.",
     )
     pairs: int = Field(
         1,
         ge=1,
-        description="Pairs compared a held-out prompt: the first completions of both models, then the "
+        description="Pairs compared per held-out prompt: the first completions of both models, then the "
         "second ones, and so on.",
     )
 
@@ -72,10 +72,10 @@ class LmEvalSection(Section):
     """
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        description="Names of tasks, groups and tags, as `lm-eval ls tasks` lists them."
+        description="Names of tasks, groups and tags from the list of `lm-eval ls tasks`."
     )
     limit: int | None = Field(
-        500, ge=1, description="Documents of each task, the first ones; null: all of them."
+        500, ge=1, description="How many of the first documents of each task are used; null: all."
     )
     num_fewshot: int | None = Field(
         None, ge=0, description="Solved examples before each document. Null: what the task says."
@@ -86,13 +86,13 @@ class LmEvalSection(Section):
         "model.chat_template_kwargs, and few-shot examples as earlier turns.",
     )
     batch_size: int = Field(
-        8, ge=1, description="Requests computed at a time; halved when memory does not hold them."
+        8, ge=1, description="Requests computed at a time; halved if they do not fit into memory."
     )
     max_length: int = Field(
         2048,
         ge=16,
         le=10_000_000,
-        description="Tokens of a request, at most; a longer one loses its beginning.",
+        description="Maximum number of tokens of a request; the beginning of a longer one is cut off.",
     )
     include_path: PathText | None = Field(
         None,
@@ -110,14 +110,14 @@ class EvalSection(Section):
         description="Steps between evaluations of the model in training, which also come before the first "
         "step and after the last. Null: none.",
     )
-    num_completions: int = Field(
-        4, ge=1, le=4096, description="Completions a held-out prompt, of each model."
-    )
+    num_completions: int = Field(4, ge=1, le=4096, description="Completions per held-out prompt and model.")
     temperature: float = Field(1.0, ge=1e-3, le=1000, description="Sampling temperature.")
     max_prompts_per_group: int | None = Field(
-        None, ge=1, description="Held-out prompts used a preference group; null: all."
+        None, ge=1, description="Held-out prompts used per preference group; null: all."
     )
-    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
+    bootstrap_samples: int = Field(
+        2000, ge=100, le=100_000, description="Number of resamples for each interval."
+    )
     confidence: float = Field(0.95, ge=0.5, le=0.9999, description="Coverage of the intervals.")
     minority_share: float = Field(
         0.1,
@@ -135,5 +135,5 @@ class EvalSection(Section):
         None, description="A language model that compares both models' completions. Null: none."
     )
     lm_eval: LmEvalSection | None = Field(
-        None, description="General tasks that both models answer: is the rest kept? Null: none."
+        None, description="General tasks for both models, to check that other abilities are kept. Null: none."
     )

@@ -52,13 +52,13 @@ class JudgeSection(Section):
     extra_body: dict[str, Any] = Field(
         {}, description="Further keys of the request, such as `reasoning_effort`."
     )
-    concurrency: int = Field(8, ge=1, le=1000, description="Requests in flight at once, at most.")
+    concurrency: int = Field(8, ge=1, le=1000, description="Maximum number of simultaneous requests.")
     timeout_s: float = Field(60, ge=1e-3, le=86_400, description="Seconds that one request may take.")
     retries: int = Field(
-        4, ge=0, le=20, description="Further attempts after a request that failed in a way that may pass."
+        4, ge=0, le=20, description="How often a request is repeated after an error that may be temporary."
     )
     backoff_s: float = Field(
-        1, ge=1e-3, le=600, description="Seconds before the first further attempt; doubles with each one."
+        1, ge=1e-3, le=600, description="Seconds before the first repetition; doubled for each further one."
     )
     max_failure_share: float = Field(
         0.5,
@@ -68,7 +68,7 @@ class JudgeSection(Section):
         "question of a step or portion, nor one before, had an answer that can be used.",
     )
     failure_window: int = Field(
-        50, ge=1, le=1_000_000, description="Latest questions put to the judge of which that share is taken."
+        50, ge=1, le=1_000_000, description="Number of latest requests over which that share is computed."
     )
     price_per_million_tokens: TokenPrice | None = Field(
         None, description="Prices, for the cost in metrics.jsonl and at the end of a command."

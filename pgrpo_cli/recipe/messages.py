@@ -34,7 +34,7 @@ class Problem:
 
 
 class InvalidRecipe(RecipeError):
-    """All problems of one recipe, in `problems`, for editors and tests; the message holds one a line."""
+    """All problems of one recipe, in `problems`, for editors and tests; the message has one per line."""
 
     def __init__(self, label: str, problems: Sequence[Problem], *, remedy: str | None = None) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

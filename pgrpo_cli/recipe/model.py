@@ -47,7 +47,7 @@ class Nf4Quantization(Section):
 
     type: Literal["nf4"] = "nf4"
     double: bool = Field(
-        True, description="Quantize the quantization constants too (saves about 0.4 bits a weight)."
+        True, description="Quantize the quantization constants too (saves about 0.4 bits per weight)."
     )
 
 
@@ -85,7 +85,7 @@ class ModelSection(Section):
     )
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto",
-        description="Type in which products are computed. `auto` is bfloat16, and float16 on GPUs that only "
+        description="Dtype of computation. `auto` is bfloat16, and float16 on GPUs that only "
         "emulate that; a run keeps the one that it began with.",
     )
     device: DeviceWish = Field(

@@ -15,7 +15,7 @@ class PythonReward(RewardBase):
 
     Prompts and completions are lists of texts; the columns are `preference_group`, `prompt_id` and the data
     rows' further columns, lists too. It returns a number for each completion, or None for no reward. A plain
-    function is called once a step, with all completions. An `async def` function, such as a judge over HTTP,
+    function is called once per step with all completions. An `async def` function, such as a judge over HTTP,
     is called with each batch of completions as soon as it is sampled, while the model samples the next one
     (`rollout.tokens_per_batch` sets their size). So it must score each completion by itself, whatever else is
     in its batch. Its calls run at once with each other and with other such rewards, on one event loop that

@@ -49,7 +49,7 @@ class JudgeReward(JudgeSection, RewardBase):
     rubric: str = Field(
         DEFAULT_RUBRIC,
         description="What the judge reads: a Jinja template over " + ", ".join(RUBRIC_VARIABLES) + ". "
-        "What it may do stands under Templates in docs/data.md.",
+        "docs/data.md, Templates, lists what it may contain.",
     )
     scale: tuple[float, float] = Field((1, 10), description="Lowest and highest score.")
     raw: bool = Field(False, description="Keep scores as given, instead of mapping the scale to [0, 1].")

@@ -25,10 +25,10 @@ class PretrainedFields(Section):
         NoQuantization(), description="How this model's weights are stored on the GPU or CPU."
     )
     max_tokens: int = Field(
-        1024, ge=8, description="Longest input, in tokens; a longer one loses its beginning."
+        1024, ge=8, description="Longest input, in tokens; the beginning of a longer one is cut off."
     )
     batch_size: int = Field(
-        16, ge=1, description="Inputs computed together; halved while they do not fit the GPU's memory."
+        16, ge=1, description="Inputs computed together; halved until they fit into the GPU's memory."
     )
 
 
@@ -42,7 +42,7 @@ class RewardModelReward(PretrainedFields, RewardBase):
     """
 
     type: Literal["reward_model"] = "reward_model"
-    output: int = Field(0, ge=0, description="Which of the model's outputs counts, from 0.")
+    output: int = Field(0, ge=0, description="Index of the model's output that is used, from 0.")
     activation: Literal["raw", "sigmoid", "softmax"] = Field(
         "raw",
         description="`raw`: the output as it is; `sigmoid`: squeezed into [0, 1]; `softmax`: the probability "

@@ -36,12 +36,13 @@ class RecommendationReward(RewardBase):
 
     type: Literal["recommendation"] = "recommendation"
     target_column: str = Field(
-        "target", description="Column with the title to name, or a list of titles of which any will do."
+        "target",
+        description="Column with the title to name, or with a list of titles, any of which is accepted.",
     )
     candidates_column: str | None = Field(
         None, description="Column with the list of titles to choose from. Null: the data have none."
     )
-    k: int = Field(5, ge=1, description="Titles of a completion that count, from the first on.")
+    k: int = Field(5, ge=1, description="How many titles of a completion count, starting with the first.")
     ignore_year: bool = Field(False, description="Let a title with another year count too.")
     hit_weight: float = Field(0.7, ge=0, description="Share of the part `hit`.")
     rank_weight: float = Field(0.3, ge=0, description="Share of the part `rank`.")

@@ -24,7 +24,7 @@ class ReferenceReward(RewardBase):
 
     reference_column: str = Field(
         "reference",
-        description="Column with the reference answer, or a list of them of which the nearest counts.",
+        description="Column with the reference answer, or a list of them, of which the most similar counts.",
     )
     rating_column: str | None = Field(
         None,

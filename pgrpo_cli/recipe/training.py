@@ -1,4 +1,4 @@
-"""`rollout`, `advantage`, `history`, `loss`, `optimizer`, `train`, `log`: how a run goes."""
+"""`rollout`, `advantage`, `history`, `loss`, `optimizer`, `train`, `log`: how a run samples and trains."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ class RolloutSection(Section):
     """How completions are sampled."""
 
     num_generations: int = Field(
-        8, ge=2, le=4096, description="Completions a prompt (G); a single one has no spread."
+        8, ge=2, le=4096, description="Completions per prompt (G), at least 2: a single one has no spread."
     )
     max_completion_tokens: int = Field(64, ge=1, le=1_000_000, description="Longest completion, in tokens.")
     temperature: float = Field(
-        1.0, ge=1e-3, le=1000, description="Divides the logits, in sampling and in the loss alike."
+        1.0, ge=1e-3, le=1000, description="Divides the logits, both in sampling and in the loss."
     )
     top_p: float = Field(
-        1.0, ge=1e-6, le=1, description="Smallest set of tokens with this probability; 1: all."
+        1.0,
+        ge=1e-6,
+        le=1,
+        description="Sample from the smallest set of tokens with this probability; 1: all.",
     )
-    top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0: all.")
+    top_k: int = Field(0, ge=0, description="Sample from this many most likely tokens; 0: all.")
     tokens_per_batch: Tokens = Field(
         "auto",
         description="Budget of cached tokens, prompts and completions, decoded together. `auto`: all "
@@ -39,7 +42,7 @@ class RolloutSection(Section):
 
     @property
     def batch_budget(self) -> int:
-        """Tokens a batch; where that is left to the device and not chosen yet, a CPU's."""
+        """Tokens per batch; that of a CPU if the value is `auto` and has not been chosen yet."""
         return TOKENS_PER_BATCH if self.tokens_per_batch == "auto" else self.tokens_per_batch
 
 
@@ -49,8 +52,12 @@ class AdvantageSection(Section):
     estimator: Literal[Preset, "custom"] = Field(
         "pgrpo", description="Named pair of baseline and scale; `custom` takes the two fields below."
     )
-    baseline: Baseline | None = Field(None, description="What is subtracted; only with `estimator: custom`.")
-    scale: Scale | None = Field(None, description="What divides; only with `estimator: custom`.")
+    baseline: Baseline | None = Field(
+        None, description="What is subtracted from a reward; only with `estimator: custom`."
+    )
+    scale: Scale | None = Field(
+        None, description="What the difference is divided by; only with `estimator: custom`."
+    )
     epsilon: float = Field(1e-4, ge=0, le=1e6, description="Added to the scale, in reward units.")
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
         "sum_then_normalize",
@@ -75,7 +82,10 @@ class EmaHistory(Section):
 
     type: Literal["ema"] = "ema"
     decay: float = Field(
-        0.995, gt=0, le=0.999999, description="Weight that a reward keeps after each later one of its group."
+        0.995,
+        gt=0,
+        le=0.999999,
+        description="Factor of a reward's weight for each later reward of its preference group.",
     )
 
 
@@ -83,7 +93,7 @@ class WindowHistory(Section):
     """Only the latest rewards of a preference group count."""
 
     type: Literal["window"] = "window"
-    size: int = Field(512, ge=2, le=100_000, description="Rewards remembered a preference group.")
+    size: int = Field(512, ge=2, le=100_000, description="Number of rewards remembered per preference group.")
 
 
 HistoryKind = Annotated[CumulativeHistory | EmaHistory | WindowHistory, Field(discriminator="type")]
@@ -92,13 +102,15 @@ HistoryKind = Annotated[CumulativeHistory | EmaHistory | WindowHistory, Field(di
 class HistorySection(Section):
     """The reward history of each preference group."""
 
-    kind: HistoryKind = Field(CumulativeHistory(), description="What is remembered.")
+    kind: HistoryKind = Field(CumulativeHistory(), description="Which past rewards are remembered.")
     update: Literal["before", "after"] = Field(
         "before",
         description="Whether a batch enters the history before its advantages are computed, or after.",
     )
     min_count: int = Field(
-        16, ge=2, description="With `update: after`: rewards a group must have before its history is used."
+        16,
+        ge=2,
+        description="With `update: after`: rewards that a group needs before its history is used.",
     )
 
 
@@ -124,8 +136,8 @@ class AdamW(Section):
     """AdamW with states in 32 bits."""
 
     type: Literal["adamw"] = "adamw"
-    beta1: float = Field(0.9, ge=0, le=0.999999, description="Decay of the first moment, a step.")
-    beta2: float = Field(0.999, ge=0, le=0.999999, description="Decay of the second moment, a step.")
+    beta1: float = Field(0.9, ge=0, le=0.999999, description="Decay of the first moment per step.")
+    beta2: float = Field(0.999, ge=0, le=0.999999, description="Decay of the second moment per step.")
     epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the denominator.")
     weight_decay: float = Field(0.0, ge=0, le=100, description="Decoupled weight decay.")
 
@@ -143,7 +155,7 @@ class TrainSection(Section):
     """The loop."""
 
     steps: int = Field(200, ge=1, le=10_000_000, description="Optimizer updates.")
-    prompts_per_step: int = Field(8, ge=1, le=65_536, description="Prompts sampled a step (P).")
+    prompts_per_step: int = Field(8, ge=1, le=65_536, description="Prompts sampled per step (P).")
     updates_per_rollout: int = Field(
         1, ge=1, le=1000, description="Optimizer updates made from one batch of rollouts."
     )
@@ -153,7 +165,7 @@ class TrainSection(Section):
     warmup_steps: int = Field(
         0,
         ge=0,
-        description="Steps over which the learning rate rises linearly; more than `steps` are cut to that.",
+        description="Steps over which the learning rate rises linearly, at most `steps`.",
     )
     max_grad_norm: float = Field(1.0, ge=1e-6, description="Gradients are scaled down to this norm.")
     tokens_per_micro_batch: Tokens = Field(
@@ -172,7 +184,9 @@ class TrainSection(Section):
     )
     save_every: int = Field(10, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(
-        3, ge=2, description="Newest checkpoints kept; a corrupt one falls back to the one before."
+        3,
+        ge=2,
+        description="Newest checkpoints kept. If one is damaged, the previous one is used.",
     )
 
     def learning_rate_at(self, step: int) -> float:
@@ -188,7 +202,7 @@ class TrainSection(Section):
 
     @property
     def micro_batch_budget(self) -> int:
-        """Tokens a micro-batch; where that is left to the device and not chosen yet, a CPU's."""
+        """Tokens per micro-batch; that of a CPU if the value is `auto` and has not been chosen yet."""
         return (
             TOKENS_PER_MICRO_BATCH if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch
         )
@@ -198,6 +212,6 @@ class LogSection(Section):
     """Where numbers go besides the run directory."""
 
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="Loggers to feed; each needs its package."
+        (), description="Trackers that receive the metrics; each needs its package."
     )
     project: str = Field("pgrpo", description="Project name shown by wandb and trackio.")

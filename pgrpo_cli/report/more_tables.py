@@ -182,9 +182,9 @@ def _kept(result: EvalResult) -> list[tuple[Cell, ...]]:
     kept = result.kept
     base, tuned = kept.base, kept.tuned
     rows: list[tuple[Cell, ...]] = [
-        (Cell("KL to the base"), Cell(number(kept.kl.mean), interval(kept.kl)), Cell("nats a token")),
+        (Cell("KL to the base"), Cell(number(kept.kl.mean), interval(kept.kl)), Cell("nats per token")),
         (Cell("perplexity"), _change(base.perplexity, tuned.perplexity), Cell("of a neutral text")),
-        (Cell("length"), _change(base.length, tuned.length), Cell("tokens a completion")),
+        (Cell("length"), _change(base.length, tuned.length), Cell("tokens per completion")),
         (
             Cell("distinct words"),
             Cell(f"{number(base.distinct_1)} → {number(tuned.distinct_1)}"),

@@ -1,4 +1,4 @@
-"""metrics.jsonl, a line a step, and the optional trackers that get the same numbers."""
+"""metrics.jsonl, with one line per step, and the optional trackers that receive the same numbers."""
 
 from __future__ import annotations
 

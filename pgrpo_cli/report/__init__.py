@@ -1,1 +1,1 @@
-"""How evaluations and comparisons look: tables, plots, the HTML page. Nothing is computed here."""
+"""Rendering of evaluations and comparisons: tables, plots, the HTML page. Nothing is computed here."""

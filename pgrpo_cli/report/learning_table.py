@@ -1,4 +1,4 @@
-"""The table of how fast methods learn, and the sentence that says what its curves are."""
+"""The table of how fast methods learn, and the sentence that explains its curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tables import MACRO, TONES, Cell, ReportTable, Tone, number
 
 
 def learning_table(comparison: Comparison, *, macro_only: bool = False) -> ReportTable | None:
-    """A row a preference group and method, or the macro mean's only; None where nothing was recorded."""
+    """One row per preference group and method, or only those of the macro mean; None without any record."""
     rows = [row for row in comparison.learning if not macro_only or row.preference_group is None]
     if not rows:
         return None
@@ -26,12 +26,12 @@ def learning_table(comparison: Comparison, *, macro_only: bool = False) -> Repor
             i for i, row in enumerate(rows) if row.preference_group is None and not macro_only
         ),
         details=frozenset({3 - skipped}),
-        spare=frozenset({8 - skipped}),
+        optional=frozenset({8 - skipped}),
     )
 
 
 def learning_sentence(comparison: Comparison) -> str:
-    """Whose rewards the curves are of, and what the table's numbers are."""
+    """Which rewards the curves show, and what the numbers of the table mean."""
     source = comparison.learning[0].source if comparison.learning else "training"
     basis = (
         "Curves are of held-out prompts, measured during training."
@@ -89,5 +89,5 @@ def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
 
 
 def _whole(value: float) -> str:
-    """Steps or seconds; unknown where a seed does not get there, or it is not on record."""
+    """Steps or seconds; unknown if a seed does not reach the threshold, or if it was not recorded."""
     return "n/a" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

@@ -23,7 +23,7 @@ _MOST_NAMES = 4
 
 
 def overview_table(result: EvalResult) -> ReportTable:
-    """What one needs to know besides the means: how gains are shared, and what is left of the base model."""
+    """The tables besides the means: how gains are distributed, and how much of the base model is kept."""
     rows = [*_wins(result), *_shares(result), *_matrix(result), *_kept(result)]
     return ReportTable(
         title="Over preference groups",
@@ -31,7 +31,7 @@ def overview_table(result: EvalResult) -> ReportTable:
         rows=tuple(rows),
         summaries=frozenset(),
         details=frozenset({1}),
-        spare=frozenset(),
+        optional=frozenset(),
         texts=frozenset({2}),
     )
 
@@ -60,7 +60,7 @@ def details_table(result: EvalResult) -> ReportTable:
         rows=tuple(row(*line) for line in lines),
         summaries=frozenset({len(lines) - 1}),
         details=frozenset({2, 3, 5}),
-        spare=frozenset(),
+        optional=frozenset(),
     )
 
 
@@ -81,7 +81,7 @@ def parts_table(result: EvalResult) -> ReportTable:
         rows=tuple((Cell(label), *(cell(d.parts.get(name)) for name in names)) for label, d in lines),
         summaries=frozenset({len(lines) - 1}),
         details=frozenset(range(1, len(names) + 1)),
-        spare=frozenset(),
+        optional=frozenset(),
     )
 
 
@@ -110,12 +110,12 @@ def judged_table(judged: Judged) -> ReportTable:
         rows=tuple(row(*line) for line in lines),
         summaries=frozenset({len(lines) - 1}),
         details=frozenset({4}),
-        spare=frozenset({6, 7, 8}),
+        optional=frozenset({6, 7, 8}),
     )
 
 
 def tasks_table(found: TaskScores) -> ReportTable:
-    """General tasks, base against tuned: scores that are no part of another's."""
+    """General tasks, base against tuned. Tasks that are part of a group's score are left out."""
 
     def row(score: TaskScore) -> tuple[Cell, ...]:
         says, change = task_verdict(score), score.scores.difference
@@ -135,7 +135,7 @@ def tasks_table(found: TaskScores) -> ReportTable:
         rows=tuple(row(score) for score in found.scores if score.part_of is None),
         summaries=frozenset(),
         details=frozenset({3}),
-        spare=frozenset({5, 6}),
+        optional=frozenset({5, 6}),
     )
 
 

@@ -26,7 +26,7 @@ def eval_sentence(result: EvalResult) -> str:
 
 
 def judged_sentence(judged: Judged) -> str:
-    """Which model a judge prefers, and what of its answers says nothing."""
+    """Which model a judge prefers, and how many of its answers could not be used."""
     macro, name = judged.macro, f"The judge {judged.judge['model']}"
     says = {
         "ahead": "prefers the tuned model",
@@ -44,7 +44,7 @@ def judged_sentence(judged: Judged) -> str:
 
 
 def tasks_sentence(found: TaskScores) -> str:
-    """On which general tasks training cost something, or brought something."""
+    """On which general tasks training made the model worse or better."""
     shown = [score for score in found.scores if score.part_of is None]
     outcomes = {task_label(score): task_verdict(score) for score in shown}
     return f"General tasks, the tuned model against the base: {_counted(outcomes)}."
@@ -83,7 +83,7 @@ def grouping_sentence(comparison: Comparison) -> str:
 
 
 def method_sentence(result: EvalResult) -> str:
-    """How the numbers were made."""
+    """How the numbers were computed."""
     sampling = result.sampling
     return (
         f"{len(result.prompts)} held-out prompts, {sampling['num_completions']} completions of each model "
@@ -94,7 +94,7 @@ def method_sentence(result: EvalResult) -> str:
 
 
 def chance_sentence(confidence: float, lines: int) -> str:
-    """What a reader of many intervals must bear in mind."""
+    """A caution for readers of many intervals: some exclude 0 by chance."""
     expected = (1 - confidence) * lines
     return (
         f"Each interval misses the truth {(1 - confidence) * 100:.3g} % of the time by itself: of {lines} "

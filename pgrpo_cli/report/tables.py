@@ -46,7 +46,7 @@ class ReportTable:
     """Rows of cells under column heads; the first column names the row.
 
     `summaries` are the rows set off from the others. Where there is little room, only the columns `details`
-    show theirs, and the columns `spare` are left out. The columns `texts` are read, not compared.
+    show theirs, and the columns `optional` are left out. The columns `texts` are read, not compared.
     """
 
     title: str
@@ -54,7 +54,7 @@ class ReportTable:
     rows: tuple[tuple[Cell, ...], ...]
     summaries: frozenset[int]
     details: frozenset[int]
-    spare: frozenset[int]
+    optional: frozenset[int]
     texts: frozenset[int] = frozenset()
 
 
@@ -68,7 +68,7 @@ def eval_table(result: EvalResult) -> ReportTable:
         rows=tuple(_contrast_row(label, contrast) for label, contrast in lines),
         summaries=frozenset({len(lines) - 2, len(lines) - 1}),
         details=frozenset({3}),
-        spare=frozenset({5}),
+        optional=frozenset({5}),
     )
 
 
@@ -82,14 +82,14 @@ def comparison_table(comparison: Comparison, run: str) -> ReportTable:
         rows=tuple(_pair_row(pair) for pair in pairs),
         summaries=frozenset({len(pairs) - 1}),
         details=frozenset({3}),
-        spare=frozenset({5, 6, 7}),
+        optional=frozenset({5, 6, 7}),
     )
 
 
 def to_rich(table: ReportTable, width: int) -> RichTable:
     """The table for a terminal of `width` columns."""
     wide = width >= _WIDE
-    columns = [index for index in range(len(table.columns)) if wide or index not in table.spare]
+    columns = [index for index in range(len(table.columns)) if wide or index not in table.optional]
     title = Text(table.title, "bold")
     rich = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     names = max((len(row[0].text) for row in table.rows), default=0)
@@ -117,7 +117,7 @@ def _rich_cell(cell: Cell, bold: str, *, with_detail: bool) -> Text:
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """A reward for reading: three decimals where they say something, `n/a` where it is unknown."""
+    """A reward as text: three decimals if they are meaningful, `n/a` if it is unknown."""
     if math.isnan(value):
         return "n/a"
     value = 0.0 if abs(value) <= ROUNDING else value
@@ -128,19 +128,19 @@ def number(value: float, *, signed: bool = False) -> str:
 
 
 def interval(estimate: Estimate | Pair) -> str:
-    """`[low..high]`, which no terminal breaks in two, or nothing where it is unknown."""
+    """`[low..high]` without spaces, so that it is not wrapped; empty if it is unknown."""
     if math.isnan(estimate.ci_low):
         return ""
     return f"[{number(estimate.ci_low)}..{number(estimate.ci_high)}]"
 
 
 def percent(share: float) -> str:
-    """A share for reading, `n/a` where it is unknown."""
+    """A share as text, `n/a` if it is unknown."""
     return "n/a" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def percents(estimate: Estimate) -> str:
-    """The interval of a share, or nothing where it is unknown."""
+    """The interval of a share; empty if it is unknown."""
     if math.isnan(estimate.ci_low):
         return ""
     low, high = (0.0 if abs(end) <= ROUNDING else 100 * end for end in (estimate.ci_low, estimate.ci_high))

@@ -1,4 +1,4 @@
-"""From a document to a recipe, or to every problem it has."""
+"""Turns a document into a recipe, or reports all of its problems."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def check(document: Document, paths_from: Path | None = None) -> Recipe:
 
 
 def _validate(keys: KeyCheck, document: Document) -> tuple[Recipe | None, list[Problem], set[KeyPath]]:
-    """The recipe if pydantic takes it, else its problems; and the paths of what is invalid in any way."""
+    """The recipe if pydantic accepts it, else its problems; and the paths of all invalid values."""
     try:
-        # JSON's strict rules are a recipe's: true is no number, "3" is no number, a list may be a tuple.
+        # Recipes follow the strict rules of JSON: true and "3" are not numbers, and a list may become a
+        # tuple.
         return Recipe.model_validate_json(json.dumps(keys.data), strict=True), [], set(keys.broken)
     except ValidationError as error:
         errors = error.errors(include_url=False)
@@ -75,11 +76,11 @@ def _validate(keys: KeyCheck, document: Document) -> tuple[Recipe | None, list[P
 
 
 def _is_echo(detail: ErrorDetails, data: Any, path: KeyPath, entered: int | None) -> bool:
-    """Whether pydantic says with `detail` what another of its errors says better."""
+    """Whether another error of pydantic describes the same problem better than `detail`."""
     if len(path) == entered:
         # Text or a list of text: the branch that wants text has nothing to say about a list.
         return isinstance(value_at(data, path), list)
-    # A list counts as too short when its entries are invalid.
+    # pydantic reports a list as too short if its entries are invalid.
     return detail["type"] == "too_short" and len(value_at(data, path)) >= detail["ctx"]["min_length"]
 
 

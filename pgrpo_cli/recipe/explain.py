@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of a recipe."""
+"""Turns the errors of pydantic into messages about a recipe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Explainer:
         self.document = document
 
     def text(self, error: ErrorDetails, path: KeyPath, written: KeyPath) -> str:
-        """What was found at `path` and the rule it breaks; `written` is the path in the document."""
+        """The value at `path` and the rule that it breaks; `written` is the path in the document."""
         if error["type"] == "missing":
             field = self._field(path)
             return (
@@ -69,7 +69,7 @@ class Explainer:
         return error["msg"][:1].lower() + error["msg"][1:]
 
     def _remedy(self, annotation: Any, value: Any, path: KeyPath, written: KeyPath) -> str:
-        """What to write instead, where the value shows what was meant."""
+        """What to write instead, if the value shows what was meant."""
         wanted = unwrap(annotation)
         if isinstance(value, str) and value in variants(annotation):
             return f"; write {{type: {value}}}"

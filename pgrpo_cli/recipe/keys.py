@@ -1,4 +1,6 @@
-"""Misspelled keys and `type`s: reported, and put right in a copy, so that they hide nothing below them."""
+"""Reports misspelled keys and `type`s, and corrects them in a copy, so that values below them are checked
+too.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ class KeyCheck:
         return checked
 
     def _elsewhere(self, key: str, fields: Iterable[str]) -> str:
-        """A hint for a key that stands in the wrong place, else the keys that may stand here."""
+        """A hint about a key in the wrong place, else the keys that are allowed here."""
         places = dict.fromkeys(dotted(leaf) for leaf in leaves(self.schema) if leaf[-1] == key)
         if places and key != "type":
             return f"; did you mean {' or '.join(repr(place) for place in places)}?"
@@ -113,7 +115,7 @@ class KeyCheck:
 
     def _report(self, written: KeyPath, text: str) -> None:
         self.problems.append(Problem(self.document.origin(written).where, written, text))
-        # Looking for what each was meant to be takes time.
+        # Finding the nearest known key for each takes time.
         if len(self.problems) > MOST_PROBLEMS:
             raise InvalidRecipe(self.document.label, [*self.document.problems, *self.problems])
 

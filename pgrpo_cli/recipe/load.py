@@ -1,4 +1,4 @@
-"""Recipes from files: read, overridden, checked. Everything that is wrong is reported at once."""
+"""Reads recipes from files, applies overrides and checks them. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def made_recipe(
     content = source.model_dump(mode="json") if isinstance(source, Recipe) else dict(source)
     label = "the recipe"
     try:
-        # What JSON has no word for is no value of a recipe, but for paths.
+        # A recipe contains only values that JSON has, and paths.
         data = json.loads(json.dumps(content, default=os.fspath))
     except (TypeError, ValueError, RecursionError) as error:
         raise RecipeError(
@@ -85,7 +85,7 @@ def _checked(
 
 
 def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
-    """A run that is shorter than its warm-up, as one for trying is, warms up to its end."""
+    """Cut a warm-up that is longer than the run, such as a short trial, to the number of steps."""
     train = recipe.train
     if train.warmup_steps <= train.steps:
         return recipe

@@ -42,7 +42,7 @@ def _set(document: Document, names: list[str], text: str, where: str, schema: ty
     if path[-1] == "type" and isinstance(parent, dict):
         _leave_other_types(document, path[:-1], parent, value.data, where, schema)
     _put(parent, path[-1], value.data)
-    # What the file said at and below this path is gone, and where it said so.
+    # The file's values at and below this path are replaced, so their line numbers are dropped too.
     for known in [known for known in document.origins if known[: len(path)] == path]:
         del document.origins[known]
     document.broken = {known for known in document.broken if known[: len(path)] != path}
@@ -58,7 +58,7 @@ def _set(document: Document, names: list[str], text: str, where: str, schema: ty
 def _leave_other_types(
     document: Document, path: KeyPath, section: dict[str, Any], tag: Any, where: str, schema: type[Section]
 ) -> None:
-    """Drop the keys of `section` that other types have and `tag`, the new one, has not."""
+    """Delete the keys of `section` that belong to other types and that the new type, `tag`, does not have."""
     known = variants(annotation_at(schema, document.data, path))
     if not isinstance(tag, str) or tag not in known:
         return

@@ -1,4 +1,4 @@
-"""Keys that hold paths: what can be no path is refused with the recipe.
+"""Keys that contain paths: values that cannot be paths are refused when the recipe is read.
 
 What depends on the machine (`~user`, `$NAME`) is refused on request only: runs are read elsewhere, too.
 """

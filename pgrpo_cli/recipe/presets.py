@@ -1,4 +1,4 @@
-"""`data.source` for public preference sets: their columns are known, so that a recipe maps none."""
+"""`data.source` for public preference data sets, whose columns are known and need not be mapped."""
 
 from __future__ import annotations
 

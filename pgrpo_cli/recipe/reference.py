@@ -41,7 +41,7 @@ def json_schema_text() -> str:
     """The recipe's JSON Schema (draft 2020-12), indented."""
     schema = Recipe.model_json_schema()
     for section in schema["$defs"].values():
-        # What tells sections apart has a default in Python and is always written in YAML.
+        # `type`, which selects a section, has a default in Python but must be written in YAML.
         if "const" in section["properties"].get("type", {}):
             section["required"] = ["type", *section.get("required", [])]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
@@ -49,7 +49,7 @@ def json_schema_text() -> str:
 
 
 def markdown_reference() -> str:
-    """docs/recipes.md: every key with its values, default and description, a table a section."""
+    """docs/recipes.md: every key with its values, default and description; one table per section."""
     lines = [_INTRODUCTION, *_table(Recipe), ""]
     for name, field in Recipe.model_fields.items():
         lines += _part(field.annotation, name, level=2)

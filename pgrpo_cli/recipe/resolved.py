@@ -23,7 +23,7 @@ _VERSION = re.compile(re.escape(_HEADER).replace(re.escape("{version}"), r"(\S+)
 _LEFT_TO_THE_DEVICE = (
     ("model", "compute_dtype"), ("rollout", "tokens_per_batch"), ("train", "tokens_per_micro_batch")
 )  # fmt: skip
-"""Keys that may be `auto`: what that was taken as is kept in the run's paths.json."""
+"""Keys that may be `auto`. The chosen values are stored in the run's paths.json."""
 
 
 class _Absent:
@@ -37,7 +37,7 @@ ABSENT = _Absent()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that the recipe's reader, too, would take for a number."""
+    """Quotes texts that the reader of recipes would take for numbers."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -96,7 +96,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What makes it this recipe and no other."""
+    """The values that distinguish this recipe from others."""
     return recipe.model_dump(mode="json", exclude={"model": {"device"}, "train": {"deterministic"}})
 
 

@@ -1,4 +1,5 @@
-"""Rules between keys. A rule yields what breaks it, with the remedy; a hint is a legal setting seldom meant.
+"""Rules between keys. A rule yields its violations with remedies. Hints are about valid settings that are
+rarely intended.
 
 Rules also run on recipes with problems of their own: those fields are left out, reading one raises
 AttributeError, and the rule that does so says nothing. No mistake hides another one elsewhere.
@@ -49,7 +50,7 @@ def violations(recipe: Recipe, *, partial: bool = False) -> Iterator[Violation]:
 
 
 def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
-    """Baseline and scale are chosen by `custom` and by nothing else."""
+    """Baseline and scale must be set with `custom`, and only then."""
     estimator = recipe.advantage.estimator
     for key in ("baseline", "scale"):
         value = getattr(recipe.advantage, key)
@@ -61,7 +62,7 @@ def custom_estimator(recipe: Recipe) -> Iterator[Violation]:
 
 
 def renormalized_sums(recipe: Recipe) -> Iterator[Violation]:
-    """Only sums of advantages are normalized again."""
+    """`renormalize` needs `aggregate: normalize_then_sum`."""
     section = recipe.advantage
     if section.renormalize and section.aggregate != "normalize_then_sum":
         rule = "takes sums of advantages; set advantage.aggregate to 'normalize_then_sum', or remove it"
@@ -80,7 +81,7 @@ def window_reaches_min_count(recipe: Recipe) -> Iterator[Violation]:
 
 
 def random_heads(recipe: Recipe) -> Iterator[Violation]:
-    """Heads share the width equally, and rotary positions pair the features of each."""
+    """The heads share the width equally, and rotary positions need an even number of features per head."""
     size, heads = recipe.model.random.hidden_size, recipe.model.random.num_heads
     if size % (2 * heads):
         rule = f"twice this number must divide model.random.hidden_size ({size}); change the one or the other"
@@ -88,7 +89,7 @@ def random_heads(recipe: Recipe) -> Iterator[Violation]:
 
 
 def random_context(recipe: Recipe) -> Iterator[Violation]:
-    """The random model's context holds the longest prompt and its completion."""
+    """The context of the random model must hold the longest prompt and its completion."""
     context = recipe.model.random.context
     longest = recipe.data.max_prompt_tokens + recipe.rollout.max_completion_tokens
     if recipe.model.id == "random" and context < longest:
@@ -109,7 +110,7 @@ def package_file(recipe: Recipe) -> Iterator[Violation]:
 
 
 def revision_of_hub_model(recipe: Recipe) -> Iterator[Violation]:
-    """Only a model of a hub has revisions."""
+    """Only hub models have revisions."""
     name, revision = recipe.model.id, recipe.model.revision
     local = name == "random" or name.startswith("package:") or name.endswith(".gguf")
     if local and revision is not None:
@@ -131,7 +132,7 @@ def labels_differ(recipe: Recipe) -> Iterator[Violation]:
 
 
 def some_reward_counts(recipe: Recipe) -> Iterator[Violation]:
-    """A sum of nothing teaches nothing."""
+    """At least one reward must have a non-zero weight."""
     weights = [reward.weight for reward in recipe.rewards]
     if weights and not any(weights):
         yield Violation(("rewards", 0, "weight"), 0, "every reward has weight 0; give one another weight")
@@ -150,7 +151,7 @@ def personas_reward_needs_personas(recipe: Recipe) -> Iterator[Violation]:
 
 
 def pairs_are_sampled(recipe: Recipe) -> Iterator[Violation]:
-    """A judge compares completions that there are."""
+    """A judge must not compare more completions than are sampled."""
     judge, sampled = recipe.eval.judge, recipe.eval.num_completions
     if judge is not None and judge.pairs > sampled:
         rule = f"must not be greater than eval.num_completions ({sampled}); lower this one or raise that one"
@@ -192,7 +193,7 @@ def _judges(recipe: Recipe) -> Iterator[tuple[str, JudgeSection]]:
 
 
 def hints(recipe: Recipe) -> list[str]:
-    """Legal settings of a valid recipe that are seldom meant, each with what to do."""
+    """Valid settings that are rarely intended, each with what to do."""
     found = []
     if isinstance(recipe.data.source, PersonasSource) and not any(
         isinstance(reward, PersonasReward) for reward in recipe.rewards

@@ -1,4 +1,4 @@
-"""The recipe: one frozen object from which a run follows."""
+"""The recipe: one immutable object with all settings of a run."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def is_section(annotation: Any) -> bool:
 
 
 def variants(annotation: Any) -> dict[str, type[Section]]:
-    """The sections of a union that `type` tells apart, by their `type`; empty for any other annotation."""
+    """The sections of a union by their `type`; empty for any other annotation."""
     annotation = unwrap(annotation)
     members = get_args(annotation) if _is_union(annotation) else ()
     if not members or not all(is_section(member) for member in members):
@@ -62,7 +62,7 @@ def item_of(annotation: Any) -> Any:
 
 
 def annotation_at(annotation: Any, data: Any, path: KeyPath) -> Any:
-    """The type that the schema gives to `path`; Any where it says nothing."""
+    """The type of `path` in the schema; Any if the schema does not have it."""
     for key in path:
         if isinstance(key, int):
             annotation = item_of(annotation)

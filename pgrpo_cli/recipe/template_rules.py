@@ -14,7 +14,7 @@ from .violation import Violation
 
 
 def templates_parse(recipe: Recipe) -> Iterator[Violation]:
-    """Templates of rows are Jinja."""
+    """Templates of rows must be valid Jinja."""
     source = recipe.data.source
     for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
         text = source.__dict__.get(key)
@@ -27,7 +27,7 @@ def templates_parse(recipe: Recipe) -> Iterator[Violation]:
 
 
 def chat_template_parses(recipe: Recipe) -> Iterator[Violation]:
-    """A chat template that is written in the recipe is one."""
+    """A chat template that is written in the recipe must be valid."""
     path, text = ("model", "chat_template"), recipe.model.chat_template
     if text is None or recipe.model.chat_template_file:
         return
@@ -41,7 +41,7 @@ def chat_template_parses(recipe: Recipe) -> Iterator[Violation]:
 
 
 def expression_parses(recipe: Recipe) -> Iterator[Violation]:
-    """The expression that names preference groups is Jinja."""
+    """The expression that names preference groups must be valid Jinja."""
     section = recipe.data.preference_groups
     if not isinstance(section, ExpressionGroups):
         return

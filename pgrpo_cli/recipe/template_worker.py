@@ -58,7 +58,7 @@ def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 
 class _Written(NodeTransformer):
-    """Makes `~` write what `{{ }}` writes."""
+    """Makes `~` convert values to text in the same way as `{{ }}`."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -171,7 +171,7 @@ class Pattern:
             raise Refused("not a regular expression: it is nested too deeply") from error
 
     def run(self, values: dict[str, Any]) -> int:
-        """How often it is found in the text, `most` times at most."""
+        """The number of matches in the text, at most `most`."""
         return sum(1 for _ in islice(self.pattern.finditer(values["text"]), values["most"]))
 
 

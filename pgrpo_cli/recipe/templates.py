@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 SECONDS = 3.0
 """Processor time of one rendering."""
 MEMORY = 1 << 29
-"""Address space of the worker, in bytes. macOS does not hold a process to it."""
+"""Address space of the worker, in bytes. macOS does not enforce this limit."""
 _IN_FLIGHT = 1 << 15
 """Bytes of requests that are sent before answers are read: they fit into a pipe, so that no side waits for
 the other one to read."""
@@ -59,7 +59,7 @@ class Template(_Jinja):
     kind = "template"
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text that it makes of its variables, which are JSON values. Raises TemplateProblem."""
+        """The rendered text. The variables are JSON values. Raises TemplateProblem."""
         return str(_ask(self.kind, self._source, values))
 
     def render_all(self, rows: Sequence[Mapping[str, Any]]) -> list[str | TemplateProblem]:
@@ -74,7 +74,7 @@ class ChatTemplate(Template):
 
 
 class Expression(_Jinja):
-    """What stands between `{{` and `}}`, by itself."""
+    """A single expression, without `{{` and `}}`."""
 
     kind = "expression"
 
@@ -91,7 +91,7 @@ class Pattern:
         _ask(self._kind, source, None)
 
     def count(self, text: str, most: int) -> int:
-        """How often it is found in the text, `most` times at most. Raises TemplateProblem."""
+        """The number of matches in the text, at most `most`. Raises TemplateProblem."""
         return int(_ask(self._kind, self._source, {"text": text, "most": most}))
 
 
@@ -151,7 +151,7 @@ class _Worker:
         return found
 
     def _running(self) -> subprocess.Popen[bytes]:
-        # Its directory stays out of its path (-P); a session of its own keeps Ctrl-C away from it.
+        # -P keeps its directory out of the import path. Its own session keeps Ctrl-C from reaching it.
         command = [sys.executable, "-P", str(_WORKER), str(SECONDS), str(MEMORY)]
         process = self._process
         if process is None or process.args != command or process.poll() is not None:

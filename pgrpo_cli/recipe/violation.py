@@ -1,4 +1,4 @@
-"""What a rule between keys yields."""
+"""Violations of rules between keys."""
 
 from __future__ import annotations
 

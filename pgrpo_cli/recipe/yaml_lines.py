@@ -1,4 +1,4 @@
-"""YAML that remembers where every value stands.
+"""Reads YAML and records the line of every value.
 
 PyYAML's safe loader composes nodes; this module turns them into plain data beside a table of origins, and
 collects what it can report without stopping. Differences from YAML 1.1 as PyYAML reads it: `1e-3` is a
@@ -30,7 +30,7 @@ FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with fewer surprises in what is no text, and a bound on the depth."""
+    """The safe loader with fewer texts that become other types, and a limit on the depth."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     depth = 0

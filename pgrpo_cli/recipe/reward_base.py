@@ -21,7 +21,7 @@ class RewardBase(Section):
     """Whether `prepare` scores reference answers with it: it needs no model, service, extra or foreign code,
     and its value of a reference answer says something."""
     by_preference_group: ClassVar[bool | None] = False
-    """Whether its value of a text depends on the preference group; None where nobody knows."""
+    """Whether its value of a text depends on the preference group; None if it is not known."""
     value_range: ClassVar[tuple[float, float] | None] = None
     """Bounds of its value; None where they depend on its settings or are unknown."""
 

@@ -35,12 +35,12 @@ def judged_sentence(judged: Judged) -> str:
         "can't tell": "does not tell the models apart",
     }[win_verdict(macro.win_rate)]
     rate = f"{percent(macro.win_rate.mean)} {percents(macro.win_rate)}".rstrip()
-    told = f"{name} {says}: win rate over {_groups(len(judged.groups))} {rate}."
+    text = f"{name} {says}: win rate over {_groups(len(judged.groups))} {rate}."
     if macro.contradictions:
-        told += f" In {macro.contradictions} of {macro.pairs} pairs the order decided, which makes them ties."
+        text += f" In {macro.contradictions} of {macro.pairs} pairs the order decided, which makes them ties."
     if macro.failed:
-        told += f" In {macro.failed} of {macro.pairs} pairs it did not say, which leaves them out."
-    return told
+        text += f" In {macro.failed} of {macro.pairs} pairs it did not say, which leaves them out."
+    return text
 
 
 def tasks_sentence(found: TaskScores) -> str:
@@ -69,17 +69,17 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
 
 def grouping_sentence(comparison: Comparison) -> str:
     """How the lines of a comparison were made beyond `method_sentence`; which runs are one method."""
-    told = "Verdicts on preference groups hold after Holm's correction for their number."
+    verdicts = "Verdicts on preference groups hold after Holm's correction for their number."
     by_user = any(pair.unit == "user" for pair in comparison.pairs)
     units = "users, each with all of its prompts" if by_user else "prompts"
     if not comparison.by:
-        return f"Intervals are over {units}. {told}"
+        return f"Intervals are over {units}. {verdicts}"
     methods = "; ".join(
         f"{method.label}: {', '.join(method.runs)} (seed{'s' if len(method.seeds) > 1 else ''} "
         f"{', '.join(map(str, method.seeds))})"
         for method in comparison.methods
     )
-    return f"Intervals of methods are over seeds and {units}. {told} Methods: {methods}."
+    return f"Intervals of methods are over seeds and {units}. {verdicts} Methods: {methods}."
 
 
 def method_sentence(result: EvalResult) -> str:
@@ -111,11 +111,11 @@ def _by_outcome(outcomes: dict[str, Verdict]) -> str:
 
 
 def _counted(outcomes: dict[str, Verdict]) -> str:
-    """How many have each outcome, and which, unless they are many."""
-    told = []
+    """How many have each outcome, and their names if they are few."""
+    counts = []
     for outcome in _OUTCOMES:
-        names = [name for name, found in outcomes.items() if found == outcome]
+        names = [name for name, verdict in outcomes.items() if verdict == outcome]
         if names:
             listed = f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else ""
-            told.append(f"{outcome} {len(names)}{listed}")
-    return ", ".join(told)
+            counts.append(f"{outcome} {len(names)}{listed}")
+    return ", ".join(counts)

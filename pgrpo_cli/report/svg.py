@@ -96,8 +96,8 @@ def forest_plot(title: str, rows: Sequence[ForestRow], *, x_label: str) -> Marku
     parts.append(_text((_LABEL_WIDTH + width) / 2, height - 6, x_label, "middle", "axis"))
     for index, row in enumerate(rows):
         parts.append(_forest_row(row, x, top + _FOREST_ROW * (index + 0.5)))
-    told = "; ".join(f"{row.label} {row.mean:+.3g} ({row.low:.3g} to {row.high:.3g})" for row in rows)
-    return _svg(width, height, title, f"{x_label}: {told}.", parts)
+    summary = "; ".join(f"{row.label} {row.mean:+.3g} ({row.low:.3g} to {row.high:.3g})" for row in rows)
+    return _svg(width, height, title, f"{x_label}: {summary}.", parts)
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:

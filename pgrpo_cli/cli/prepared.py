@@ -98,7 +98,7 @@ def _lengths(report: PrepareReport) -> Iterator[str]:
     ]
     width = max(map(len, labels))
     for bar, label in zip(report.lengths, labels, strict=True):
-        # Whoever is there is seen.
+        # At least one block, so that a bar of one prompt beside one of thousands can still be seen.
         blocks = max(1, round(_BAR_WIDTH * bar.count / most)) if bar.count else 0
         yield f"  {label:>{width}}  {'█' * blocks}{' ' if blocks else ''}{bar.count}"
 

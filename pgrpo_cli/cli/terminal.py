@@ -58,7 +58,7 @@ class SafeConsole(Console):
         except OSError:
             if not self.stderr:
                 raise
-            # That nobody reads the progress any more, in a terminal or a pipe, is no reason to stop.
+            # A reader of the progress that has gone, a terminal or a pipe, is no reason to stop the command.
             self.quiet = True
 
     def on_broken_pipe(self) -> None:

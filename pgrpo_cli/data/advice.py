@@ -39,13 +39,13 @@ def warnings_about(facts: Facts) -> tuple[str, ...]:
     return (*facts.assembled.fitted.warnings, *(text for rule in RULES for text in rule(facts)))
 
 
-def one_rules_all(facts: Facts) -> Iterator[str]:
+def one_dominates(facts: Facts) -> Iterator[str]:
     """Nearly all prompts in one preference group."""
     largest = facts.groups[0]
     if len(facts.groups) == 1:
         yield (
-            f"there is one preference group only, {largest.preference_group!r}: nobody's taste differs; "
-            "data.preference_groups can make more"
+            f"there is only one preference group, {largest.preference_group!r}; data.preference_groups can "
+            "make more"
         )
     elif largest.share > NEARLY_ALL:
         per_step = facts.recipe.train.prompts_per_step
@@ -165,8 +165,8 @@ def references_without_reward(facts: Facts) -> Iterator[str]:
         )
 
 
-def rewards_of_nobody(facts: Facts) -> Iterator[str]:
-    """Rewards limited to preference groups that there are not."""
+def rewards_for_unknown_groups(facts: Facts) -> Iterator[str]:
+    """Rewards that are limited to preference groups which the data do not have."""
     known = {group.preference_group for group in facts.groups}
     for reward in facts.recipe.rewards:
         for name in sorted(set(reward.preference_groups or ()) - known):
@@ -180,7 +180,7 @@ def _number(count: int, noun: str) -> str:
 Rule = Callable[[Facts], Iterator[str]]
 
 RULES: tuple[Rule, ...] = (
-    one_rules_all,
+    one_dominates,
     few_prompts,
     nothing_held_out,
     gone,
@@ -190,5 +190,5 @@ RULES: tuple[Rule, ...] = (
     repeated,
     answers_given_away,
     references_without_reward,
-    rewards_of_nobody,
+    rewards_for_unknown_groups,
 )

@@ -44,7 +44,7 @@ def read_manifest(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _wrong(manifest: Mapping[str, Any]) -> str | None:
-    """What in a manifest is not as it was written; the parts that nobody relies on are not looked at."""
+    """What in a manifest is not as it was written; the parts that nothing relies on are not checked."""
     files, groups = manifest.get("files"), manifest.get("preference_groups", {})
     if not isinstance(files, dict) or not isinstance(manifest.get("data_hash"), str):
         return "it lacks the hashes of files"

@@ -124,7 +124,7 @@ def is_asynchronous(function: Callable[..., Any]) -> TypeIs[AsyncRewardFunction]
 
 
 def refuse_coroutine(returned: Any) -> Any:
-    """`returned` as it is. Raises TypeError for a coroutine that nobody will await."""
+    """`returned` as it is. Raises TypeError for a coroutine, which would never be awaited."""
     if iscoroutine(returned):
         returned.close()
         raise TypeError("it returned a coroutine and is no `async def` function itself, so it is not awaited")

@@ -115,7 +115,7 @@ class PendingScores:
         }
 
     def _cancel_after_failure(self, future: Future[list[Score]]) -> None:
-        """Called on the loop's thread: the run will stop, so nobody waits for the other calls."""
+        """Called on the loop's thread: the run will stop, so the other calls are cancelled."""
         if not future.cancelled() and future.exception() is not None:
             for other in tuple(self._calls):
                 other.future.cancel()

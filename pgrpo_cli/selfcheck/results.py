@@ -225,7 +225,7 @@ class CheckResult(BaseModel):
     reason: str | None = Field(None, description="Why it failed or was skipped.")
     seconds: float = Field(0.0, description="Time that it took.", json_schema_extra={"unit": "s"})
     found: AnyFound | None = Field(None, description="What was measured; its fields differ by check.")
-    trace: str | None = Field(None, description="Trace of an error that nobody foresaw.")
+    trace: str | None = Field(None, description="Traceback of an unexpected error.")
 
 
 class Report(BaseModel):

@@ -47,7 +47,7 @@ def test_enough_different_prompts_with_held_out_ones_are_worth_no_warning():
 
 def test_a_single_group_is_warned_about():
     (warning,) = warnings(enough("a"), evaluation=HELD_OUT[:1])
-    assert warning.startswith("there is one preference group only, 'a'")
+    assert warning.startswith("there is only one preference group, 'a'")
 
 
 def test_a_group_that_has_nearly_everything_is_warned_about():

@@ -72,7 +72,7 @@ def read_goodreads(section: GoodreadsSource, context: ReadContext) -> SourceData
 
 
 def _books(paths: list[Path], wanted: set[str]) -> dict[str, Book]:
-    """The wanted ones of `goodreads_books_*.json.gz`. A row that is no book is one that nobody finds."""
+    """The wanted ones of `goodreads_books_*.json.gz`. A row that is not a book is skipped."""
     books: dict[str, Book] = {}
     for path in paths:
         for _, content in lines(path):

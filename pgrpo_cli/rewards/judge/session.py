@@ -88,7 +88,7 @@ class JudgeSession:
 
     def _answered(self, question: str, done: asyncio.Task[float]) -> None:
         del self._asked[question]
-        # Those who waited may be gone: an error that nobody takes would be printed with its traceback.
+        # Whoever waited may be gone, and asyncio prints the traceback of an error that is never retrieved.
         if not done.cancelled():
             done.exception()
 
@@ -182,7 +182,7 @@ class Failures:
         self._count(f"its answer cannot be used: {failure}", f"it said {quoted}" if answer else "")
 
     def of_request(self, failure: RequestFailed) -> None:
-        """A request failed for good. One that nobody ever answered, or ever will, stops the run at once."""
+        """A request failed for good. If the judge has never answered, or never can, the run stops at once."""
         section = self._section
         if failure.hopeless:
             key = f", and the key in {section.api_key_env}" if section.api_key_env else ""

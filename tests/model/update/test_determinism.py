@@ -201,7 +201,7 @@ def test_cublas_is_told_before_cuda_starts(tmp_path: Path, monkeypatch: pytest.M
         found.append(os.environ.get(VARIABLE))
         raise ModelError("none")
 
-    monkeypatch.setattr("pgrpo_cli.model.load.precision.device_for", device_for)
+    monkeypatch.setattr("pgrpo_cli.verbs.train.device_for", device_for)
     for run, options in (("a", []), ("b", ["--set", WANTED])):
         assert pgrpo("train", write_tiny(tmp_path), "--run-dir", tmp_path / run, *options).exit_code == 2
     assert found == [None, ":4096:8"]

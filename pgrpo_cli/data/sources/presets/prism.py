@@ -161,7 +161,7 @@ def _table(section: PrismSource, context: ReadContext, name: str, limit: int | N
 
 
 def _require_column(column: str, people: dict[str, dict[str, Any]], label: str) -> None:
-    """Raises DataError where nobody in the survey has a value at `column`."""
+    """Raises DataError if no participant of the survey has a value in `column`."""
     known: dict[str, None] = {}
     for person in people.values():
         for name, value in person.items():

@@ -73,5 +73,5 @@ def test_it_stands_in_all_phases_of_a_plan(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"reward 'reward_model': 'no/where' is no folder here"):
+    with pytest.raises(ModelError, match=r"reward 'reward_model': 'no/where' is not a folder here"):
         reward_bytes([classifier(Path("no/where"))], tmp_path, "cpu")

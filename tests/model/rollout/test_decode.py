@@ -1,5 +1,6 @@
 """Decoding against one forward pass a token, and steps that are replayed instead of run."""
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -156,6 +157,18 @@ def test_larger_batches_move_the_buffers_and_are_recorded_again():
     assert len(workspace.graphs) == 2
     workspace.release()
     assert (len(workspace.graphs), workspace.bytes()) == (0, 0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_what_an_earlier_batch_left_in_the_buffers_does_no_harm(architecture):
+    policy, sampling = stopping_policy(architecture), SamplingSettings(3, 16)
+    workspace = Workspace(ReplayRecorder())
+    expected = decoded(policy, PROMPTS, sampling)
+    how = {"rounding": COARSE_SOON, "workspace": workspace}
+    decoded(policy, PROMPTS, sampling, **how)
+    for buffer in workspace.buffers._flat.values():
+        buffer.fill_(math.nan if buffer.is_floating_point() else 1)
+    assert_same(decoded(policy, PROMPTS, sampling, **how), expected)
 
 
 def test_a_step_that_cannot_be_captured_runs_as_it_is_and_is_told_once():

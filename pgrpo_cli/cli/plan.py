@@ -51,12 +51,11 @@ def plan(
     run = run_if_any(run_dir or default_run_dir(loaded))
     if run is not None:
         loaded = as_begun(run, loaded)
-    device = device or _device_of_run(loaded)
+    device, here = _device_and_memory(device, loaded)
     longest = _longest_prompt(run, loaded) if run else None
     paths = _measured_paths(run, device) if run else None
     planner = Planner(recipe.parent, longest_prompt=longest, paths=paths)
     on_cards = {gib: planner.plan(loaded, "cuda", gib * GIB) for gib in CARDS_GIB}
-    here = _memory_here(device)
     if device == "cpu":
         planned, room = planner.plan(loaded, "cpu"), 0
     else:
@@ -74,20 +73,27 @@ def plan(
         say(line)
 
 
-def _device_of_run(recipe: Recipe) -> Device:
-    """Where a run would compute on this machine. Raises ModelError where it could not."""
-    from pgrpo_cli.model.load.precision import device_for
+def _device_and_memory(wish: Device | None, recipe: Recipe) -> tuple[Device, float | None]:
+    """What the plan is for (by default the device of a run), and the GiB that this machine has of it.
 
-    return "cuda" if device_for(recipe).type == "cuda" else "cpu"
-
-
-def _memory_here(device: Device) -> float | None:
-    """GiB of this machine's device; None for a GPU that it does not have."""
+    The memory is that of the GPU that a run would take; None if there is no GPU here. Raises ModelError for a
+    device that a run could not take.
+    """
     import torch
 
-    if device == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+    from pgrpo_cli.model.load.precision import device_for
+    from pgrpo_cli.pretrained.device import choose_device
+
+    if wish == "cuda" and not torch.cuda.is_available():
+        return "cuda", None
+    if wish == "cuda":
+        named = recipe.model.device
+        chosen = choose_device(named if named.startswith("cuda") else "cuda")
+    else:
+        chosen = torch.device("cpu") if wish == "cpu" else device_for(recipe)
+    if chosen.type == "cpu":
+        return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return "cuda", torch.cuda.get_device_properties(chosen).total_memory / 2**30
 
 
 def _longest_prompt(run: RunDirectory, recipe: Recipe) -> int | None:

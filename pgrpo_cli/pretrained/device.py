@@ -51,10 +51,14 @@ def choose_device(wish: str = "auto") -> torch.device:
 def set_up(device: torch.device) -> None:
     """Prepare this process for running a model on `device`. Must be called by all code that loads one.
 
-    On a GPU cuDNN's attention is disabled: it compiles a kernel for each new length, and every batch here has
-    another length. Setting a priority order would not help, since torch sets its own at the first attention.
+    A GPU becomes the current device, since CUDA graphs are captured on the current device and kernels that
+    are given no device run on it. cuDNN's attention is disabled: it compiles a kernel for each new length,
+    and every batch here has another length. Setting a priority order would not help, since torch sets its
+    own at the first attention.
     """
     if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.gpus import fake_gpus
 from tests.support.training import TINY, pgrpo, write_tiny
 
 
@@ -73,6 +75,26 @@ def test_overrides_and_the_other_device(recipe: Path) -> None:
     assert (found["device"], found["cards"][0]["fits"]) == ("cuda", True)
     title = pgrpo("plan", recipe, "--device", "cuda").stdout.splitlines()[0]
     assert title.strip() == "tiny on a GPU, in GiB"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gib"),
+    [
+        (("--set", "model.device=cuda:1"), 24),
+        (("--device", "cuda", "--set", "model.device=cuda:1"), 24),
+        # `auto` takes the first GPU. So does a plan for a GPU where the recipe says cpu.
+        ((), 8),
+        (("--device", "cuda", "--set", "model.device=cpu"), 8),
+    ],
+)
+def test_the_memory_is_that_of_the_gpu_that_a_run_takes(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], gib: int
+) -> None:
+    # It looks for CUDA when it is imported, so it must be imported before the GPUs are faked.
+    importlib.import_module("bitsandbytes")
+    fake_gpus(monkeypatch, (8, 0), (8, 0), gib=(8, 24))
+    assert planned(recipe, *arguments)["here"]["gib"] == gib
+    assert f"This machine's GPU, {gib} GB: fits" in pgrpo("plan", recipe, *arguments).stdout
 
 
 def test_what_does_not_fit_comes_with_remedies(tmp_path: Path) -> None:

@@ -155,7 +155,20 @@ def test_bfloat16_is_native_from_8_0_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert found == [True, False, True]
 
 
-def test_a_gpu_computes_without_cudnns_attention_and_a_cpu_changes_nothing() -> None:
+def test_the_gpu_that_is_chosen_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs are captured on the current device, whatever device their tensors are on."""
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    fake_gpus(monkeypatch, (8, 0), (7, 5))
+    for wish in ("cpu", "cuda:1", "cuda"):
+        set_up(choose_device(wish))
+    assert taken == [torch.device("cuda", 1), torch.device("cuda", 0)]
+
+
+def test_a_gpu_computes_without_cudnns_attention_and_a_cpu_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda at: None)
     before = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         torch.backends.cuda.enable_cudnn_sdp(True)

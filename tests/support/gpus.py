@@ -15,8 +15,9 @@ def fake_gpus(
     monkeypatch: pytest.MonkeyPatch,
     *capabilities: tuple[int, int],
     architectures: tuple[str, ...] = ("sm_75", "sm_80", "sm_90"),
+    gib: tuple[int, ...] = (16, 16, 16),
 ) -> None:
-    """Torch sees a GPU of each capability, 16 GiB with 12 free, named after its number."""
+    """Torch sees a GPU of each capability, of `gib` with 12 GiB free, named after its number."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
@@ -26,9 +27,9 @@ def fake_gpus(
     monkeypatch.setattr(
         torch.cuda,
         "get_device_properties",
-        lambda at: SimpleNamespace(name=f"Card {_index(at)}", total_memory=16 << 30),
+        lambda at: SimpleNamespace(name=f"Card {_index(at)}", total_memory=gib[_index(at)] << 30),
     )
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda at: (12 << 30, 16 << 30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda at: (12 << 30, gib[_index(at)] << 30))
 
 
 def fake_driver(monkeypatch: pytest.MonkeyPatch, folder: Path, cause: str) -> None:

@@ -132,9 +132,7 @@ def split_unused(facts: Facts) -> Iterator[str]:
 
 def repeated(facts: Facts) -> Iterator[str]:
     """The same text more than once."""
-    texts = Counter(
-        (record.preference_group, text_key(record)) for record in facts.assembled.records["train"]
-    )
+    texts = Counter((record.assigned, text_key(record)) for record in facts.assembled.records["train"])
     if copies := sum(count - 1 for count in texts.values()):
         verb = "repeat" if copies > 1 else "repeats"
         yield f"{copies} of the prompts {verb} the text of another of the same preference group; all count"

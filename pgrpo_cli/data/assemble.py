@@ -10,13 +10,11 @@ from pgrpo_cli.recipe.data import DataSection
 
 from .preference_groups import Assigner, Fitted, assign
 from .prompts import PromptRenderer
-from .records import PreparedPrompt, PromptRecord, RejectedRow, SourceData, SourceRecord
+from .records import PreparedPrompt, PromptRecord, RejectedRow, SourceData
 from .split import Split, keep_apart, split
 
 # Called with (done, total) as prompts are rendered.
 RenderProgress = Callable[[int, int], None]
-
-_UNKNOWN_YET = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def assemble(
     source = with_unique_ids(source)
     records = (*source.train, *(source.eval or ()))
     if assigner.after_split:
-        grouped = tuple(_in_group(record, _UNKNOWN_YET) for record in records)
+        grouped = tuple(replace(record, preference_group=None) for record in records)
         ungrouped: tuple[RejectedRow, ...] = ()
     else:
         fitted = assigner.fit(records)
@@ -62,7 +60,7 @@ def assemble(
         train, held_out = (
             [originals[record.prompt_id] for record in half] for half in (halves.train, halves.eval)
         )
-        fitted = assigner.fit(train) if train else Fitted(lambda record: _UNKNOWN_YET)
+        fitted = assigner.fit(train) if train else Fitted(lambda record: record.assigned)
         kept, lost = assign(train, fitted.group_of)
         kept_out, lost_out = assign(held_out, fitted.group_of)
         halves, ungrouped = Split(kept, kept_out, halves.dropped), (*lost, *lost_out)
@@ -82,17 +80,13 @@ def with_unique_ids(source: SourceData) -> SourceData:
     """Equal rows have equal ids; from the second on they are numbered."""
     seen: Counter[str] = Counter()
 
-    def numbered(record: SourceRecord) -> SourceRecord:
+    def numbered(record: PromptRecord) -> PromptRecord:
         seen[record.prompt_id] += 1
         count = seen[record.prompt_id]
         return record if count == 1 else replace(record, prompt_id=f"{record.prompt_id}-{count}")
 
     held_out = None if source.eval is None else tuple(map(numbered, source.eval))
     return replace(source, train=tuple(map(numbered, source.train)), eval=held_out)
-
-
-def _in_group(record: SourceRecord, preference_group: str) -> PromptRecord:
-    return PromptRecord(**{**vars(record), "preference_group": preference_group})
 
 
 def _render(
@@ -102,7 +96,7 @@ def _render(
     rejected = []
     for done, result in enumerate(renderer(records), start=1):
         if isinstance(result, RejectedRow):
-            rejected.append(replace(result, preference_group=result.preference_group or None))
+            rejected.append(result)
         else:
             prompts[result.prompt_id] = result
         progress(done, len(records))
@@ -128,4 +122,4 @@ def _halves(
 
 
 def _prompt(record: PromptRecord, prompts: dict[str, PreparedPrompt]) -> PreparedPrompt:
-    return replace(prompts[record.prompt_id], preference_group=record.preference_group)
+    return replace(prompts[record.prompt_id], preference_group=record.assigned)

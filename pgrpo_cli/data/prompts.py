@@ -97,7 +97,7 @@ class PromptRenderer:
             return _rejected(record, "a token that the model does not know", unknown, left_out=False)
         return PreparedPrompt(
             record.prompt_id,
-            record.preference_group,
+            record.assigned,
             prompt,
             input_ids,
             record.columns,

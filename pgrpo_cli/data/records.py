@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 Message = dict[str, str]
 ROW_EXCERPT = 500
 """Characters of a rejected row that are kept."""
 LEAKED = "text is held out for evaluation too"
-R = TypeVar("R", "SourceRecord", "PromptRecord")
 
 
 @dataclass(frozen=True)
-class SourceRecord:
-    """A prompt as a source gives it. `columns` are the row's further columns (JSON values) for the rewards.
+class PromptRecord:
+    """A prompt as it is read. `columns` are the row's further columns (JSON values) for the rewards.
 
-    `preference_group`: as the row names it, None where it names none. `user_id` and `time` (a number that
-    orders, such as seconds) say who asked when, where the source knows. `file` and `line` (from 1) say where
-    it stands, for the rows that are rejected later on.
+    `preference_group`: as the row names it, None where it names none; once groups are assigned, the one that
+    the prompt belongs to. `user_id` and `time` (a number that orders, such as seconds) say who asked when,
+    where the source knows. `file` and `line` (from 1) say where it stands, for the rows that are rejected
+    later on.
     """
 
     prompt_id: str
@@ -31,19 +31,10 @@ class SourceRecord:
     file: str | None = None
     line: int | None = None
 
-
-@dataclass(frozen=True)
-class PromptRecord:
-    """A prompt of a preference group; the other fields are those of a `SourceRecord`."""
-
-    prompt_id: str
-    preference_group: str
-    messages: tuple[Message, ...]
-    columns: dict[str, Any] = field(default_factory=dict)
-    user_id: str | None = None
-    time: float | None = None
-    file: str | None = None
-    line: int | None = None
+    @property
+    def assigned(self) -> str:
+        """The preference group, and an empty text as long as it has none."""
+        return self.preference_group or ""
 
 
 @dataclass(frozen=True)
@@ -111,8 +102,8 @@ class SourceData:
     how many rows were looked at, by file. `given_up`: the reader stopped, because nearly all were broken.
     """
 
-    train: tuple[SourceRecord, ...]
-    eval: tuple[SourceRecord, ...] | None
+    train: tuple[PromptRecord, ...]
+    eval: tuple[PromptRecord, ...] | None
     rejected: tuple[RejectedRow, ...] = ()
     files: tuple[SourceFile, ...] = ()
     profiles: Mapping[str, UserProfile] = field(default_factory=dict)
@@ -121,24 +112,25 @@ class SourceData:
     given_up: bool = False
 
 
-def rejected_record(
-    record: SourceRecord | PromptRecord, reason: str, detail: str, *, left_out: bool
-) -> RejectedRow:
+def rejected_record(record: PromptRecord, reason: str, detail: str, *, left_out: bool) -> RejectedRow:
     """The row of a record that could not be used, or that was left out on purpose."""
     text = record.messages[-1]["content"][:ROW_EXCERPT]
-    group = record.preference_group or None
-    return RejectedRow(reason, detail, record.file, record.line, group, text, left_out=left_out)
+    return RejectedRow(
+        reason, detail, record.file, record.line, record.preference_group, text, left_out=left_out
+    )
 
 
-def leaked(record: SourceRecord | PromptRecord) -> RejectedRow:
+def leaked(record: PromptRecord) -> RejectedRow:
     """The row of a training record whose text is held out."""
     return rejected_record(record, LEAKED, "the same text is in the evaluation half", left_out=True)
 
 
-def without_held_out(train: Iterable[R], held_out: Iterable[R]) -> tuple[list[R], list[RejectedRow]]:
+def without_held_out(
+    train: Iterable[PromptRecord], held_out: Iterable[PromptRecord]
+) -> tuple[list[PromptRecord], list[RejectedRow]]:
     """The training records whose text is not held out, and the rows of the others."""
     texts = {text_key(record) for record in held_out}
-    kept: list[R] = []
+    kept: list[PromptRecord] = []
     dropped: list[RejectedRow] = []
     for record in train:
         if text_key(record) in texts:
@@ -148,7 +140,7 @@ def without_held_out(train: Iterable[R], held_out: Iterable[R]) -> tuple[list[R]
     return kept, dropped
 
 
-def text_key(record: SourceRecord | PromptRecord) -> str:
+def text_key(record: PromptRecord) -> str:
     """What makes two prompts the same text: their messages but the system's, without case and spacing."""
     parts = [
         f"{message['role']} {message['content']}"

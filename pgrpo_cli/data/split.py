@@ -35,7 +35,7 @@ class Halves:
         self._of_text: dict[str, list[int]] = defaultdict(list)
         for index, text in enumerate(self.texts):
             self._of_text[text].append(index)
-        self._left = Counter(record.preference_group for record in records)
+        self._left = Counter(record.assigned for record in records)
         self._gone: set[int] = set()
         self._held_out: set[int] = set()
 
@@ -44,7 +44,7 @@ class Halves:
         chosen = set(indices)
         texts = {self.texts[index] for index in chosen}
         gone = {index for text in texts for index in self._of_text[text]} - self._gone
-        lost = Counter(self.records[index].preference_group for index in gone)
+        lost = Counter(self.records[index].assigned for index in gone)
         if any(self._left[group] <= count for group, count in lost.items()):
             return False
         for group, count in lost.items():
@@ -100,8 +100,8 @@ def _hold_out_units(halves: Halves, units: Sequence[str], fraction: float, seed:
     groups_of: dict[str, set[str]] = defaultdict(set)
     for index, (record, unit) in enumerate(zip(halves.records, units, strict=True)):
         members[unit].append(index)
-        units_of[record.preference_group].add(unit)
-        groups_of[unit].add(record.preference_group)
+        units_of[record.assigned].add(unit)
+        groups_of[unit].add(record.assigned)
     rank = {unit: (derive_seed(seed, "split", unit), unit) for unit in members}
     held_out: set[str] = set()
     held_of: Counter[str] = Counter()
@@ -127,7 +127,7 @@ def _hold_out_latest(halves: Halves, fraction: float, seed: int) -> None:
         of_user[str(record.user_id)].append(index)
     users_of: dict[str, list[str]] = defaultdict(list)
     for user, indices in of_user.items():
-        counts = Counter(halves.records[index].preference_group for index in indices)
+        counts = Counter(halves.records[index].assigned for index in indices)
         users_of[min(counts, key=lambda group: (-counts[group], group))].append(user)
     for group in sorted(users_of):
         total = sum(len(of_user[user]) for user in users_of[group])

@@ -50,7 +50,7 @@ def count_groups(
     users: dict[str, set[str]] = defaultdict(set)
     for record in (record for members in (records or {}).values() for record in members):
         if record.user_id is not None:
-            users[record.preference_group].add(record.user_id)
+            users[record.assigned].add(record.user_id)
     groups = []
     for name, lengths in prompts.items():
         train, both = len(lengths["train"]), sorted(lengths["train"] + lengths["eval"])

@@ -30,8 +30,8 @@ def require_prompts(source: SourceData, assembled: Assembled, *, every_group: bo
     training = {prompt.preference_group for prompt in assembled.prompts["train"]}
     if every_group:
         for record in assembled.unsplit:
-            if record.preference_group not in training:
-                raise _untrained(record.preference_group, assembled)
+            if record.assigned not in training:
+                raise _untrained(record.assigned, assembled)
         return assembled
     return _without_untrained(assembled, training)
 
@@ -55,17 +55,15 @@ def _untrained(group: str, assembled: Assembled) -> DataError:
 def _without_untrained(assembled: Assembled, training: set[str]) -> Assembled:
     records, prompts = assembled.records["eval"], assembled.prompts["eval"]
     rejected = tuple(
-        rejected_record(
-            record, UNTRAINED, f"no training prompt is in {record.preference_group!r}", left_out=True
-        )
+        rejected_record(record, UNTRAINED, f"no training prompt is in {record.assigned!r}", left_out=True)
         for record in records
-        if record.preference_group not in training
+        if record.assigned not in training
     )
     return replace(
         assembled,
         records={
             **assembled.records,
-            "eval": tuple(record for record in records if record.preference_group in training),
+            "eval": tuple(record for record in records if record.assigned in training),
         },
         prompts={
             **assembled.prompts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pgrpo_cli.data.records import PreparedPrompt, PromptRecord, SourceRecord
+from pgrpo_cli.data.records import PreparedPrompt, PromptRecord
 
 
 def record(
@@ -13,7 +13,7 @@ def record(
 ) -> PromptRecord:
     """A user message of a preference group; the id is the text unless given."""
     messages = ({"role": "user", "content": text},)
-    return PromptRecord(prompt_id or text, preference_group, messages, columns)
+    return PromptRecord(prompt_id or text, messages, preference_group, columns)
 
 
 def source_record(
@@ -22,10 +22,10 @@ def source_record(
     preference_group: str | None = None,
     time: float | None = None,
     **columns: Any,
-) -> SourceRecord:
+) -> PromptRecord:
     """A user message as a source gives it; the id is the text."""
     messages = ({"role": "user", "content": text},)
-    return SourceRecord(text, messages, preference_group, columns, user_id, time)
+    return PromptRecord(text, messages, preference_group, columns, user_id, time)
 
 
 def prompt(prompt_id: str, preference_group: str = "a", length: int = 3, **columns: Any) -> PreparedPrompt:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pgrpo_cli.data.records import SourceData, SourceRecord, UserProfile
+from pgrpo_cli.data.records import PromptRecord, SourceData, UserProfile
 from pgrpo_cli.data.sources import SOURCES
 
 LIKED = {"horror": ("Horror", "Thriller"), "romance": ("Romance", "Drama")}
@@ -34,11 +34,11 @@ def give(monkeypatch: Any, data: SourceData) -> None:
     monkeypatch.setitem(SOURCES, "jsonl", lambda section, context: data)
 
 
-def _record(taste: str, number: int, time: int) -> SourceRecord:
+def _record(taste: str, number: int, time: int) -> PromptRecord:
     messages = ({"role": "user", "content": f"{taste} fan {number} asks question {time}"},)
     user = f"{taste}-{number}"
     columns = {"age": 10 + number, "taste": taste}
-    return SourceRecord(f"{user}/{time}", messages, None, columns, user, float(time))
+    return PromptRecord(f"{user}/{time}", messages, None, columns, user, float(time))
 
 
 def _profile(user: str) -> UserProfile:

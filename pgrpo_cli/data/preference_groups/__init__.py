@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceRecord, rejected_record
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, rejected_record
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 
 from .base import AssignContext, Assigner, Fitted, GroupOf
@@ -36,13 +37,13 @@ ASSIGNERS: dict[str, Factory] = {
 
 
 def assign(
-    records: Iterable[SourceRecord], group_of: GroupOf
+    records: Iterable[PromptRecord], group_of: GroupOf
 ) -> tuple[tuple[PromptRecord, ...], tuple[RejectedRow, ...]]:
     """Every record in its preference group, in order; and those that have none, with the reason."""
     grouped, rejected = [], []
     for record in records:
         try:
-            grouped.append(PromptRecord(**{**vars(record), "preference_group": group_of(record)}))
+            grouped.append(replace(record, preference_group=group_of(record)))
         except RowProblem as problem:
             left_out = isinstance(problem, LeftOut)
             rejected.append(rejected_record(record, problem.reason, problem.detail, left_out=left_out))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
@@ -15,7 +15,7 @@ from pgrpo_cli.names import nearest
 MAX_COLUMNS_SHOWN = 30
 
 
-GroupOf = Callable[[SourceRecord], str]
+GroupOf = Callable[[PromptRecord], str]
 """The preference group of a record. Raises RowProblem."""
 
 
@@ -52,7 +52,7 @@ class Assigner(Protocol):
     @property
     def after_split(self) -> bool: ...
 
-    def fit(self, records: Sequence[SourceRecord]) -> Fitted:
+    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
         """`records`: all of them, or the training half with `after_split`. Raises DataError."""
         ...
 
@@ -62,16 +62,16 @@ class RowAssigner:
     """Looks at one record at a time. `check` sees all of them first and may raise DataError."""
 
     group_of: GroupOf
-    check: Callable[[Sequence[SourceRecord]], None] = lambda records: None
+    check: Callable[[Sequence[PromptRecord]], None] = lambda records: None
 
     after_split = False
 
-    def fit(self, records: Sequence[SourceRecord]) -> Fitted:
+    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
         self.check(records)
         return Fitted(self.group_of)
 
 
-def require_columns(records: Sequence[SourceRecord], names: Iterable[str], key: str) -> None:
+def require_columns(records: Sequence[PromptRecord], names: Iterable[str], key: str) -> None:
     """Raises DataError for a column that no record has; `key` is where in the recipe it is named."""
     if not records:
         return
@@ -88,7 +88,7 @@ def require_columns(records: Sequence[SourceRecord], names: Iterable[str], key: 
         )
 
 
-def require_users(records: Sequence[SourceRecord], section_type: str) -> None:
+def require_users(records: Sequence[PromptRecord], section_type: str) -> None:
     """Raises DataError where no record at all has a user."""
     if records and all(record.user_id is None for record in records):
         raise DataError(
@@ -97,7 +97,7 @@ def require_users(records: Sequence[SourceRecord], section_type: str) -> None:
         )
 
 
-def user_of(record: SourceRecord) -> str:
+def user_of(record: PromptRecord) -> str:
     """The record's user. Raises RowProblem."""
     if record.user_id is None:
         raise RowProblem("no user", "the row does not say whose prompt it is")

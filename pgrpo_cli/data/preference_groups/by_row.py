@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from pgrpo_cli.data.records import SourceRecord, text_key
+from pgrpo_cli.data.records import PromptRecord, text_key
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError, RecipeError
 from pgrpo_cli.plugins import build_from_entry_point
@@ -35,12 +35,12 @@ ENTRY_POINT_GROUP = "pgrpo.preference_groups"
 def build_column(section: ColumnGroups, context: AssignContext) -> RowAssigner:
     """The preference group that the source found in the row."""
 
-    def group_of(record: SourceRecord) -> str:
+    def group_of(record: PromptRecord) -> str:
         if record.preference_group is None:
             raise RowProblem("no preference group", "the row names none")
         return record.preference_group
 
-    def check(records: Sequence[SourceRecord]) -> None:
+    def check(records: Sequence[PromptRecord]) -> None:
         if records and all(record.preference_group is None for record in records):
             raise DataError(
                 f"no row of the source (type {context.source!r}) names a preference group",
@@ -54,7 +54,7 @@ def build_bins(section: BinsGroups, context: AssignContext) -> RowAssigner:
     """The interval that the row's number falls into; an interval holds its lower edge."""
     names = section.names or interval_names(section.column, section.edges)
 
-    def group_of(record: SourceRecord) -> str:
+    def group_of(record: PromptRecord) -> str:
         value = record.columns.get(section.column)
         number = _number(value)
         if number is None:
@@ -97,7 +97,7 @@ def build_random(section: RandomGroups, context: AssignContext) -> RowAssigner:
     """A seeded hash of the user, or of the text of a prompt without one: no order of rows matters."""
     digits = len(str(section.count))
 
-    def group_of(record: SourceRecord) -> str:
+    def group_of(record: PromptRecord) -> str:
         whose = ("user", record.user_id) if record.user_id is not None else ("text", text_key(record))
         drawn = derive_seed(context.seed, "random preference group", *whose) % section.count
         return f"random-{drawn + 1:0{digits}d}"
@@ -113,7 +113,7 @@ def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAs
         raise RecipeError(f"{_EXPRESSION}: {problem}", remedy="Correct the expression.") from problem
     columns = sorted(expression.variables.difference(_OWN_NAMES))
 
-    def group_of(record: SourceRecord) -> str:
+    def group_of(record: PromptRecord) -> str:
         try:
             value = expression.evaluate(_seen(record))
         except TemplateProblem as problem:
@@ -122,13 +122,13 @@ def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAs
             raise RowProblem("the expression fails", str(problem)) from problem
         return preference_group_name(value, "the expression's result")
 
-    def check(records: Sequence[SourceRecord]) -> None:
+    def check(records: Sequence[PromptRecord]) -> None:
         require_columns(records, columns, _EXPRESSION)
 
     return RowAssigner(group_of, check)
 
 
-def _seen(record: SourceRecord) -> dict[str, Any]:
+def _seen(record: PromptRecord) -> dict[str, Any]:
     """The expression's variables."""
     columns = dict(record.columns)
     own = {"user_id": record.user_id, "time": record.time, "preference_group": record.preference_group}
@@ -154,7 +154,7 @@ def build_plugin(section: PluginGroups, context: AssignContext) -> RowAssigner:
             remedy="The entry point returns a function from a record to the name of its preference group.",
         )
 
-    def group_of(record: SourceRecord) -> str:
+    def group_of(record: PromptRecord) -> str:
         try:
             value = function(record)
         except (Exception, SystemExit) as error:

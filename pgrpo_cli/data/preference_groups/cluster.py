@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.preference_groups import ClusterGroups
@@ -49,7 +49,7 @@ class ClusterAssigner:
 
     after_split = True
 
-    def fit(self, records: Sequence[SourceRecord]) -> Fitted:
+    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
         """Clusters of the users of `records`. Raises DataError where they cannot be told apart."""
         require_users(records, self.section.type)
         texts = texts_of_users(records)
@@ -128,7 +128,7 @@ class ClusterAssigner:
         return distinctive(space.stored["feature_names"], points, labels, count)
 
     def _group_of(self, space: Space, stored: Mapping[str, Any], of_users: Mapping[str, str]) -> Any:
-        def group_of(record: SourceRecord) -> str:
+        def group_of(record: PromptRecord) -> str:
             user = user_of(record)
             if user in of_users:
                 return of_users[user]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.data.row_problem import LeftOut
 from pgrpo_cli.errors import DataError, ModelError
 from pgrpo_cli.pretrained.location import located
@@ -48,7 +48,7 @@ class Space:
     place: Callable[[UserProfile, Sequence[str]], NDArray[np.float64]]
 
 
-def texts_of_users(records: Sequence[SourceRecord]) -> dict[str, list[str]]:
+def texts_of_users(records: Sequence[PromptRecord]) -> dict[str, list[str]]:
     """What each user says in the user's messages of their prompts, by user in sorted order."""
     texts: dict[str, dict[str, None]] = defaultdict(dict)
     for record in records:
@@ -58,7 +58,7 @@ def texts_of_users(records: Sequence[SourceRecord]) -> dict[str, list[str]]:
     return {user: sorted(texts[user]) for user in sorted(texts)}
 
 
-def texts_of(record: SourceRecord) -> list[str]:
+def texts_of(record: PromptRecord) -> list[str]:
     """The user's messages of one prompt."""
     return [message["content"] for message in record.messages if message["role"] == "user"]
 

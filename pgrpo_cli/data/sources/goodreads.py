@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord, UserProfile, without_held_out
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData, UserProfile, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.interactions import GoodreadsSource
 
@@ -120,7 +120,7 @@ def _split(readers: list[list[Review]], rejections: Rejections) -> tuple[list[Re
 
 def _record(
     review: Review, of_reader: list[Review], books: Mapping[str, Book], section: GoodreadsSource
-) -> SourceRecord:
+) -> PromptRecord:
     earlier = [other for other in of_reader if other.time < review.time]
     shown = earlier[-section.earlier_reviews :] if section.earlier_reviews else []
     book = books.get(review.book_id, Book())
@@ -137,7 +137,7 @@ def _record(
         f"I gave {_named(book)} {review.rating} of 5 stars. Write my review of it, and nothing else."
     )
     columns = {"reference": review.text, "rating": review.rating, "title": book.title or None}
-    return SourceRecord(
+    return PromptRecord(
         f"review-{review.review_id}",
         ({"role": "user", "content": "\n\n".join(parts)},),
         _stars(review.rating),

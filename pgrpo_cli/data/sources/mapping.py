@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pgrpo_cli.data.records import Message, SourceRecord
+from pgrpo_cli.data.records import Message, PromptRecord
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.sources import ColumnMapping
@@ -57,7 +57,7 @@ class RowMapper:
                 texts[key] = text
         return found
 
-    def record(self, row: RawRow, texts: Texts) -> SourceRecord:
+    def record(self, row: RawRow, texts: Texts) -> PromptRecord:
         """The record of a row that has no problem so far, with its `texts`. Raises RowProblem."""
         values, section = row.values, self._section
         group = self._preference_group(values) if self._needs_group else self.group_named_in(row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from pgrpo_cli.data.records import SourceData, SourceRecord
+from pgrpo_cli.data.records import PromptRecord, SourceData
 from pgrpo_cli.recipe.sources import PersonasSource
 from pgrpo_cli.rewards.personas import PERSONAS, Persona
 from pgrpo_cli.seeding import derive_seed
@@ -53,7 +53,7 @@ def _counts(prompts: int) -> list[int]:
 
 def _record(
     persona: Persona, split: str, number: int, situations: tuple[str, ...], rng: random.Random
-) -> SourceRecord:
+) -> PromptRecord:
     # Cycling through the situations shows each of them to every persona as evenly as its prompts allow.
     situation = situations[number % len(situations)]
     plays = _listing(rng.sample(PLAYS[persona.genre], rng.choice((2, 3))))
@@ -70,7 +70,7 @@ def _record(
         _message("user", f"{rng.choice(THANKS)} {situation} {rng.choice(REQUESTS)}"),
     )
     columns = {"situation": situation, "persona": persona.name}
-    return SourceRecord(f"{split}-{persona.name}-{number:04d}", messages, persona.name, columns)
+    return PromptRecord(f"{split}-{persona.name}-{number:04d}", messages, persona.name, columns)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgrpo_cli.data.records import ROW_EXCERPT, Message, RejectedRow, SourceRecord
+from pgrpo_cli.data.records import ROW_EXCERPT, Message, PromptRecord, RejectedRow
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 
 
@@ -54,13 +54,13 @@ def record_of(
     *,
     user_id: str | None = None,
     time: float | None = None,
-) -> SourceRecord:
+) -> PromptRecord:
     """The record; its id is a hash of its content, so it survives reordering. Raises RowProblem."""
     try:
         content = json.dumps([preference_group, list(messages), columns], sort_keys=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise RowProblem("columns cannot be stored", str(error)) from error
     prompt_id = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-    return SourceRecord(
+    return PromptRecord(
         prompt_id, tuple(messages), preference_group, columns, user_id, time, row.file, row.line
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceFile, SourceRecord, without_held_out
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData, SourceFile, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
@@ -22,7 +22,7 @@ MANY = 10_000
 MOST = 0.5
 """A table of which so many rows, and more than this share of all, are broken is not read to its end."""
 
-Maker = Callable[["SourceTable"], Iterator[SourceRecord | RejectedRow]]
+Maker = Callable[["SourceTable"], Iterator[PromptRecord | RejectedRow]]
 """Makes records of the rows of a table, any number of each, and says which rows it cannot use."""
 
 
@@ -45,7 +45,7 @@ def read_tables(
     """What the tables hold; a training text that is held out, too, is left out."""
     reading = _Reading(make, context)
     records, rejected = reading.made(train)
-    held: list[SourceRecord] | None = None
+    held: list[PromptRecord] | None = None
     if held_out is not None:
         held, more = reading.made(held_out)
         records, leaks = without_held_out(records, held)
@@ -68,7 +68,7 @@ def read_mapped(
     """What tables hold whose columns the recipe maps. Raises DataError where all rows lack one of them."""
     mapper = RowMapper(section, needs_group=context.groups_from_rows)
 
-    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         columns: dict[str, None] = {}
         rows = iter(table.rows)
         while some := list(islice(rows, mapper.rows_at_once)):
@@ -99,12 +99,12 @@ class _Reading:
         self.rows: Counter[str] = Counter()
         self.given_up = False
 
-    def made(self, table: SourceTable) -> tuple[list[SourceRecord], list[RejectedRow]]:
+    def made(self, table: SourceTable) -> tuple[list[PromptRecord], list[RejectedRow]]:
         """What the maker makes of the table."""
-        records: list[SourceRecord] = []
+        records: list[PromptRecord] = []
         rejected: list[RejectedRow] = []
         for result in self._make(replace(table, rows=self._counted(table.rows))):
-            if isinstance(result, SourceRecord):
+            if isinstance(result, PromptRecord):
                 records.append(result)
             else:
                 rejected.append(result)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.data.records import SourceRecord
+from pgrpo_cli.data.records import PromptRecord
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.data.sources.json_text import parse_line
 from pgrpo_cli.data.sources.mapping import RowMapper
@@ -144,7 +144,7 @@ def test_every_json_object_is_a_record_or_a_problem(row):
         assert problem.reason
         assert problem.detail
     else:
-        assert isinstance(record, SourceRecord)
+        assert isinstance(record, PromptRecord)
         assert record.preference_group.isprintable()
         json.dumps(record.columns, allow_nan=False)
         for message in record.messages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
@@ -83,7 +83,7 @@ def _held_out(
     texts: set[str],
     ratings: Ratings,
     rejections: Rejections,
-) -> Iterator[SourceRecord]:
+) -> Iterator[PromptRecord]:
     for split in splits:
         for row in split.held_out:
             line = int(ratings.line_N[row])

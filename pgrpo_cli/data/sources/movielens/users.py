@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgrpo_cli.data.records import SourceRecord, UserProfile
+from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.recipe.interactions import MovielensSource
 from pgrpo_cli.seeding import derive_seed
 
@@ -121,7 +121,7 @@ class PromptWriter:
         self._section = section
         self._seed = seed
 
-    def __call__(self, split: UserSplit, row: int, part: str, preference_group: str) -> SourceRecord:
+    def __call__(self, split: UserSplit, row: int, part: str, preference_group: str) -> PromptRecord:
         """The record of the target at `row`; `part` is train or eval."""
         ratings, films = self._ratings, self._films
         user_id, target = int(ratings.user_ids_U[split.user]), int(ratings.film_N[row])
@@ -139,7 +139,7 @@ class PromptWriter:
             candidates = self._candidates(split, target, time, user_id)
             columns["candidates"] = [films.titles[film] for film in candidates]
         text = self._text(watched, ratings.half_stars_N[shown].tolist(), candidates)
-        return SourceRecord(
+        return PromptRecord(
             f"{part}-user-{user_id}-film-{films.ids_F[target]}",
             ({"role": "user", "content": text},),
             preference_group,

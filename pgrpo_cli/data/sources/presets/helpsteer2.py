@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import get_args
 
-from pgrpo_cli.data.records import Message, RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.records import Message, PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.presets import HelpSteer2Attribute, HelpSteer2Source
 
@@ -29,7 +29,7 @@ _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 def read_helpsteer2(section: HelpSteer2Source, context: ReadContext) -> SourceData:
     """A prompt for each of the set's and each attribute. Raises DataError where the set cannot be had."""
 
-    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for _, rows in groupby(table.rows, key=lambda row: row.values.get("prompt")):
             first: tuple[RawRow, list[Message]] | None = None
             answers = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.recipe.presets import PersonalLLMModel, PersonalLLMSource
 
@@ -26,7 +26,7 @@ ANSWERS = 8
 def read_personalllm(section: PersonalLLMSource, context: ReadContext) -> SourceData:
     """A prompt for each of the set's and each reward model. Raises DataError where the set cannot be had."""
 
-    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from pgrpo_cli.data.records import (
     Message,
+    PromptRecord,
     RejectedRow,
     SourceData,
-    SourceRecord,
     UserProfile,
 )
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name, shown
@@ -72,7 +72,7 @@ class _Reader:
         self._people = people
         self._needs_group = needs_group
 
-    def records(self, table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
+    def records(self, table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:
@@ -88,7 +88,7 @@ class _Reader:
 
     def _prompts(
         self, row: RawRow, turns: list[list[dict[str, Any]]], group: str | None, user: str, time: float
-    ) -> Iterator[SourceRecord | RejectedRow]:
+    ) -> Iterator[PromptRecord | RejectedRow]:
         """The prompts of one conversation; one that is broken ends it."""
         said: list[Message] = []
         for number, turn in enumerate(turns[:1] if self._section.turns == "opening" else turns):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgrpo_cli.data.records import Message, RejectedRow, SourceRecord
+from pgrpo_cli.data.records import Message, PromptRecord, RejectedRow
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, shown, storable
 
 from ..mapping import REFERENCE
@@ -29,7 +29,7 @@ def rated_records(
     answers: Sequence[Answer],
     preference_groups: Iterable[str],
     columns: Mapping[str, Any] | None = None,
-) -> Iterator[SourceRecord | RejectedRow]:
+) -> Iterator[PromptRecord | RejectedRow]:
     """A record for each preference group; a group that rates no answer is a rejected row.
 
     Of answers that are rated alike the first is the reference.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pgrpo_cli.data.records import RejectedRow, SourceData, SourceRecord
+from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem, shown
 from pgrpo_cli.recipe.presets import UltraFeedbackAspect, UltraFeedbackSource
 
@@ -24,7 +24,7 @@ HUB_ID = "openbmb/UltraFeedback"
 def read_ultrafeedback(section: UltraFeedbackSource, context: ReadContext) -> SourceData:
     """A prompt for each instruction and aspect. Raises DataError where the set cannot be had."""
 
-    def make(table: SourceTable) -> Iterator[SourceRecord | RejectedRow]:
+    def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for row in table.rows:
             try:
                 if row.problem is not None:

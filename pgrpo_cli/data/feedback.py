@@ -1,0 +1,7 @@
+"""The records of feedback.jsonl and taste.jsonl, for what reads or writes them above the rewards."""
+
+from __future__ import annotations
+
+from pgrpo_cli.feedback import Feedback, Pick, Problem, Rating, Undo, append, checked_name, read_feedback
+
+__all__ = ["Feedback", "Pick", "Problem", "Rating", "Undo", "append", "checked_name", "read_feedback"]

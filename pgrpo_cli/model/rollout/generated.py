@@ -7,6 +7,7 @@ have no keys. Every row holds a copy of its prompt, padded on the left.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -17,11 +18,16 @@ from .sampling import SamplingSettings, next_tokens
 
 
 def decode_padded(
-    policy: Policy, prompts: Sequence[PreparedPrompt], settings: SamplingSettings, uniform_N_T: torch.Tensor
+    policy: Policy,
+    prompts: Sequence[PreparedPrompt],
+    settings: SamplingSettings,
+    uniform_N_T: torch.Tensor,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and log-probabilities [N, T] of G completions per prompt.
 
     Entries after a stop token are meaningless. There are fewer than T columns if all completions end early.
+    `options` are passed to `generate`, such as a `streamer` or `stopping_criteria`.
     """
     rows = [prompt.input_ids for prompt in prompts for _ in range(settings.num_generations)]
     ids_N_T, mask_N_T = _left_padded(rows, policy)
@@ -35,6 +41,7 @@ def decode_padded(
         logits_processor=[sampler],
         eos_token_id=list(policy.stop_token_ids),
         pad_token_id=policy.tokenizer.pad_token_id,
+        **options,
     )
     new_N_T = sequences_N_T[:, ids_N_T.shape[1] :].cpu()
     return new_N_T, torch.stack(sampler.logprobs, dim=1)[:, : new_N_T.shape[1]]

@@ -1,0 +1,1 @@
+"""Talking to the model of a run, and asking a person which of two answers is better."""

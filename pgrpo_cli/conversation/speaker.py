@@ -1,0 +1,175 @@
+"""The model of a run as one talks to it: base and tuned, one answer at a time, piece by piece.
+
+Answers are drawn as an evaluation draws them, from uniform numbers that are fixed by a seed. So the base
+model and the tuned one, asked with the same seed, differ by what training changed and not by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+import torch
+
+from pgrpo_cli.data.records import Message, PreparedPrompt
+from pgrpo_cli.errors import DataError, TrainingError
+from pgrpo_cli.eval.alignment import policy_of
+from pgrpo_cli.eval.sampling import eval_sampling
+from pgrpo_cli.eval.targets import EvalTarget, sampling_of
+from pgrpo_cli.model.load.base_model import model_limits
+from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.rollout.cpu_weights import rollout_weights
+from pgrpo_cli.model.rollout.generated import decode_padded
+from pgrpo_cli.model.rollout.sampling import SamplingSettings, uniforms
+from pgrpo_cli.pretrained.chat import Chat
+from pgrpo_cli.pretrained.memory import is_out_of_memory
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.templates import TemplateProblem
+from pgrpo_cli.stats.result_types import Which
+
+
+class Reply:
+    """An answer while it is sampled. Iterate over it for its pieces of text, once.
+
+    When it has ended, `text` is the whole answer, and `finished` says whether the model ended it, or the
+    limit on tokens did. `prompt` is the rendered text that the model saw. To stop early, close the iterator:
+    what has come so far stays.
+    """
+
+    def __init__(self, speaker: Speaker, prompt: PreparedPrompt, which: Which, seed: int, settings: Any):
+        self.prompt, self.which, self.seed = prompt.prompt, which, seed
+        self.text, self.finished = "", False
+        self._speaker, self._asked, self._settings = speaker, prompt, settings
+
+    def __iter__(self) -> Generator[str, None, None]:
+        from transformers import TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(
+            self._speaker.policy.tokenizer, skip_prompt=True, skip_special_tokens=True
+        )
+        stop, failures = Event(), list[BaseException]()
+        # The model works in a thread of its own, so that each piece can be shown as soon as it is there.
+        worker = Thread(target=self._work, args=(streamer, stop, failures), daemon=True)
+        worker.start()
+        try:
+            for piece in streamer:
+                self.text += piece
+                if piece:
+                    yield piece
+        finally:
+            stop.set()
+            worker.join()
+        if failures:
+            raise self._explained(failures[0])
+
+    def read(self) -> str:
+        """The whole answer, when it is there."""
+        return "".join(self)
+
+    def _work(self, streamer: Any, stop: Event, failures: list[BaseException]) -> None:
+        def stopped(input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+            return torch.full((len(input_ids),), stop.is_set(), device=input_ids.device)
+
+        try:
+            ids_T = self._speaker.decode(
+                self._asked, self.which, self.seed, self._settings, streamer=streamer,
+                stopping_criteria=[stopped],
+            )  # fmt: skip
+            self.finished = bool(ids_T) and ids_T[-1] in self._speaker.policy.stop_token_ids
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            # Whoever waits for the next piece must hear that there is none.
+            streamer.on_finalized_text("", stream_end=True)
+
+    @staticmethod
+    def _explained(error: BaseException) -> BaseException:
+        if not is_out_of_memory(error):
+            return error
+        return TrainingError(
+            "the memory of the device does not hold this conversation",
+            remedy="Begin a new one, or ask for fewer tokens.",
+        )
+
+
+class Speaker:
+    """A base model with an adapter, loaded once.
+
+    `name` and `step` say which run and how many of its steps. `ask` may be called from several threads; the
+    answers are computed one after the other.
+    """
+
+    def __init__(self, policy: Policy, recipe: Recipe, recipe_dir: Path, *, name: str, step: int) -> None:
+        self.policy, self.recipe, self.name, self.step = policy, recipe, name, step
+        self._chat = Chat(
+            policy.tokenizer, f"model.id: {recipe.model.id!r}", recipe.model.chat_template_kwargs
+        )
+        self._settings = replace(eval_sampling(sampling_of(recipe)), num_generations=1)
+        self._context = model_limits(recipe.model, recipe_dir).context
+        self._busy = Lock()
+
+    @property
+    def max_tokens(self) -> int:
+        """How long an answer may be unless one asks for more: as long as in training."""
+        return self._settings.max_completion_tokens
+
+    def rendered(self, messages: Sequence[Message]) -> str:
+        """The text that the model sees of a conversation. Raises DataError where the template refuses it."""
+        try:
+            return self._chat.text(messages, add_generation_prompt=True)
+        except TemplateProblem as problem:
+            raise DataError(
+                f"the chat template of {self.recipe.model.id} refuses this conversation: {problem}",
+                remedy="Most templates want the messages of user and assistant in turns.",
+            ) from problem
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        which: Which = "tuned",
+        seed: int = 0,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> Reply:
+        """The answer to a conversation that ends with a user's message.
+
+        `max_tokens`: its longest; `temperature`: None for that of evaluations, 0 for the likeliest tokens.
+        Raises DataError where the conversation leaves no room for an answer.
+        """
+        settings = replace(self._settings, max_completion_tokens=max_tokens or self.max_tokens)
+        if temperature is not None:
+            settings = replace(settings, greedy=temperature == 0, temperature=temperature or 1.0)
+        text = self.rendered(messages)
+        ids = tuple(self.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if self._context is not None and len(ids) + settings.max_completion_tokens > self._context:
+            raise DataError(
+                f"the conversation has {len(ids)} tokens; with {settings.max_completion_tokens} for the "
+                f"answer that is more than the {self._context} that the model reads",
+                remedy="Begin a new conversation, or ask for fewer tokens.",
+            )
+        return Reply(self, PreparedPrompt("conversation", "", text, ids), which, seed, settings)
+
+    def decode(
+        self, prompt: PreparedPrompt, which: Which, seed: int, settings: SamplingSettings, **options: Any
+    ) -> list[int]:
+        """The tokens of an answer; `options` go to transformers' `generate`. One answer at a time."""
+        uniform_1_T = uniforms(seed, prompt.prompt_id, 1, settings.max_completion_tokens)
+        with (
+            self._busy,
+            self.policy.base() if which == "base" else nullcontext(),
+            rollout_weights(self.policy, num_rows=1),
+        ):
+            ids_1_T, _ = decode_padded(self.policy, [prompt], settings, uniform_1_T, **options)
+        return ids_1_T[0].tolist()  # type: ignore[no-any-return]
+
+
+def load_speaker(target: EvalTarget, device: torch.device) -> Speaker:
+    """Load the model of a run. Raises ModelError or CheckpointError."""
+    policy = policy_of(target, device)
+    name = target.run.path.resolve().name
+    return Speaker(policy, target.recipe, target.recipe_dir, name=name, step=target.step)

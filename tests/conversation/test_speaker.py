@@ -1,0 +1,117 @@
+"""Answers piece by piece: what is shown is what an evaluation with the same seed would draw."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgrpo_cli.conversation.speaker import Speaker, load_speaker
+from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.errors import DataError, TrainingError
+from pgrpo_cli.eval.sampling import eval_sampling
+from pgrpo_cli.eval.targets import eval_target, sampling_of
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.state.run import run_at
+from tests.support.training import trained, write_tiny
+
+QUESTION = [{"role": "user", "content": "often 3"}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose adapter has moved far from the base model."""
+    folder = tmp_path_factory.mktemp("spoken")
+    trained(write_tiny(folder), folder / "run", "--set", "train.learning_rate=0.3")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def speaker(run: Path) -> Speaker:
+    directory = run_at(run)
+    target = eval_target(directory, directory.recipe(), directory.recipe_dir)
+    return load_speaker(target, torch.device("cpu"))
+
+
+def _sampled(speaker: Speaker, seed: int, **settings: Any) -> str:
+    """What an evaluation samples for the same text with the same seed."""
+    text = speaker.rendered(QUESTION)
+    ids = tuple(speaker.policy.tokenizer(text, add_special_tokens=False)["input_ids"])
+    drawn = replace(eval_sampling(sampling_of(speaker.recipe)), num_generations=1, **settings)
+    rollouts = sample(speaker.policy, [PreparedPrompt("conversation", "", text, ids)], drawn, seed=seed)
+    return rollouts.texts_N[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_answer_is_the_completion_of_an_evaluation_with_that_seed(speaker: Speaker, seed: int) -> None:
+    assert speaker.ask(QUESTION, seed=seed).read() == _sampled(speaker, seed)
+    with speaker.policy.base():
+        expected = _sampled(speaker, seed)
+    assert speaker.ask(QUESTION, which="base", seed=seed).read() == expected
+
+
+def test_training_changed_what_is_said(speaker: Speaker) -> None:
+    tuned = [speaker.ask(QUESTION, seed=seed).read() for seed in range(5)]
+    base = [speaker.ask(QUESTION, which="base", seed=seed).read() for seed in range(5)]
+    assert tuned != base
+
+
+def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(speaker: Speaker) -> None:
+    answers = {speaker.ask(QUESTION, seed=seed, temperature=0).read() for seed in range(3)}
+    assert answers == {_sampled(speaker, 0, greedy=True, temperature=1.0)}
+
+
+def test_an_answer_may_be_longer_than_in_training(speaker: Speaker) -> None:
+    reply = speaker.ask(QUESTION, max_tokens=64)
+    assert speaker.max_tokens == 8
+    assert reply.read() == _sampled(speaker, 0, max_completion_tokens=64)
+
+
+def test_pieces_make_the_text_and_the_prompt_is_what_the_model_saw(speaker: Speaker) -> None:
+    reply = speaker.ask(QUESTION, max_tokens=200)
+    pieces = list(reply)
+    assert "".join(pieces) == reply.text
+    assert reply.prompt == speaker.rendered(QUESTION)
+    assert "often 3" in reply.prompt
+
+
+def test_an_answer_that_nobody_waits_for_stops(speaker: Speaker) -> None:
+    reply = speaker.ask(QUESTION, max_tokens=1500)
+    pieces = reply.__iter__()
+    first = next(pieces)
+    started = time.monotonic()
+    pieces.close()
+    # 1500 tokens of this model take several seconds: the lock would still be held.
+    assert time.monotonic() - started < 2
+    assert reply.text == first
+    assert speaker.ask(QUESTION).read() == _sampled(speaker, 0)
+
+
+def test_a_conversation_that_is_too_long_is_refused_before_anything_is_computed(speaker: Speaker) -> None:
+    long = [{"role": "user", "content": "word " * 2500}]
+    with pytest.raises(DataError, match=r"the conversation has \d+ tokens; with 8 for the answer"):
+        speaker.ask(long)
+
+
+def test_what_fails_in_the_model_reaches_whoever_waits(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+
+    monkeypatch.setattr(speaker, "decode", fail)
+    with pytest.raises(TrainingError, match="does not hold this conversation"):
+        speaker.ask(QUESTION).read()
+
+
+def test_a_checkpoint_of_a_run_that_still_trains_can_be_asked(run: Path, tmp_path: Path) -> None:
+    unfinished = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(unfinished / "adapter")
+    directory = run_at(unfinished)
+    target = eval_target(directory, directory.recipe(), directory.recipe_dir)
+    assert load_speaker(target, torch.device("cpu")).ask(QUESTION).read()

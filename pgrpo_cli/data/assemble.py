@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pgrpo_cli.recipe.data import DataSection
 
+from .conditioning.apply import Applied, apply
 from .preference_groups import Assigner, Fitted, assign
 from .prompts import PromptRenderer
 from .records import PreparedPrompt, PromptRecord, RejectedRow, SourceData
@@ -22,7 +23,8 @@ class Assembled:
     """`records` and `prompts` by half (`train`, `eval`), in the same order.
 
     `unsplit` is every record that has a preference group, those without a prompt too. `rejected` holds
-    everything that was left out. `own_split`: the source brought the halves.
+    everything that was left out. `own_split`: the source brought the halves. `conditioning`: what the model
+    is told in the prompts besides the rows' own messages, which alone are in the records.
     """
 
     records: dict[str, tuple[PromptRecord, ...]]
@@ -31,6 +33,17 @@ class Assembled:
     rejected: tuple[RejectedRow, ...]
     fitted: Fitted
     own_split: bool = False
+    conditioning: Applied | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the conditioning."""
+        return () if self.conditioning is None else self.conditioning.notes
+
+    @property
+    def profiles(self) -> Mapping[str, str] | None:
+        """The description of each preference group, where the prompts have such."""
+        return None if self.conditioning is None else self.conditioning.profiles
 
 
 def assemble(
@@ -41,7 +54,8 @@ def assemble(
     seed: int,
     progress: RenderProgress,
 ) -> Assembled:
-    """Group, render and split. What is fitted to the training half is split first, as one preference group.
+    """Group, render, split, and say who asks. What is fitted to the training half is split first, as one
+    preference group. What is added to prompts may come from the training half, so they are rendered again.
 
     Raises DataError as the assigner and the split do.
     """
@@ -66,6 +80,15 @@ def assemble(
         halves, ungrouped = Split(kept, kept_out, halves.dropped), (*lost, *lost_out)
         grouped = (*kept, *kept_out)
     by_half = {"train": halves.train, "eval": halves.eval}
+    applied = apply(section, renderer.system_prompt, by_half, fitted.findings, seed)
+    if applied is not None:
+        members = [record for half in applied.halves.values() for record in half]
+        prompts, longer = _render(members, renderer, progress)
+        too_long += [*applied.rejected, *longer]
+        by_half = {
+            half: tuple(record for record in of_half if record.prompt_id in prompts)
+            for half, of_half in by_half.items()
+        }
     return Assembled(
         by_half,
         {half: [_prompt(record, prompts) for record in members] for half, members in by_half.items()},
@@ -73,6 +96,7 @@ def assemble(
         (*source.rejected, *ungrouped, *too_long, *halves.dropped),
         fitted,
         source.eval is not None,
+        applied,
     )
 
 

@@ -19,7 +19,7 @@ class PromptRecord:
     `preference_group`: as the row names it, None where it names none; once groups are assigned, the one that
     the prompt belongs to. `user_id` and `time` (a number that orders, such as seconds) say who asked when,
     where the source knows. `file` and `line` (from 1) say where it stands, for the rows that are rejected
-    later on.
+    later on. `row`: the row with all of its columns, where `columns` lack some.
     """
 
     prompt_id: str
@@ -30,6 +30,12 @@ class PromptRecord:
     time: float | None = None
     file: str | None = None
     line: int | None = None
+    row: Mapping[str, Any] | None = None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All columns of the row, as templates see them; they are not stored."""
+        return self.columns if self.row is None else {**self.row, **self.columns}
 
     @property
     def assigned(self) -> str:

@@ -15,6 +15,7 @@ from .base import Section
 from .explain import Explainer
 from .keys import KeyCheck
 from .messages import MOST_PROBLEMS, InvalidRecipe, KeyPath, Problem, show
+from .moved import move_old_keys
 from .path_text import unusable_paths
 from .rules import violations
 from .schema import Recipe
@@ -35,6 +36,7 @@ def check(document: Document, paths_from: Path | None = None) -> Recipe:
         raise InvalidRecipe(
             document.label, [*document.problems, Problem(document.origin(()).where, (), rule)]
         )
+    move_old_keys(document)
     keys = KeyCheck(document, Recipe)
     recipe, found, invalid = _validate(keys, document)
     problems = [*document.problems, *keys.problems, *found]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from .base import Section
+from .conditioning import Conditioning, PromptConditioning
 from .preference_groups import ColumnGroups, PreferenceGroups
 from .sources import Source
 
@@ -18,6 +19,7 @@ class DataSection(Section):
     preference_groups: PreferenceGroups = Field(
         ColumnGroups(), description="How prompts come into preference groups."
     )
+    conditioning: Conditioning = Field(PromptConditioning(), description="How the model is told who asks.")
     split_by: Literal["text", "user", "time"] = Field(
         "text",
         description="What is held out, where the source has no split. `text`: prompts, equal texts together. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .conditioning import ExamplesConditioning
 from .interactions import GoodreadsSource
 from .preference_groups import BinsGroups, ClusterGroups, UserGroups
 from .presets import RatedSet
@@ -34,6 +35,20 @@ def review_lengths(recipe: Recipe) -> Iterator[Violation]:
     if isinstance(source, GoodreadsSource) and source.min_words > source.max_words:
         rule = f"must not be greater than data.source.max_words ({source.max_words}); lower it or raise that"
         yield Violation(("data", "source", "min_words"), source.min_words, rule)
+
+
+def examples_have_a_scale(recipe: Recipe) -> Iterator[Violation]:
+    """The scale of the ratings of examples has two ends, and rates something."""
+    section = recipe.data.conditioning
+    if not isinstance(section, ExamplesConditioning):
+        return
+    path, low, high = ("data", "conditioning"), section.rating_min, section.rating_max
+    if low >= high:
+        rule = f"must be less than rating_max ({high:.12g}); swap them"
+        yield Violation((*path, "rating_min"), low, rule)
+    elif section.rating_column is None and (low, high) != (0, 1):
+        rule = "rating_min and rating_max are those of a column: name it, or leave them out"
+        yield Violation((*path, "rating_column"), None, rule)
 
 
 def bins_have_names(recipe: Recipe) -> Iterator[Violation]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from .data_rules import (
     bins_have_names,
     embedding_has_a_model,
+    examples_have_a_scale,
     held_out_files_beside_others,
     one_reference,
     review_lengths,
@@ -178,6 +179,7 @@ RULES: tuple[RecipeRule, ...] = (
     one_reference,
     held_out_files_beside_others,
     bins_have_names,
+    examples_have_a_scale,
     embedding_has_a_model,
     users_held_out_have_groups,
 )

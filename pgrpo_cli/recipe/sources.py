@@ -38,9 +38,6 @@ class ColumnMapping(Section):
         description="Jinja template of the user's message over the row's columns (`row['a name']` for names "
         "that are no identifiers); it takes the place of both columns. A row that it fails for is rejected.",
     )
-    system_template: str | None = Field(
-        None, description="Jinja template of the system message, in place of one in the row."
-    )
     preference_group_column: str = Field(
         "preference_group", description="Column with the preference group's id."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .conditioning import ExamplesConditioning
 from .evaluation import PAIR_VARIABLES
 from .judge import rubric_violations
 from .preference_groups import ExpressionGroups
@@ -15,15 +16,19 @@ from .violation import Violation
 
 def templates_parse(recipe: Recipe) -> Iterator[Violation]:
     """Templates of rows must be valid Jinja."""
-    source = recipe.data.source
-    for key in ("template", "system_template") if isinstance(source, ColumnMapping) else ():
-        text = source.__dict__.get(key)
+    source, conditioning = recipe.data.source, recipe.data.conditioning
+    templates = {
+        "source": source.template if isinstance(source, ColumnMapping) else None,
+        "conditioning": None if isinstance(conditioning, ExamplesConditioning) else conditioning.template,
+    }
+    for section, text in templates.items():
         if text is None:
             continue
         try:
             Template(text)
         except TemplateProblem as problem:
-            yield Violation(("data", "source", key), text, f"not a template that can be used: {problem}")
+            rule = f"not a template that can be used: {problem}"
+            yield Violation(("data", section, "template"), text, rule)
 
 
 def chat_template_parses(recipe: Recipe) -> Iterator[Violation]:

@@ -171,7 +171,7 @@ def prepare_data(
         run_dir / "data" / prepared.REJECTED,
         warnings_about(Facts(recipe, assembled, groups, references)),
         manifest["data_hash"],
-        (*source.notes, *renderer.notes(all_prompts)),
+        (*source.notes, *assembled.notes, *renderer.notes(all_prompts)),
         assembled.fitted.findings,
         references,
     )
@@ -222,6 +222,7 @@ def _description(
         "rejected": count_reasons(row for row in assembled.rejected if not row.left_out),
         "left_out": count_reasons(row for row in assembled.rejected if row.left_out),
         **({"clusters": dict(findings)} if (findings := assembled.fitted.findings) else {}),
+        **({"profiles": dict(profiles)} if (profiles := assembled.profiles) else {}),
     }
 
 

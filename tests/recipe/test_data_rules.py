@@ -42,6 +42,20 @@ CASES: list[RuleCase] = [
         changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
     ),
     (
+        "examples_have_a_scale",
+        "data.conditioning.rating_min",
+        "must be less than rating_max (1); swap them",
+        changed(data__conditioning={"type": "examples", "rating_column": "up", "rating_min": 1}),
+        changed(data__conditioning={"type": "examples", "rating_column": "up", "rating_min": 0}),
+    ),
+    (
+        "examples_have_a_scale",
+        "data.conditioning.rating_column",
+        "rating_min and rating_max are those of a column",
+        changed(data__conditioning={"type": "examples", "rating_max": 5}),
+        changed(data__conditioning={"type": "examples", "rating_max": 5, "rating_column": "stars"}),
+    ),
+    (
         "bins_have_names",
         "data.preference_groups.names",
         "2 edges make 3 intervals",

@@ -25,10 +25,17 @@ CASES: list[RuleCase] = [
     ),
     (
         "templates_parse",
-        "data.source.system_template",
+        "data.conditioning.template",
         "there is no other template to take in in line 1 of the template",
-        changed(data={"source": {**JSONL, "system_template": "{% include 'secrets' %}"}}, rewards=[LENGTH]),
-        changed(data={"source": {**JSONL, "system_template": "Be kind."}}, rewards=[LENGTH]),
+        changed(data__conditioning={"type": "prompt", "template": "{% include 'secrets' %}"}),
+        changed(data__conditioning={"type": "prompt", "template": "Be kind."}),
+    ),
+    (
+        "templates_parse",
+        "data.conditioning.template",
+        "unexpected '}' in line 1 of the template",
+        changed(data__conditioning={"type": "profiles", "profiles": "auto", "template": "{{ profile }"}),
+        changed(data__conditioning={"type": "profiles", "profiles": "auto", "template": "{{ profile }}"}),
     ),
     (
         "chat_template_parses",

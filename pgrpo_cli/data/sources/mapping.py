@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,28 +17,26 @@ from pgrpo_cli.recipe.templates import Template, TemplateProblem
 from .messages import messages_of, prompt_text
 from .rows import RawRow, record_of
 
+TEMPLATE = "data.source.template"
 REFERENCE = "reference"
 """The column that rewards read an answer to compare with from."""
 
 
-Texts = dict[str, str | TemplateProblem]
-"""What the templates make of a row, by the key of `data.source`."""
+Text = str | TemplateProblem | None
+"""What the template makes of a row; None without a template."""
 
 
 class RowMapper:
     """Makes records of rows. `needs_group`: whether a row must name its preference group.
 
-    Raises RecipeError where a template of the section is none.
+    Raises RecipeError where the template of the section is none.
     """
 
     def __init__(self, section: ColumnMapping, *, needs_group: bool = True) -> None:
         self._section = section
         self._needs_group = needs_group
-        sources = {"template": section.template, "system_template": section.system_template}
-        self._templates = {
-            key: _compiled(key, source) for key, source in sources.items() if source is not None
-        }
-        self.rows_at_once = 64 if self._templates else 1
+        self._template = None if section.template is None else _compiled(section.template)
+        self.rows_at_once = 64 if self._template else 1
         """How many rows are worth being taken together."""
         self.forms: dict[str, None] = {}
         """Sentences about forms of messages that were read as another one."""
@@ -46,29 +45,29 @@ class RowMapper:
             used |= {section.prompt_column, *section.messages_columns}
         self._used = used
 
-    def texts(self, rows: Sequence[RawRow]) -> list[Texts]:
-        """What the templates make of each row, many at once."""
-        found: list[Texts] = [{} for _ in rows]
-        for key, template in self._templates.items():
-            made = template.render_all([{**row.values, "row": row.values} for row in rows])
-            for texts, text in zip(found, made, strict=True):
-                if isinstance(text, TemplateProblem) and text.exhausted:
-                    raise RecipeError(f"data.source.{key}: {text}", remedy="Simplify the template.") from text
-                texts[key] = text
-        return found
+    def texts(self, rows: Sequence[RawRow]) -> Sequence[Text]:
+        """What the template makes of each row, many at once."""
+        if self._template is None:
+            return [None] * len(rows)
+        made = self._template.render_all([{**row.values, "row": row.values} for row in rows])
+        for text in made:
+            if isinstance(text, TemplateProblem) and text.exhausted:
+                raise RecipeError(f"{TEMPLATE}: {text}", remedy="Simplify the template.") from text
+        return made
 
-    def record(self, row: RawRow, texts: Texts) -> PromptRecord:
-        """The record of a row that has no problem so far, with its `texts`. Raises RowProblem."""
+    def record(self, row: RawRow, text: Text) -> PromptRecord:
+        """The record of a row that has no problem so far, with its `text`. Raises RowProblem."""
         values, section = row.values, self._section
         group = self._preference_group(values) if self._needs_group else self.group_named_in(row)
-        messages, reference = self._messages(values, texts)
+        messages, reference = self._messages(values, text)
         columns = {name: value for name, value in values.items() if name not in self._used}
         if section.reference_column is not None:
             reference = _reference(values, section.reference_column)
         if reference is not None:
             columns[REFERENCE] = reference
         user, time = self._user(values), self._time(values)
-        return record_of(row, messages, group, columns, user_id=user, time=time)
+        record = record_of(row, messages, group, columns, user_id=user, time=time)
+        return replace(record, row=values)
 
     def group_named_in(self, row: RawRow) -> str | None:
         """The preference group that a row names, as far as it names one at all."""
@@ -83,12 +82,13 @@ class RowMapper:
             raise RowProblem("no preference group", f"column {column!r} is missing")
         return preference_group_name(values[column], f"column {column!r}")
 
-    def _messages(self, values: dict[str, Any], texts: Texts) -> tuple[list[Message], str | None]:
+    def _messages(self, values: dict[str, Any], text: Text) -> tuple[list[Message], str | None]:
         """The prompt, and the assistant's answer to it where that is wanted and there."""
         answer = None
-        if "template" in self._templates:
-            text = _rendered(texts, "template")
-            messages = [{"role": "user", "content": prompt_text(text, "rendered template")}]
+        if isinstance(text, TemplateProblem):
+            raise RowProblem(f"{TEMPLATE} cannot render it", str(text)) from text
+        if text is not None:
+            messages = [{"role": "user", "content": prompt_text(text.strip(), "rendered template")}]
         else:
             messages = self._messages_of_columns(values)
             if self._section.drop_last_assistant and messages[-1]["role"] == "assistant":
@@ -101,11 +101,6 @@ class RowMapper:
                     "data.source.drop_last_assistant an assistant's is the reference"
                 )
                 raise RowProblem("messages do not end with the user's", detail)
-        if "system_template" in self._templates:
-            messages = messages[messages[0]["role"] == "system" :]
-            system = _rendered(texts, "system_template")
-            if system:
-                messages.insert(0, {"role": "system", "content": storable(system, "system message")})
         return messages, answer
 
     def _messages_of_columns(self, values: dict[str, Any]) -> list[Message]:
@@ -176,15 +171,8 @@ def _reference(values: dict[str, Any], column: str) -> str:
     return storable(value, "reference")
 
 
-def _compiled(key: str, source: str) -> Template:
+def _compiled(source: str) -> Template:
     try:
         return Template(source)
     except TemplateProblem as problem:
-        raise RecipeError(f"data.source.{key}: {problem}", remedy="Correct the template.") from problem
-
-
-def _rendered(texts: Texts, key: str) -> str:
-    text = texts[key]
-    if isinstance(text, TemplateProblem):
-        raise RowProblem(f"data.source.{key} cannot render it", str(text)) from text
-    return text.strip()
+        raise RecipeError(f"{TEMPLATE}: {problem}", remedy="Correct the template.") from problem

@@ -189,17 +189,10 @@ def test_a_section_with_a_broken_template_is_a_recipe_error():
         mapped({}, template="{{")
 
 
-def test_a_system_template_takes_the_place_of_the_rows_system_message():
-    chat = [{"role": "system", "content": "old"}, *USER]
-    system = {"role": "system", "content": "For Ann."}
-    row = {"messages": chat, "name": "Ann"}
-    assert mapped(row, system_template="For {{ name }}.").messages == (system, *USER)
-    assert mapped({"prompt": "Hi", "name": "Ann"}, system_template="For {{ name }}.").messages == (
-        system,
-        *USER,
-    )
-    # A blank one is none.
-    assert mapped(row, system_template="{{ '' }}").messages == tuple(USER)
+def test_a_record_keeps_the_whole_row_for_templates():
+    record = mapped({"prompt": "Hi", "preference_group": "a", "answer": "Yes."}, reference_column="answer")
+    assert record.columns == {"reference": "Yes."}
+    assert record.values["prompt"] == "Hi" and record.values["answer"] == record.values["reference"] == "Yes."
 
 
 def test_a_final_answer_can_become_the_reference():

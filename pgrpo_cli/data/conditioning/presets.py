@@ -1,0 +1,124 @@
+"""What stands before the question of whoever talks to the model: what stands before trained prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgrpo_cli.data.manifest import read_manifest
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import Message, PreparedPrompt
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.names import nearest
+from pgrpo_cli.recipe.conditioning import ABOUT_THE_USER, ProfilesConditioning
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.templates import Template, TemplateProblem
+
+MAX_NAMES_SHOWN = 10
+# Held-out prompts first: what they show has not been trained.
+HALVES = ("eval", "train")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Messages before the question: perhaps a system message, perhaps earlier turns; `origin` says whose."""
+
+    preference_group: str | None
+    messages: tuple[Message, ...]
+    origin: str
+    user_id: str | None = None
+
+
+def group_preset(run_dir: Path, recipe: Recipe, preference_group: str) -> Preset:
+    """As somebody of a preference group. Raises DataError where the run's data have no such group."""
+    names = preference_groups_of(run_dir)
+    if preference_group not in names:
+        raise _unknown("preference group", preference_group, names)
+    prompts = (
+        prompt
+        for split in HALVES
+        for prompt in load_prepared(run_dir, split)
+        if prompt.preference_group == preference_group
+    )
+    return _preset(recipe, prompts)
+
+
+def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
+    """As a user of the run's data. Raises DataError where they have no such user."""
+    prompts = [prompt for split in HALVES for prompt in load_prepared(run_dir, split)]
+    of_user = [prompt for prompt in prompts if prompt.user_id == user_id]
+    if not of_user:
+        raise _unknown("user", user_id, {prompt.user_id for prompt in prompts if prompt.user_id is not None})
+    return _preset(recipe, of_user)
+
+
+def profile_preset(recipe: Recipe, profile: str) -> Preset:
+    """As somebody whom a text describes, by the recipe's template of profiles, else the default one.
+
+    Raises DataError where that template cannot do without a row of the data.
+    """
+    section = recipe.data.conditioning
+    template = section.template if isinstance(section, ProfilesConditioning) else ABOUT_THE_USER
+    try:
+        text = Template(template).render(
+            {"system_prompt": recipe.model.system_prompt or "", "profile": profile, "row": {}}
+        )
+    except TemplateProblem as problem:
+        raise DataError(
+            f"data.conditioning.template needs more than a profile: {problem}",
+            remedy="Talk to it as a preference group or as a user of its data instead.",
+        ) from problem
+    return Preset(None, _system(text), "profile")
+
+
+def plain_preset(recipe: Recipe) -> Preset:
+    """As nobody: the recipe's system prompt alone."""
+    return Preset(None, _system(recipe.model.system_prompt or ""), "system prompt")
+
+
+def preference_groups_of(run_dir: Path) -> list[str]:
+    """The preference groups of the run's data, the largest first. Raises DataError without data."""
+    manifest = read_manifest(run_dir)
+    if manifest is None:
+        raise DataError(
+            f"{run_dir} has no prepared data", remedy="Run `pgrpo prepare` with its recipe first."
+        )
+    return list(manifest.get("preference_groups", {}))
+
+
+def _preset(recipe: Recipe, prompts: Iterable[PreparedPrompt]) -> Preset:
+    """What stands before the question of one of the prompts: the first one of those with the most turns.
+
+    A user's first questions may have no examples before them.
+    """
+    kind = recipe.data.conditioning.type
+    if kind == "prompt" or kind == "profiles":
+        prompt = next(iter(prompts))
+    else:
+        prompt = max(prompts, key=lambda prompt: len(prompt.messages))
+    before = prompt.messages[:-1]
+    if kind == "profiles":
+        before, origin = before[: bool(before) and before[0]["role"] == "system"], "profile"
+    elif kind == "examples":
+        whose = f"user {prompt.user_id}" if prompt.user_id else f"prompt {prompt.prompt_id}"
+        origin = f"examples of {whose}"
+    else:
+        origin = f"prompt {prompt.prompt_id}"
+    return Preset(prompt.preference_group, before, origin, prompt.user_id)
+
+
+def _system(text: str) -> tuple[Message, ...]:
+    text = text.strip()
+    return ({"role": "system", "content": text},) if text else ()
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> DataError:
+    known = list(known)
+    near = nearest(name, known)
+    names = ", ".join(map(repr, sorted(known)[:MAX_NAMES_SHOWN])) or "none"
+    more = f" and {len(known) - MAX_NAMES_SHOWN} more" if len(known) > MAX_NAMES_SHOWN else ""
+    return DataError(
+        f"the data of the run have no {what} {name!r}; they have {names}{more}",
+        remedy=f"Did you mean {near!r}?" if near else f"Name a {what} of the data.",
+    )

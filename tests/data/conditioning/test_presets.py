@@ -1,0 +1,113 @@
+"""What stands before a question: of a group, a user, a described person, nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.data.conditioning.presets import (
+    Preset,
+    group_preset,
+    plain_preset,
+    preference_groups_of,
+    profile_preset,
+    user_preset,
+)
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.errors import DataError
+from tests.support.conditioned import prepared, recipe, write
+
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def rows(**more: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"I am {user}."},
+                {"role": "assistant", "content": "Hello!"},
+                {"role": "user", "content": f"{user} {i}"},
+            ],
+            "preference_group": user[0],
+            "user": user,
+            **more,
+        }
+        for user in ("a1", "a2", "b1")
+        for i in range(6)
+    ]
+
+
+def test_a_group_of_telling_prompts_lends_the_context_of_a_held_out_one(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    prepared(tmp_path, source={"user_column": "user"}, system_prompt="Be kind.")
+    made = recipe(source={"user_column": "user"}, system_prompt="Be kind.")
+    held_out = next(p for p in load_prepared(tmp_path / "run", "eval") if p.preference_group == "a")
+    preset = group_preset(tmp_path / "run", made, "a")
+    assert preset == Preset("a", held_out.messages[:-1], f"prompt {held_out.prompt_id}", held_out.user_id)
+    assert [m["role"] for m in preset.messages] == ["system", "user", "assistant"]
+    assert user_preset(tmp_path / "run", made, "a2").messages[1]["content"] == "I am a2."
+    assert preference_groups_of(tmp_path / "run") == ["a", "b"]
+
+
+def test_profiles_lend_the_system_message_alone(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    section = {"type": "profiles", "profiles": {"a": "likes few words", "b": "likes many"}}
+    prepared(tmp_path, section, system_prompt="Be kind.", source={"user_column": "user"})
+    made = recipe(section, system_prompt="Be kind.")
+    preset = group_preset(tmp_path / "run", made, "b")
+    text = "Be kind.\n\nAbout the user: likes many"
+    assert preset.messages == ({"role": "system", "content": text},)
+    assert (preset.preference_group, preset.origin) == ("b", "profile")
+    assert user_preset(tmp_path / "run", made, "a1").messages[0]["content"].endswith("few words")
+
+
+def test_examples_lend_the_turns_before_the_question_with_the_most_of_them(tmp_path: Path) -> None:
+    section = {"type": "examples", "answer_column": "answer", "count": 2}
+    told = [
+        {"prompt": f"{user} {i}", "preference_group": user[0], "user": user, "answer": f"{user}: {i}", "t": i}
+        for user in ("a1", "b1")
+        for i in range(10)
+    ]
+    write(tmp_path, told)
+    source = {"user_column": "user", "time_column": "t"}
+    prepared(tmp_path, section, source=source, split_by="text", eval_fraction=0.4)
+    preset = group_preset(tmp_path / "run", recipe(section, source=source), "b")
+    assert (preset.user_id, preset.origin) == ("b1", "examples of user b1")
+    # Two examples, each a question and an answer; the answer is the last word.
+    assert [m["role"] for m in preset.messages] == ["user", "assistant"] * 2
+    assert all(m["content"].startswith("b1: ") for m in preset.messages[1::2])
+    assert user_preset(tmp_path / "run", recipe(section), "a1").origin == "examples of user a1"
+
+
+def test_a_described_person_needs_no_data() -> None:
+    made = recipe(
+        {"type": "profiles", "profiles": "auto", "template": "{{ system_prompt }} For: {{ profile }}."},
+        system_prompt="Be kind.",
+    )
+    expected = {"role": "system", "content": "Be kind. For: night owls."}
+    assert profile_preset(made, "night owls").messages == (expected,)
+    # Where the recipe has no profiles, its default template says it.
+    assert profile_preset(recipe(), "night owls") == Preset(
+        None, ({"role": "system", "content": "About the user: night owls"},), "profile"
+    )
+    by_row = recipe({"type": "profiles", "profiles": "auto", "template": "{{ town }} {{ profile }}"})
+    with pytest.raises(DataError, match=r"needs more than a profile: .*town"):
+        profile_preset(by_row, "night owls")
+
+
+def test_nobody_gets_the_system_prompt() -> None:
+    assert plain_preset(recipe(system_prompt="Be kind.")).messages == (SYSTEM,)
+    assert plain_preset(recipe()) == Preset(None, (), "system prompt")
+
+
+def test_whom_the_data_do_not_know_is_told_near_names(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    prepared(tmp_path, source={"user_column": "user"})
+    with pytest.raises(DataError, match="no preference group 'aa'; they have 'a', 'b'\n  Did you mean 'a'"):
+        group_preset(tmp_path / "run", recipe(), "aa")
+    with pytest.raises(DataError, match="no user 'zoe'; they have 'a1', 'a2', 'b1'\n  Name a user"):
+        user_preset(tmp_path / "run", recipe(), "zoe")
+    with pytest.raises(DataError, match="no prepared data"):
+        preference_groups_of(tmp_path)

@@ -42,11 +42,17 @@ def unusable_paths(section: Section, start: Path, path: KeyPath = ()) -> Iterato
             for index, entry in enumerate(value):
                 if isinstance(entry, Section):
                     yield from unusable_paths(entry, start, (*place, index))
+                elif isinstance(entry, str) and _is_path(field.metadata, field.annotation):
+                    yield from _unusable(entry, start, (*place, index))
         elif isinstance(value, str) and _is_path(field.metadata, field.annotation):
-            try:
-                expanded(value, "", start)
-            except PathError as error:
-                yield Violation(place, value, _reason(error, value))
+            yield from _unusable(value, start, place)
+
+
+def _unusable(text: str, start: Path, place: KeyPath) -> Iterator[Violation]:
+    try:
+        expanded(text, "", start)
+    except PathError as error:
+        yield Violation(place, text, _reason(error, text))
 
 
 def _is_path(metadata: list[Any], annotation: Any) -> bool:

@@ -132,6 +132,43 @@ class DatasetsSource(ColumnMapping):
     )
 
 
+class OpinionsSource(Section):
+    """Files of what people said of answers: what both kinds have in common."""
+
+    path: PathText | tuple[PathText, ...] = Field(
+        description="File or glob pattern, or a list of them; relative paths start at the recipe's folder.",
+    )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class FeedbackSource(OpinionsSource):
+    """Ratings and picks as `pgrpo chat`, `taste` and `serve` keep them: `feedback.jsonl` and `taste.jsonl`.
+
+    A prompt a rating or pick. Users are those of the records; rows name as preference group the record's, or
+    else its user. `answer` is what the user wrote instead, or the rated answer, or the picked one, and
+    `rating` says what they think of it: 1, -1, or 0 for a tie. `reference` and `chosen` are an answer of
+    rating 1, `rejected` one that was liked less. Rewards that compare can use every row with
+    `reference_column: answer`, `rating_column: rating`, `rating_min: -1`.
+    """
+
+    type: Literal["feedback"] = "feedback"
+
+
+class OpenWebuiSource(OpinionsSource):
+    """Feedback as Open WebUI exports it (Admin Panel, Evaluations, Feedbacks): a JSON array.
+
+    A prompt a rating, with the conversation up to the rated answer and the columns of `type: feedback`, and
+    also `comment`, `reason`, `details_rating` (1 to 10) and `model` where the export has them. Users are Open
+    WebUI's, and rows name them as preference groups.
+    """
+
+    type: Literal["open_webui"] = "open_webui"
+
+
 Source = Annotated[
     PersonasSource
     | JsonlSource
@@ -143,6 +180,8 @@ Source = Annotated[
     | PersonalLLMSource
     | PrismSource
     | MovielensSource
-    | GoodreadsSource,
+    | GoodreadsSource
+    | FeedbackSource
+    | OpenWebuiSource,
     Field(discriminator="type"),
 ]

@@ -24,6 +24,9 @@ JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
 KEYS: dict[str, Any] = {
     "model.id": lambda text: changed(model={"id": text}),
     "data.source.path": lambda text: changed(data={"source": {**JSONL, "path": text}}, rewards=LENGTH),
+    "data.source.path.1": lambda text: changed(
+        data={"source": {"type": "feedback", "path": ["taste.jsonl", text]}}, rewards=LENGTH
+    ),
     "data.source.eval_path": lambda text: changed(
         data={"source": {"type": "helpsteer2", "path": "here", "eval_path": text}}, rewards=LENGTH
     ),

@@ -8,9 +8,11 @@ from typing import Any
 from pgrpo_cli.data.records import SourceData
 
 from .context import ReadContext
+from .feedback import read_feedback_files
 from .generic import read_csv, read_datasets, read_jsonl, read_parquet
 from .goodreads import read_goodreads
 from .movielens import read_movielens
+from .open_webui import read_open_webui
 from .personas import read_personas
 from .presets import read_helpsteer2, read_personalllm, read_prism, read_ultrafeedback
 
@@ -29,4 +31,6 @@ SOURCES: dict[str, Reader] = {
     "prism": read_prism,
     "movielens": read_movielens,
     "goodreads": read_goodreads,
+    "feedback": read_feedback_files,
+    "open_webui": read_open_webui,
 }

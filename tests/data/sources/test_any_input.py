@@ -28,8 +28,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "helpsteer2": {"eval_split": None},
     "personalllm": {"eval_split": None},
     "goodreads": {"min_words": 1},
+    "feedback": {},
+    "open_webui": {},
 }
-TEXT_TYPES = ["jsonl", "csv", "ultrafeedback", "goodreads"]
+TEXT_TYPES = ["jsonl", "csv", "ultrafeedback", "goodreads", "feedback", "open_webui"]
 
 
 def section_of(kind: str, **settings: Any) -> Any:

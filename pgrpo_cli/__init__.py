@@ -1,7 +1,7 @@
 """pgrpo: fine-tune one chat model for many tastes with P-GRPO (arXiv 2603.10009).
 
-`prepare`, `train`, `evaluate` and `compare` are what the commands of the same names call. They are imported
-when they are asked for, so that importing the package costs nothing.
+`prepare`, `train`, `evaluate`, `compare` and `export` are what the commands of the same names call. They are
+imported when they are asked for, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ _MODULE_OF = {
     "train": "verbs.train",
     "evaluate": "verbs.evaluate",
     "compare": "verbs.compare",
+    "export": "verbs.export",
     "Callbacks": "verbs.callbacks",
 }
 

@@ -73,6 +73,14 @@ class EvalError(PgrpoError, RuntimeError):
     """An evaluation or comparison cannot be made."""
 
 
+class ExportError(PgrpoError, RuntimeError):
+    """A model cannot be exported, or what was exported does not answer as the run does."""
+
+    def __init__(self, message: str, *, remedy: str | None = None, exit_code: int = 1) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code
+
+
 class IncomparableError(EvalError):
     """Two evaluations differ in what they measured, so that a difference of their rewards says nothing."""
 

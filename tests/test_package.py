@@ -18,7 +18,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert done.stdout.splitlines() == ["set()", pgrpo_cli.__version__]
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "compare"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "compare", "export"])
 def test_a_verb_is_a_function_also_once_its_module_is_imported(verb: str) -> None:
     # In a process of its own, in which nothing is imported yet.
     code = f"import pgrpo_cli.verbs.{verb}; from pgrpo_cli import {verb}; print(type({verb}).__name__)"

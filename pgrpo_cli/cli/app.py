@@ -20,7 +20,17 @@ from .interrupts import exit_code, stop_signals
 from .libraries import prepare_libraries
 from .terminal import emit
 
-COMMAND_MODULES = ("train", "evaluate", "sweep", "doctor", "plan", "selfcheck", "recipes", "rewards")
+COMMAND_MODULES = (
+    "train",
+    "evaluate",
+    "export",
+    "sweep",
+    "doctor",
+    "plan",
+    "selfcheck",
+    "recipes",
+    "rewards",
+)
 """Modules of this package, in the order in which `--help` lists their commands."""
 
 

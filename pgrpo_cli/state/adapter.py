@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import CheckpointError
@@ -26,8 +26,13 @@ _ROWS = 100
 
 def save_adapter(policy: Policy, folder: Path) -> None:
     """Save the adapter in PEFT's format, without the model card that PEFT writes."""
+    save_adapter_of(policy.model, folder)
+
+
+def save_adapter_of(model: Any, folder: Path) -> None:
+    """The same for a PEFT model that is no policy's."""
     # By default PEFT asks the hub whether the vocabulary was resized. This adapter never contains embeddings.
-    policy.model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     _sort_config(folder / "adapter_config.json")
     for file in folder.glob("*.safetensors"):

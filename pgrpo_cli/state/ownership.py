@@ -22,7 +22,7 @@ from .files import explained
 MARKER = ".pgrpo-run"
 LOCK = ".lock"
 _TEXT = "This directory is a run of pgrpo, which replaces and removes its own files in it.\n"
-_FOLDERS = frozenset({"adapter", "checkpoints", "data", "eval", "profile", "tensorboard"})
+_FOLDERS = frozenset({"adapter", "checkpoints", "data", "eval", "export", "profile", "tensorboard"})
 _FILES = frozenset(
     {MARKER, LOCK, "recipe.yaml", "origin.json", "paths.json", "findings.json", "metrics.jsonl"}
     | {f"{name}.sqlite{log}" for name in ("history", "judge") for log in ("", "-wal", "-shm")}

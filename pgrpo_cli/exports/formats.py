@@ -1,0 +1,59 @@
+"""What `pgrpo export` writes: its formats, the types of numbers that each may have, and how near it must be.
+
+No torch: the command line reads it for `--help`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pgrpo_cli.errors import ExportError
+
+Format = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_PLAIN = ("f32", "bf16", "f16")
+_GGUF = ("q8_0", "f16", "bf16", "f32", "q5_1", "q5_0", "q4_1", "q4_0")
+QUANTIZATIONS: dict[Format, tuple[str, ...]] = {
+    "adapter": (),
+    "merged": _PLAIN,
+    "gguf": _GGUF,
+    "gguf-lora": _PLAIN,
+    "ollama": _GGUF,
+}
+"""The types of numbers that the weights of a format may have. The `gguf` package quantizes to no others."""
+
+_DEFAULT: dict[Format, str] = {"gguf": "q8_0", "gguf-lora": "f32", "ollama": "q8_0"}
+
+BOUNDS = {"q5_1": 0.25, "q5_0": 0.25, "q4_1": 0.4, "q4_0": 0.4}
+"""Nats by which log-probabilities may differ from the run's on average, where the weights are rounded as much
+as this; `BOUND` for all other types. docs/export.md says what was measured.
+"""
+BOUND = 0.15
+NF4_BOUND = 0.25
+"""Nats more, for a run whose own base model is rounded to 4 bits and exported without that."""
+
+
+def quantization_of(to: Format, wanted: str | None) -> str | None:
+    """The type of the weights: the one that is wanted, else the format's default (None: the base model's).
+
+    Raises ExportError for one that the format does not have.
+    """
+    if wanted is None:
+        return _DEFAULT.get(to)
+    choices = QUANTIZATIONS[to]
+    if wanted not in choices:
+        rule = f"must be one of {', '.join(choices)}" if choices else "an adapter is saved as it was trained"
+        raise ExportError(
+            f"--quantization: found {wanted!r}; with --to {to} {rule}",
+            remedy="Choose one of these."
+            if choices
+            else "Leave --quantization out, or choose another format.",
+            exit_code=2,
+        )
+    return wanted
+
+
+def bound(quantization: str | None, *, nf4: bool) -> float:
+    """The largest mean difference of log-probabilities, in nats, that passes."""
+    return BOUNDS.get(quantization or "", BOUND) + (NF4_BOUND if nf4 else 0.0)

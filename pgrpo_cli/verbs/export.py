@@ -1,0 +1,112 @@
+"""`pgrpo export`: a trained model in files of other programs, loaded again and compared before it is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgrpo_cli.errors import ExportError
+from pgrpo_cli.eval.alignment import policy_of
+from pgrpo_cli.eval.targets import EvalTarget, eval_target
+from pgrpo_cli.exports.destination import destination, refuse_foreign
+from pgrpo_cli.exports.formats import FORMATS, Format, quantization_of
+from pgrpo_cli.exports.record import finish
+from pgrpo_cli.exports.reference import reference
+from pgrpo_cli.exports.writers import Job, Written, write
+from pgrpo_cli.model.load.precision import device_for
+from pgrpo_cli.pretrained.device import describe
+from pgrpo_cli.state.run import run_at
+
+from .callbacks import Callbacks
+
+if TYPE_CHECKING:
+    from pgrpo_cli.exports.comparison import Checked
+
+    from .source import StrPath
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: the folder, the files in it, how near they are to the run, and what to do next."""
+
+    target: EvalTarget
+    to: Format
+    folder: Path
+    files: tuple[Path, ...]
+    checked: Checked
+    commands: tuple[str, ...]
+
+
+def export(
+    run: StrPath,
+    *,
+    to: Format = "merged",
+    quantization: str | None = None,
+    output: StrPath | None = None,
+    step: int | None = None,
+    llama_cpp: StrPath | None = None,
+    device: str | None = None,
+    callbacks: Callbacks | None = None,
+) -> Export:
+    """Write the model of a run, or that of its checkpoint after `step`, in the format `to`.
+
+    `output`: a new folder, or that of an earlier export; default: `export/<format>` in the run. `llama_cpp`:
+    a folder of llama.cpp's sources, whose converter is run. Raises PgrpoError; then nothing was written.
+    """
+    callbacks = callbacks or Callbacks()
+    if to not in FORMATS:
+        raise ExportError(
+            f"--to: found {to!r}; must be one of {', '.join(FORMATS)}", remedy="Choose one.", exit_code=2
+        )
+    quantization = quantization_of(to, quantization)
+    found = run_at(Path(run))
+    target = eval_target(found, found.recipe(), found.recipe_dir, step)
+    callbacks.on_run(target.run, target.recipe)
+    for warning in target.warnings:
+        callbacks.on_note(f"warning: {warning}")
+    folder = Path(output) if output is not None else _default_folder(target, to, quantization)
+    # Before minutes are spent on it.
+    refuse_foreign(folder)
+    job = _job(target, to, quantization, llama_cpp, device, callbacks.on_note)
+    with destination(folder) as temporary:
+        written = write(job, temporary)
+        callbacks.on_note(_said(written.checked))
+        names = finish(job, written, temporary)
+    return Export(
+        target, to, folder, tuple(folder / name for name in names), written.checked, written.commands(folder)
+    )
+
+
+def _default_folder(target: EvalTarget, to: Format, quantization: str | None) -> Path:
+    return target.run.path / "export" / (to if quantization is None else f"{to}-{quantization}")
+
+
+def _job(
+    target: EvalTarget,
+    to: Format,
+    quantization: str | None,
+    llama_cpp: StrPath | None,
+    device: str | None,
+    on_note: Callable[[str], None],
+) -> Job:
+    """What is to be written, with the run's own answers. Its model is out of memory again after this."""
+    chosen = device_for(target.recipe, device)
+    on_note(describe(chosen))
+    policy = policy_of(target, chosen)
+    answers = reference(target, policy)
+    place: Any = None if llama_cpp is None else Path(os.fspath(llama_cpp))
+    return Job(target, to, quantization, place, tuple(answers), policy.stop_token_ids, on_note)
+
+
+def _said(checked: Checked) -> str:
+    return (
+        f"Loaded again by {checked.by}: {checked.greedy_equal} of {checked.prompts} likeliest answers are "
+        f"the run's, log-probabilities differ by {checked.mean_abs_logprob_difference:.4f} nats a token on "
+        f"average (allowed: {checked.bound:.2f}; without the adapter: {checked.trained_difference:.4f})"
+    )
+
+
+__all__ = ["Export", "Written", "export"]

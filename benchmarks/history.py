@@ -148,10 +148,11 @@ def files(history: RewardHistory) -> dict[str, float]:
     """A checkpoint and back."""
     prepare_libraries()
     from pgrpo_cli.model.load.from_recipe import load_policy
-    from pgrpo_cli.model.update.policy_update import build_optimizer
+    from pgrpo_cli.model.update.optimizer import build_optimizer
     from pgrpo_cli.recipe.load import load_recipe
     from pgrpo_cli.state.checkpoint import latest_checkpoint, save_checkpoint
     from pgrpo_cli.state.run import RunDirectory
+    from pgrpo_cli.training import training_state
 
     recipe = load_recipe(ROOT / "recipes" / "smoke.yaml")
     policy = load_policy(recipe, recipe_dir=ROOT / "recipes")
@@ -159,7 +160,7 @@ def files(history: RewardHistory) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder))
         begun = time.perf_counter()
-        path = save_checkpoint(run, 1, policy, optimizer, history.state_dict(), keep=1)
+        path = save_checkpoint(run, 1, training_state(policy, optimizer, history, None), keep=1)
         saved = time.perf_counter()
         checkpoint, _ = latest_checkpoint(run)
         assert checkpoint is not None

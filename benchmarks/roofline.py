@@ -96,7 +96,8 @@ def training(ours: OurStep, repeat: int) -> dict[str, float]:
     """Operations a second of one update."""
     from pgrpo_cli.model.rollout.sample import sample
     from pgrpo_cli.model.rollout.sampling import sampling_settings
-    from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
+    from pgrpo_cli.model.update.optimizer import build_optimizer
+    from pgrpo_cli.model.update.policy_update import policy_update
     from pgrpo_cli.rewards.base import Score
     from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
 
@@ -104,7 +105,10 @@ def training(ours: OurStep, repeat: int) -> dict[str, float]:
     rollouts = sample(policy, ours.batches[0], sampling_settings(recipe.rollout), seed=0)
     scores_N = [Score(n % 7 / 7, {}) for n in range(ours.shape.num_completions)]
     history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
-    advantages = personalized_advantages(rollouts, scores_N, history, estimator_of(recipe), recipe, step=1)
+    advantages = personalized_advantages(
+        scores_N, rollouts.preference_groups_N, history, None, estimator_of(recipe.advantage), recipe.history,
+        num_generations=rollouts.num_generations, step=1,
+    )  # fmt: skip
     tokens = 0
 
     def update() -> None:

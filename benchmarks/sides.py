@@ -120,7 +120,8 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
     from pgrpo_cli.model.rollout.sample import sample
     from pgrpo_cli.model.rollout.sampling import sampling_settings
-    from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
+    from pgrpo_cli.model.update.optimizer import build_optimizer
+    from pgrpo_cli.model.update.policy_update import policy_update
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer
@@ -140,8 +141,9 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = scorer.start().scores(rollouts.completions())
         advantages = personalized_advantages(
-            rollouts, scores_N, history, estimator_of(recipe), recipe, step=step
-        )
+            scores_N, rollouts.preference_groups_N, history, None, estimator_of(recipe.advantage),
+            recipe.history, num_generations=rollouts.num_generations, step=step,
+        )  # fmt: skip
         policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
         finish(policy.device, clock)
         phases["rollout"].append(clock[1] - clock[0])

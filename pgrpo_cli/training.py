@@ -11,7 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
 
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
@@ -22,22 +26,23 @@ from pgrpo_cli.data.batches import batch_at
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.eval.sampling import HeldOutCurve
+from pgrpo_cli.model.load.adapter import adapter_state
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.batching import rollout_budget
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import sampling_settings
 from pgrpo_cli.model.rollouts import Rollouts
 from pgrpo_cli.model.update.determinism import deterministic
-from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.model.update.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from pgrpo_cli.model.update.policy_update import policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.training import HistorySection
+from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
-from pgrpo_cli.state.adapter import finish_adapter, model_card
-from pgrpo_cli.state.checkpoint import Checkpoint
-from pgrpo_cli.state.checkpointing import Saver, rewind
+from pgrpo_cli.state.adapter import Adapter, finish_adapter, model_card
+from pgrpo_cli.state.checkpoint import Checkpoint, Saver, TrainingState
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import (
     ScoredStep,
@@ -48,6 +53,7 @@ from pgrpo_cli.state.records import (
     part_rows,
     step_record,
 )
+from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
 
@@ -113,18 +119,15 @@ def train_policy(
     TrainingError, RewardError or CheckpointError where it cannot go on; the steps before a reward that failed
     are saved.
     """
-    history, parts = reward_history(recipe.history), part_history(recipe, rewards)
-    estimator = estimator_of(recipe)
+    history = reward_history(recipe.history)
+    parts = part_history(recipe.advantage, recipe.history, rewards.weights)
+    estimator = estimator_of(recipe.advantage)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
-        with checkpoint.readable():
-            history.load_state_dict(checkpoint.history_state())
-            if parts is not None:
-                parts.load_state_dict(checkpoint.part_history_state())
-            checkpoint.restore_optimizer(optimizer, policy)
+        restore(checkpoint, policy, optimizer, history, parts)
     done = checkpoint.step if checkpoint else 0
 
     rows, keep = (history_rows(history), all_part_rows(parts)), recipe.train.keep_checkpoints
@@ -132,7 +135,8 @@ def train_policy(
         observer.on_message(f"warning: {warning}")
 
     clock = _Clock(observer)
-    saver = Saver(run, policy, optimizer, history, parts, keep=keep, saved=done)
+    state = partial(training_state, policy, optimizer, history, parts)
+    saver = Saver(run, state, keep=keep, saved=done)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
@@ -159,8 +163,10 @@ def train_policy(
             clock.enter("reward")
             scores_N = pending.scores(rollouts.completions())
             advantages = personalized_advantages(
-                rollouts, scores_N, history, estimator, recipe, step=step, parts=parts
-            )
+                scores_N, rollouts.preference_groups_N, history, parts, estimator, recipe.history,
+                num_generations=rollouts.num_generations, step=step,
+                renormalize=recipe.advantage.renormalize,
+            )  # fmt: skip
 
             clock.enter("training")
             updates = [
@@ -195,18 +201,21 @@ def train_policy(
             if stopping and step < recipe.train.steps:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
     own_template = None if recipe.model.chat_template is None else policy.tokenizer.chat_template
-    finish_adapter(run, policy, model_card(recipe, history), chat_template=own_template)
+    adapter = Adapter(*adapter_state(policy.model))
+    finish_adapter(run, adapter, model_card(recipe, history), chat_template=own_template)
 
 
 def personalized_advantages(
-    rollouts: Rollouts,
     scores_N: Sequence[Score],
+    preference_groups_N: Sequence[str],
     history: RewardHistory,
+    parts: PartHistory | None,
     estimator: Estimator,
-    recipe: Recipe,
+    section: HistorySection,
     *,
+    num_generations: int,
     step: int,
-    parts: PartHistory | None = None,
+    renormalize: bool = False,
 ) -> Advantages:
     """Enter the rewards into the history of their preference groups, and normalise them against it.
 
@@ -214,7 +223,7 @@ def personalized_advantages(
     """
     rewards_N = [score.value for score in scores_N]
     parts_N = [score.terms for score in scores_N]
-    groups_N, G = rollouts.preference_groups_N, rollouts.num_generations
+    groups_N, G = preference_groups_N, num_generations
 
     def enter() -> None:
         history.update(rewards_N, groups_N, num_generations=G, step=step)
@@ -225,13 +234,12 @@ def personalized_advantages(
         common: dict[str, Any] = {"num_generations": G, "estimator": estimator, "min_count": min_count}
         if parts is None:
             return compute_advantages(rewards_N, groups_N, history=history, **common)
-        again = recipe.advantage.renormalize
-        return compute_part_advantages(parts_N, groups_N, history=parts, renormalize=again, **common)
+        return compute_part_advantages(parts_N, groups_N, history=parts, renormalize=renormalize, **common)
 
-    if recipe.history.update == "before":
+    if section.update == "before":
         enter()
         return normalised(0)
-    advantages = normalised(recipe.history.min_count)
+    advantages = normalised(section.min_count)
     enter()
     return advantages
 
@@ -261,14 +269,44 @@ def reward_history(section: HistorySection) -> RewardHistory:
     return RewardHistory(kind.type, decay=getattr(kind, "decay", None), window=getattr(kind, "size", None))
 
 
-def part_history(recipe: Recipe, rewards: RewardSum) -> PartHistory | None:
+def part_history(
+    advantage: AdvantageSection, section: HistorySection, weights: Mapping[str, float]
+) -> PartHistory | None:
     """Empty histories of the parts of the rewards, where the recipe normalises each by itself."""
-    if recipe.advantage.aggregate == "sum_then_normalize":
+    if advantage.aggregate == "sum_then_normalize":
         return None
-    return PartHistory(rewards.weights, reward_history(recipe.history))
+    return PartHistory(weights, reward_history(section))
 
 
-def estimator_of(recipe: Recipe) -> Estimator:
+def estimator_of(section: AdvantageSection) -> Estimator:
     """How the recipe makes advantages of rewards."""
-    section = recipe.advantage
     return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)
+
+
+def training_state(
+    policy: Policy, optimizer: Optimizer, history: RewardHistory, parts: PartHistory | None
+) -> TrainingState:
+    """What a checkpoint holds."""
+    return TrainingState(
+        adapter=Adapter(*adapter_state(policy.model)),
+        optimizer=optimizer_state(policy, optimizer),
+        loss_scale=policy.loss_scale.value if policy.dtype == torch.float16 else None,
+        history=history.state_dict(),
+        part_history=None if parts is None else parts.state_dict(),
+    )
+
+
+def restore(
+    checkpoint: Checkpoint,
+    policy: Policy,
+    optimizer: Optimizer,
+    history: RewardHistory,
+    parts: PartHistory | None,
+) -> None:
+    """Load what the checkpoint holds, except for the adapter. Raises CheckpointError if it does not fit."""
+    with checkpoint.readable():
+        history.load_state_dict(checkpoint.history_state())
+        if parts is not None:
+            parts.load_state_dict(checkpoint.part_history_state())
+        policy.loss_scale.restore(checkpoint.loss_scale())
+        restore_optimizer(policy, optimizer, checkpoint.optimizer_state())

@@ -115,11 +115,10 @@ def _longest_prompt(run: RunDirectory, recipe: Recipe) -> int | None:
 
 def _measured_paths(run: RunDirectory, device: Device) -> Any:
     """How the run computes, if it has begun on such a device."""
-    import torch
-
+    from pgrpo_cli.model.policy import Paths
     from pgrpo_cli.state.paths import read_paths
 
-    return read_paths(run, torch.device(device))
+    return Paths.from_record(read_paths(run, device))
 
 
 def _table(name: str, plan: MemoryPlan) -> Table:

@@ -108,7 +108,7 @@ class Speaker:
         self._chat = Chat(
             policy.tokenizer, f"model.id: {recipe.model.id!r}", recipe.model.chat_template_kwargs
         )
-        self._settings = replace(eval_sampling(sampling_of(recipe)), num_generations=1)
+        self._settings = replace(eval_sampling(sampling_of(recipe.eval, recipe.rollout)), num_generations=1)
         self._context = model_limits(recipe.model, recipe_dir).context
         self._busy = Lock()
 

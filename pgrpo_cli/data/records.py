@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgrpo_cli.rewards.base import Completion
+
 Message = dict[str, str]
 ROW_EXCERPT = 500
 """Characters of a rejected row that are kept."""
@@ -56,6 +58,13 @@ class PreparedPrompt:
     columns: dict[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     user_id: str | None = None
+
+
+def completion_of(prompt: PreparedPrompt, text: str) -> Completion:
+    """An answer to a prompt, in the form in which rewards read it."""
+    return Completion(
+        prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
+    )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import torch
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.data.records import PreparedPrompt, completion_of
 from pgrpo_cli.errors import CheckpointError, EvalError
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
-from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout.batching import rollout_budget
-from pgrpo_cli.model.rollouts import completion_of
 from pgrpo_cli.model.update.divergence import divergence_budget, neutral_text, perplexity
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.rewards.build import build_rewards
@@ -135,7 +134,7 @@ def policy_of(target: EvalTarget, device: torch.device | None = None) -> Policy:
         recipe_dir=target.recipe_dir,
         device=device,
         adapter=target.adapter,
-        paths=read_paths(target.run, device),
+        paths=Paths.from_record(read_paths(target.run, device.type)),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.model.rollouts import completion_of
+from pgrpo_cli.data.records import completion_of
 from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.recipe.messages import show
 from pgrpo_cli.rewards.base import BuildContext, Completion
@@ -59,7 +59,7 @@ def judge_to_ask(
     answers cannot be used.
     """
     section = target.recipe.eval.judge
-    if section is None or has_judged(target.recipe, kept):
+    if section is None or has_judged(target.recipe.eval, kept):
         return None
     hosts = frozenset(host.lower() for host in allowed_hosts)
     return build_pairwise_judge(

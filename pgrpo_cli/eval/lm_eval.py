@@ -60,7 +60,7 @@ def tasks_to_run(
         return None
     folder = _folder(section, target.recipe_dir)
     package("lm_eval")
-    found = kept.lm_eval if kept and has_tasks(target.recipe, kept) else None
+    found = kept.lm_eval if kept and has_tasks(target.recipe.eval, kept) else None
     same = found is not None and found.lm_eval_version == version("lm-eval")
     if folder is not None and not allow_code:
         if same:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.rollouts import completion_of
+from pgrpo_cli.data.records import PreparedPrompt, completion_of
 from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.reward_sum import RewardSum

@@ -62,17 +62,15 @@ class HeldOutCurve:
     """
 
     run: RunDirectory
-    recipe: Recipe
     prompts: Sequence[PreparedPrompt]
+    every: int
+    last_step: int
+    settings: SamplingSettings
+    seed: int
 
     def due(self, step: int) -> bool:
         """Whether there is something to evaluate after `step`; 0 is before the first."""
-        every = self.recipe.eval.every
-        return (
-            every is not None
-            and bool(self.prompts)
-            and (step % every == 0 or step == self.recipe.train.steps)
-        )
+        return bool(self.prompts) and (step % self.every == 0 or step == self.last_step)
 
     def rewind(self, step: int) -> bool:
         """Put the curve back to `step`; returns whether the line of that step is there."""
@@ -80,8 +78,7 @@ class HeldOutCurve:
 
     def record(self, step: int, policy: Policy, scorer: Scorer, budget: TokenBudget) -> None:
         """Sample, score and write the line of a step. Raises as `scored_completions`, and CheckpointError."""
-        settings = eval_sampling(sampling_of(self.recipe))
-        rows = scored_completions(policy, "tuned", self.prompts, scorer, settings, budget, self.recipe.seed)
+        rows = scored_completions(policy, "tuned", self.prompts, scorer, self.settings, budget, self.seed)
         append_record(self.run, curve_record(step, rows))
 
 
@@ -89,9 +86,9 @@ def held_out_curve(run: RunDirectory, recipe: Recipe) -> HeldOutCurve | None:
     """The curve of a run whose recipe asks for one. Raises DataError where the data are missing."""
     if recipe.eval.every is None:
         return None
-    return HeldOutCurve(
-        run, recipe, held_out(load_prepared(run.path, "eval"), recipe.eval.max_prompts_per_group)
-    )
+    prompts = held_out(load_prepared(run.path, "eval"), recipe.eval.max_prompts_per_group)
+    settings = eval_sampling(sampling_of(recipe.eval, recipe.rollout))
+    return HeldOutCurve(run, prompts, recipe.eval.every, recipe.train.steps, settings, recipe.seed)
 
 
 def scored_completions(

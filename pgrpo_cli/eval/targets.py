@@ -12,8 +12,10 @@ from typing import Any
 from pgrpo_cli.data.prepared import read_manifest
 from pgrpo_cli.errors import CheckpointError, DataError, RunError
 from pgrpo_cli.paths import path_of, sha256
+from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import RolloutSection
 from pgrpo_cli.state.adapter import finished_adapter
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from pgrpo_cli.state.checksums import sha256_of_code
@@ -123,7 +125,7 @@ def header_of(
             mode="json", exclude={"quantization", "compute_dtype", "attention", "device"}
         ),
         rewards=[_described(section, recipe_dir) for section in recipe.rewards],
-        sampling=sampling_of(recipe),
+        sampling=sampling_of(recipe.eval, recipe.rollout),
         max_prompts_per_group=recipe.eval.max_prompts_per_group,
         seed=recipe.seed,
         bootstrap_samples=recipe.eval.bootstrap_samples,
@@ -132,14 +134,14 @@ def header_of(
     )
 
 
-def sampling_of(recipe: Recipe) -> dict[str, Any]:
+def sampling_of(evaluation: EvalSection, rollout: RolloutSection) -> dict[str, Any]:
     """How an evaluation samples."""
     return {
-        "num_completions": recipe.eval.num_completions,
-        "max_completion_tokens": recipe.rollout.max_completion_tokens,
-        "temperature": recipe.eval.temperature,
-        "top_p": recipe.rollout.top_p,
-        "top_k": recipe.rollout.top_k,
+        "num_completions": evaluation.num_completions,
+        "max_completion_tokens": rollout.max_completion_tokens,
+        "temperature": evaluation.temperature,
+        "top_p": rollout.top_p,
+        "top_k": rollout.top_k,
     }
 
 
@@ -161,17 +163,17 @@ def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult
     return kept if same and _equal(kept, header, settings) else None
 
 
-def has_judged(recipe: Recipe, kept: EvalResult | None) -> bool:
+def has_judged(section: EvalSection, kept: EvalResult | None) -> bool:
     """Whether the judge of the recipe, if there is one, has compared the completions of `kept`."""
-    judge = recipe.eval.judge
+    judge = section.judge
     if judge is None:
         return True
     return bool(kept and kept.judged and kept.judged.judge == judge.model_dump(mode="json"))
 
 
-def has_tasks(recipe: Recipe, kept: EvalResult | None) -> bool:
+def has_tasks(section: EvalSection, kept: EvalResult | None) -> bool:
     """Whether `kept` has scores of the tasks of the recipe, if there are any."""
-    tasks = recipe.eval.lm_eval
+    tasks = section.lm_eval
     if tasks is None:
         return True
     return bool(kept and kept.lm_eval and kept.lm_eval.settings == tasks.model_dump(mode="json"))

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from pgrpo_cli.model.load.base_model import locate
+from pgrpo_cli.pretrained.location import locate
 from pgrpo_cli.recipe.model import ModelSection
 
 _NAME = re.compile(r"(?i)(licen[cs]e|notice)(\.(md|txt))?")

@@ -13,8 +13,8 @@ import torch
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.load.adapter import attach_adapter, restore_adapter
-from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer, locate
-from pgrpo_cli.pretrained.location import quiet
+from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer
+from pgrpo_cli.pretrained.location import locate, quiet
 from pgrpo_cli.recipe.model import ModelSection, NoQuantization
 from pgrpo_cli.state.files import write_json
 

@@ -77,11 +77,12 @@ def _merged(job: Job, folder: Path) -> Written:
 
 
 def _adapter(job: Job, folder: Path) -> Written:
-    from pgrpo_cli.state.adapter import save_adapter_of
+    from pgrpo_cli.model.load.adapter import adapter_state
+    from pgrpo_cli.state.adapter import Adapter, save_adapter
 
     model, _ = adapted_base(job.target)
     model.peft_config["default"].base_model_name_or_path = job.target.recipe.model.id
-    save_adapter_of(model, folder)
+    save_adapter(Adapter(*adapter_state(model)), folder)
     del model
     save_tokenizer(job.target, folder)
     found = read_adapter(job.target, folder, list(job.answers))

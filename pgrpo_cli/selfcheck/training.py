@@ -13,7 +13,8 @@ from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.model.rollouts import Rollouts
-from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update, update_budget
+from pgrpo_cli.model.update.optimizer import build_optimizer
+from pgrpo_cli.model.update.policy_update import policy_update, update_budget
 
 from . import results
 from .machine import matrix_rate

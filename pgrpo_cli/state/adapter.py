@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgrpo_cli import __version__
 from pgrpo_cli.errors import CheckpointError
@@ -15,8 +15,9 @@ from .files import aside, atomic_write, explained, sync_directory, sync_tree, wr
 from .run import RunDirectory
 
 if TYPE_CHECKING:
+    import torch
+
     from pgrpo_cli.algo.history import RewardHistory
-    from pgrpo_cli.model.policy import Policy
     from pgrpo_cli.recipe.schema import Recipe
 
 ADAPTER_BEING_WRITTEN = ".adapter.tmp"
@@ -24,32 +25,26 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _ROWS = 100
 
 
-def save_adapter(policy: Policy, folder: Path) -> None:
-    """Save the adapter in PEFT's format, without the model card that PEFT writes."""
-    save_adapter_of(policy.model, folder)
+class Adapter(NamedTuple):
+    """An adapter as PEFT saves it: its weights by name, and its configuration in values of JSON."""
+
+    weights: Mapping[str, torch.Tensor]
+    config: Mapping[str, Any]
 
 
-def save_adapter_of(model: Any, folder: Path) -> None:
-    """The same for a PEFT model that is no policy's."""
-    # By default PEFT asks the hub whether the vocabulary was resized. This adapter never contains embeddings.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    _sort_config(folder / "adapter_config.json")
-    for file in folder.glob("*.safetensors"):
-        # safetensors makes its files readable by their owner only.
-        shutil.copymode(folder / "adapter_config.json", file)
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write the files that PEFT loads."""
+    from safetensors.torch import save_file
 
-
-def _sort_config(path: Path) -> None:
-    """Sort the sets in the configuration, since PEFT writes them in another order in each process."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    unordered = ("target_modules", "exclude_modules", "modules_to_save")
-    ordered = {key: sorted(config[key]) for key in unordered if isinstance(config.get(key), list)}
-    write_json(path, {**config, **ordered})
+    config, weights = (folder / name for name in ADAPTER_FILES)
+    write_json(config, adapter.config)
+    save_file(dict(adapter.weights), weights, metadata={"format": "pt"})
+    # safetensors makes its files readable by their owner only.
+    shutil.copymode(config, weights)
 
 
 def finish_adapter(
-    run: RunDirectory, policy: Policy, model_card: str, *, chat_template: str | None = None
+    run: RunDirectory, adapter: Adapter, model_card: str, *, chat_template: str | None = None
 ) -> None:
     """Write the finished adapter, its checksums and its model card to `adapter/`, with one rename at the end.
 
@@ -60,7 +55,7 @@ def finish_adapter(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            save_adapter(policy, temporary)
+            save_adapter(adapter, temporary)
             if chat_template is not None:
                 atomic_write(temporary / "chat_template.jinja", chat_template)
             write_checksums(temporary)

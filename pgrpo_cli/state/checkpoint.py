@@ -16,31 +16,41 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from pgrpo_cli import __version__
 from pgrpo_cli.data.strict_json import read_json
-from pgrpo_cli.errors import CheckpointError, PgrpoError, RunError
+from pgrpo_cli.errors import CheckpointError, PgrpoError, RewardError, RunError
 
-from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, save_adapter
+from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, Adapter, save_adapter
 from .checksums import OURS, damage, hold, unheld, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
 from .run import RunDirectory
 
-# Checkpoints can be listed without torch.
-if TYPE_CHECKING:
-    import torch
-
-    from pgrpo_cli.model.policy import Policy
-
 _NAME = re.compile(r"step-[0-9]+")
 _NEEDED = (*ADAPTER_FILES, "history.json", "history.safetensors", "optimizer.safetensors", "trainer.json")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run resumes from, in tensors and plain values.
+
+    `optimizer`: what the optimizer stores, tensors and numbers, by `parameter name/field`. `loss_scale`: None
+    if the loss is not scaled. `history`, `part_history`: their `state_dict`; the second is None if the run
+    does not normalise each part of its rewards by itself.
+    """
+
+    adapter: Adapter
+    optimizer: Mapping[str, Any]
+    loss_scale: float | None
+    history: Mapping[str, Any]
+    part_history: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,35 +84,24 @@ class Checkpoint:
         """The state for `PartHistory.load_state_dict`, if the run normalises each part by itself."""
         return _load_history(self.path, "part_history")
 
-    def restore_optimizer(self, optimizer: torch.optim.Optimizer, policy: Policy) -> None:
-        """Load the state of the optimizer and the loss scale. Parameters are matched by name."""
+    def optimizer_state(self) -> dict[str, Any]:
+        """What the optimizer stored, by `parameter name/field`."""
         from safetensors.torch import load_file
 
-        from pgrpo_cli.model.update.loss_scale import FIRST_SCALE
+        state: dict[str, Any] = dict(load_file(self.path / "optimizer.safetensors"))
+        for name, fields in self._trainer()["optimizer_scalars"].items():
+            state.update({f"{name}/{field}": value for field, value in fields.items()})
+        return state
 
-        trainer = read_json(self.path / "trainer.json")
-        scalars = trainer["optimizer_scalars"]
-        policy.loss_scale.restore(trainer.get("loss_scale", FIRST_SCALE))
-        state: dict[int, dict[str, Any]] = {}
-        index_of = {name: i for i, name in enumerate(policy.trainable)}
-        for key, tensor in load_file(self.path / "optimizer.safetensors").items():
-            name, _, field = key.rpartition("/")
-            state.setdefault(index_of[name], {})[field] = tensor
-        for name, fields in scalars.items():
-            state.setdefault(index_of[name], {}).update(fields)
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    def loss_scale(self) -> object:
+        """The factor of the loss, unchecked; None if there is none."""
+        return self._trainer().get("loss_scale")
+
+    def _trainer(self) -> dict[str, Any]:
+        return read_json(self.path / "trainer.json")  # type: ignore[no-any-return]
 
 
-def save_checkpoint(
-    run: RunDirectory,
-    step: int,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    history_state: dict[str, Any],
-    part_history_state: dict[str, Any] | None = None,
-    *,
-    keep: int,
-) -> Path:
+def save_checkpoint(run: RunDirectory, step: int, state: TrainingState, *, keep: int) -> Path:
     """Write a checkpoint and delete all but the newest `keep`. Raises CheckpointError if writing fails."""
     final = run.checkpoints / f"step-{step:06d}"
     temporary = run.checkpoints / f".step-{step:06d}.tmp"
@@ -110,7 +109,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            _write(temporary, step, policy, optimizer, history_state, part_history_state)
+            _write(temporary, step, state)
             if final.exists():
                 aside(final, "replaced")
             temporary.rename(final)
@@ -119,6 +118,36 @@ def save_checkpoint(
         sync_directory(run.checkpoints)
     _drop_old(run, keep)
     return final
+
+
+@dataclass
+class Saver:
+    """Writes the checkpoints of a run; `state` returns what is to be saved.
+
+    If a reward fails inside its `with` block, for instance because a judge is down, it also saves the last
+    finished step. This is possible because a step changes none of the saved state before its rewards are
+    known.
+
+    `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept.
+    """
+
+    run: RunDirectory
+    state: Callable[[], TrainingState]
+    keep: int
+    saved: int
+    done: int = 0
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a finished step. Raises CheckpointError if writing fails."""
+        save_checkpoint(self.run, step, self.state(), keep=self.keep)
+        self.saved = step
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RewardError) and self.done > self.saved:
+            self.save(self.done)
 
 
 def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
@@ -156,32 +185,32 @@ def _drop_old(run: RunDirectory, keep: int) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _write(
-    folder: Path,
-    step: int,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    history_state: dict[str, Any],
-    part_history_state: dict[str, Any] | None,
-) -> None:
+def _write(folder: Path, step: int, state: TrainingState) -> None:
     import torch
     from safetensors.torch import save_file
 
-    save_adapter(policy, folder)
-    tensors, scalars = _optimizer_state(optimizer, policy)
+    save_adapter(state.adapter, folder)
+    tensors: dict[str, torch.Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for key, value in state.optimizer.items():
+        if isinstance(value, torch.Tensor):
+            tensors[key] = value
+        else:
+            name, _, field = key.rpartition("/")
+            scalars.setdefault(name, {})[field] = value
     save_file(tensors, folder / "optimizer.safetensors")
-    _save_history(history_state, folder, "history")
-    if part_history_state is not None:
-        _save_history(part_history_state, folder, "part_history")
+    _save_history(state.history, folder, "history")
+    if state.part_history is not None:
+        _save_history(state.part_history, folder, "part_history")
     trainer = {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars}
-    if policy.dtype == torch.float16:
-        trainer["loss_scale"] = policy.loss_scale.value
+    if state.loss_scale is not None:
+        trainer["loss_scale"] = state.loss_scale
     write_json(folder / "trainer.json", trainer)
     write_checksums(folder)
     sync_tree(folder)
 
 
-def _save_history(state: dict[str, Any], folder: Path, name: str) -> None:
+def _save_history(state: Mapping[str, Any], folder: Path, name: str) -> None:
     from safetensors.torch import save_file
 
     write_json(folder / f"{name}.json", {k: v for k, v in state.items() if k != "columns"})
@@ -273,24 +302,3 @@ def _by_step(run: RunDirectory) -> list[Path]:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer, policy: Policy
-) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """Tensors by `parameter name/field`, and what is not a tensor by parameter name and field.
-
-    They are read from `optimizer.state`: the `state_dict()` of bitsandbytes' optimizers wraps their quantized
-    tensors in a dictionary of its own, while the flat fields are what every optimizer loads.
-    """
-    import torch
-
-    tensors: dict[str, torch.Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for name, parameter in policy.trainable.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous().clone()
-            else:
-                scalars.setdefault(name, {})[key] = value
-    return tensors, scalars

@@ -18,7 +18,7 @@ from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of, sha256
-from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location
+from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location, locate
 from pgrpo_cli.recipe.reward_code import PythonReward
 from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
 from pgrpo_cli.recipe.schema import Recipe
@@ -47,7 +47,6 @@ def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Finge
     """The current fingerprint of the run. Models must have been loaded before, so that hub models are in the
     cache.
     """
-    from pgrpo_cli.model.load.base_model import locate
     from pgrpo_cli.rewards.pretrained import location_of
 
     manifest = read_manifest(run.path)

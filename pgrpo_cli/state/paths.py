@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
@@ -13,31 +14,16 @@ from pgrpo_cli.recipe.schema import Recipe
 from .files import explained, write_json
 from .run import RunDirectory
 
-if TYPE_CHECKING:
-    import torch
-
-    from pgrpo_cli.model.policy import Paths
-
+_COMPUTE_DTYPES = get_args(ModelSection.model_fields["compute_dtype"].annotation)
+_ROLLOUT_DTYPES = (None, *(name for name in _COMPUTE_DTYPES if name != "auto"))
+_SWITCHES = ("shared_prefix", "packed", "graphs")
 _NUMBERS = ("copy_from_rows", "tokens_per_batch", "tokens_per_micro_batch")
 
 
-def write_paths(run: RunDirectory, paths: Paths, device: torch.device, compute_dtype: torch.dtype) -> None:
-    """Record what was measured on `device`, and the type that the recipe's compute dtype was taken as."""
-    dtype = paths.rollout_dtype
-    record = {
-        "device": device.type,
-        "compute_dtype": str(compute_dtype).removeprefix("torch."),
-        "shared_prefix": paths.shared_prefix,
-        "packed": paths.packed,
-        "graphs": paths.graphs,
-        "reason": paths.reason,
-        "copy_from_rows": paths.copy_from_rows,
-        "tokens_per_batch": paths.tokens_per_batch,
-        "tokens_per_micro_batch": paths.tokens_per_micro_batch,
-        "rollout_dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-    }
+def write_paths(run: RunDirectory, measured: Mapping[str, Any], *, device: str, compute_dtype: str) -> None:
+    """Record what was measured on a device of that type, and what the recipe's compute dtype was taken as."""
     with explained(str(run.paths_path)):
-        write_json(run.paths_path, record)
+        write_json(run.paths_path, {"device": device, "compute_dtype": compute_dtype, **measured})
 
 
 def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
@@ -53,7 +39,7 @@ def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
         return recipe
     try:
         name = read_json(run.paths_path).get("compute_dtype", "auto")
-        if name not in get_args(ModelSection.model_fields["compute_dtype"].annotation):
+        if name not in _COMPUTE_DTYPES:
             raise TypeError(f"compute_dtype {name!r}")
     except FileNotFoundError:
         return recipe
@@ -62,33 +48,22 @@ def as_begun(run: RunDirectory, recipe: Recipe) -> Recipe:
     return with_value(recipe, "model", "compute_dtype", name)
 
 
-def read_paths(run: RunDirectory, device: torch.device) -> Paths | None:
-    """What was measured; None where nothing was, or on another kind of device. Raises CheckpointError."""
-    import torch
-
-    from pgrpo_cli.model.policy import Paths
-
+def read_paths(run: RunDirectory, device: str) -> dict[str, Any] | None:
+    """What was measured; None where nothing was, or on another type of device. Raises CheckpointError."""
     try:
         record: dict[str, Any] = read_json(run.paths_path)
-        if record["device"] != device.type:
+        if record["device"] != device:
             return None
-        name, reason = record["rollout_dtype"], record["reason"]
-        dtype = None if name is None else getattr(torch, name)
+        dtype, reason = record["rollout_dtype"], record["reason"]
+        if dtype not in _ROLLOUT_DTYPES or not isinstance(reason, str | None):
+            raise TypeError(f"rollout_dtype {dtype!r}, reason {reason!r}")
         # Earlier versions have measured none of these.
-        numbers = {name: record.get(name, getattr(Paths, name)) for name in _NUMBERS}
-        if not isinstance(dtype, torch.dtype | None) or not isinstance(reason, str | None):
-            raise TypeError(f"rollout_dtype {name!r}, reason {reason!r}")
-        for key, number in numbers.items():
+        numbers = {name: record[name] for name in _NUMBERS if name in record}
+        for name, number in numbers.items():
             if number is not None and (type(number) is not int or number < 1):
-                raise TypeError(f"{key} {number!r}")
-        return Paths(
-            shared_prefix=bool(record["shared_prefix"]),
-            packed=bool(record["packed"]),
-            graphs=bool(record["graphs"]),
-            reason=reason,
-            rollout_dtype=dtype,
-            **numbers,
-        )
+                raise TypeError(f"{name} {number!r}")
+        switches = {name: bool(record[name]) for name in _SWITCHES}
+        return {**switches, **numbers, "reason": reason, "rollout_dtype": dtype}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

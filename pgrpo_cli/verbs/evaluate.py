@@ -125,7 +125,7 @@ def _writable(target: EvalTarget, result: EvalResult | None, on_note: Callable[[
     try:
         require_writable(target.run)
     except CheckpointError as error:
-        done = result and has_judged(target.recipe, result) and has_tasks(target.recipe, result)
+        done = result and has_judged(target.recipe.eval, result) and has_tasks(target.recipe.eval, result)
         if not done:
             raise
         on_note(f"warning: {error.message}: its page and table stay as they are")

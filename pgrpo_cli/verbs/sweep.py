@@ -51,7 +51,7 @@ class PlannedRun:
         if not evaluated:
             return "done"
         kept = kept_result(eval_target(run, self.recipe, run.recipe_dir))
-        whole = kept and has_judged(self.recipe, kept) and has_tasks(self.recipe, kept)
+        whole = kept and has_judged(self.recipe.eval, kept) and has_tasks(self.recipe.eval, kept)
         return "done" if whole else "trained"
 
 

@@ -12,6 +12,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.model.memory.budgets import with_budgets
 from pgrpo_cli.model.memory.planner import paths_with_budgets
+from pgrpo_cli.model.policy import Paths, dtype_name
 from pgrpo_cli.model.update.determinism import prepare_determinism
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.schema import Recipe
@@ -125,7 +126,7 @@ def _train(
         report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
         callbacks.on_prepared(report)
     prompts = load_prepared(run.path, "train")
-    paths = read_paths(run, chosen) if checkpoint else None
+    paths = Paths.from_record(read_paths(run, chosen.type)) if checkpoint else None
     policy = load_policy(
         recipe,
         recipe_dir=recipe_dir,
@@ -139,7 +140,8 @@ def _train(
         callbacks.on_message(f"warning: {sentence}")
     if paths is None or paths.tokens_per_batch is None:
         policy = replace(policy, paths=paths_with_budgets(policy, recipe, recipe_dir, prompts))
-        write_paths(run, policy.paths, chosen, policy.dtype)
+        measured = policy.paths.as_record()
+        write_paths(run, measured, device=chosen.type, compute_dtype=dtype_name(policy.dtype))
     recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
     if policy.paths.reason:
         callbacks.on_message(f"this model takes a slower path: {policy.paths.reason}")

@@ -42,7 +42,9 @@ def _sampled(speaker: Speaker, seed: int, **settings: Any) -> str:
     """What an evaluation samples for the same text with the same seed."""
     text = speaker.rendered(QUESTION)
     ids = tuple(speaker.policy.tokenizer(text, add_special_tokens=False)["input_ids"])
-    drawn = replace(eval_sampling(sampling_of(speaker.recipe)), num_generations=1, **settings)
+    drawn = replace(
+        eval_sampling(sampling_of(speaker.recipe.eval, speaker.recipe.rollout)), num_generations=1, **settings
+    )
     rollouts = sample(speaker.policy, [PreparedPrompt("conversation", "", text, ids)], drawn, seed=seed)
     return rollouts.texts_N[0]
 

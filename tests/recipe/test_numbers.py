@@ -19,7 +19,7 @@ from pgrpo_cli.algo.losses import policy_loss
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.split import split
 from pgrpo_cli.model.rollout.sampling import sample_tokens
-from pgrpo_cli.model.update.policy_update import build_optimizer
+from pgrpo_cli.model.update.optimizer import build_optimizer
 from pgrpo_cli.recipe.base import Section
 from pgrpo_cli.recipe.check import check
 from pgrpo_cli.recipe.load import dump_resolved

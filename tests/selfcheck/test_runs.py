@@ -11,7 +11,6 @@ from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.selfcheck import runs
 from pgrpo_cli.selfcheck.subject import Subject
-from pgrpo_cli.state.checkpoint import Checkpoint
 
 
 def test_on_a_cpu_a_resumed_run_is_the_same_bit_for_bit(new_subject: Subject, subject: Subject) -> None:
@@ -48,7 +47,7 @@ def test_an_optimizer_that_is_not_restored_fails(
     new_subject: Subject, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_subject.__dict__["_built"] = subject.policy
-    monkeypatch.setattr(Checkpoint, "restore_optimizer", lambda *arguments: None)
+    monkeypatch.setattr("pgrpo_cli.training.restore_optimizer", lambda *arguments: None)
     result, problem = runs.resume(new_subject)
     (found,) = result.runs
     assert not found.bit_for_bit and found.differing_states > 0

@@ -15,18 +15,21 @@ from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.policy import Policy
-from pgrpo_cli.model.update.policy_update import build_optimizer
+from pgrpo_cli.model.update.optimizer import build_optimizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state import checkpoint as checkpoint_module
 from pgrpo_cli.state.adapter import finish_adapter, finished_adapter
 from pgrpo_cli.state.checkpoint import (
+    Checkpoint,
+    TrainingState,
     checkpoint_at,
     latest_checkpoint,
     rewind_checkpoints,
     save_checkpoint,
 )
 from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.training import restore, training_state
 from tests.support.history import comparable, contents
 from tests.support.training import TINY, files_in, write_tiny
 
@@ -53,8 +56,13 @@ class Setup:
         self.history.update([0.1, 0.2, seed / 3, 1e-300], ["é"] * 3 + [""], num_generations=1, step=seed)
 
     def save(self, step: int, keep: int = 3) -> Path:
-        state = self.history.state_dict()
-        return save_checkpoint(self.run, step, self.policy, self.optimizer, state, keep=keep)
+        return save_checkpoint(self.run, step, self.state(), keep=keep)
+
+    def state(self) -> TrainingState:
+        return training_state(self.policy, self.optimizer, self.history, None)
+
+    def finish(self, card: str, chat_template: str | None = None) -> None:
+        finish_adapter(self.run, self.state().adapter, card, chat_template=chat_template)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.run.checkpoints.iterdir())
@@ -75,7 +83,7 @@ def test_weights_optimizer_and_history_come_back_bit_for_bit(setup: Setup) -> No
     assert history.stats() == setup.history.stats()
     policy = load_policy(setup.recipe, recipe_dir=setup.folder, adapter=checkpoint.path)
     optimizer = build_optimizer(policy, setup.recipe.train)
-    checkpoint.restore_optimizer(optimizer, policy)
+    restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
     for name, parameter in setup.policy.trainable.items():
         restored = policy.trainable[name]
         assert torch.equal(parameter, restored)
@@ -99,7 +107,7 @@ def test_the_states_of_an_8_bit_optimizer_come_back_bit_for_bit(tmp_path: Path) 
     assert checkpoint is not None
     policy = load_policy(setup.recipe, recipe_dir=tmp_path, adapter=checkpoint.path)
     optimizer = build_optimizer(policy, setup.recipe.train)
-    checkpoint.restore_optimizer(optimizer, policy)
+    restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
     states = [
         (setup.optimizer.state[parameter], optimizer.state[policy.trainable[name]])
         for name, parameter in setup.policy.trainable.items()
@@ -210,7 +218,7 @@ def test_a_checkpoint_that_never_had_one_of_its_files_is_damaged(setup: Setup, n
 
 def test_others_may_read_the_adapter(setup: Setup) -> None:
     setup.save(1)
-    finish_adapter(setup.run, setup.policy, "# card\n")
+    setup.finish("# card\n")
     for folder in (setup.run.checkpoints / "step-000001", setup.run.adapter):
         config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
         assert stat.S_IMODE(weights.stat().st_mode) == stat.S_IMODE(config.stat().st_mode)
@@ -224,13 +232,13 @@ def test_others_may_read_the_adapter(setup: Setup) -> None:
 
 
 def test_a_chat_template_of_the_recipes_goes_with_the_adapter(setup: Setup) -> None:
-    finish_adapter(setup.run, setup.policy, "# card\n", chat_template="{{ messages }}")
+    setup.finish("# card\n", chat_template="{{ messages }}")
     assert (setup.run.adapter / "chat_template.jinja").read_text() == "{{ messages }}"
     assert finished_adapter(setup.run) == []
 
 
 def test_a_chat_template_that_goes_with_the_adapter_is_verified_with_it(setup: Setup) -> None:
-    finish_adapter(setup.run, setup.policy, "# card\n", chat_template="{{ messages }}")
+    setup.finish("# card\n", chat_template="{{ messages }}")
     assert finished_adapter(setup.run) == []
     (setup.run.adapter / "README.md").write_text("# my card\n")
     assert finished_adapter(setup.run) == []
@@ -278,7 +286,7 @@ def test_a_save_that_fails_leaves_the_others_and_no_leftover(
 
 def test_a_second_finished_adapter_sets_the_first_aside(setup: Setup) -> None:
     for text in ("one", "two"):
-        finish_adapter(setup.run, setup.policy, text)
+        setup.finish(text)
     assert (setup.run.path / "adapter.replaced-1" / "README.md").read_text() == "one"
     assert (setup.run.adapter / "README.md").read_text() == "two"
 
@@ -299,12 +307,17 @@ def test_the_scale_of_the_loss_comes_back_where_there_is_one(tmp_path: Path) -> 
     checkpoint, _ = latest_checkpoint(setup.run)
     assert checkpoint is not None
     policy = load_policy(setup.recipe, recipe_dir=tmp_path, adapter=checkpoint.path)
-    checkpoint.restore_optimizer(build_optimizer(policy, setup.recipe.train), policy)
+
+    def resumed(checkpoint: Checkpoint) -> None:
+        optimizer = build_optimizer(policy, setup.recipe.train)
+        restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
+
+    resumed(checkpoint)
     assert policy.loss_scale.value == 256.0
     trainer = checkpoint.path / "trainer.json"
     trainer.write_text(trainer.read_text().replace("256.0", "257.0"))
-    with pytest.raises(CheckpointError, match=r"loss_scale is 257\.0"), checkpoint.readable():
-        checkpoint.restore_optimizer(build_optimizer(policy, setup.recipe.train), policy)
+    with pytest.raises(CheckpointError, match=r"loss_scale is 257\.0"):
+        resumed(checkpoint)
 
 
 def test_without_float16_a_checkpoint_has_no_scale(setup: Setup) -> None:

@@ -11,8 +11,6 @@ from pgrpo_cli.state.paths import as_begun, read_paths, write_paths
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.runs import make_run, recipe_of
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-
 
 @pytest.mark.parametrize(
     "paths",
@@ -25,24 +23,24 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
     ],
 )
 def test_what_is_written_is_read(tmp_path, paths):
-    write_paths(RunDirectory(tmp_path), paths, CPU, torch.float32)
-    assert read_paths(RunDirectory(tmp_path), CPU) == paths
+    write_paths(RunDirectory(tmp_path), paths.as_record(), device="cpu", compute_dtype="float32")
+    assert Paths.from_record(read_paths(RunDirectory(tmp_path), "cpu")) == paths
 
 
 def test_another_kind_of_device_is_measured_anew(tmp_path):
-    write_paths(RunDirectory(tmp_path), Paths(), CUDA, torch.float32)
-    assert read_paths(RunDirectory(tmp_path), CPU) is None
+    write_paths(RunDirectory(tmp_path), Paths().as_record(), device="cuda", compute_dtype="float32")
+    assert read_paths(RunDirectory(tmp_path), "cpu") is None
 
 
 def test_a_run_without_a_record_is_measured_anew(tmp_path):
-    assert read_paths(RunDirectory(tmp_path), CPU) is None
+    assert read_paths(RunDirectory(tmp_path), "cpu") is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}', "[" * 100_000])
 def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
     (tmp_path / "paths.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"paths\.json is damaged") as refusal:
-        read_paths(RunDirectory(tmp_path), CPU)
+        read_paths(RunDirectory(tmp_path), "cpu")
     assert "Delete it" in refusal.value.remedy
 
 
@@ -50,11 +48,11 @@ def test_a_damaged_record_is_refused_with_a_remedy(tmp_path, text):
     "wrong", [{"rollout_dtype": "float17"}, {"rollout_dtype": "nn"}, {"rollout_dtype": 3}, {"reason": []}]
 )
 def test_an_unknown_dtype_or_reason_is_damage(tmp_path, wrong):
-    write_paths(RunDirectory(tmp_path), Paths(), CPU, torch.float32)
+    write_paths(RunDirectory(tmp_path), Paths().as_record(), device="cpu", compute_dtype="float32")
     record = json.loads((tmp_path / "paths.json").read_text())
     (tmp_path / "paths.json").write_text(json.dumps({**record, **wrong}))
     with pytest.raises(CheckpointError):
-        read_paths(RunDirectory(tmp_path), CPU)
+        read_paths(RunDirectory(tmp_path), "cpu")
 
 
 def dtype_of(recipe):
@@ -65,7 +63,7 @@ def test_a_run_keeps_the_compute_dtype_that_auto_was_taken_as(tmp_path):
     auto = recipe_of(model__compute_dtype="auto")
     run = make_run(tmp_path / "run", auto)
     assert dtype_of(as_begun(run, auto)) == "auto"  # Nothing is recorded.
-    write_paths(run, Paths(), CUDA, torch.float16)
+    write_paths(run, Paths().as_record(), device="cuda", compute_dtype="float16")
     assert dtype_of(as_begun(run, auto)) == "float16"
     assert dtype_of(as_begun(run, recipe_of(model__compute_dtype="float32"))) == "float32"
     # A run that has not begun is free to take another.

@@ -98,15 +98,18 @@ def make(
     (run.data / "manifest.json").write_text(json.dumps({"version": 1, "preference_groups": counts}))
     history, estimator, random = (
         reward_history(recipe.history),
-        estimator_of(recipe),
+        estimator_of(recipe.advantage),
         np.random.default_rng(0),
     )
     with HistoryStore(run.history_path) as store, RunLog(run.metrics_path) as log:
         for step in range(1, steps + 1):
             progress = (step - 1) / (STEPS - 1)
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
-            advantages = personalized_advantages(rollouts, scores_N, history, estimator, recipe, step=step)
-            groups = history.stats(rollouts.preference_groups_N)
+            groups_N = rollouts.preference_groups_N
+            advantages = personalized_advantages(
+                scores_N, groups_N, history, None, estimator, recipe.history, num_generations=G, step=step
+            )
+            groups = history.stats(groups_N)
             scored = scored_step(step, rollouts, scores_N, advantages)
             store.record_step(completion_rows(scored), group_rows(groups))
             kl = made.kl(progress)

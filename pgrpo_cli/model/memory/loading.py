@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pgrpo_cli.pretrained.location import locate
 from pgrpo_cli.recipe.model import ModelSection
 
-from ..load.base_model import locate
 from ..load.precision import compute_dtype
 from ..policy import Policy
 from .weights import base_parameters, base_weights

@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 
-from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.data.records import PreparedPrompt, completion_of
 from pgrpo_cli.rewards.base import Completion
 
 from ..oom import TokenBudget, in_pieces
 from ..policy import Policy
-from ..rollouts import Rollouts, completion_of
+from ..rollouts import Rollouts
 from .batching import Batch, cut_batches, rollout_budget
 from .cpu_weights import rollout_weights
 from .decode import decode_on

@@ -30,7 +30,12 @@ class LossScale:
         return above_one
 
     def restore(self, value: object) -> None:
-        """Set the value that was saved in a checkpoint. Raises ValueError for an impossible value."""
+        """Set the value that was saved in a checkpoint (None: the first one).
+
+        Raises ValueError for an impossible value.
+        """
+        if value is None:
+            value = FIRST_SCALE
         # `frexp` gives 0.5 as the mantissa of exactly the powers of two.
         if type(value) is not float or not 1 <= value <= FIRST_SCALE or math.frexp(value)[0] != 0.5:
             raise ValueError(f"loss_scale is {value!r}")

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -31,23 +30,6 @@ _REMEDY = (
     "Set train.gradient_checkpointing to true, lower data.max_prompt_tokens or "
     "rollout.max_completion_tokens, or use a smaller model; `pgrpo plan` says what fits."
 )
-
-
-def build_optimizer(policy: Policy, section: TrainSection) -> torch.optim.Optimizer:
-    """The optimizer of the recipe over the adapter's parameters."""
-    settings = section.optimizer
-    arguments: dict[str, Any] = {
-        "lr": section.learning_rate,
-        "betas": (settings.beta1, settings.beta2),
-        "eps": settings.epsilon,
-        "weight_decay": settings.weight_decay,
-    }
-    parameters = list(policy.trainable.values())
-    if settings.type == "adamw":
-        return torch.optim.AdamW(parameters, **arguments)
-    from bitsandbytes.optim import AdamW8bit
-
-    return AdamW8bit(parameters, **arguments)
 
 
 def update_budget(train: TrainSection, on_note: Callable[[str], None] = lambda text: None) -> TokenBudget:

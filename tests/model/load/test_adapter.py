@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pgrpo_cli.errors import CheckpointError, ModelError
-from pgrpo_cli.model.load.adapter import attach_adapter
+from pgrpo_cli.model.load.adapter import adapter_state, attach_adapter
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.random_model import random_model
 from pgrpo_cli.model.update.packing import pack, whole_rows
 from pgrpo_cli.model.update.policy_update import completion_logprobs
 from pgrpo_cli.recipe.model import AdapterSection, RandomModel
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.adapter import save_adapter
+from pgrpo_cli.state.adapter import Adapter, save_adapter
 from tests.support.policies import made_up_rollouts, randomize_adapter
 from tests.support.recipes import MINIMAL
 
@@ -89,8 +89,21 @@ def saved(tmp_path):
     """A trained adapter's folder, and its weights."""
     policy = policy_with(r=4)
     randomize_adapter(policy)
-    save_adapter(policy, tmp_path)
+    save_adapter(Adapter(*adapter_state(policy.model)), tmp_path)
     return tmp_path, {name: weight.detach().clone() for name, weight in policy.trainable.items()}
+
+
+def test_an_adapter_is_saved_as_peft_itself_saves_it(saved, tmp_path):
+    """The bytes of the weights; of the configuration the values, as PEFT's order of sets is one of chance."""
+    folder, _ = saved
+    policy = policy_with(folder, r=4)
+    policy.model.save_pretrained(tmp_path / "peft", save_embedding_layers=False)
+    both = (folder, tmp_path / "peft")
+    ours, theirs = ((at / "adapter_model.safetensors").read_bytes() for at in both)
+    assert ours == theirs
+    ours, theirs = (json.loads((at / "adapter_config.json").read_text()) for at in both)
+    assert ours.pop("target_modules") == sorted(theirs.pop("target_modules"))
+    assert list(ours.items()) == list(theirs.items())
 
 
 def test_a_saved_adapter_comes_back(saved):

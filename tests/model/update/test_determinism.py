@@ -18,7 +18,8 @@ from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.model.update.determinism import deterministic, prepare_determinism
-from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
+from pgrpo_cli.model.update.optimizer import build_optimizer
+from pgrpo_cli.model.update.policy_update import policy_update
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import TrainSection
 from tests.support.loop import Watcher, go

@@ -7,7 +7,8 @@ import torch
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.model.policy import Paths
-from pgrpo_cli.model.update.policy_update import build_optimizer, policy_update
+from pgrpo_cli.model.update.optimizer import build_optimizer
+from pgrpo_cli.model.update.policy_update import policy_update
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.policies import VOCABULARY, made_up_rollouts, randomize_adapter, tiny_policy
 from tests.support.recipes import changed

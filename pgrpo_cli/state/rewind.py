@@ -1,22 +1,11 @@
-"""Writing checkpoints during training, and rewinding a run to one.
-
-When a run resumes, all other files are rewound to the step of the checkpoint.
-"""
+"""Rewinds a run to a checkpoint: when a run resumes, all other files go back to the checkpoint's step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.algo.parts import PartHistory
-from pgrpo_cli.errors import RewardError
-from pgrpo_cli.model.policy import Policy
-
-from .checkpoint import rewind_checkpoints, save_checkpoint
+from .checkpoint import rewind_checkpoints
 from .files import explained
 from .history_store import GroupRow, HistoryStore, PartRow
 from .run import RunDirectory
@@ -68,44 +57,3 @@ def _lost(path: Path, what: str, step: int, found: set[int], missing: list[Path]
     why = "is missing" if path in missing else "is not complete"
     which = f"step {lost[0]}" if len(lost) == 1 else f"{len(lost)} steps from {lost[0]} to {lost[-1]}"
     return [f"{path} {why}; the record of the {what} of {which} is lost, and training goes on without it"]
-
-
-@dataclass
-class Saver:
-    """Writes checkpoints.
-
-    If a reward fails inside its `with` block, for instance because a judge is down, it also saves the last
-    finished step. This is possible because a step changes none of the saved state before its rewards are
-    known.
-
-    `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept.
-    """
-
-    run: RunDirectory
-    policy: Policy
-    optimizer: torch.optim.Optimizer
-    history: RewardHistory
-    parts: PartHistory | None
-    keep: int
-    saved: int
-    done: int = 0
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint of a finished step. Raises CheckpointError if writing fails."""
-        save_checkpoint(
-            self.run,
-            step,
-            self.policy,
-            self.optimizer,
-            self.history.state_dict(),
-            self.parts.state_dict() if self.parts else None,
-            keep=self.keep,
-        )
-        self.saved = step
-
-    def __enter__(self) -> Saver:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, RewardError) and self.done > self.saved:
-            self.save(self.done)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.state.checkpointing import rewind
 from pgrpo_cli.state.history_store import (
     GroupRow,
     HistoryStore,
@@ -16,6 +15,7 @@ from pgrpo_cli.state.history_store import (
     read_groups,
     read_parts,
 )
+from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import read_metrics
 from tests.support.history import read_completions

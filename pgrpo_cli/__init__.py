@@ -1,7 +1,7 @@
 """pgrpo: fine-tune one chat model for many tastes with P-GRPO (arXiv 2603.10009).
 
-`prepare`, `train`, `evaluate`, `compare` and `export` are what the commands of the same names call. They are
-imported when they are asked for, so that importing the package costs nothing.
+Its names, such as `prepare` and `train`, are what the commands of the same names call. They are imported when
+they are asked for, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -15,6 +15,8 @@ _MODULE_OF = {
     "evaluate": "verbs.evaluate",
     "compare": "verbs.compare",
     "export": "verbs.export",
+    "chat": "verbs.chat",
+    "taste": "verbs.taste",
     "Callbacks": "verbs.callbacks",
 }
 

@@ -181,7 +181,21 @@ class Undo(_Record):
     undone: Name
 
 
-Record = Rating | Pick | Undo
+class Placed(_Record):
+    """Where a user's picks place them: the probability of each preference group, and of none of them."""
+
+    kind: Literal["placed"] = "placed"
+    user: Name
+    probabilities: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1)]], Field(max_length=10_000)]
+    nobody: Annotated[float, Field(ge=0, le=1)]
+
+    @property
+    def group(self) -> str | None:
+        """The preference group that is likelier than everything else together."""
+        return next((group for group, share in self.probabilities.items() if share > 0.5), None)
+
+
+Record = Rating | Pick | Undo | Placed
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -204,6 +218,7 @@ class Feedback:
 
     ratings: tuple[Rating, ...] = ()
     picks: tuple[Pick, ...] = ()
+    placed: tuple[Placed, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -266,6 +281,7 @@ def read_feedback(path: Path) -> Feedback:
     return Feedback(
         tuple(record for record in records.values() if isinstance(record, Rating)),
         tuple(record for record in records.values() if isinstance(record, Pick)),
+        tuple(record for record in records.values() if isinstance(record, Placed)),
         tuple(problems),
         (*notes, *cut),
     )

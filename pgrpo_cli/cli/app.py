@@ -24,6 +24,8 @@ COMMAND_MODULES = (
     "train",
     "evaluate",
     "export",
+    "chat",
+    "taste",
     "sweep",
     "doctor",
     "plan",

@@ -136,7 +136,7 @@ def try_on_texts(
         emit(json.dumps([_as_json(trial) for trial in trials], indent=2))
         return
     for text, of_text in _by_text(trials):
-        stdout.print(_table(text, of_text))
+        stdout.print(trial_table(text, of_text))
         stdout.print()
 
 
@@ -162,7 +162,7 @@ def _by_text(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
         yield text, of_text
 
 
-def _table(text: str, trials: Sequence[Trial]) -> Table:
+def trial_table(text: str, trials: Sequence[Trial]) -> Table:
     """A line for each reward and part of each preference group; `weighted` adds up to the total."""
     shown = text if len(text) <= _LONGEST_TITLE else text[: _LONGEST_TITLE - 3] + "..."
     table = Table(title=shown, title_justify="left", box=None, pad_edge=False)

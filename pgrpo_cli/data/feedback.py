@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from pgrpo_cli.feedback import Feedback, Pick, Problem, Rating, Undo, append, checked_name, read_feedback
+from pgrpo_cli.feedback import (
+    Feedback,
+    Pick,
+    Placed,
+    Problem,
+    Rating,
+    Undo,
+    append,
+    checked_name,
+    read_feedback,
+)
 
-__all__ = ["Feedback", "Pick", "Problem", "Rating", "Undo", "append", "checked_name", "read_feedback"]
+__all__ = [
+    "Feedback",
+    "Pick",
+    "Placed",
+    "Problem",
+    "Rating",
+    "Undo",
+    "append",
+    "checked_name",
+    "read_feedback",
+]

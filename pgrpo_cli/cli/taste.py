@@ -1,0 +1,270 @@
+"""`taste`: pick between two answers; every pick is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgrpo_cli.errors import DataError
+
+from .callbacks import Terminal
+from .common import (
+    AllowCodeOption,
+    AllowHostOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RunDirOption,
+    SetOption,
+    path_parser,
+)
+from .terminal import emit, note, say
+
+if TYPE_CHECKING:
+    from pgrpo_cli.conversation.tasting import Shown, TasteResult, Tasting
+
+MARKS = ("1", "2", "=", "s", "u", "q")
+_RULE = "1, 2, = (the same), s (skip), u (undo), q (quit)"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(taste)
+
+
+def taste(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_RECIPE",
+            parser=path_parser("RUN_OR_RECIPE"),
+            help="A run directory, or a recipe: before anything is trained its base model answers.",
+            show_default=False,
+        ),
+    ],
+    user: Annotated[str, typer.Option("--user", metavar="NAME", help="Who picks.", show_default=False)],
+    between: Annotated[
+        str,
+        typer.Option(
+            "--between",
+            metavar="A,B",
+            help="`base,tuned` or two runs: which is better for me? `samples`: answers of one model.",
+        ),
+    ] = "samples",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="GROUP",
+            help="Tell the model that this group asks.",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            parser=path_parser("--prompts"),
+            help="Questions: a line each, or JSON lines with a `prompt`. Default: those of the data, else "
+            "what you type.",
+            show_default=False,
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="How many pairs.")] = 20,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            "--answers",
+            metavar="FILE",
+            help="Read picks from a file, one of `1 2 = s` a line. `-`: JSON lines with a program, a pair on "
+            "standard output, a pick on standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            parser=path_parser("--output"),
+            help="Where picks are appended. Default: taste.jsonl in the run.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="What is drawn depends on it.")] = 0,
+    run_dir: RunDirOption = None,
+    overrides: SetOption = None,
+    allow_code: AllowCodeOption = False,
+    allow_host: AllowHostOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pick between two answers, without knowing whose they are; every pick is kept."""
+    # A file of picks that cannot be read is found before a model is loaded.
+    pick = _picker(answers)
+    from pgrpo_cli.verbs.taste import taste
+
+    tasting = taste(
+        target,
+        user=user,
+        between=between,
+        group=group,
+        prompts=prompts,
+        next_question=_typed_question if answers is None and sys.stdin.isatty() else None,
+        output=output,
+        run_dir=run_dir,
+        overrides=overrides or (),
+        seed=seed,
+        allow_code=allow_code,
+        allowed_hosts=allow_host or (),
+        device=device,
+        callbacks=Terminal(quiet=quiet or as_json),
+    )
+    try:
+        _pairs(tasting, pick, pairs, quiet=quiet or answers is not None)
+    finally:
+        # Also where it is stopped: what was picked stays, and says something.
+        tasting.close()
+    result = tasting.result()
+    if as_json:
+        emit(json.dumps(_as_json(result)))
+        return
+    _show(result)
+    if not quiet:
+        note(f"Picks: {shlex.quote(str(tasting.path))}")
+
+
+def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: bool) -> None:
+    """Show pairs until there are enough, or the person has had enough."""
+    done = 0
+    pair = tasting.next_pair()
+    while pair is not None and done < most:
+        mark = pick(pair)
+        if mark == "q":
+            return
+        if mark == "u":
+            before = tasting.undo()
+            if before is None:
+                note("there is no pick to take back")
+            else:
+                pair, done = before, done - 1
+            continue
+        tasting.pick(pair, mark)
+        done += 1
+        if not quiet and tasting.placing is not None:
+            note(f"Where you are: {_placement(tasting.placing.probabilities())}")
+        pair = tasting.next_pair() if done < most else None
+
+
+def _picker(answers: str | None) -> Callable[[Shown], str]:
+    """What asks for a pick: the terminal, a file, or a program behind standard input and output."""
+    if answers is None:
+        return _ask_person
+    if answers == "-":
+        return _ask_program
+    path = Path(answers)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--answers: {path} cannot be read: {error}", remedy="Name a file of text."
+        ) from error
+    given = _marks(path, lines)
+    return lambda pair: next(given, "q")
+
+
+def _marks(path: Path, lines: list[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if line.strip() not in MARKS:
+            raise DataError(
+                f"{path}:{number}: found {line.strip()!r}, not one of {_RULE}", remedy="Correct it."
+            )
+        yield line.strip()
+
+
+def _ask_person(pair: Shown) -> str:
+    say(f"\n{pair.number}. {pair.question.text}\n")
+    for index, answer in enumerate(pair.answers, start=1):
+        say(f"  [{index}] {answer.strip() or '(nothing)'}\n")
+    while True:
+        try:
+            mark = input("which is better? ").strip()
+        except EOFError:
+            return "q"
+        if mark in MARKS:
+            return mark
+        note(_RULE)
+
+
+def _ask_program(pair: Shown) -> str:
+    emit(
+        json.dumps(
+            {
+                "pair": pair.number,
+                "prompt_id": pair.question.prompt_id,
+                "question": pair.question.text,
+                "answers": list(pair.answers),
+            }
+        )
+    )
+    line = sys.stdin.readline()
+    mark = line.strip().strip('"')
+    if not line:
+        return "q"
+    if mark not in MARKS:
+        raise DataError(f"--answers -: found {mark[:60]!r}, not one of {_RULE}", remedy="Write one a line.")
+    return mark
+
+
+def _typed_question() -> str | None:
+    try:
+        return input("\nask something (nothing ends)> ").strip() or None
+    except EOFError:
+        return None
+
+
+def _show(result: TasteResult) -> None:
+    if result.names is not None:
+        first, second = result.names
+        rate = result.win_rate
+        says = (
+            "is better for you (the interval is above one half)" if rate.low > 0.5
+            else "is worse for you (the interval is below one half)" if rate.high < 0.5
+            else "may be no better or worse: the interval includes one half"
+        )  # fmt: skip
+        say(f"{second} against {first}: {result.wins} won, {result.losses} lost, {result.ties} the same")
+        if not math.isnan(rate.mean):
+            say(f"win rate {rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]: {second} {says}")
+    if result.placement:
+        say(f"Where you are: {_placement(result.placement)}")
+
+
+def _placement(probabilities: Mapping[str, float]) -> str:
+    most = sorted(probabilities.items(), key=lambda item: -item[1])[:4]
+    return ", ".join(f"{group} {probability:.0%}" for group, probability in most)
+
+
+def _as_json(result: TasteResult) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return {
+        "wins": result.wins,
+        "losses": result.losses,
+        "ties": result.ties,
+        "win_rate": number(result.win_rate.mean),
+        "ci_low": number(result.win_rate.low),
+        "ci_high": number(result.win_rate.high),
+        "placement": dict(result.placement),
+    }

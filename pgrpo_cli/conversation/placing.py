@@ -1,0 +1,110 @@
+"""Where a person stands among the preference groups of a run, while they pick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgrpo_cli.eval.matrix import cross_scores, group_rewards
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.reward_sum import RewardSum
+
+from .placement import Floats, most_telling, posterior
+
+if TYPE_CHECKING:
+    from .tasting import Question
+
+NOBODY = "nobody yet"
+"""Stands beside the names of preference groups where probabilities are told."""
+
+
+@dataclass
+class Placing:
+    """Scores answers by the reward of every preference group, and remembers what was picked."""
+
+    rewards: RewardSum
+    groups: Sequence[str]
+    _scores: dict[tuple[str, str], Floats] = field(default_factory=dict)
+    _picks: list[tuple[Floats, Floats, float]] = field(default_factory=list)
+
+    def add(self, question: Question, answers: tuple[str, str], mark: str) -> None:
+        """A pick: `1`, `2` or `=`."""
+        first, second = self._scored(question, answers)
+        self._picks.append((first, second, {"1": 1.0, "2": 0.0, "=": 0.5}[mark]))
+
+    def take_back(self) -> None:
+        """The last pick is undone."""
+        self._picks.pop()
+
+    def probabilities(self) -> Mapping[str, float]:
+        """Of each preference group, and of `NOBODY`; equal ones before the first pick."""
+        return dict(zip([*self.groups, NOBODY], self._posterior().tolist(), strict=True))
+
+    def likely(self) -> str | None:
+        """The preference group that is likelier than everything else together."""
+        found = self.probabilities()
+        return next((group for group in self.groups if found[group] > 0.5), None)
+
+    def most_telling(self, question: Question, pairs: Sequence[tuple[str, str]]) -> int:
+        """Which of the pairs of answers is expected to tell most."""
+        scored = [self._scored(question, pair) for pair in pairs]
+        first, second = (np.stack([pair[side] for pair in scored]) for side in (0, 1))
+        return most_telling(first, second, self._scale(), self._posterior())
+
+    def _posterior(self) -> Floats:
+        empty = np.zeros((0, len(self.groups)))
+        first = np.stack([pick[0] for pick in self._picks]) if self._picks else empty
+        second = np.stack([pick[1] for pick in self._picks]) if self._picks else empty
+        return posterior(first, second, [pick[2] for pick in self._picks], self._scale())
+
+    def _scale(self) -> Floats:
+        """The standard deviation of each group's reward over all answers that were looked at."""
+        if not self._scores:
+            return np.zeros(len(self.groups))
+        return np.nanstd(np.stack(list(self._scores.values())), axis=0)  # type: ignore[no-any-return]
+
+    def _scored(self, question: Question, answers: Iterable[str]) -> list[Floats]:
+        """The reward of each answer by each preference group."""
+        missing = [text for text in answers if (question.text, text) not in self._scores]
+        if missing:
+            messages = [{"role": "user", "content": question.text}]
+            completions = [
+                Completion(question.prompt_id, "", question.text, text, question.columns, messages)
+                for text in missing
+            ]
+            by_group = cross_scores(self.rewards, completions, self.groups)
+            for index, text in enumerate(missing):
+                self._scores[question.text, text] = np.array([by_group[g][index] for g in self.groups])
+        return [self._scores[question.text, text] for text in answers]
+
+
+def placing_of(
+    recipe: Recipe,
+    recipe_dir: Path,
+    groups: Sequence[str],
+    run_dir: Path,
+    *,
+    allow_code: bool,
+    hosts: Iterable[str],
+    device: Any,
+) -> Placing | None:
+    """What places a person among the groups of a run; None where its rewards treat all groups alike.
+
+    Judges and code of the user's, which cost money or time, have no part in it. Raises RecipeError where a
+    reward cannot be built.
+    """
+    if len(groups) < 2 or not any(
+        section.by_preference_group or section.preference_groups for section in recipe.rewards
+    ):
+        return None
+    rewards = build_rewards(
+        recipe.rewards, recipe_dir, allow_code, run_dir=run_dir, allowed_hosts=hosts, device=device
+    )
+    by_group = group_rewards(rewards, recipe.rewards, "auto", len(groups))
+    return None if by_group is None else Placing(by_group, tuple(groups))

@@ -1,0 +1,248 @@
+"""A blind taste test: a question, two answers in drawn order, names hidden, and what the person picks.
+
+Two kinds. Between two models every pair has an answer of each, so the share of picks says which of them is
+better for this person. Among samples of one model, the pair that is shown is the one that tells most about
+the person, and picks are data for the next run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.data.records import Message
+from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback
+from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.stats.intervals import Interval, share_interval
+from pgrpo_cli.stats.result_types import Which
+
+from .placing import NOBODY, Placing
+from .speaker import Speaker
+
+CANDIDATES = 4
+"""Answers among which the pair that tells most is looked for."""
+MARKS = ("1", "2", "=")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a user's message, and the columns of its row for the rewards."""
+
+    prompt_id: str
+    text: str
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who answers: a model that is told that somebody asks. `name` is hidden until the end."""
+
+    name: str
+    speaker: Speaker
+    which: Which
+    preset: Preset
+
+    @property
+    def step(self) -> int:
+        """Steps of training behind it."""
+        return self.speaker.step if self.which == "tuned" else 0
+
+    def answer(self, question: Question, seed: int) -> str:
+        """Its answer, drawn by the seed."""
+        messages = [*self.preset.messages, {"role": "user", "content": question.text}]
+        return self.speaker.ask(messages, which=self.which, seed=seed).read()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as it is shown: `answers` in that order, and whose they are."""
+
+    number: int
+    question: Question
+    answers: tuple[str, str]
+    contestants: tuple[Contestant, Contestant]
+    seeds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TasteResult:
+    """What the picks say so far. `wins` are those of the second contestant over the first.
+
+    `win_rate` counts a tie as a half; its interval is Wilson's. NaN without picks, and for samples of one
+    model. `placement`: probability of each preference group, and of nobody yet.
+    """
+
+    names: tuple[str, str] | None
+    wins: int
+    losses: int
+    ties: int
+    skipped: int
+    win_rate: Interval
+    placement: Mapping[str, float]
+
+
+@dataclass
+class Tasting:
+    """The pairs of one person, one after the other. Each pick is on the disk when `pick` returns.
+
+    `versus`: the two that are compared; None: samples of `candidates`. `before`: what stands before the
+    question in the record of a pick. `seed` fixes questions, answers and their order.
+    """
+
+    questions: Iterator[Question]
+    path: Path
+    user: str
+    run: str
+    candidates: Sequence[Contestant]
+    versus: tuple[Contestant, Contestant] | None = None
+    preference_group: str | None = None
+    before: tuple[Message, ...] = ()
+    placing: Placing | None = None
+    seed: int = 0
+    confidence: float = 0.95
+    skipped: int = 0
+    _picked: list[tuple[Shown, Pick]] = field(default_factory=list)
+    _number: int = 0
+
+    def next_pair(self) -> Shown | None:
+        """The next pair; None where there are no questions left.
+
+        Two answers that are the same have nothing to pick from: between two models they are a tie, which is
+        recorded; of samples they are passed over.
+        """
+        for question in self.questions:
+            self._number += 1
+            pair = self._between(question) if self.versus else self._among(question)
+            if pair.answers[0].strip() != pair.answers[1].strip():
+                return pair
+            if self.versus:
+                self.pick(pair, "=")
+        return None
+
+    def pick(self, pair: Shown, mark: str) -> None:
+        """Record what was picked: `1`, `2` or `=`; `s` records nothing. Raises PgrpoError."""
+        if mark == "s":
+            self.skipped += 1
+            return
+        record = Pick(
+            user=self.user,
+            preference_group=self.preference_group,
+            prompt_id=pair.question.prompt_id,
+            messages=(*self.before, {"role": "user", "content": pair.question.text}),
+            answers=pair.answers,
+            pick=mark,  # type: ignore[arg-type]
+            models=(pair.contestants[0].name, pair.contestants[1].name),
+            run=self.run,
+            steps=(pair.contestants[0].step, pair.contestants[1].step),
+            seeds=pair.seeds,
+        )
+        append(self.path, record)
+        self._picked.append((pair, record))
+        if self.placing is not None:
+            self.placing.add(pair.question, pair.answers, mark)
+
+    def undo(self) -> Shown | None:
+        """Take the last pick back, and return its pair, to be shown again; None where there is none."""
+        if not self._picked:
+            return None
+        pair, record = self._picked[-1]
+        append(self.path, Undo(undone=record.id))
+        self._picked.pop()
+        if self.placing is not None:
+            self.placing.take_back()
+        return pair
+
+    def close(self) -> None:
+        """Record where the picks of this session place the user, if there are any."""
+        if self.placing is None or not self._picked:
+            return
+        found = dict(self.placing.probabilities())
+        nobody = found.pop(NOBODY)
+        append(self.path, Placed(user=self.user, probabilities=found, nobody=nobody))
+
+    def result(self) -> TasteResult:
+        """What the picks of this session say."""
+        marks = [(pair.contestants, pick.pick) for pair, pick in self._picked]
+        ties = sum(mark == "=" for _, mark in marks)
+        wins = losses = 0
+        if self.versus is not None:
+            tuned = self.versus[1]
+            won = [contestants[int(mark) - 1] is tuned for contestants, mark in marks if mark != "="]
+            wins, losses = sum(won), len(won) - sum(won)
+        judged = wins + losses + ties if self.versus else 0
+        share = (wins + ties / 2) / judged if judged else 0.0
+        return TasteResult(
+            names=None if self.versus is None else (self.versus[0].name, self.versus[1].name),
+            wins=wins,
+            losses=losses,
+            ties=ties,
+            skipped=self.skipped,
+            win_rate=share_interval(share, judged, self.confidence),
+            placement={} if self.placing is None else self.placing.probabilities(),
+        )
+
+    def _between(self, question: Question) -> Shown:
+        """An answer of each of the two, drawn with the same seed, in drawn order."""
+        assert self.versus is not None
+        seed = self._seed("answer")
+        order = (0, 1) if self._seed("order") % 2 else (1, 0)
+        contestants = (self.versus[order[0]], self.versus[order[1]])
+        answers = (contestants[0].answer(question, seed), contestants[1].answer(question, seed))
+        return Shown(self._number, question, answers, contestants, (seed, seed))
+
+    def _among(self, question: Question) -> Shown:
+        """Of a few answers, such as those for several groups, the pair that tells most."""
+        rng = random.Random(self._seed("candidates"))
+        some = rng.sample(list(self.candidates), min(CANDIDATES, len(self.candidates)))
+        drawn = [(some[index % len(some)], self._seed("answer", index)) for index in range(max(2, len(some)))]
+        texts = [contestant.answer(question, seed) for contestant, seed in drawn]
+        pairs = [
+            (i, j) for i, j in combinations(range(len(texts)), 2) if texts[i].strip() != texts[j].strip()
+        ] or [(0, 1)]
+        if self.placing is None or len(pairs) == 1:
+            i, j = rng.choice(pairs)
+        else:
+            i, j = pairs[self.placing.most_telling(question, [(texts[i], texts[j]) for i, j in pairs])]
+        if rng.random() < 0.5:
+            i, j = j, i
+        return Shown(
+            self._number,
+            question,
+            (texts[i], texts[j]),
+            (drawn[i][0], drawn[j][0]),
+            (drawn[i][1], drawn[j][1]),
+        )
+
+    def _seed(self, *what: str | int) -> int:
+        return derive_seed(self.seed, "taste", self.user, self._number, *what)
+
+
+def earlier_picks(path: Path, user: str) -> tuple[list[Pick], tuple[str, ...]]:
+    """The picks of a user that a file holds, and notes about its broken lines. Raises DataError."""
+    if not path.exists():
+        return [], ()
+    found = read_feedback(path)
+    return [pick for pick in found.picks if pick.user == user], found.notes
+
+
+def shuffled(questions: Sequence[Question], seed: int, user: str, *, skip: set[str]) -> Iterator[Question]:
+    """The questions in an order of the user's own, those not asked before first."""
+    order = list(questions)
+    random.Random(derive_seed(seed, "taste questions", user)).shuffle(order)
+    yield from (question for question in order if question.prompt_id not in skip)
+    yield from (question for question in order if question.prompt_id in skip)
+
+
+NextQuestion = Callable[[], str | None]
+"""Asks a person for a question; None where they have none."""
+
+
+def typed(ask: NextQuestion) -> Iterator[Question]:
+    """Questions as a person types them."""
+    while (text := ask()) is not None:
+        if text.strip():
+            yield Question("typed", text.strip())

@@ -1,0 +1,239 @@
+"""`pgrpo taste`: a blind test between two answers, whose picks say what is better and train the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pgrpo_cli.conversation.conversation import TASTE
+from pgrpo_cli.conversation.placing import Placing, placing_of
+from pgrpo_cli.conversation.speaker import Speaker, load_speaker
+from pgrpo_cli.conversation.tasting import Contestant, Question, Tasting, earlier_picks, shuffled, typed
+from pgrpo_cli.data.conditioning.presets import Preset, group_preset, plain_preset, preference_groups_of
+from pgrpo_cli.data.manifest import read_manifest
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.strict_json import parse_json
+from pgrpo_cli.errors import DataError, RecipeError, RunError
+from pgrpo_cli.eval.matrix import MOST_GROUPS
+from pgrpo_cli.eval.targets import eval_target
+from pgrpo_cli.feedback import checked_name
+from pgrpo_cli.model.load.from_recipe import load_policy
+from pgrpo_cli.model.load.precision import device_for
+from pgrpo_cli.pretrained.device import describe
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at
+from pgrpo_cli.stats.result_types import Which
+
+from .callbacks import Callbacks
+from .prepare import prepare_run
+from .source import RecipeOrRun, StrPath, resolve
+
+SAMPLES = "samples"
+
+
+def taste(
+    source: RecipeOrRun,
+    *,
+    user: str,
+    between: str = SAMPLES,
+    group: str | None = None,
+    prompts: StrPath | None = None,
+    next_question: Callable[[], str | None] | None = None,
+    output: StrPath | None = None,
+    run_dir: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    allow_code: bool = False,
+    allowed_hosts: Collection[str] = (),
+    device: str | None = None,
+    callbacks: Callbacks | None = None,
+) -> Tasting:
+    """Begin a blind taste test of a user with the model of a run, or with the base model of a recipe.
+
+    `between`: `samples` of one model, `base,tuned`, or two runs. `group`: the preference group that the model
+    is told of; None: the one in which the user's earlier picks place them, if there is one. Questions come
+    from the file `prompts` (lines of text, or of JSON with a `prompt`), else from the data, else from
+    `next_question`. Picks are appended to `output`, by default taste.jsonl of the run. Raises PgrpoError.
+    """
+    callbacks = callbacks or Callbacks()
+    user = checked_name(user, "--user")
+    run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    chosen = device_for(recipe, device)
+    callbacks.on_note(describe(chosen))
+    speaker = _speaker(run, recipe, recipe_dir, chosen, callbacks)
+    path = run.path / TASTE if output is None else Path(output)
+    if output is None:
+        run.path.mkdir(parents=True, exist_ok=True)
+    picks, notes = earlier_picks(path, user)
+    for note in notes:
+        callbacks.on_message(note)
+    questions = _questions(run, recipe, recipe_dir, prompts, callbacks)
+    groups = preference_groups_of(run.path)[:MOST_GROUPS] if read_manifest(run.path) else []
+    placing = placing_of(
+        recipe, recipe_dir, groups, run.path, allow_code=allow_code, hosts=allowed_hosts, device=chosen
+    )
+    if placing is not None:
+        for pick in picks:
+            placing.add(Question(pick.prompt_id or "", pick.messages[-1]["content"]), pick.answers, pick.pick)
+    preset = _preset(run, recipe, group, placing)
+    if between == SAMPLES:
+        versus, candidates = None, _candidates(run, recipe, speaker, groups if group is None else [], preset)
+    else:
+        versus, candidates = _versus(between, run, speaker, preset, chosen, callbacks), []
+    asked = {pick.prompt_id for pick in picks if pick.prompt_id is not None}
+    if questions:
+        order = shuffled(questions, seed, user, skip=asked)
+    elif next_question is not None:
+        order = typed(next_question)
+    else:
+        raise DataError(
+            "there are no questions to ask: the run has no prepared data",
+            remedy="Name a file with --prompts.",
+        )
+    return Tasting(
+        order,
+        path,
+        user,
+        run.path.resolve().name,
+        candidates,
+        versus,
+        preset.preference_group if group or versus else None,
+        plain_preset(recipe).messages,
+        placing,
+        seed + len(picks),
+    )
+
+
+def questions_of(path: Path) -> list[Question]:
+    """The questions of a file: a line each, as text, or as JSON with a `prompt`. Raises DataError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy="Name a file of text.") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        text, columns = line.strip(), {}
+        if text.startswith("{"):
+            try:
+                row = parse_json(text)
+                text = row.pop("prompt")
+                columns = row
+                if not isinstance(text, str) or not text.strip():
+                    raise TypeError("prompt is no text")
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(
+                    f"{path}:{number}: no question: {error!r}",
+                    remedy='Write a line of text, or JSON such as {"prompt": "What shall I cook?"}.',
+                ) from error
+        found.append(Question(f"{path.name}:{number}", text, columns))
+    if not found:
+        raise DataError(f"{path} has no questions", remedy="Write one on each line.")
+    return found
+
+
+def _speaker(
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, device: torch.device, callbacks: Callbacks
+) -> Speaker:
+    """The run's model; where nothing is trained yet, the base model of the recipe."""
+    if run.finished or (run.checkpoints.is_dir() and any(run.checkpoints.glob("step-*"))):
+        target = eval_target(run, recipe, recipe_dir)
+        for warning in target.warnings:
+            callbacks.on_note(f"note: {warning}")
+        return load_speaker(target, device)
+    policy = load_policy(recipe, recipe_dir=recipe_dir, device=device)
+    return Speaker(policy, recipe, recipe_dir, name=run.path.resolve().name, step=0)
+
+
+def _questions(
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, prompts: StrPath | None, callbacks: Callbacks
+) -> list[Question]:
+    """Those of the file, or what held-out users ask in the data; empty where there is neither."""
+    if prompts is not None:
+        return questions_of(Path(prompts))
+    if read_manifest(run.path) is None:
+        if recipe.data.source.type in ("feedback", "open_webui"):
+            # Its data are the picks that are to be made.
+            return []
+        with locked(run):
+            claim(run, recipe, recipe_dir)
+            report, _ = prepare_run(run, recipe, recipe_dir, allow_code=False)
+            callbacks.on_prepared(report)
+    by_text: dict[str, Question] = {}
+    for half in ("eval", "train"):
+        for prompt in load_prepared(run.path, half):
+            text = prompt.messages[-1]["content"]
+            by_text.setdefault(text, Question(prompt.prompt_id, text, prompt.columns))
+        if by_text:
+            break
+    return list(by_text.values())
+
+
+def _preset(run: RunDirectory, recipe: Recipe, group: str | None, placing: Placing | None) -> Preset:
+    group = group or (placing.likely() if placing is not None else None)
+    return plain_preset(recipe) if group is None else group_preset(run.path, recipe, group)
+
+
+def _candidates(
+    run: RunDirectory, recipe: Recipe, speaker: Speaker, groups: Sequence[str], preset: Preset
+) -> list[Contestant]:
+    """The model as it answers each preference group, or as it answers one."""
+    which: Which = "tuned" if speaker.step else "base"
+    if len(groups) < 2:
+        return [Contestant(which, speaker, which, preset)]
+    return [
+        Contestant(f"{which}@{group}"[:200], speaker, which, group_preset(run.path, recipe, group))
+        for group in groups
+    ]
+
+
+def _versus(
+    between: str,
+    run: RunDirectory,
+    speaker: Speaker,
+    preset: Preset,
+    device: torch.device,
+    callbacks: Callbacks,
+) -> tuple[Contestant, Contestant]:
+    names = [name.strip() for name in between.split(",")]
+    if len(names) != 2 or not all(names):
+        raise RecipeError(
+            f"--between: found {between!r}, and two names with a comma are needed, or `samples`",
+            remedy="Such as --between base,tuned or --between runs/a,runs/b.",
+        )
+    first, second = (_contestant(name, run, speaker, preset, device, callbacks) for name in names)
+    if first.name == second.name:
+        raise RecipeError(f"--between: found {between!r}, twice the same", remedy="Name two models.")
+    return first, second
+
+
+def _contestant(
+    name: str,
+    run: RunDirectory,
+    speaker: Speaker,
+    preset: Preset,
+    device: torch.device,
+    callbacks: Callbacks,
+) -> Contestant:
+    if name == "base":
+        return Contestant(name, speaker, "base", preset)
+    if name == "tuned":
+        if not speaker.step:
+            raise RunError(
+                f"{run.path} has nothing trained yet", remedy="Train it, or use --between samples."
+            )
+        return Contestant(name, speaker, "tuned", preset)
+    other = run_at(Path(name))
+    if other.path.resolve() == run.path.resolve():
+        return _contestant("tuned", run, speaker, preset, device, callbacks)
+    recipe = other.recipe()
+    loaded = _speaker(other, recipe, other.recipe_dir, device, callbacks)
+    if not loaded.step:
+        raise RunError(f"{other.path} has nothing trained yet", remedy="Train it first.")
+    group = preset.preference_group
+    theirs = plain_preset(recipe) if group is None else group_preset(other.path, recipe, group)
+    return replace(Contestant(name, loaded, "tuned", theirs), name=other.path.resolve().name[:200])

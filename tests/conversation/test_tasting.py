@@ -1,0 +1,181 @@
+"""A taste test: what is shown, what is recorded, and what the picks say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.conversation.placing import NOBODY, Placing
+from pgrpo_cli.conversation.tasting import Contestant, Question, Shown, Tasting, shuffled
+from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.rewards.base import Completion, Score
+from pgrpo_cli.rewards.reward_sum import RewardSum, Term
+
+
+@dataclass(frozen=True)
+class _Says:
+    """A speaker whose answer is a function of the question and the seed: to count picks needs no model."""
+
+    answer: Callable[[str, int], str]
+    step: int = 6
+
+    def ask(self, messages: Any, *, which: str, seed: int) -> Any:
+        text = self.answer(messages[-1]["content"], seed)
+        return type("Reply", (), {"read": lambda self: text})()
+
+
+def _contestant(name: str, answer: Callable[[str, int], str]) -> Contestant:
+    which = "base" if name == "base" else "tuned"
+    return Contestant(name, _Says(answer), which, Preset(None, (), "nobody"))  # type: ignore[arg-type]
+
+
+BASE = _contestant("base", lambda question, seed: f"base answer to {question}")
+TUNED = _contestant("tuned", lambda question, seed: f"tuned answer to {question}")
+
+
+def _questions(count: int = 100) -> Iterator[Question]:
+    return iter([Question(f"q{i}", f"question {i}") for i in range(count)])
+
+
+def _tasting(path: Path, **options: Any) -> Tasting:
+    given: dict[str, Any] = {"candidates": [], "versus": (BASE, TUNED), "questions": _questions()} | options
+    return Tasting(path=path / "taste.jsonl", user="ana", run="a run", **given)
+
+
+def _prefers(pair: Shown, name: str) -> str:
+    return "1" if pair.contestants[0].name == name else "2"
+
+
+def test_whose_answer_stands_first_is_drawn(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    pairs = [tasting.next_pair() for _ in range(100)]
+    first = [pair.contestants[0].name for pair in pairs if pair]
+    # Of 100 fair draws fewer than 30 or more than 70 come up once in 25,000 times.
+    assert 30 < first.count("base") < 70
+    assert all(pair and pair.answers[0].startswith(pair.contestants[0].name) for pair in pairs)
+
+
+def test_wins_are_those_of_the_second_contestant_wherever_it_stood(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    for likes in ("tuned", "tuned", "tuned", "base", "="):
+        pair = tasting.next_pair()
+        assert pair is not None
+        tasting.pick(pair, "=" if likes == "=" else _prefers(pair, likes))
+    result = tasting.result()
+    assert (result.wins, result.losses, result.ties, result.names) == (3, 1, 1, ("base", "tuned"))
+    # (3 + ½) / 5
+    assert result.win_rate.mean == pytest.approx(0.7)
+    assert result.win_rate.low < 0.7 < result.win_rate.high
+
+
+def test_every_pick_is_on_the_disk_before_the_next_pair(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "2")
+    (pick,) = read_feedback(tmp_path / "taste.jsonl").picks
+    assert (pick.user, pick.pick, pick.answers, pick.prompt_id) == ("ana", "2", pair.answers, "q0")
+    assert pick.models == tuple(contestant.name for contestant in pair.contestants)
+    assert pick.steps == tuple({"base": 0, "tuned": 6}[name or ""] for name in pick.models)
+    assert pick.messages == ({"role": "user", "content": "question 0"},)
+
+
+def test_an_undone_pick_is_shown_again_and_counts_no_more(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "1")
+    assert tasting.undo() == pair
+    tasting.pick(pair, "=")
+    assert tasting.undo() == pair
+    assert tasting.undo() is None
+    assert read_feedback(tmp_path / "taste.jsonl").picks == ()
+    assert tasting.result().ties == 0
+
+
+def test_a_skipped_pair_leaves_no_record(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "s")
+    assert not (tmp_path / "taste.jsonl").exists()
+    assert tasting.result().skipped == 1
+
+
+def test_two_models_that_say_the_same_are_a_tie_without_asking(tmp_path: Path) -> None:
+    alike = _contestant("tuned", lambda question, seed: f"base answer to {question} ")
+    tasting = _tasting(tmp_path, versus=(BASE, alike), questions=_questions(3))
+    assert tasting.next_pair() is None
+    assert tasting.result().ties == 3
+    assert tasting.result().win_rate.mean == 0.5
+
+
+def test_samples_that_are_the_same_are_passed_over(tmp_path: Path) -> None:
+    model = _contestant("base", lambda question, seed: "same" if question == "question 0" else f"{seed}")
+    tasting = _tasting(tmp_path, versus=None, candidates=[model])
+    pair = tasting.next_pair()
+    assert pair is not None and pair.question.prompt_id == "q1"
+    assert pair.seeds[0] != pair.seeds[1]
+    assert not (tmp_path / "taste.jsonl").exists()
+
+
+def test_the_same_seed_shows_the_same_pairs(tmp_path: Path) -> None:
+    def shown(seed: int) -> list[tuple[str, str]]:
+        model = _contestant("base", lambda question, seed: f"{question} {seed}")
+        tasting = _tasting(tmp_path, versus=None, candidates=[model], seed=seed)
+        return [pair.answers for pair in (tasting.next_pair() for _ in range(5)) if pair]
+
+    assert shown(1) == shown(1) != shown(2)
+
+
+def test_questions_that_were_asked_before_come_last() -> None:
+    questions = list(_questions(10))
+    order = [q.prompt_id for q in shuffled(questions, 0, "ana", skip={"q3", "q7"})]
+    assert sorted(order) == sorted(q.prompt_id for q in questions)
+    assert set(order[-2:]) == {"q3", "q7"}
+    assert order[:8] != sorted(order[:8])
+
+
+class _Likes:
+    """The reward of a group that likes answers that begin with the group's name."""
+
+    parts, value_range = ("value",), (0.0, 1.0)
+
+    def __call__(self, completions: Any) -> list[Score]:
+        return [Score(v, {"value": v}) for v in map(self._value, completions)]
+
+    @staticmethod
+    def _value(completion: Completion) -> float:
+        return float(completion.text.startswith(completion.preference_group))
+
+
+GROUPS = ("a", "b", "c", "d")
+
+
+def test_picks_place_a_person_and_the_pair_that_is_shown_tells_something(tmp_path: Path) -> None:
+    placing = Placing(RewardSum((Term("likes", 1.0, None, _Likes()),)), GROUPS)
+    candidates = [
+        _contestant(f"tuned@{group}", lambda question, seed, group=group: f"{group} says {seed}")
+        for group in GROUPS
+    ]
+    tasting = _tasting(tmp_path, versus=None, candidates=candidates, placing=placing)
+    assert set(placing.probabilities()) == {*GROUPS, NOBODY}
+    for _ in range(8):
+        pair = tasting.next_pair()
+        assert pair is not None
+        liked = [answer.startswith("c") for answer in pair.answers]
+        tasting.pick(pair, "=" if liked[0] == liked[1] else "1" if liked[0] else "2")
+    assert placing.likely() == "c"
+    # Once c is likely, a pair without its answer would tell little.
+    pair = tasting.next_pair()
+    assert pair is not None and any(answer.startswith("c") for answer in pair.answers)
+    tasting.close()
+    (placed,) = read_feedback(tmp_path / "taste.jsonl").placed
+    assert placed.group == "c" and placed.user == "ana"
+    tasting.undo()
+    assert len(read_feedback(tmp_path / "taste.jsonl").picks) == 7

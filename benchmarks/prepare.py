@@ -97,7 +97,7 @@ def read(folder: Path, **section: Any) -> dict[str, Any]:
 
     from pgrpo_cli.data.sources.context import ReadContext
     from pgrpo_cli.data.sources.movielens import read_movielens
-    from pgrpo_cli.recipe.interactions import MovielensSource
+    from pgrpo_cli.recipe.public_sets import MovielensSource
 
     begun = time.perf_counter(), time.process_time()
     data = read_movielens(MovielensSource(path=str(folder), **section), ReadContext(folder))

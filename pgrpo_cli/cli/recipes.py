@@ -37,7 +37,7 @@ def validate(
 ) -> None:
     """Check a recipe and report everything that is wrong with it."""
     from pgrpo_cli.recipe.load import dump_resolved, load_recipe
-    from pgrpo_cli.recipe.rules import hints
+    from pgrpo_cli.recipe.schema import hints
 
     loaded = load_recipe(recipe, overrides or (), note, paths=True)
     for hint in hints(loaded):
@@ -63,7 +63,7 @@ def _list_by_default(context: typer.Context) -> None:
 
 def list_recipes() -> None:
     """List the recipes that come with pgrpo."""
-    from pgrpo_cli.recipe.shipped import purpose, shipped_recipes
+    from pgrpo_cli.recipe.load import purpose, shipped_recipes
 
     recipes = shipped_recipes()
     width = max(map(len, recipes), default=0)
@@ -83,7 +83,7 @@ def copy_recipe(
     ] = None,
 ) -> None:
     """Copy a recipe that comes with pgrpo, and its sample data if it has some, to change them."""
-    from pgrpo_cli.recipe.shipped import sample_data, shipped_recipe
+    from pgrpo_cli.recipe.load import sample_data, shipped_recipe
 
     source = shipped_recipe(name)
     target = destination or Path(source.name)

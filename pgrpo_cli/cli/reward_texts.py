@@ -14,7 +14,7 @@ from pgrpo_cli.data.sources.json_text import parse_value
 from pgrpo_cli.data.sources.jsonl import jsonl_rows
 from pgrpo_cli.data.sources.rows import RawRow
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.reward_similarity import ReferenceReward
+from pgrpo_cli.recipe.reward_base import ReferenceReward
 from pgrpo_cli.recipe.reward_text import PersonasReward
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion

@@ -142,7 +142,7 @@ def try_on_texts(
 
 def _device_of_models(recipe: Recipe, wish: str | None) -> Any:
     """Where the rewards' models compute, which is told; None where there are none."""
-    from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+    from pgrpo_cli.recipe.reward_base import PretrainedFields
 
     if not any(isinstance(section, PretrainedFields) for section in recipe.rewards):
         return None

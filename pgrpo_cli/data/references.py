@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from pgrpo_cli.errors import PgrpoError
-from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.scoring import Scorer

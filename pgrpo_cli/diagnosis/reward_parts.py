@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pgrpo_cli.recipe.rewards import RewardBase
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.schema import Recipe
 
 from .finding import Finding, Rule, shown

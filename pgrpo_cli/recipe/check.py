@@ -1,28 +1,30 @@
-"""Turns a document into a recipe, or reports all of its problems."""
+"""Turns a document into a recipe, or reports all of its problems.
+
+pydantic checks field by field. A misspelled key or `type` is corrected in the document once it is reported,
+and the document is checked again, so that the values below it are checked, too. Rules between keys are
+asked of sections without another problem only.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from .base import Section
-from .explain import Explainer
-from .keys import KeyCheck
+from .base import PATHS_FROM, BrokenRules
+from .explain import KEY_ERRORS, KeyProblem, explain, explain_key
 from .messages import MOST_PROBLEMS, InvalidRecipe, KeyPath, Problem, show
-from .moved import move_old_keys
-from .path_text import unusable_paths
-from .rules import violations
-from .schema import Recipe
-from .shape import data_path, item_of, section_of, value_at
+from .schema import Recipe, broken_rules
+from .shape import place_of
 from .yaml_lines import Document
 
 _LINE = re.compile(r":(\d+)$")
+_OLD, _SECTION = ("data", "source", "system_template"), ("data", "conditioning")
+_TYPES = ("jsonl", "csv", "parquet", "datasets")
 
 
 def check(document: Document, paths_from: Path | None = None) -> Recipe:
@@ -36,90 +38,133 @@ def check(document: Document, paths_from: Path | None = None) -> Recipe:
         raise InvalidRecipe(
             document.label, [*document.problems, Problem(document.origin(()).where, (), rule)]
         )
-    move_old_keys(document)
-    keys = KeyCheck(document, Recipe)
-    recipe, found, invalid = _validate(keys, document)
-    problems = [*document.problems, *keys.problems, *found]
-    if len(problems) > MOST_PROBLEMS:
-        raise InvalidRecipe(document.label, sorted(problems, key=_line))
-    readable = recipe or _readable(Recipe, keys.data, (), invalid)
-    unusable = unusable_paths(readable, paths_from) if paths_from is not None else ()
-    for violation in chain(violations(readable, partial=recipe is None), unusable):
-        written = _written(keys, violation.path)
-        problems.append(Problem(document.origin(written).where, written, str(violation)))
-    if problems or recipe is None:
-        raise InvalidRecipe(document.label, sorted(problems, key=_line))
-    return recipe
+    _move_old_keys(document)
+    return _Check(document, {} if paths_from is None else {PATHS_FROM: paths_from}).recipe()
 
 
-def _validate(keys: KeyCheck, document: Document) -> tuple[Recipe | None, list[Problem], set[KeyPath]]:
-    """The recipe if pydantic accepts it, else its problems; and the paths of all invalid values."""
-    try:
-        # Recipes follow the strict rules of JSON: true and "3" are not numbers, and a list may become a
-        # tuple.
-        return Recipe.model_validate_json(json.dumps(keys.data), strict=True), [], set(keys.broken)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-    explainer = Explainer(Recipe, keys.data, document)
-    problems: dict[KeyPath, Problem] = {}
-    for detail in errors:
-        path, entered = data_path(Recipe, detail["loc"])
-        if (
-            _is_echo(detail, keys.data, path, entered)
-            or path in problems
-            or any(path[: len(root)] == root for root in keys.broken)
-        ):
-            continue
-        written = _written(keys, path)
-        problems[path] = Problem(
-            document.origin(written).where, written, explainer.text(detail, path, written)
-        )
-    return None, list(problems.values()), {*keys.broken, *problems}
+def _move_old_keys(document: Document) -> None:
+    """Make `data.conditioning` of `data.source.system_template` of older recipes; it keeps its line.
+
+    Where a recipe has both, it is left in its old place, where there is no such key.
+    """
+    data = document.data.get("data")
+    if not isinstance(data, dict) or not isinstance(source := data.get("source"), dict):
+        return
+    if source.get("type") not in _TYPES or _OLD[-1] not in source:
+        return
+    if source[_OLD[-1]] is not None:
+        if _SECTION[-1] in data:
+            return
+        data[_SECTION[-1]] = {"type": "prompt", "template": source[_OLD[-1]]}
+        origin = document.origin(_OLD)
+        document.origins[_SECTION] = document.origins[*_SECTION, "template"] = origin
+    data["source"] = {key: value for key, value in source.items() if key != _OLD[-1]}
 
 
-def _is_echo(detail: ErrorDetails, data: Any, path: KeyPath, entered: int | None) -> bool:
-    """Whether another error of pydantic describes the same problem better than `detail`."""
-    if len(path) == entered:
-        # Text or a list of text: the branch that wants text has nothing to say about a list.
-        return isinstance(value_at(data, path), list)
-    # pydantic reports a list as too short if its entries are invalid.
-    return detail["type"] == "too_short" and len(value_at(data, path)) >= detail["ctx"]["min_length"]
+class _Check:
+    """The problems of one document. `reported` are the paths that pydantic or a rule objected to."""
+
+    def __init__(self, document: Document, context: dict[str, Any]) -> None:
+        self.document = document
+        self.context = context
+        self.problems = list(document.problems)
+        self.reported: set[KeyPath] = set()
+
+    def recipe(self) -> Recipe:
+        """The recipe. Raises InvalidRecipe."""
+        recipe, errors = self._validated()
+        while self._corrected(errors):
+            recipe, errors = self._validated()
+        places = [
+            (error, place_of(Recipe, error["loc"])) for error in errors if error["type"] not in KEY_ERRORS
+        ]
+        # pydantic also says of a list or mapping with an invalid entry that it is too short, or no text.
+        above = {place.path[:length] for _, place in places for length in range(len(place.path))}
+        broken: list[tuple[KeyPath, BrokenRules]] = []
+        for error, place in places:
+            rules = error.get("ctx", {}).get("error")
+            if isinstance(rules, BrokenRules):
+                broken.append((place.path, rules))
+            elif not self._is_known(place.path) and place.path not in above:
+                self._report(place.path, explain(error, place, self.document))
+        self._report_rules(broken, recipe)
+        if self.problems or recipe is None:
+            raise InvalidRecipe(self.document.label, sorted(self.problems, key=_line))
+        return recipe
+
+    def _report_rules(self, broken: list[tuple[KeyPath, BrokenRules]], recipe: Recipe | None) -> None:
+        """A rule that reads a key with a problem of its own would speak of what follows from it."""
+        for section, rules in broken:
+            if not any(path[: len(section)] == section for path in self._troubled()):
+                for violation in rules.violations:
+                    self._report((*section, *violation.path), str(violation))
+        for violation in broken_rules(self._valid_sections(recipe)):
+            self._report(violation.path, str(violation))
+
+    def _validated(self) -> tuple[Recipe | None, list[ErrorDetails]]:
+        try:
+            return _read(Recipe, self.document.data, self.context), []
+        except ValidationError as error:
+            return None, error.errors(include_url=False)
+
+    def _corrected(self, errors: list[ErrorDetails]) -> bool:
+        """Report unknown keys and `type`s, and put the nearest known ones in their places. Whether there were
+        new ones.
+        """
+        before = len(self.problems)
+        for error in errors:
+            if error["type"] in KEY_ERRORS:
+                found = explain_key(error, self.document)
+                if not self._is_known(found.path):
+                    self._report(found.path, found.text)
+                    self._correct(found)
+        return len(self.problems) > before
+
+    def _correct(self, found: KeyProblem) -> None:
+        section = self.document.at(found.section)
+        if found.renamed is not None:
+            key, name = found.renamed
+            if not isinstance(section[key], (dict, list)):
+                # The guess may be wrong, so nothing is said about the value.
+                self.reported.add((*found.section, name))
+            self.document.rename(found.section, key, name)
+        elif found.tag is not None:
+            section["type"] = found.tag
+
+    def _valid_sections(self, recipe: Recipe | None) -> dict[str, Any]:
+        """The top-level sections that have no problem, by name."""
+        if recipe is not None and not self._troubled():
+            return dict(recipe)
+        names = Recipe.model_fields.keys() - {path[0] for path in self._troubled()}
+        sections: dict[str, Any] = {}
+        for name in names:
+            field = Recipe.model_fields[name]
+            if name in self.document.data:
+                sections[name] = _read(field.annotation, self.document.data[name], self.context)
+            elif not field.is_required():
+                sections[name] = field.get_default(call_default_factory=True)
+        return sections
+
+    def _troubled(self) -> set[KeyPath]:
+        """The paths of all values that have a problem."""
+        return self.reported | self.document.broken
+
+    def _is_known(self, path: KeyPath) -> bool:
+        """Whether the problem follows from one that is reported: of the same value, or of unreadable text."""
+        return path in self.reported or any(path[: len(root)] == root for root in self.document.broken)
+
+    def _report(self, path: KeyPath, text: str) -> None:
+        self.reported.add(path)
+        self.problems.append(Problem(self.document.origin(path).where, path, text))
+        # Finding the nearest known key for thousands takes minutes.
+        if len(self.problems) > MOST_PROBLEMS:
+            raise InvalidRecipe(self.document.label, sorted(self.problems, key=_line))
 
 
-def _readable(annotation: Any, value: Any, path: KeyPath, invalid: set[KeyPath]) -> Any:
-    """`value` validated, without the fields that are invalid: reading one of them is an AttributeError."""
-    if not any(other[: len(path)] == path for other in invalid):
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        return adapter.validate_json(json.dumps(value), strict=True)
-    section = None if path in invalid else section_of(annotation, value)
-    if isinstance(value, list) and path not in invalid:
-        item = item_of(annotation)
-        return tuple(_readable(item, entry, (*path, index), invalid) for index, entry in enumerate(value))
-    if section is None:
-        return _without(Section, set(), {})
-    broken = {name for name in section.model_fields if (*path, name) in invalid}
-    fields = {
-        name: _readable(section.model_fields[name].annotation, entry, (*path, name), invalid)
-        for name, entry in value.items()
-        if name not in broken
-    }
-    return _without(section, broken, fields)
-
-
-def _without(section: type[Section], broken: set[str], fields: dict[str, Any]) -> Section:
-    """A section that has no value at all for the `broken` fields, not even a default."""
-    partial = section.model_construct(**fields)
-    for name in broken:
-        partial.__dict__.pop(name, None)
-    return partial
-
-
-def _written(keys: KeyCheck, path: KeyPath) -> KeyPath:
-    """`path` with the spelling of the document; keys that are not in it stay as they are."""
-    for length in range(len(path), -1, -1):
-        if path[:length] in keys.written:
-            return keys.written[path[:length]] + path[length:]
-    return path
+def _read(annotation: Any, data: Any, context: dict[str, Any]) -> Any:
+    # Recipes follow the strict rules of JSON: true and "3" are not numbers, and a list may become a tuple.
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    return adapter.validate_json(json.dumps(data), strict=True, context=context)
 
 
 def _line(problem: Problem) -> tuple[int, int]:

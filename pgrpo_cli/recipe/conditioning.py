@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Section
+from .base import Section, TemplateText, Violation, rating_scale
 
 ABOUT_THE_USER = "{{ system_prompt }}\n\nAbout the user: {{ profile }}"
 
@@ -15,7 +16,7 @@ class PromptConditioning(Section):
     """By the prompt itself: its messages, and the system message that `template` makes of the row."""
 
     type: Literal["prompt"] = "prompt"
-    template: str | None = Field(
+    template: TemplateText | None = Field(
         None,
         description="Jinja template of the system message, in place of one in the row. Variables: the row's "
         "columns (`row['a name']` for names that are no identifiers), and `system_prompt`, "
@@ -31,7 +32,7 @@ class ProfilesConditioning(Section):
         description="A description, a sentence or more, of each preference group: {id: text}. `auto`: from "
         "what defines the groups (what sets a cluster apart, an interval, the id).",
     )
-    template: str = Field(
+    template: TemplateText = Field(
         ABOUT_THE_USER,
         min_length=1,
         description="Jinja template of the system message. Variables: those of type 'prompt', and `profile`. "
@@ -59,6 +60,10 @@ class ExamplesConditioning(Section):
     )
     rating_min: float = Field(0.0, description="The worst rating.")
     rating_max: float = Field(1.0, description="The best rating.")
+
+    def violations(self) -> Iterator[Violation]:
+        """A scale has two ends, and rates something."""
+        return rating_scale(self.rating_column, self.rating_min, self.rating_max)
 
 
 Conditioning = Annotated[

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Section
+from .base import PathText, Section, TemplateText, Violation
 from .judge import JudgeSection
-from .path_text import PathText
 
 PAIR_VARIABLES = (
     "prompt",
@@ -45,7 +45,7 @@ class PairJudge(JudgeSection):
     counted. A judge on another machine needs `--allow-host HOST`.
     """
 
-    rubric: str = Field(
+    rubric: TemplateText = Field(
         PAIR_RUBRIC,
         description="What the judge reads: a Jinja template over " + ", ".join(PAIR_VARIABLES) + ". "
         "docs/data.md, Templates, lists what it may contain.",
@@ -56,6 +56,10 @@ class PairJudge(JudgeSection):
         description="Pairs compared per held-out prompt: the first completions of both models, then the "
         "second ones, and so on.",
     )
+
+    def violations(self) -> Iterator[Violation]:
+        """The rubric is a template over what there is, with a place for both completions."""
+        yield from self.rubric_violations(self.rubric, PAIR_VARIABLES, ("first", "second"))
 
     @property
     def label(self) -> str:
@@ -137,3 +141,12 @@ class EvalSection(Section):
     lm_eval: LmEvalSection | None = Field(
         None, description="General tasks for both models, to check that other abilities are kept. Null: none."
     )
+
+    def violations(self) -> Iterator[Violation]:
+        """A judge compares no more completions than are sampled."""
+        if self.judge is not None and self.judge.pairs > self.num_completions:
+            rule = (
+                f"must not be greater than eval.num_completions ({self.num_completions}); "
+                "lower this one or raise that one"
+            )
+            yield Violation(("judge", "pairs"), self.judge.pairs, rule)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .base import MOST_WHOLE
-from .messages import KeyPath, choices, did_you_mean
-from .shape import annotation_at, describe, literals, section_of, unwrap, value_at, variants
+from pgrpo_cli.names import nearest
+
+from .base import MOST_WHOLE, Section
+from .messages import KeyPath, choices, did_you_mean, dotted, plain
+from .schema import Recipe
+from .shape import Place, describe, leaves, literals, place_of, unwrap, variants
 from .yaml_lines import Document
+
+KEY_ERRORS = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found")
+"""Errors of pydantic about the name of a key or the value of a `type`."""
 
 _BOUNDS = {
     "greater_than": ("gt", "must be greater than {:.12g}"),
@@ -28,83 +35,128 @@ _PLAIN = {
 _TYPES = ("int_type", "float_type", "string_type", "bool_type", "dict_type", "model_type", "tuple_type")
 
 
-class Explainer:
-    """Words the problems of `data`, which stands for `document` with its keys put right."""
+def explain(error: ErrorDetails, place: Place, document: Document) -> str:
+    """The value at `place` and the rule that it breaks."""
+    if error["type"] == "missing":
+        described = place.field is not None and place.field.description
+        return f"missing; required: {described}" if described else "missing; required"
+    value = error["input"]
+    return f"found {document.found(place.path, value)}; {_rule(error, value, place, document)}"
 
-    def __init__(self, schema: Any, data: Any, document: Document) -> None:
-        self.schema = schema
-        self.data = data
-        self.document = document
 
-    def text(self, error: ErrorDetails, path: KeyPath, written: KeyPath) -> str:
-        """The value at `path` and the rule that it breaks; `written` is the path in the document."""
-        if error["type"] == "missing":
-            field = self._field(path)
-            return (
-                f"missing; required: {field.description}"
-                if field and field.description
-                else "missing; required"
-            )
-        value = value_at(self.data, path)
-        return f"found {self.document.found(written, value)}; {self._rule(error, value, path, written)}"
+def _rule(error: ErrorDetails, value: Any, place: Place, document: Document) -> str:
+    kind = error["type"]
+    context: dict[str, Any] = error.get("ctx", {})
+    if kind in _PLAIN:
+        return _PLAIN[kind].format(**context)
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return words.format(context[name])
+    if kind == "literal_error":
+        allowed = literals(place.annotation)
+        hint = did_you_mean(value, allowed) + _quoting(value, place, document, allowed)
+        return f"must be {choices(allowed)}{hint or _absent(value, place)}"
+    if kind in _TYPES:
+        return f"must be {describe(place.annotation)}{_remedy(value, place, document)}"
+    if kind == "string_pattern_mismatch":
+        return f"must match {context['pattern']}{_slug(value, context['pattern'])}"
+    if kind == "value_error":
+        return str(context["error"])
+    return error["msg"][:1].lower() + error["msg"][1:]
 
-    def _rule(self, error: ErrorDetails, value: Any, path: KeyPath, written: KeyPath) -> str:
-        kind, annotation = error["type"], annotation_at(self.schema, self.data, path)
-        context: dict[str, Any] = error.get("ctx", {})
-        if kind in _PLAIN:
-            return _PLAIN[kind].format(**context)
-        if kind in _BOUNDS:
-            name, words = _BOUNDS[kind]
-            return words.format(context[name])
-        if kind == "literal_error":
-            allowed = literals(annotation)
-            hint = did_you_mean(value, allowed) + self._quoting(value, written, allowed)
-            return f"must be {choices(allowed)}{hint or self._absent(value, path)}"
-        if kind in _TYPES:
-            return f"must be {describe(annotation)}{self._remedy(annotation, value, path, written)}"
-        if kind == "string_pattern_mismatch":
-            return f"must match {context['pattern']}{_slug(value, context['pattern'])}"
-        if kind == "value_error":
-            return str(context["error"])
-        return error["msg"][:1].lower() + error["msg"][1:]
 
-    def _remedy(self, annotation: Any, value: Any, path: KeyPath, written: KeyPath) -> str:
-        """What to write instead, if the value shows what was meant."""
-        wanted = unwrap(annotation)
-        if isinstance(value, str) and value in variants(annotation):
-            return f"; write {{type: {value}}}"
-        if wanted is str:
-            return self._quoting(value, written) or self._absent(value, path)
-        if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE:
-            return f"; write {int(value)}"
-        if wanted in (int, float) and isinstance(value, str) and not self.document.origin(written).raw:
-            return "; remove the quotes"
-        return self._absent(value, path)
+def _remedy(value: Any, place: Place, document: Document) -> str:
+    """What to write instead, if the value shows what was meant."""
+    wanted = unwrap(place.annotation)
+    if isinstance(value, str) and value in variants(wanted):
+        return f"; write {{type: {value}}}"
+    if wanted is str:
+        return _quoting(value, place, document) or _absent(value, place)
+    if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE:
+        return f"; write {int(value)}"
+    if wanted in (int, float) and isinstance(value, str) and not document.origin(place.path).raw:
+        return "; remove the quotes"
+    return _absent(value, place)
 
-    def _absent(self, value: Any, path: KeyPath) -> str:
-        if value is not None:
-            return ""
-        field = self._field(path)
-        optional = field is not None and not field.is_required()
-        return "; remove the line to get the default, or give it a value" if optional else "; give it a value"
 
-    def _quoting(self, value: Any, written: KeyPath, allowed: list[str] | None = None) -> str:
-        """A hint for text that YAML takes for something else, such as no, on or 1e5."""
-        raw = self.document.origin(written).raw
-        if (
-            not isinstance(value, (bool, int, float))
-            or not raw
-            or (allowed is not None and raw not in allowed)
-        ):
-            return ""
-        kind = "a boolean" if isinstance(value, bool) else "a number"
-        return f"; YAML takes {raw} for {kind}: write '{raw}' with the quotes"
+def _absent(value: Any, place: Place) -> str:
+    if value is not None:
+        return ""
+    optional = place.field is not None and not place.field.is_required()
+    return "; remove the line to get the default, or give it a value" if optional else "; give it a value"
 
-    def _field(self, path: KeyPath) -> FieldInfo | None:
-        section = section_of(annotation_at(self.schema, self.data, path[:-1]), value_at(self.data, path[:-1]))
-        return section.model_fields.get(str(path[-1])) if section else None
+
+def _quoting(value: Any, place: Place, document: Document, allowed: list[str] | None = None) -> str:
+    """A hint for text that YAML takes for something else, such as no, on or 1e5."""
+    raw = document.origin(place.path).raw
+    if not isinstance(value, (bool, int, float)) or not raw or (allowed is not None and raw not in allowed):
+        return ""
+    kind = "a boolean" if isinstance(value, bool) else "a number"
+    return f"; YAML takes {raw} for {kind}: write '{raw}' with the quotes"
 
 
 def _slug(value: str, pattern: str) -> str:
     near = re.sub(r"[^A-Za-z0-9_-]+", "-", value).strip("-_")
     return f"; try {near!r}" if re.search(pattern, near) else ""
+
+
+@dataclass(frozen=True)
+class KeyProblem:
+    """An unknown key or `type` in the section at the path `section`, and what was probably meant.
+
+    `renamed` is the key and the name that it should have, `tag` the value that `type` should have.
+    """
+
+    section: KeyPath
+    path: KeyPath
+    text: str
+    renamed: tuple[str, str] | None = None
+    tag: str | None = None
+
+
+def explain_key(error: ErrorDetails, document: Document) -> KeyProblem:
+    """The problem that one of KEY_ERRORS stands for."""
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(str(error["loc"][-1]), place_of(Recipe, error["loc"][:-1]), document)
+    place = place_of(Recipe, error["loc"])
+    return _unknown_type(place.path, variants(place.annotation), error["input"], document)
+
+
+def _unknown_key(key: str, place: Place, document: Document) -> KeyProblem:
+    section, fields = place.path, unwrap(place.annotation).model_fields
+    values = document.at(section)
+    free = [name for name in fields if name not in values]
+    owners = [repr(tag) for tag, other in place.types.items() if key in other.model_fields]
+    if owners:
+        # The `type` was changed and left the key behind, or is the mistake.
+        name = None
+        hint = f" with type {values['type']!r}; {', '.join(owners)} {'have' if owners[1:] else 'has'} it"
+    else:
+        name = nearest(key, free)
+        hint = did_you_mean(key, free) or did_you_mean(key, fields) or _elsewhere(key, fields)
+    where = f" in {dotted(section)}" if section else ""
+    path = (*section, key)
+    text = f"found {document.found(path, values[key])}; there is no such key{where}{hint}"
+    return KeyProblem(section, path, text, renamed=(key, name) if name else None)
+
+
+def _elsewhere(key: str, fields: Iterable[str]) -> str:
+    """A hint about a key in the wrong place, else the keys that are allowed here."""
+    places = dict.fromkeys(dotted(leaf) for leaf in leaves(Recipe) if leaf[-1] == key)
+    if places and key != "type":
+        return f"; did you mean {' or '.join(repr(place) for place in places)}?"
+    return f"; the keys here are {', '.join(fields)}"
+
+
+def _unknown_type(
+    section: KeyPath, known: dict[str, type[Section]], values: dict[str, Any], document: Document
+) -> KeyProblem:
+    if "type" in values:
+        path, tag = (*section, "type"), values["type"]
+        text = f"found {document.found(path, tag)}; must be {choices(known)}{did_you_mean(tag, known)}"
+        return KeyProblem(section, path, text, tag=nearest(tag, known) if isinstance(tag, str) else None)
+    key = nearest("type", values)
+    hint = f"; did you mean 'type' by {plain(key)!r}?" if key else ""
+    text = f"missing the key 'type'; must be {choices(known)}{hint}"
+    meant = key if key and str(values[key]) in known else None
+    return KeyProblem(section, section, text, renamed=(meant, "type") if meant else None)

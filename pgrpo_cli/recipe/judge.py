@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from .base import Section
-from .messages import KeyPath, did_you_mean
-from .templates import Template, TemplateProblem
-from .violation import Violation
+from .base import Section, Violation
+from .messages import did_you_mean
+from .templates import Template
 
 
 class TokenPrice(Section):
@@ -106,26 +105,20 @@ class JudgeSection(Section):
         """The machine that prompts and completions are sent to."""
         return urlsplit(self.base_url).hostname or ""
 
-
-def rubric_violations(
-    path: KeyPath, judge: JudgeSection, rubric: str, known: Sequence[str], needed: Sequence[str]
-) -> Iterator[Violation]:
-    """What is wrong with a rubric that may use the variables `known` and must use those `needed`."""
-    place = (*path, "rubric")
-    try:
+    def rubric_violations(
+        self, rubric: str, known: Sequence[str], needed: Sequence[str]
+    ) -> Iterator[Violation]:
+        """What is wrong with a rubric that may use the variables `known` and must use those `needed`."""
         used = Template(rubric).variables
-    except TemplateProblem as problem:
-        yield Violation(place, rubric, f"not a template that can be used: {problem}")
-        return
-    unknown = sorted(used.difference(known))
-    if unknown:
-        hint = did_you_mean(unknown[0], known)
-        rule = f"uses {unknown[0]!r}; known are {', '.join(known)}{hint}"
-        yield Violation(place, rubric, rule)
-    elif missing := [name for name in needed if name not in used]:
-        add = f"add {{{{ {missing[0]} }}}}"
-        rule = f"does not use {missing[0]!r}, so that every answer would be judged alike; {add}"
-        yield Violation(place, rubric, rule)
-    elif judge.__dict__.get("preference_group_rubrics") and "preference_group_rubric" not in used:
-        rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
-        yield Violation((*path, "preference_group_rubrics"), judge.preference_group_rubrics, rule)
+        unknown = sorted(used.difference(known))
+        if unknown:
+            hint = did_you_mean(unknown[0], known)
+            rule = f"uses {unknown[0]!r}; known are {', '.join(known)}{hint}"
+            yield Violation(("rubric",), rubric, rule)
+        elif missing := [name for name in needed if name not in used]:
+            add = f"add {{{{ {missing[0]} }}}}"
+            rule = f"does not use {missing[0]!r}, so that every answer would be judged alike; {add}"
+            yield Violation(("rubric",), rubric, rule)
+        elif self.preference_group_rubrics and "preference_group_rubric" not in used:
+            rule = "the rubric must use {{ preference_group_rubric }}, or the judge never sees them"
+            yield Violation(("preference_group_rubrics",), self.preference_group_rubrics, rule)

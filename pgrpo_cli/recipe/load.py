@@ -1,4 +1,4 @@
-"""Reads recipes from files, applies overrides and checks them. All problems are reported at once."""
+"""Reads recipes, one's own and those that come with the package, applies overrides and checks them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 1_000_000
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def load_recipe(
@@ -163,3 +164,41 @@ def _yaml_files(folder: Path) -> list[Path]:
         return sorted(entry for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml"))
     except OSError:
         return []
+
+
+def shipped_folder() -> Path:
+    """The folder of recipes: inside the package in a wheel, beside it in a checkout."""
+    inside = _PACKAGE / "shipped_recipes"
+    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name to file, sorted by name, those in folders of their own (examples/) after the others."""
+    paths = sorted(shipped_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.stem: path for path in paths}
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of the shipped recipe `name`. Raises RecipeError that lists the names."""
+    recipes = shipped_recipes()
+    wanted = name.removesuffix(".yaml")
+    if wanted in recipes:
+        return recipes[wanted]
+    near = nearest(wanted, recipes)
+    hint = f"Did you mean {near}? " if near else ""
+    raise RecipeError(
+        f"no recipe {name!r} comes with pgrpo", remedy=f"{hint}There are: {', '.join(recipes)}."
+    )
+
+
+def sample_data(recipe: Path) -> Path | None:
+    """The folder of sample data beside a shipped recipe, which has its name; None where it has none."""
+    folder = recipe.with_suffix("")
+    return folder if folder.is_dir() else None
+
+
+def purpose(path: Path) -> str:
+    """The first line of the comment at the top of a recipe."""
+    with path.open(encoding="utf-8") as file:
+        first = file.readline()
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

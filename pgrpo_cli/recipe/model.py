@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from .base import Section
-from .path_text import IS_PATH
+from .base import IS_PATH, Section, Violation
+from .templates import ChatTemplate, TemplateProblem
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -71,6 +72,15 @@ class RandomModel(Section):
     )
     context: int = Field(2048, ge=32, le=1_000_000, description="Longest sequence, in tokens.")
 
+    def violations(self) -> Iterator[Violation]:
+        """The heads share the width equally; rotary positions need an even number of features per head."""
+        if self.hidden_size % (2 * self.num_heads):
+            rule = (
+                f"twice this number must divide model.random.hidden_size ({self.hidden_size}); "
+                "change the one or the other"
+            )
+            yield Violation(("num_heads",), self.num_heads, rule)
+
 
 class ModelSection(Section):
     """The base model."""
@@ -113,6 +123,30 @@ class ModelSection(Section):
     )
     random: RandomModel = Field(RandomModel(), description="Shape of the model when `id` is `random`.")
 
+    @field_validator("id")
+    @classmethod
+    def _names_a_file(cls, name: str) -> str:
+        scheme, colon, rest = name.partition(":")
+        package, _, file = rest.partition("/")
+        if scheme == "package" and colon and not (package and file):
+            raise ValueError(
+                "must be package:PACKAGE/FILE, where FILE is a path inside the installed package"
+            )
+        return name
+
+    @field_validator("chat_template")
+    @classmethod
+    def _path_or_template(cls, text: str | None) -> str | None:
+        if text is None or text.endswith(".jinja"):
+            return text
+        if "{{" not in text and "{%" not in text:
+            raise ValueError("neither a path that ends in .jinja nor a template, which has {{ }}")
+        try:
+            ChatTemplate(text)
+        except TemplateProblem as problem:
+            raise ValueError(f"not a template that can be used: {problem}") from problem
+        return text
+
     @field_validator("chat_template_kwargs")
     @classmethod
     def _variables(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +154,14 @@ class ModelSection(Section):
             remedy = "; set model.chat_template for another template" if "chat_template" in taken else ""
             raise ValueError(f"must not have {', '.join(taken)}, which are set otherwise{remedy}")
         return values
+
+    def violations(self) -> Iterator[Violation]:
+        """Only hub models have revisions."""
+        name = self.id
+        local = name == "random" or name.startswith("package:") or name.endswith(".gguf")
+        if local and self.revision is not None:
+            rule = f"only a model of a hub has revisions, and model.id is {name!r}; remove it"
+            yield Violation(("revision",), self.revision, rule)
 
     @property
     def chat_template_file(self) -> str | None:

@@ -1,4 +1,4 @@
-"""`rewards` that look at the completion's text alone."""
+"""`rewards` that are computed from texts: the completion's own, and those of its row."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from .messages import KeyPath
-from .reward_base import RewardBase, interval
+from .base import Violation
+from .reward_base import ReferenceReward, RewardBase, interval
 from .templates import Pattern, TemplateProblem
-from .violation import Violation
 
 
 class RegexReward(RewardBase):
@@ -38,11 +37,11 @@ class RegexReward(RewardBase):
             raise ValueError(str(problem)) from problem
         return value
 
-    def violations(self, path: KeyPath) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         """A limit is one of counting."""
         if self.limit > 1 and not self.count:
             rule = "limits the matches that `count: true` counts; set count to true, or remove limit"
-            yield Violation((*path, "limit"), self.limit, rule)
+            yield Violation(("limit",), self.limit, rule)
 
 
 class LengthReward(RewardBase):
@@ -57,9 +56,9 @@ class LengthReward(RewardBase):
     max: int = Field(ge=0, description="Greatest length worth the full reward.")
     slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
 
-    def violations(self, path: KeyPath) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         """`min` and `max` enclose something."""
-        yield from interval(path, self.min, self.max)
+        yield from interval(self.min, self.max)
 
 
 class KeywordReward(RewardBase):
@@ -103,9 +102,9 @@ class ReadabilityReward(RewardBase):
     max: float | None = Field(None, description="Greatest grade worth the full reward. Null: no bound.")
     slack: float = Field(5.0, gt=0, description="Grades outside the interval at which the reward reaches 0.")
 
-    def violations(self, path: KeyPath) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         """`min` and `max` enclose something."""
-        yield from interval(path, self.min, self.max)
+        yield from interval(self.min, self.max)
 
 
 class SentimentReward(RewardBase):
@@ -131,9 +130,9 @@ class SentimentReward(RewardBase):
         1.0, gt=0, description="Sentiment outside the interval at which the reward reaches 0."
     )
 
-    def violations(self, path: KeyPath) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         """`min` and `max` enclose something."""
-        yield from interval(path, self.min, self.max)
+        yield from interval(self.min, self.max)
 
 
 class PersonasReward(RewardBase):
@@ -147,13 +146,90 @@ class PersonasReward(RewardBase):
     style_weight: float = Field(0.6, ge=0, description="Share of the style part.")
     genre_weight: float = Field(0.4, ge=0, description="Share of the genre part.")
 
-    def violations(self, path: KeyPath) -> Iterator[Violation]:
+    def violations(self) -> Iterator[Violation]:
         """One of the parts counts."""
         if self.style_weight == self.genre_weight == 0:
             rule = "style_weight and genre_weight are both 0, so that every reward is 0; raise one of them"
-            yield Violation((*path, "style_weight"), self.style_weight, rule)
+            yield Violation(("style_weight",), self.style_weight, rule)
 
 
-TextSection = (
-    PersonasReward | RegexReward | LengthReward | KeywordReward | ReadabilityReward | SentimentReward
+class RecommendationReward(RewardBase):
+    """Whether the completion names a target title, how early, and whether it keeps to the candidates.
+
+    The value is hit_weight · `hit` + rank_weight · `rank` + candidate_weight · `candidate`. `hit` is 1 where
+    a target is among the first `k` titles named, `rank` is 1 / its place among them, `candidate` is 1 where
+    any title of the candidates and targets is named: a first step for a model that names none yet.
+
+    Titles are compared without case, accents, punctuation and article: `Matrix, The (1999)` is `the matrix`.
+    A year beside a title must be the right one. Where titles overlap, the longest of the candidates and
+    targets counts. A title of one word counts in running text only where it is capitalised; one that is a
+    number or a word such as It or Her only where it is set apart, by quotes, emphasis, a year in brackets or
+    a line of its own, or (the word) capitalised inside a sentence. Without candidates, what is quoted counts
+    as a whole, and a target's place is that of its list item, else of its quotation, else of its piece
+    between commas, semicolons, lines, `and` and `or`.
+
+    For rows with a column `target` and a list `candidates`:
+    `{type: recommendation, candidates_column: candidates, candidate_weight: 0.1}`.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("hit", "rank", "candidate")
+    cheap: ClassVar[bool] = True
+
+    type: Literal["recommendation"] = "recommendation"
+    target_column: str = Field(
+        "target",
+        description="Column with the title to name, or with a list of titles, any of which is accepted.",
+    )
+    candidates_column: str | None = Field(
+        None, description="Column with the list of titles to choose from. Null: the data have none."
+    )
+    k: int = Field(5, ge=1, description="How many titles of a completion count, starting with the first.")
+    ignore_year: bool = Field(False, description="Let a title with another year count too.")
+    hit_weight: float = Field(0.7, ge=0, description="Share of the part `hit`.")
+    rank_weight: float = Field(0.3, ge=0, description="Share of the part `rank`.")
+    candidate_weight: float = Field(
+        0.0, ge=0, description="Share of the part `candidate`; needs `candidates_column`."
+    )
+
+    def violations(self) -> Iterator[Violation]:
+        """One of the parts counts, and it is known where candidates are."""
+        if self.hit_weight == self.rank_weight == self.candidate_weight == 0:
+            rule = "all weights of its parts are 0, so that every reward is 0; raise one of them"
+            yield Violation(("hit_weight",), self.hit_weight, rule)
+        if self.candidate_weight and self.candidates_column is None:
+            rule = "needs candidates_column, the column with the list of titles; set it, or set this to 0"
+            yield Violation(("candidate_weight",), self.candidate_weight, rule)
+
+
+class RougeReward(ReferenceReward):
+    """Likeness in words to a reference: ROUGE-L, the F1 of the longest common subsequence of words.
+
+    Case and punctuation do not count; Chinese, Japanese and Thai characters are words of their own. A
+    reference without a word gives no reward. Rows with a column `reference`: `{type: rouge}`; with a text and
+    a thumb: `{type: rouge, reference_column: answer, rating_column: thumbs_up}`.
+    """
+
+    type: Literal["rouge"] = "rouge"
+
+
+class ChrfReward(ReferenceReward):
+    """Likeness in spelling to a reference: chrF (sacrebleu), the F2 of character n-grams up to six.
+
+    It suits languages with many forms of a word, and sees a near miss that ROUGE does not. Rows with a column
+    `reference`: `{type: chrf}`. Needs `pip install 'pgrpo-cli[similarity]'`.
+    """
+
+    type: Literal["chrf"] = "chrf"
+
+
+TextReward = (
+    PersonasReward
+    | RegexReward
+    | LengthReward
+    | KeywordReward
+    | ReadabilityReward
+    | SentimentReward
+    | RecommendationReward
+    | RougeReward
+    | ChrfReward
 )

@@ -1,47 +1,151 @@
-"""`rewards`: what a completion is worth to a preference group."""
+"""`rewards`: what a completion is worth to a preference group; here those that ask a model or run code."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .reward_base import RewardBase
-from .reward_code import CodeSection, PluginReward, PythonReward
-from .reward_judge import JudgeReward
-from .reward_pretrained import RewardModelReward
-from .reward_recommendation import RecommendationReward
-from .reward_similarity import ChrfReward, EmbeddingReward, RougeReward, SimilaritySection
-from .reward_text import (
-    KeywordReward,
-    LengthReward,
-    PersonasReward,
-    ReadabilityReward,
-    RegexReward,
-    SentimentReward,
-    TextSection,
-)
+from .base import PathText, TemplateText, Violation
+from .judge import JudgeSection
+from .reward_base import PretrainedFields, ReferenceReward, RewardBase
+from .reward_text import TextReward
 
-__all__ = [
-    "ChrfReward",
-    "EmbeddingReward",
-    "JudgeReward",
-    "KeywordReward",
-    "LengthReward",
-    "PersonasReward",
-    "PluginReward",
-    "PythonReward",
-    "ReadabilityReward",
-    "RecommendationReward",
-    "RegexReward",
-    "Reward",
-    "RewardBase",
-    "RewardModelReward",
-    "RougeReward",
-    "SentimentReward",
-]
+RUBRIC_VARIABLES = (
+    "prompt",
+    "completion",
+    "preference_group",
+    "preference_group_rubric",
+    "columns",
+    "reference",
+)
+"""What a rubric may use. `reference` is `columns.reference`; undefined where a row has none."""
+
+DEFAULT_RUBRIC = """\
+How well does the answer serve the user who asked? The user belongs to the group "{{ preference_group }}".
+{{ preference_group_rubric }}
+
+<conversation>
+{{ prompt }}
+</conversation>
+<answer>
+{{ completion }}
+</answer>
+"""
+
+
+class EmbeddingReward(PretrainedFields, ReferenceReward):
+    """Likeness in meaning to a reference: the cosine of two sentence embeddings, negative ones as 0.
+
+    The embedding is the mean over the tokens, or the first token's where the model's folder says so
+    (`1_Pooling/config.json` of sentence-transformers). Rows with a column `reference`:
+    `{type: embedding, model: sentence-transformers/all-MiniLM-L6-v2}`.
+    """
+
+    type: Literal["embedding"] = "embedding"
+
+
+class RewardModelReward(PretrainedFields, RewardBase):
+    """An output of a sequence classification model on prompt and completion.
+
+    A model with a chat template reads the conversation that its template makes of them; another one reads two
+    texts, the messages and the completion. It stands beside the policy on the same device for the whole run.
+    A preference model with one output: `{type: reward_model, model: org/reward-model}`; a classifier:
+    `{type: reward_model, model: org/politeness, output: 1, activation: softmax}`.
+    """
+
+    type: Literal["reward_model"] = "reward_model"
+    output: int = Field(0, ge=0, description="Index of the model's output that is used, from 0.")
+    activation: Literal["raw", "sigmoid", "softmax"] = Field(
+        "raw",
+        description="`raw`: the output as it is; `sigmoid`: squeezed into [0, 1]; `softmax`: the probability "
+        "of this output among all.",
+    )
+    min: float | None = Field(
+        None, description="A lower raw output counts as this. Null, with max null too: none is cut."
+    )
+    max: float | None = Field(None, description="A higher raw output counts as this.")
+
+    def violations(self) -> Iterator[Violation]:
+        """Raw outputs are cut on both sides or on none; the other activations are bounded already."""
+        low, high = self.min, self.max
+        if low is None and high is None:
+            return
+        if self.activation != "raw":
+            rule = f"min and max cut raw outputs, and activation is {self.activation!r}; remove them"
+            yield Violation(("activation",), self.activation, rule)
+        elif low is None or high is None:
+            missing, other = ("min", "max") if low is None else ("max", "min")
+            yield Violation((missing,), None, f"goes with {other}; set both, or none")
+        elif low >= high:
+            yield Violation(("min",), low, f"must be less than max ({high:.12g}); swap them")
+
+
+class JudgeReward(JudgeSection, RewardBase):
+    """A score by a language model behind any OpenAI-compatible chat-completions interface (docs/judge.md).
+
+    It is asked while the model samples. A completion that it cannot score gets no reward, never 0; a judge
+    that fails too often stops the run, which goes on from there by the same command. Answers are kept on
+    disk, so no question is paid for twice. A judge on another machine needs `--allow-host HOST`.
+    """
+
+    by_preference_group: ClassVar[bool | None] = None
+
+    type: Literal["judge"] = "judge"
+    rubric: TemplateText = Field(
+        DEFAULT_RUBRIC,
+        description="What the judge reads: a Jinja template over " + ", ".join(RUBRIC_VARIABLES) + ". "
+        "docs/data.md, Templates, lists what it may contain.",
+    )
+    scale: tuple[float, float] = Field((1, 10), description="Lowest and highest score.")
+    raw: bool = Field(False, description="Keep scores as given, instead of mapping the scale to [0, 1].")
+
+    def violations(self) -> Iterator[Violation]:
+        """The rubric is a template over what there is, and a scale has two ends."""
+        yield from self.rubric_violations(self.rubric, RUBRIC_VARIABLES, ("completion",))
+        low, high = self.scale
+        if low >= high:
+            yield Violation(("scale", 0), low, f"must be below the highest score ({high}); swap them")
+
+
+class PythonReward(RewardBase):
+    """A function of yours, TRL's way: `f(prompts, completions, **columns) -> numbers`. Needs --allow-code.
+
+    Prompts and completions are lists of texts; the columns are `preference_group`, `prompt_id` and the data
+    rows' further columns, lists too. It returns a number for each completion, or None for no reward. A plain
+    function is called once per step with all completions. An `async def` function, such as a judge over HTTP,
+    is called with each batch of completions as soon as it is sampled, while the model samples the next one
+    (`rollout.tokens_per_batch` sets their size). So it must score each completion by itself, whatever else is
+    in its batch. Its calls run at once with each other and with other such rewards, on one event loop that
+    lasts for the run; `asyncio.Semaphore` limits the requests in flight, `asyncio.to_thread` is for libraries
+    that block. Nothing that a run records depends on how long a call takes.
+    The file, and the function while it is called, may import modules of the file's folder.
+    """
+
+    by_preference_group: ClassVar[bool | None] = None
+
+    type: Literal["python"] = "python"
+    file: PathText = Field(description="Python file; a relative path starts at the recipe's folder.")
+    function: str = Field("reward", description="Name of the function in it, plain or `async def`.")
+
+
+class PluginReward(RewardBase):
+    """A reward that an installed package registers under the entry point group `pgrpo.rewards`.
+
+    Needs --allow-code: the recipe chooses which plug-in runs, and with which options.
+    With `async def __call__` it is called as an `async def` function of `type: python` is.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    by_preference_group: ClassVar[bool | None] = None
+
+    type: Literal["plugin"] = "plugin"
+    plugin: str = Field(description="Name of the entry point.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of its factory.")
+
 
 Reward = Annotated[
-    TextSection | RecommendationReward | SimilaritySection | RewardModelReward | JudgeReward | CodeSection,
+    TextReward | EmbeddingReward | RewardModelReward | JudgeReward | PythonReward | PluginReward,
     Field(discriminator="type"),
 ]

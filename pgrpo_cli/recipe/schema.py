@@ -1,14 +1,22 @@
-"""The recipe: one immutable object with all settings of a run."""
+"""The recipe: one immutable object with all settings of a run. Rules between its sections, and hints."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
 from pydantic import Field
 
-from .base import Section
+from .base import Section, Violation
 from .data import DataSection
 from .evaluation import EvalSection
-from .model import AdapterSection, ModelSection
-from .rewards import Reward
+from .judge import JudgeSection
+from .model import AdapterSection, ModelSection, RandomModel
+from .public_sets import MovielensSource
+from .reward_text import PersonasReward
+from .rewards import JudgeReward, Reward
+from .sources import ColumnMapping, PersonasSource
 from .training import (
     AdvantageSection,
     HistorySection,
@@ -39,3 +47,94 @@ class Recipe(Section):
     train: TrainSection = Field(TrainSection(), description="The loop.")
     eval: EvalSection = Field(EvalSection(), description="Evaluation.")
     log: LogSection = Field(LogSection(), description="Trackers.")
+
+
+def broken_rules(sections: Mapping[str, Any]) -> Iterator[Violation]:
+    """The broken rules between valid sections. The parameters of a rule are the sections that it reads."""
+    for rule in RULES:
+        read = inspect.signature(rule).parameters
+        if read.keys() <= sections.keys():
+            yield from rule(**{name: sections[name] for name in read})
+
+
+def random_context(model: ModelSection, data: DataSection, rollout: RolloutSection) -> Iterator[Violation]:
+    """The context of the random model must hold the longest prompt and its completion."""
+    longest = data.max_prompt_tokens + rollout.max_completion_tokens
+    if model.id == "random" and model.random.context < longest:
+        rule = (
+            f"must hold data.max_prompt_tokens + rollout.max_completion_tokens ({longest}); "
+            "raise it, or lower one of them"
+        )
+        yield Violation(("model", "random", "context"), model.random.context, rule)
+
+
+def labels_differ(rewards: tuple[Reward, ...]) -> Iterator[Violation]:
+    """The parts of a reward are recorded under its label."""
+    first: dict[str, int] = {}
+    for index, reward in enumerate(rewards):
+        if reward.label in first:
+            other = f"rewards.{first[reward.label]}"
+            rule = f"{other} is recorded under that name already; name this one differently"
+            yield Violation(("rewards", index, "name"), reward.label, rule)
+        first.setdefault(reward.label, index)
+
+
+def some_reward_counts(rewards: tuple[Reward, ...]) -> Iterator[Violation]:
+    """At least one reward must have a non-zero weight."""
+    if not any(reward.weight for reward in rewards):
+        yield Violation(("rewards", 0, "weight"), 0, "every reward has weight 0; give one another weight")
+
+
+def personas_reward_needs_personas(data: DataSection, rewards: tuple[Reward, ...]) -> Iterator[Violation]:
+    """The personas reward scores what the personas source asks for."""
+    source = data.source.type
+    for index, reward in enumerate(rewards):
+        if isinstance(reward, PersonasReward) and source != "personas":
+            rule = (
+                f"scores the prompts of data.source.type 'personas' only (found {source!r}); "
+                "use another reward, or that source"
+            )
+            yield Violation(("rewards", index, "type"), "personas", rule)
+
+
+RULES: tuple[Callable[..., Iterator[Violation]], ...] = (
+    random_context,
+    labels_differ,
+    some_reward_counts,
+    personas_reward_needs_personas,
+)
+
+
+def _judges(recipe: Recipe) -> Iterator[tuple[str, JudgeSection]]:
+    """Every judge of the recipe, by its place."""
+    for index, reward in enumerate(recipe.rewards):
+        if isinstance(reward, JudgeReward):
+            yield f"rewards.{index}", reward
+    if recipe.eval.judge is not None:
+        yield "eval.judge", recipe.eval.judge
+
+
+def hints(recipe: Recipe) -> list[str]:
+    """Valid settings that are rarely intended, each with what to do."""
+    found = []
+    if isinstance(recipe.data.source, PersonasSource) and not any(
+        isinstance(reward, PersonasReward) for reward in recipe.rewards
+    ):
+        found.append("data.source is 'personas' and no reward is: add {type: personas} to score their tastes")
+    source = recipe.data.source
+    if isinstance(source, ColumnMapping) and source.template is not None:
+        fields = type(source).model_fields
+        for key in ("prompt_column", "messages_column", "drop_last_assistant"):
+            if getattr(source, key) != fields[key].default:
+                found.append(f"data.source.{key} has no effect with data.source.template")
+    if recipe.model.id != "random" and recipe.model.random != RandomModel():
+        found.append(f"model.random has no effect: model.id is {recipe.model.id!r}, not 'random'")
+    for place, judge in _judges(recipe):
+        if judge.api_key_env and judge.base_url.startswith("http://"):
+            found.append(f"{place}.base_url begins with http://: the key is sent unencrypted")
+    if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
+        found.append("history.min_count has no effect with history.update 'before'")
+    cut = MovielensSource.model_fields["cut"].default
+    if isinstance(source, MovielensSource) and source.holdout == "last" and source.cut != cut:
+        found.append("data.source.cut has no effect with data.source.holdout 'last'")
+    return found

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from .base import Section
 from .messages import KeyPath
@@ -53,11 +56,13 @@ def section_of(annotation: Any, value: Any) -> type[Section] | None:
 
 
 def item_of(annotation: Any) -> Any:
-    """The type of a list's entries; Any where the annotation is no list."""
+    """The type of the entries of a list or mapping; Any where the annotation is neither."""
     annotation = unwrap(annotation)
     for member in get_args(annotation) if _is_union(annotation) else (annotation,):
         if get_origin(member) is tuple:
             return get_args(member)[0]
+        if get_origin(member) is dict:
+            return get_args(member)[1]
     return Any
 
 
@@ -76,28 +81,39 @@ def annotation_at(annotation: Any, data: Any, path: KeyPath) -> Any:
     return annotation
 
 
-def data_path(annotation: Any, loc: tuple[str | int, ...]) -> tuple[KeyPath, int | None]:
-    """Pydantic's location as a path in the data, without the names of union members that pydantic puts in.
+@dataclass(frozen=True)
+class Place:
+    """Where an error of pydantic points: the path in the data, and what the schema allows there.
 
-    Also the depth at which an untagged union (text or list of text) was entered, or None.
+    `field` is the field with that name, None for an entry of a list. `types` are the sections of the union
+    that the place is a member of.
     """
+
+    path: KeyPath
+    annotation: Any
+    field: FieldInfo | None
+    types: dict[str, type[Section]]
+
+
+def place_of(annotation: Any, loc: tuple[str | int, ...]) -> Place:
+    """The place of pydantic's `loc`, which also holds the names of union members."""
     path: list[str | int] = []
-    entered: int | None = None
+    field: FieldInfo | None = None
+    types: dict[str, type[Section]] = {}
+    in_branch = False
     for key in loc:
-        annotation = unwrap(annotation)
-        tagged = variants(annotation)
-        if tagged:
-            annotation = tagged.get(str(key), Any)
-        elif _is_union(annotation):
-            entered = len(path)
-            annotation = Any
+        allowed = unwrap(annotation)
+        if tagged := variants(allowed):
+            annotation, types = tagged.get(str(key), Any), tagged
+        elif _is_union(allowed) and not in_branch:
+            # Text or a list of text: the name of the member that pydantic tried.
+            in_branch = True
         else:
             path.append(key)
-            if is_section(annotation) and key in annotation.model_fields:
-                annotation = annotation.model_fields[key].annotation
-            else:
-                annotation = item_of(annotation)
-    return tuple(path), entered
+            field = allowed.model_fields.get(str(key)) if is_section(allowed) else None
+            annotation = field.annotation if field else item_of(allowed)
+            types, in_branch = {}, False
+    return Place(tuple(path), annotation, field, types)
 
 
 def leaves(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -112,13 +128,6 @@ def leaves(annotation: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 def literals(annotation: Any) -> list[str]:
     """The values of a Literal."""
     return [str(value) for value in get_args(unwrap(annotation))]
-
-
-def value_at(data: Any, path: KeyPath) -> Any:
-    """The value at `path`, which exists."""
-    for key in path:
-        data = data[key]
-    return data
 
 
 def describe(annotation: Any) -> str:

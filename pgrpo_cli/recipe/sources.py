@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Section
-from .interactions import GoodreadsSource, MovielensSource
-from .path_text import PathText
-from .presets import HelpSteer2Source, PersonalLLMSource, PrismSource, UltraFeedbackSource
+from .base import PathText, Section, TemplateText, Violation
+from .public_sets import (
+    GoodreadsSource,
+    HelpSteer2Source,
+    MovielensSource,
+    PersonalLLMSource,
+    PrismSource,
+    UltraFeedbackSource,
+)
 
 MESSAGES_COLUMNS = ("messages", "conversations")
 
@@ -33,7 +39,7 @@ class ColumnMapping(Section):
         description="Column with a list of {role, content} or, as ShareGPT has them, {from, value}; used "
         "where the prompt column is missing. Null: `messages`, or `conversations` where there is none.",
     )
-    template: str | None = Field(
+    template: TemplateText | None = Field(
         None,
         description="Jinja template of the user's message over the row's columns (`row['a name']` for names "
         "that are no identifiers); it takes the place of both columns. A row that it fails for is rejected.",
@@ -56,6 +62,12 @@ class ColumnMapping(Section):
     limit: int | None = Field(
         None, ge=1, description="Read that many rows only, of training and held-out rows each; for trying."
     )
+
+    def violations(self) -> Iterator[Violation]:
+        """The reference comes from one place."""
+        if self.drop_last_assistant and self.reference_column:
+            rule = "the reference is the last message with drop_last_assistant; remove the one or the other"
+            yield Violation(("reference_column",), self.reference_column, rule)
 
     @property
     def messages_columns(self) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pgrpo_cli.algo.estimators import Baseline, Preset, Scale
 
-from .base import Section
+from .base import Section, Violation
 
 Tokens = Annotated[int, Field(ge=1)] | Literal["auto"]
 """A budget of tokens, or that of the device; a run keeps the one that it began with on a device."""
@@ -70,6 +71,19 @@ class AdvantageSection(Section):
         "their standard deviation, as GDPO does.",
     )
 
+    def violations(self) -> Iterator[Violation]:
+        """Baseline and scale are set with `custom`, and only then; sums are centered where there are any."""
+        for key in ("baseline", "scale"):
+            value = getattr(self, key)
+            if self.estimator == "custom" and value is None:
+                yield Violation((key,), value, "required with estimator 'custom'; set it")
+            if self.estimator != "custom" and value is not None:
+                remedy = f"remove it, or set advantage.estimator to 'custom' (found {self.estimator!r})"
+                yield Violation((key,), value, f"allowed with estimator 'custom' only; {remedy}")
+        if self.renormalize and self.aggregate != "normalize_then_sum":
+            rule = "takes sums of advantages; set advantage.aggregate to 'normalize_then_sum', or remove it"
+            yield Violation(("renormalize",), True, rule)
+
 
 class CumulativeHistory(Section):
     """Every reward counts alike, for ever: the paper's."""
@@ -112,6 +126,16 @@ class HistorySection(Section):
         ge=2,
         description="With `update: after`: rewards that a group needs before its history is used.",
     )
+
+    def violations(self) -> Iterator[Violation]:
+        """A window shorter than `min_count` is never used."""
+        kind = self.kind
+        if self.update == "after" and isinstance(kind, WindowHistory) and kind.size < self.min_count:
+            rule = (
+                f"with update 'after' it must be at least history.min_count ({self.min_count}), or the "
+                "history is never used; raise the one or lower the other"
+            )
+            yield Violation(("kind", "size"), kind.size, rule)
 
 
 class LossSection(Section):

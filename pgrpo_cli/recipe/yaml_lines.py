@@ -86,6 +86,22 @@ class Document:
             path = path[:-1]
         return self.origins.get(path, Origin(f"{self.label}:1"))
 
+    def at(self, path: KeyPath) -> Any:
+        """The value at `path`, which exists."""
+        value = self.data
+        for key in path:
+            value = value[key]
+        return value
+
+    def rename(self, section: KeyPath, key: str, name: str) -> None:
+        """Give a key of the mapping at `section` another name; what is below it keeps its origins."""
+        values = self.at(section)
+        values[name] = values.pop(key)
+        old, new = (*section, key), (*section, name)
+        below = [path for path in self.origins if path[: len(old)] == old]
+        self.origins.update({(*new, *path[len(old) :]): self.origins.pop(path) for path in below})
+        self.broken = {(*new, *path[len(old) :]) if path[: len(old)] == old else path for path in self.broken}
+
     def found(self, path: KeyPath, value: Any) -> str:
         """`value` as the reader wrote it at `path`."""
         origin = self.origins.get(path)

@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import (
-    EmbeddingReward,
-    JudgeReward,
-    PersonasReward,
-    RecommendationReward,
-    RewardBase,
-    RewardModelReward,
-)
+from pgrpo_cli.recipe.reward_base import RewardBase
+from pgrpo_cli.recipe.reward_text import PersonasReward, RecommendationReward
+from pgrpo_cli.recipe.rewards import EmbeddingReward, JudgeReward, RewardModelReward
 
 from . import python_file, similarity, simple
 from .base import AsyncRewardFunction, BuildContext, Builder

@@ -10,8 +10,8 @@ from typing import Any
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.files import check_settings
 from pgrpo_cli.pretrained.location import CONFIG, POOLING, Location
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
-from pgrpo_cli.recipe.reward_similarity import EmbeddingReward
+from pgrpo_cli.recipe.reward_base import PretrainedFields
+from pgrpo_cli.recipe.rewards import EmbeddingReward
 
 from .base import BuildContext
 from .pretrained import ENCODER, Pretrained, load_pretrained, location_of

@@ -11,7 +11,7 @@ from pgrpo_cli.errors import RewardError
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_model, load_tokenizer
 from pgrpo_cli.pretrained.location import Location, located
 from pgrpo_cli.pretrained.memory import is_out_of_memory, release_caches, release_memory
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.reward_base import PretrainedFields
 
 CLASSIFIER, ENCODER = "AutoModelForSequenceClassification", "AutoModel"
 """The classes of transformers that make a reward model and an embedding model."""

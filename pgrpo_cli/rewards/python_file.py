@@ -17,7 +17,7 @@ from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.plugins import build_from_entry_point
 from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.recipe.reward_code import PluginReward, PythonReward
+from pgrpo_cli.recipe.rewards import PluginReward, PythonReward
 
 from .base import (
     AsyncRewardFunction,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.reward_recommendation import RecommendationReward
+from pgrpo_cli.recipe.reward_text import RecommendationReward
 
 from .base import BuildContext, Completion, Score
 from .columns import shown, texts_in, where

@@ -8,7 +8,7 @@ from typing import Any
 
 from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.pretrained.chat import Chat
-from pgrpo_cli.recipe.reward_pretrained import RewardModelReward
+from pgrpo_cli.recipe.rewards import RewardModelReward
 from pgrpo_cli.recipe.templates import TemplateProblem
 
 from .base import BuildContext, Completion, Score

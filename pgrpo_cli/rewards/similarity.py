@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.recipe.reward_similarity import ChrfReward, ReferenceReward, RougeReward
+from pgrpo_cli.recipe.reward_base import ReferenceReward, RewardBase
+from pgrpo_cli.recipe.reward_text import ChrfReward, RougeReward
 
 from .base import BuildContext, Builder, Completion, Score, import_extra
 from .columns import required, shown, texts_in, where

@@ -19,8 +19,8 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location, locate
-from pgrpo_cli.recipe.reward_code import PythonReward
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.reward_base import PretrainedFields
+from pgrpo_cli.recipe.rewards import PythonReward
 from pgrpo_cli.recipe.schema import Recipe
 
 from .checksums import sha256_of_code

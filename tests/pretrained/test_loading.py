@@ -17,7 +17,7 @@ from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.pretrained.loading import check_vocabulary, load_config, load_model
 from pgrpo_cli.pretrained.location import located
 from pgrpo_cli.recipe.model import ModelSection
-from pgrpo_cli.recipe.reward_pretrained import RewardModelReward
+from pgrpo_cli.recipe.rewards import RewardModelReward
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.reward_model import build_reward_model
 from tests.support.reward_models import (

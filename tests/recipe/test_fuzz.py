@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.load import dump_resolved, load_recipe, load_resolved
-from pgrpo_cli.recipe.rules import hints
-from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.load import dump_resolved, load_recipe, load_resolved, shipped_recipes
+from pgrpo_cli.recipe.schema import Recipe, hints
 from pgrpo_cli.recipe.shape import leaves
-from pgrpo_cli.recipe.shipped import shipped_recipes
 
 RECIPES = [yaml.safe_load(path.read_text()) for path in shipped_recipes().values()]
 TAGS = sorted(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from pgrpo_cli.recipe.rewards import Reward, RewardBase
 from tests.support.recipes import changed
 from tests.support.rules import RuleCase, assert_rule
 
@@ -17,63 +15,63 @@ JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
 
 CASES: list[RuleCase] = [
     (
-        "length",
+        "LengthReward",
         "rewards.0.min",
         "must not be greater than max (10); swap them",
         changed(rewards=[{**LENGTH, "min": 11}]),
         changed(rewards=[{**LENGTH, "min": 10}]),
     ),
     (
-        "readability",
+        "ReadabilityReward",
         "rewards.0.min",
         "set one of them",
         changed(rewards=[{"type": "readability"}]),
         changed(rewards=[{"type": "readability", "max": 6}]),
     ),
     (
-        "sentiment",
+        "SentimentReward",
         "rewards.0.min",
         "must not be greater than max (0.1); swap them",
         changed(rewards=[{"type": "sentiment", "min": 0.2, "max": 0.1}]),
         changed(rewards=[{"type": "sentiment", "min": 0.1, "max": 0.1}]),
     ),
     (
-        "personas",
+        "PersonasReward",
         "rewards.0.style_weight",
         "both 0",
         changed(rewards=[{**PERSONAS, "style_weight": 0, "genre_weight": 0}]),
         changed(rewards=[{**PERSONAS, "style_weight": 0}]),
     ),
     (
-        "recommendation",
+        "RecommendationReward",
         "rewards.0.hit_weight",
         "all weights of its parts are 0",
         changed(rewards=[{"type": "recommendation", "hit_weight": 0, "rank_weight": 0}]),
         changed(rewards=[{"type": "recommendation", "hit_weight": 0}]),
     ),
     (
-        "recommendation",
+        "RecommendationReward",
         "rewards.0.candidate_weight",
         "needs candidates_column",
         changed(rewards=[{"type": "recommendation", "candidate_weight": 0.1}]),
         changed(rewards=[{"type": "recommendation", "candidate_weight": 0.1, "candidates_column": "titles"}]),
     ),
     (
-        "rouge",
+        "ReferenceReward",
         "rewards.0.rating_min",
         "must be less than rating_max (1); swap them",
         changed(rewards=[{"type": "rouge", "rating_column": "stars", "rating_min": 1}]),
         changed(rewards=[{"type": "rouge", "rating_column": "stars", "rating_min": 1, "rating_max": 5}]),
     ),
     (
-        "chrf",
+        "ReferenceReward",
         "rewards.0.rating_column",
         "name it, or leave them out",
         changed(rewards=[{"type": "chrf", "rating_max": 5}]),
         changed(rewards=[{"type": "chrf", "rating_max": 1}]),
     ),
     (
-        "reward_model",
+        "RewardModelReward",
         "rewards.0.activation",
         "min and max cut raw outputs",
         changed(
@@ -82,35 +80,35 @@ CASES: list[RuleCase] = [
         changed(rewards=[{"type": "reward_model", "model": "m", "min": 0, "max": 1}]),
     ),
     (
-        "reward_model",
+        "RewardModelReward",
         "rewards.0.max",
         "goes with min; set both, or none",
         changed(rewards=[{"type": "reward_model", "model": "m", "min": 0}]),
         changed(rewards=[{"type": "reward_model", "model": "m", "min": -5, "max": 5}]),
     ),
     (
-        "reward_model",
+        "RewardModelReward",
         "rewards.0.min",
         "must be less than max (0); swap them",
         changed(rewards=[{"type": "reward_model", "model": "m", "min": 0, "max": 0}]),
         changed(rewards=[{"type": "reward_model", "model": "m"}]),
     ),
     (
-        "regex",
+        "RegexReward",
         "rewards.0.limit",
         "set count to true, or remove limit",
         changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2}]),
         changed(rewards=[{"type": "regex", "pattern": "a", "limit": 2, "count": True}]),
     ),
     (
-        "judge",
+        "JudgeReward",
         "rewards.0.scale.0",
         "must be below the highest score (5.0); swap them",
         changed(rewards=[{**JUDGE, "scale": [5, 5]}]),
         changed(rewards=[{**JUDGE, "scale": [4.9, 5]}]),
     ),
     (
-        "judge",
+        "JudgeReward",
         "rewards.0.rubric",
         "not a template that can be used: unexpected '}' in line 2 of the template",
         changed(rewards=[{**JUDGE, "rubric": "Fine?\n{{ completion }"}]),
@@ -121,21 +119,21 @@ CASES: list[RuleCase] = [
         ),
     ),
     (
-        "judge",
+        "JudgeReward",
         "rewards.0.rubric",
         "uses 'row'; known are prompt, ",
         changed(rewards=[{**JUDGE, "rubric": "{{ row }}{{ completion }}"}]),
         changed(rewards=[{**JUDGE, "rubric": "{{ range(3)|join }}{{ completion }}"}]),
     ),
     (
-        "judge",
+        "JudgeReward",
         "rewards.0.rubric",
         "every answer would be judged alike; add {{ completion }}",
         changed(rewards=[{**JUDGE, "rubric": "{% set completion = 1 %}{{ completion }}"}]),
         changed(rewards=[{**JUDGE, "rubric": "{% set text = completion %}{{ text }}"}]),
     ),
     (
-        "judge",
+        "JudgeReward",
         "rewards.0.preference_group_rubrics",
         "the rubric must use {{ preference_group_rubric }}",
         changed(
@@ -151,14 +149,3 @@ CASES: list[RuleCase] = [
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
 def test_rule(tmp_path: Path, case: RuleCase) -> None:
     assert_rule(tmp_path, case)
-
-
-def test_every_reward_with_rules_has_a_case() -> None:
-    sections = get_args(get_args(Reward)[0])
-    ruled = {
-        section.model_fields["type"].default
-        for section in sections
-        if section.violations is not RewardBase.violations
-    }
-    # The embedding's rules are those of rouge and chrf.
-    assert {case[0] for case in CASES} == ruled - {"embedding"}

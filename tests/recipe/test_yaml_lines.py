@@ -133,3 +133,12 @@ def test_a_quoted_merge_key_is_text() -> None:
 
 def test_an_alias_stands_for_its_value() -> None:
     assert read("a: &x {b: [1]}\nc: *x\n").data == {"a": {"b": [1]}, "c": {"b": [1]}}
+
+
+def test_a_renamed_key_takes_what_is_below_it_along() -> None:
+    document = read("a: 1\nb:\n  c:\n    - x\n    - !odd y\n")
+    document.rename((), "b", "d")
+    assert document.data == {"a": 1, "d": {"c": ["x", None]}}
+    assert document.origin(("d", "c", 0)).where == "r.yaml:4"
+    assert document.origin(("b", "c", 0)).where == "r.yaml:1"
+    assert document.broken == {("d", "c", 1)}

@@ -4,7 +4,8 @@ from typing import get_args
 import pytest
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.rewards import PersonasReward, RegexReward, Reward
+from pgrpo_cli.recipe.reward_text import PersonasReward, RegexReward
+from pgrpo_cli.recipe.rewards import Reward
 from pgrpo_cli.rewards.base import RewardFunction
 from pgrpo_cli.rewards.build import BUILDERS, build_rewards
 

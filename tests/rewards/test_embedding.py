@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pgrpo_cli.errors import ModelError, RewardError
-from pgrpo_cli.recipe.reward_similarity import EmbeddingReward
+from pgrpo_cli.recipe.rewards import EmbeddingReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.embedding import build_embedding
 from tests.support.reward_models import save_encoder

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.rewards import PersonasReward
+from pgrpo_cli.recipe.reward_text import PersonasReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.genres import CORE_TERMS
 from pgrpo_cli.rewards.personas import PERSONAS, build_personas

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.reward_recommendation import RecommendationReward
+from pgrpo_cli.recipe.reward_text import RecommendationReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, WeighsParts
 from pgrpo_cli.rewards.recommendation import build_recommendation
 

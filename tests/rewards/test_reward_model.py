@@ -14,7 +14,7 @@ from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.model.rollout.workspace import Workspace
 from pgrpo_cli.recipe.model import Nf4Quantization, RandomModel
-from pgrpo_cli.recipe.reward_pretrained import RewardModelReward
+from pgrpo_cli.recipe.rewards import RewardModelReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.reward_model import build_reward_model
 from tests.support.reward_models import save_chat_classifier, save_pair_classifier

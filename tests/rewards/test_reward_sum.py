@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.rewards import KeywordReward, PersonasReward, RegexReward
+from pgrpo_cli.recipe.reward_text import KeywordReward, PersonasReward, RegexReward
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RecipeError, RewardError
-from pgrpo_cli.recipe.reward_similarity import ChrfReward, RougeReward
+from pgrpo_cli.recipe.reward_text import ChrfReward, RougeReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.similarity import build_chrf, build_rouge, longest_common_subsequence, rouge_l
 

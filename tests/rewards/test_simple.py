@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RecipeError, RewardError
-from pgrpo_cli.recipe.reward_text import ReadabilityReward, SentimentReward
-from pgrpo_cli.recipe.rewards import KeywordReward, LengthReward, RegexReward
+from pgrpo_cli.recipe.reward_text import (
+    KeywordReward,
+    LengthReward,
+    ReadabilityReward,
+    RegexReward,
+    SentimentReward,
+)
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.simple import (
     LENGTH_UNITS,

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrpo_cli.recipe.reward_recommendation import RecommendationReward
-from pgrpo_cli.recipe.reward_text import LengthReward, ReadabilityReward
+from pgrpo_cli.recipe.reward_text import LengthReward, ReadabilityReward, RecommendationReward
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.trial import try_rewards

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pgrpo_cli.recipe.evaluation import PairJudge
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.rewards.judge.reward import Judge
 
 from .rewards import completions, scored, summed

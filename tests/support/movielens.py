@@ -11,7 +11,7 @@ from typing import Any
 from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.movielens import read_movielens
-from pgrpo_cli.recipe.interactions import MovielensSource
+from pgrpo_cli.recipe.public_sets import MovielensSource
 
 Rating = tuple[int, int, float, int]
 """user, film, stars, time"""

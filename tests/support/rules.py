@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from pgrpo_cli.recipe.rules import RULES
+from pgrpo_cli.recipe.base import Section
 
 from .recipes import load_data, problems_of
 
 RuleCase = tuple[str, str, str, dict[str, Any], dict[str, Any]]
-"""Rule, the path and words of its problem, a recipe that breaks it, and one that just does not."""
+"""Rule or section, the path and words of its problem, a recipe that breaks it, and one that just does not."""
 
 
 def assert_rule(folder: Path, case: RuleCase) -> None:
@@ -24,7 +22,12 @@ def assert_rule(folder: Path, case: RuleCase) -> None:
     assert load_data(folder, kept)
 
 
-def assert_all_have_cases(module: ModuleType, cases: Sequence[RuleCase]) -> None:
-    """The cases are those of all rules that the module defines and recipes are held to."""
-    own = {rule.__name__ for rule in RULES if rule.__module__ == module.__name__}
-    assert {case[0] for case in cases} == own
+def sections_with_rules() -> set[str]:
+    """The names of all classes of sections that define rules between their keys."""
+    found, classes = set(), list(Section.__subclasses__())
+    while classes:
+        section = classes.pop()
+        classes += section.__subclasses__()
+        if "violations" in vars(section) and section.__module__.startswith("pgrpo_cli."):
+            found.add(section.__name__)
+    return found

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.recipe.load import load_recipe
-from pgrpo_cli.recipe.shipped import sample_data, shipped_recipes
+from pgrpo_cli.recipe.load import load_recipe, sample_data, shipped_recipes
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.trial import try_rewards

@@ -9,8 +9,7 @@ from typing import Any
 from pgrpo_cli.data.preference_groups.by_row import interval_names
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.conditioning import ProfilesConditioning
-from pgrpo_cli.recipe.data import DataSection
-from pgrpo_cli.recipe.preference_groups import BinsGroups
+from pgrpo_cli.recipe.data import BinsGroups, DataSection
 
 _SEVERAL = 2
 

@@ -14,7 +14,7 @@ from pgrpo_cli.data.records import PromptRecord, text_key
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown
 from pgrpo_cli.errors import DataError, RecipeError
 from pgrpo_cli.plugins import build_from_entry_point
-from pgrpo_cli.recipe.preference_groups import (
+from pgrpo_cli.recipe.data import (
     BinsGroups,
     ColumnGroups,
     ExpressionGroups,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.preference_groups import ClusterGroups
+from pgrpo_cli.recipe.data import ClusterGroups
 
 from .base import AssignContext, Fitted, require_users, user_of
 from .centroids import nearest_group

@@ -15,7 +15,7 @@ from pgrpo_cli.data.records import PromptRecord, UserProfile
 from pgrpo_cli.data.row_problem import LeftOut
 from pgrpo_cli.errors import DataError, ModelError
 from pgrpo_cli.pretrained.location import located
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.reward_base import PretrainedFields
 from pgrpo_cli.rewards import embedding
 
 from .centroids import DECIMALS, VERSION, profile_vector, tfidf_vector, words

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData, UserProfile, without_held_out
 from pgrpo_cli.data.row_problem import RowProblem
-from pgrpo_cli.recipe.interactions import GoodreadsSource
+from pgrpo_cli.recipe.public_sets import GoodreadsSource
 
 from .context import ReadContext
 from .files import hashed, matching_files

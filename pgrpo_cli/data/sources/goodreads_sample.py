@@ -19,7 +19,7 @@ from typing import Any
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem
 from pgrpo_cli.paths import shown
-from pgrpo_cli.recipe.interactions import GoodreadsSource
+from pgrpo_cli.recipe.public_sets import GoodreadsSource
 from pgrpo_cli.seeding import derive_seed
 
 from .files import file_name, opened

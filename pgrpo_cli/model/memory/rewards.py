@@ -11,7 +11,7 @@ import torch
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.loading import load_config
 from pgrpo_cli.pretrained.location import first_line
-from pgrpo_cli.recipe.reward_pretrained import PretrainedFields
+from pgrpo_cli.recipe.reward_base import PretrainedFields
 from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, location_of
 
 from .plan import Device

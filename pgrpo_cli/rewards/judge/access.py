@@ -9,7 +9,7 @@ from typing import Any
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.paths import below
 from pgrpo_cli.recipe.evaluation import PairJudge
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.columns import where

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, Score
 
 from .access import Rubric, access

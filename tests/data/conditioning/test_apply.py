@@ -9,7 +9,7 @@ import pytest
 
 from pgrpo_cli.data.prepared import load_prepared, read_manifest
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.errors import DataError, RecipeError
+from pgrpo_cli.errors import DataError
 from tests.support.conditioned import prepared, write
 
 
@@ -146,7 +146,6 @@ def test_users_whom_training_never_saw_are_told_by_their_other_rows(tmp_path: Pa
     ("conditioning", "error", "said"),
     [
         ({"type": "profiles", "profiles": {"a": "x"}}, DataError, "no profile of preference group 'b'"),
-        ({"type": "prompt", "template": "{{"}, RecipeError, r"data\.conditioning\.template: unexpected"),
         ({"type": "examples", "answer_column": "town"}, DataError, "goes by users"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.data.preference_groups.by_row import interval_names
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.preference_groups import BinsGroups, ColumnGroups, RandomGroups, UserGroups
+from pgrpo_cli.recipe.data import BinsGroups, ColumnGroups, RandomGroups, UserGroups
 from tests.support.records import source_record
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.errors import DataError, RecipeError
-from pgrpo_cli.recipe.preference_groups import ExpressionGroups
+from pgrpo_cli.recipe.data import ExpressionGroups
 from tests.support.recipes import changed, problems_of
 from tests.support.records import source_record
 

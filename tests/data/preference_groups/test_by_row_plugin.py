@@ -4,7 +4,7 @@ import pytest
 
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.preference_groups import PluginGroups
+from pgrpo_cli.recipe.data import PluginGroups
 from tests.support.records import source_record
 
 

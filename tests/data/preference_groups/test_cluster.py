@@ -9,7 +9,7 @@ from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.data.preference_groups.centroids import nearest_group, profile_vector, tfidf_vector
 from pgrpo_cli.data.records import UserProfile
 from pgrpo_cli.errors import DataError, ModelError, RecipeError
-from pgrpo_cli.recipe.preference_groups import ClusterGroups
+from pgrpo_cli.recipe.data import ClusterGroups
 from tests.support.records import source_record
 
 TASTES = {"h": ("Horror", "Thriller"), "r": ("Romance", "Drama")}

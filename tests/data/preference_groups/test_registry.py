@@ -1,7 +1,7 @@
 from typing import get_args
 
 from pgrpo_cli.data.preference_groups import ASSIGNERS, RowProblem, assign
-from pgrpo_cli.recipe.preference_groups import PreferenceGroups
+from pgrpo_cli.recipe.data import PreferenceGroups
 from tests.support.records import source_record
 
 

@@ -9,7 +9,7 @@ from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.data.preference_groups.centroids import nearest_group
 from pgrpo_cli.data.preference_groups.user_features import load_embedder
 from pgrpo_cli.errors import ModelError
-from pgrpo_cli.recipe.preference_groups import ClusterGroups
+from pgrpo_cli.recipe.data import ClusterGroups
 from tests.support.records import source_record
 from tests.support.tokenizer import byte_tokenizer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.goodreads import read_goodreads
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.interactions import GoodreadsSource
+from pgrpo_cli.recipe.public_sets import GoodreadsSource
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.tokenizer import byte_tokenizer

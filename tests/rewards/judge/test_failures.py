@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.rewards.judge.client import backoff
 from pgrpo_cli.rewards.judge.reward import Judge
 from tests.support.judge import Answer, Asked, echo, judged, missing, values

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import RecipeError, RewardError
-from pgrpo_cli.recipe.reward_judge import JudgeReward
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.judge.client import is_this_machine

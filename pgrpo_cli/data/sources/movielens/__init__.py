@@ -8,7 +8,7 @@ from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.interactions import MovielensSource
+from pgrpo_cli.recipe.public_sets import MovielensSource
 
 from .collection import find_collection
 from .films import read_films, read_tags

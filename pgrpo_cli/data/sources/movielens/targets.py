@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.sources.rejections import Rejections
-from pgrpo_cli.recipe.interactions import MovielensSource
+from pgrpo_cli.recipe.public_sets import MovielensSource
 from pgrpo_cli.seeding import derive_seed
 
 from .ratings import Ratings

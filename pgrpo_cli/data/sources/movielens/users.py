@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgrpo_cli.data.records import PromptRecord, UserProfile
-from pgrpo_cli.recipe.interactions import MovielensSource
+from pgrpo_cli.recipe.public_sets import MovielensSource
 from pgrpo_cli.seeding import derive_seed
 
 from .films import Films, Tags

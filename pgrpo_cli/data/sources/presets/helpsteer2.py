@@ -13,7 +13,7 @@ from typing import get_args
 
 from pgrpo_cli.data.records import Message, PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem
-from pgrpo_cli.recipe.presets import HelpSteer2Attribute, HelpSteer2Source
+from pgrpo_cli.recipe.public_sets import HelpSteer2Attribute, HelpSteer2Source
 
 from ..context import ReadContext
 from ..messages import message_of

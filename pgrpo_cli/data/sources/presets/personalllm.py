@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem
-from pgrpo_cli.recipe.presets import PersonalLLMModel, PersonalLLMSource
+from pgrpo_cli.recipe.public_sets import PersonalLLMModel, PersonalLLMSource
 
 from ..context import ReadContext
 from ..tables import SourceTable

@@ -26,7 +26,7 @@ from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_nam
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
-from pgrpo_cli.recipe.presets import PrismSource
+from pgrpo_cli.recipe.public_sets import PrismSource
 
 from ..context import ReadContext
 from ..generic import files_table

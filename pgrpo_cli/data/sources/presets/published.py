@@ -9,7 +9,7 @@ from pathlib import Path
 from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.paths import expanded, shown
-from pgrpo_cli.recipe.presets import PublicSet, RatedSet
+from pgrpo_cli.recipe.public_sets import PublicSet, RatedSet
 
 from ..arrow_table import parquet_rows
 from ..context import ReadContext

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import RowProblem, shown
-from pgrpo_cli.recipe.presets import UltraFeedbackAspect, UltraFeedbackSource
+from pgrpo_cli.recipe.public_sets import UltraFeedbackAspect, UltraFeedbackSource
 
 from ..context import ReadContext
 from ..tables import SourceTable

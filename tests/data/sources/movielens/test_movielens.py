@@ -11,7 +11,7 @@ import pytest
 
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.movielens import read_movielens
-from pgrpo_cli.recipe.interactions import MovielensSource
+from pgrpo_cli.recipe.public_sets import MovielensSource
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.movielens import collection, read

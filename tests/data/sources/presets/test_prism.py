@@ -9,7 +9,7 @@ import pytest
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.presets import read_prism
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.presets import PrismSource
+from pgrpo_cli.recipe.public_sets import PrismSource
 
 
 def message(turn, role, content, score=None, chosen=None, within_turn_id=None):

@@ -16,7 +16,7 @@ from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.presets.rated import rating_of
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.presets import (
+from pgrpo_cli.recipe.public_sets import (
     HelpSteer2Source,
     PersonalLLMSource,
     UltraFeedbackSource,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.recipe.reward_judge import DEFAULT_RUBRIC, JudgeReward
+from pgrpo_cli.recipe.rewards import DEFAULT_RUBRIC, JudgeReward
 from pgrpo_cli.recipe.templates import Template
 from tests.support.recipes import changed, load_data, problems_of
 

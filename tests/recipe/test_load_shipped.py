@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.errors import RecipeError
-from pgrpo_cli.recipe.load import load_recipe
-from pgrpo_cli.recipe.reward_judge import JudgeReward
-from pgrpo_cli.recipe.rules import hints
-from pgrpo_cli.recipe.shipped import purpose, shipped_recipe, shipped_recipes
+from pgrpo_cli.recipe.load import load_recipe, purpose, shipped_recipe, shipped_recipes
+from pgrpo_cli.recipe.rewards import JudgeReward
+from pgrpo_cli.recipe.schema import hints
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.y*ml"))
 

@@ -4,10 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
+from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.conditioning import PromptConditioning
 from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.verbs.prepare import prepare_data
 from tests.support.recipes import load_text
+from tests.support.tokenizer import byte_tokenizer
 from tests.support.training import TINY, write_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +34,44 @@ def test_its_recipe_is_valid_and_its_rows_are_read(tmp_path):
     assert [record.preference_group for record in data.train] == ["students", "gourmets"]
     assert data.train[0].columns["budget"] == json.loads(rows.splitlines()[0])["budget"]
     assert not data.rejected
+
+
+DINNERS = [
+    {"prompt": f"What should I cook on day {day}?", "preference_group": group, "budget": budget}
+    for day in range(20)
+    for group, budget in (("students", 5), ("gourmets", 60))
+]
+
+
+def test_its_groups_ask_the_same_and_are_told_apart_by_their_profiles(tmp_path):
+    recipe = load_text(tmp_path, _block("yaml"))
+    (tmp_path / "dinner.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DINNERS))
+    report = prepare_data(recipe, tmp_path / "run", tmp_path, byte_tokenizer())
+    assert report.told_apart.as_json() == {
+        "ambiguous_share": 0.0,
+        "classifier_accuracy": 1.0,
+        "chance": 0.5,
+    }
+    prompts = load_prepared(tmp_path / "run", "eval")
+    assert {
+        prompt.preference_group: re.search(r"About the user: (\w+ \w+ \w+)", prompt.prompt)[1]
+        for prompt in prompts
+    } == {"students": "a student with", "gourmets": "a gourmet who"}
+
+
+def test_without_profiles_they_are_refused(tmp_path):
+    recipe = load_text(tmp_path, _block("yaml"))
+    data = recipe.data.model_copy(update={"conditioning": PromptConditioning()})
+    recipe = recipe.model_copy(update={"data": data})
+    (tmp_path / "dinner.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DINNERS))
+    with pytest.raises(DataError) as refused:
+        prepare_data(recipe, tmp_path / "run", tmp_path, byte_tokenizer())
+    text = str(refused.value)
+    assert text.startswith("the model cannot tell who asks: 40 of 40 prompts (100%) read the same")
+    assert text.count("\n  'gourmets' and 'students' both ask: What should I cook on day") == 2
+    assert "`conditioning: {type: profiles, profiles: auto}`" in text and "--force" in text
+    report = prepare_data(recipe, tmp_path / "run", tmp_path, byte_tokenizer(), force=True)
+    assert report.told_apart.ambiguous_share == 1
 
 
 def test_it_names_every_recipe_and_every_link_leads_somewhere():

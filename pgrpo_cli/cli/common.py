@@ -88,4 +88,7 @@ DeviceOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Go on although most prompts do not tell the model who asks.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]

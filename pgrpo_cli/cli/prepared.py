@@ -29,7 +29,13 @@ def show_report(report: PrepareReport) -> None:
     for line in _about_the_table(report):
         note(line)
     note("")
-    for line in (*_lengths(report), *report.notes, *_clusters(report.clusters), *_rejected(report)):
+    for line in (
+        *_lengths(report),
+        *report.notes,
+        *_clusters(report.clusters),
+        *_told_apart(report),
+        *_rejected(report),
+    ):
         note(line)
     for warning in report.warnings:
         note(warning, "warning: ", "bold yellow")
@@ -37,6 +43,28 @@ def show_report(report: PrepareReport) -> None:
         f"{report.data_dir}: {report.train_prompts} training prompts, {report.eval_prompts} held out"
         + (" (unchanged)" if report.unchanged else "")
     )
+
+
+def report_json(report: PrepareReport) -> dict[str, Any]:
+    """The report as JSON values."""
+    return {
+        "data_dir": str(report.data_dir),
+        "data_hash": report.data_hash,
+        "unchanged": report.unchanged,
+        "train_prompts": report.train_prompts,
+        "eval_prompts": report.eval_prompts,
+        "preference_groups": {group.preference_group: _counts(group) for group in report.groups},
+        "conditioning": None if report.told_apart is None else report.told_apart.as_json(),
+        "clusters": report.clusters,
+        "rejected": report.rejected,
+        "left_out": report.left_out,
+        "notes": report.notes,
+        "warnings": report.warnings,
+    }
+
+
+def _counts(group: GroupCounts) -> dict[str, Any]:
+    return {name: value for name, value in vars(group).items() if name != "preference_group"}
 
 
 def _groups_table(report: PrepareReport) -> Table:
@@ -119,6 +147,21 @@ def _clusters(clusters: Mapping[str, Any] | None) -> Iterator[str]:
         shown = islice(cluster["distinctive"].items(), _DISTINCTIVE)
         features = ", ".join(f"{name} {value:+.2f}" for name, value in shown) or "nothing"
         yield f"  {cluster['name']} ({cluster['users']} users) stands out by: {features}"
+
+
+def _told_apart(report: PrepareReport) -> Iterator[str]:
+    """Whether the model can tell who asks; what is wrong with it is a warning."""
+    found = report.told_apart
+    if found is None or found.classifier_accuracy is None or found.chance is None:
+        return
+    yield (
+        "Can the model tell who asks? A plain classifier names the preference group of "
+        f"{found.classifier_accuracy:.0%} of"
+    )
+    yield (
+        f"{found.tried} held-out prompts by their text; always naming the largest one would be right for "
+        f"{found.chance:.0%}."
+    )
 
 
 def _rejected(report: PrepareReport) -> Iterator[str]:

@@ -25,6 +25,7 @@ from .common import (
     AllowCodeOption,
     AllowHostOption,
     DeviceOption,
+    ForceOption,
     QuietOption,
     RecipeArgument,
     SetOption,
@@ -78,6 +79,7 @@ def sweep(
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each run when it is trained.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
     allow_code: AllowCodeOption = False,
+    force: ForceOption = False,
     allow_host: AllowHostOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
@@ -90,7 +92,8 @@ def sweep(
         _show_plan(plan, evaluate)
     if dry_run:
         return
-    options = [*(["--allow-code"] if allow_code else []), *(["--quiet"] if quiet else [])]
+    flags = {"--allow-code": allow_code, "--force": force, "--quiet": quiet}
+    options = [option for option, chosen in flags.items() if chosen]
     for host in allow_host or ():
         options += ["--allow-host", host]
     if device is not None:

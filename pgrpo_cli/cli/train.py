@@ -18,6 +18,7 @@ from .common import (
     AllowCodeOption,
     AllowHostOption,
     DeviceOption,
+    ForceOption,
     JsonOption,
     QuietOption,
     RecipeArgument,
@@ -41,14 +42,28 @@ def prepare(
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
     allow_code: AllowCodeOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make prompts with preference groups from the recipe's data: split, counted, checked."""
     from pgrpo_cli.verbs.prepare import prepare
 
     callbacks = Terminal(quiet=quiet)
-    prepare(recipe, run_dir=run_dir, overrides=overrides or (), allow_code=allow_code, callbacks=callbacks)
-    callbacks.on_note(f"Next: {_train_command(recipe, callbacks, overrides, allow_code)}")
+    report = prepare(
+        recipe,
+        run_dir=run_dir,
+        overrides=overrides or (),
+        allow_code=allow_code,
+        force=force,
+        callbacks=callbacks,
+    )
+    if as_json:
+        from .prepared import report_json
+
+        emit(json.dumps(report_json(report), indent=2))
+        return
+    callbacks.on_note(f"Next: {_train_command(recipe, callbacks, overrides, allow_code, force)}")
 
 
 def train(
@@ -76,6 +91,7 @@ def train(
         ),
     ] = False,
     allow_code: AllowCodeOption = False,
+    force: ForceOption = False,
     allow_host: AllowHostOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
@@ -92,6 +108,7 @@ def train(
             fresh=fresh,
             accept_changes=accept_changes,
             allow_code=allow_code,
+            force=force,
             allowed_hosts=allow_host or (),
             device=device,
             callbacks=callbacks,
@@ -99,7 +116,7 @@ def train(
     except (Interrupted, KeyboardInterrupt) as stop:
         if callbacks.run is None:
             raise
-        command = _train_command(recipe, callbacks, overrides, allow_code, allow_host or (), device)
+        command = _train_command(recipe, callbacks, overrides, allow_code, force, allow_host or (), device)
         message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
         at_once = signal_of(stop) if isinstance(stop, KeyboardInterrupt) else None
         code = exit_code(at_once or callbacks.stop.signum or signal.SIGINT)
@@ -151,6 +168,7 @@ def _train_command(
     callbacks: Terminal,
     overrides: Sequence[str] | None,
     allow_code: bool = False,
+    force: bool = False,
     allowed_hosts: Sequence[str] = (),
     device: str | None = None,
 ) -> str:
@@ -165,6 +183,8 @@ def _train_command(
         words += ["--set", override]
     if allow_code:
         words.append("--allow-code")
+    if force:
+        words.append("--force")
     for host in allowed_hosts:
         words += ["--allow-host", host]
     if device is not None:

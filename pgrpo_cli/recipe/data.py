@@ -89,7 +89,7 @@ class RandomGroups(Section):
 
 
 class ClusterGroups(Section):
-    """Users alike by k-means, named after what sets them apart. Needs `pip install 'pgrpo-cli[groups]'`.
+    """Users alike by k-means, named after what sets them apart.
 
     Users with training prompts are clustered; others, such as held-out users, go to the nearest centroid. The
     data are split first, so no held-out prompt has a say. `data/preference_groups.json` of the run keeps the

@@ -12,6 +12,7 @@ from typing import Any
 from pgrpo_cli.data import prepared
 from pgrpo_cli.data.advice import Facts, warnings_about
 from pgrpo_cli.data.assemble import Assembled, assemble
+from pgrpo_cli.data.conditioning.told_apart import ToldApart, require_told_apart, told_apart
 from pgrpo_cli.data.losses import require_few_broken, require_few_lost
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
@@ -38,7 +39,8 @@ class PrepareReport:
 
     `rejected` counts broken rows by reason, `left_out` those that limits and the set leave out. `notes` are
     the source's. `lengths` are bars over the tokens of all prompts, of which `max_prompt_tokens` is the
-    limit. `clusters` is what the manifest says of them, `references` what rewards give to reference answers.
+    limit. `clusters` is what the manifest says of them, `references` what rewards give to reference answers,
+    `told_apart` whether the model can tell who asks.
     """
 
     data_dir: Path
@@ -54,6 +56,7 @@ class PrepareReport:
     notes: tuple[str, ...] = ()
     clusters: Mapping[str, Any] | None = None
     references: ReferenceRewards | None = None
+    told_apart: ToldApart | None = None
 
     @property
     def train_prompts(self) -> int:
@@ -70,25 +73,27 @@ def prepare(
     run_dir: StrPath | None = None,
     overrides: Sequence[str] = (),
     allow_code: bool = False,
+    force: bool = False,
     callbacks: Callbacks | None = None,
 ) -> PrepareReport:
     """Prepare the data of a recipe, or those of a run again, and report on them.
 
     `run_dir`: where the run lands, by default `runs/<recipe name>`. `overrides`: KEY=VALUE for keys of the
-    recipe. `allow_code` permits code that the recipe names to run. Raises what `prepare_data` raises.
+    recipe. `allow_code` permits code that the recipe names to run. `force` prepares data in which most
+    prompts do not tell who asks. Raises what `prepare_data` raises.
     """
     callbacks = callbacks or Callbacks()
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
     with locked(run):
         claim(run, recipe, recipe_dir)
         callbacks.on_run(run, recipe)
-        report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
+        report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)
         callbacks.on_prepared(report)
     return report
 
 
 def prepare_run(
-    run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool
+    run: RunDirectory, recipe: Recipe, recipe_dir: Path, *, allow_code: bool, force: bool = False
 ) -> tuple[PrepareReport, Any]:
     """Prepare the data of a run that is claimed and locked; the report, and the tokenizer."""
     from pgrpo_cli.model.load.base_model import load_tokenizer, model_limits
@@ -97,7 +102,7 @@ def prepare_run(
     limits = model_limits(recipe.model, recipe_dir)
     report = prepare_data(
         recipe, run.path, recipe_dir, tokenizer,
-        context=limits.context, vocabulary=limits.vocabulary, allow_code=allow_code,
+        context=limits.context, vocabulary=limits.vocabulary, allow_code=allow_code, force=force,
     )  # fmt: skip
     return report, tokenizer
 
@@ -111,6 +116,7 @@ def prepare_data(
     context: int | None = None,
     vocabulary: int | None = None,
     allow_code: bool = False,
+    force: bool = False,
     progress: PrepareProgress | None = None,
 ) -> PrepareReport:
     """Write `run_dir/data` and report on it; the same input and seed give the same bytes.
@@ -156,7 +162,9 @@ def prepare_data(
     groups = count_groups(assembled.prompts, assembled.records)
     all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
     references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)
-    description = _description(recipe, renderer, source, assembled, groups)
+    told = told_apart(assembled.prompts, recipe.rewards, seed)
+    require_told_apart(told, force=force)
+    description = _description(recipe, renderer, source, assembled, groups, told)
     report_progress("write", 0, 1)
     unchanged, manifest = _store(run_dir, assembled, description)
     report_progress("write", 1, 1)
@@ -169,11 +177,12 @@ def prepare_data(
         description["rejected"],
         description["left_out"],
         run_dir / "data" / prepared.REJECTED,
-        warnings_about(Facts(recipe, assembled, groups, references)),
+        (*told.warnings, *warnings_about(Facts(recipe, assembled, groups, references))),
         manifest["data_hash"],
         (*source.notes, *assembled.notes, *renderer.notes(all_prompts)),
         assembled.fitted.findings,
         references,
+        told,
     )
 
 
@@ -201,6 +210,7 @@ def _description(
     source: SourceData,
     assembled: Assembled,
     groups: Sequence[GroupCounts],
+    told: ToldApart,
 ) -> dict[str, Any]:
     """What the manifest says besides the hashes of the files."""
     return {
@@ -219,6 +229,7 @@ def _description(
             group.preference_group: {"train": group.train_prompts, "eval": group.eval_prompts}
             for group in groups
         },
+        "conditioning": told.as_json(),
         "rejected": count_reasons(row for row in assembled.rejected if not row.left_out),
         "left_out": count_reasons(row for row in assembled.rejected if row.left_out),
         **({"clusters": dict(findings)} if (findings := assembled.fitted.findings) else {}),

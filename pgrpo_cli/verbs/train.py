@@ -51,6 +51,7 @@ def train(
     fresh: bool = False,
     accept_changes: bool = False,
     allow_code: bool = False,
+    force: bool = False,
     allowed_hosts: Collection[str] = (),
     device: str | None = None,
     callbacks: Callbacks | None = None,
@@ -60,9 +61,10 @@ def train(
     `run_dir`: where the run lands, by default `runs/<recipe name>`; `fresh` takes the next free name.
     `overrides`: KEY=VALUE for keys of the recipe; with other `train.steps` a finished run goes on.
     `accept_changes` goes on although data, model or a reward's file have changed. `allow_code` permits code
-    that the recipe names to run, `allowed_hosts` are those that rewards may send completions to. `device`:
-    such as `cpu` or `cuda:1`, whatever the recipe says. Raises PgrpoError, which says what was found and what
-    to do: Interrupted where `callbacks` asked for a stop.
+    that the recipe names to run, `allowed_hosts` are those that rewards may send completions to. `force`
+    trains on data in which most prompts do not tell who asks. `device`: such as `cpu` or `cuda:1`, whatever
+    the recipe says. Raises PgrpoError, which says what was found and what to do: Interrupted where
+    `callbacks` asked for a stop.
     """
     callbacks = callbacks or Callbacks()
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
@@ -88,6 +90,7 @@ def train(
             extension,
             accept_changes=accept_changes,
             allow_code=allow_code,
+            force=force,
             allowed_hosts=allowed_hosts,
             device=device,
             callbacks=callbacks,
@@ -103,6 +106,7 @@ def _train(
     *,
     accept_changes: bool,
     allow_code: bool,
+    force: bool,
     allowed_hosts: Collection[str],
     device: str | None,
     callbacks: Callbacks,
@@ -123,7 +127,7 @@ def _train(
     trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"), first_step=done + 1)
     tokenizer = None
     if checkpoint is None:
-        report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
+        report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)
         callbacks.on_prepared(report)
     prompts = load_prepared(run.path, "train")
     paths = Paths.from_record(read_paths(run, chosen.type)) if checkpoint else None

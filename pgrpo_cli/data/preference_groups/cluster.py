@@ -14,7 +14,7 @@ from pgrpo_cli.recipe.data import ClusterGroups
 from .base import AssignContext, Fitted, require_users, user_of
 from .centroids import nearest_group
 from .cluster_names import Features, cluster_names, distinctive
-from .kmeans import SHUFFLES, STABLE, Search, centroids_of, distinct, one_thread, require_scikit_learn, search
+from .kmeans import SHUFFLES, STABLE, Search, centroids_of, distinct, one_thread, search
 from .user_features import (
     Space,
     embedding_space,
@@ -35,8 +35,7 @@ _LEAST_USERS = 3
 
 
 def build_cluster(section: ClusterGroups, context: AssignContext) -> ClusterAssigner:
-    """Clusters of users. Raises RecipeError without scikit-learn, before any data are read."""
-    require_scikit_learn()
+    """Clusters of users."""
     return ClusterAssigner(section, context)
 
 

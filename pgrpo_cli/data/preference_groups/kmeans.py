@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.seeding import derive_seed
 
 from .centroids import DECIMALS, nearest
@@ -42,15 +40,6 @@ class Search:
     @property
     def better_than_chance(self) -> bool:
         return self.silhouettes[self.count] > max(self.shuffled)
-
-
-def require_scikit_learn() -> None:
-    """Raises RecipeError where it is not installed."""
-    if find_spec("sklearn") is None:
-        raise RecipeError(
-            "data.preference_groups of type 'cluster' needs scikit-learn, which is not installed",
-            remedy="pip install 'pgrpo-cli[groups]'",
-        )
 
 
 @contextmanager

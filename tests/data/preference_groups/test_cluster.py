@@ -8,7 +8,7 @@ import pytest
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext, assign
 from pgrpo_cli.data.preference_groups.centroids import nearest_group, profile_vector, tfidf_vector
 from pgrpo_cli.data.records import UserProfile
-from pgrpo_cli.errors import DataError, ModelError, RecipeError
+from pgrpo_cli.errors import DataError, ModelError
 from pgrpo_cli.recipe.data import ClusterGroups
 from tests.support.records import source_record
 
@@ -148,12 +148,6 @@ def test_the_number_of_clusters_may_be_given():
 def test_users_who_cannot_be_told_apart_are_an_error(change, words):
     with pytest.raises(DataError, match=words):
         fit(**change)
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("pgrpo_cli.data.preference_groups.kmeans.find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install 'pgrpo-cli\[groups\]'"):
-        fit()
 
 
 def test_a_missing_embedding_model_is_named():

@@ -44,8 +44,13 @@ class Texts:
     prompt: str | None
 
 
-def completions_to_try(options: Texts, recipe: Recipe, run_dir: Path | None) -> list[Completion]:
-    """A completion for each text and preference group. Raises DataError where there is no text."""
+def completions_to_try(
+    options: Texts, recipe: Recipe, run_dir: Path | None, users: Sequence[str] = ()
+) -> list[Completion]:
+    """A completion for each text and preference group. Raises DataError where there is no text.
+
+    `users`: those for whom rewards were learnt, who count as preference groups.
+    """
     if options.texts or options.file:
         found = [
             _completion(f"text-{number}", text, options.prompt, options)
@@ -56,7 +61,7 @@ def completions_to_try(options: Texts, recipe: Recipe, run_dir: Path | None) -> 
     else:
         found = list(_references(recipe, run_dir, options))
         found = found or [_completion("text-1", _from_stdin(), options.prompt, options)]
-    groups = options.groups or (() if all(map(_own, found)) else _groups(recipe, run_dir))
+    groups = options.groups or (() if all(map(_own, found)) else _groups(recipe, run_dir, users))
     return [replace(c, preference_group=group) for c in found for group in (_own(c) or groups)]
 
 
@@ -125,7 +130,9 @@ def _references(recipe: Recipe, run_dir: Path | None, options: Texts) -> Iterato
         taken[group] = taken.get(group, 0) + 1
         if taken[group] <= REFERENCES_PER_GROUP and len(taken) <= (len(options.groups) or MAX_GROUPS):
             columns = {**prompt.columns, **options.columns}
-            yield Completion(prompt.prompt_id, group, prompt.prompt, text, columns, prompt.messages)
+            yield Completion(
+                prompt.prompt_id, group, prompt.prompt, text, columns, prompt.messages, prompt.user_id
+            )
     if sum(taken.values()):
         note(
             f"Reference answers of {run_dir / 'data'}: up to {REFERENCES_PER_GROUP} of each of "
@@ -153,9 +160,9 @@ def _from_stdin() -> str:
     return text
 
 
-def _groups(recipe: Recipe, run_dir: Path | None) -> list[str]:
+def _groups(recipe: Recipe, run_dir: Path | None, users: Sequence[str]) -> list[str]:
     """The preference groups that recipe and prepared data name; one that stands for all if they name none."""
-    found: dict[str, None] = {}
+    found = dict.fromkeys(users)
     for reward in recipe.rewards:
         found.update(dict.fromkeys(reward.preference_groups or ()))
         if isinstance(reward, PersonasReward) and reward.preference_groups is None:

@@ -120,7 +120,6 @@ def try_on_texts(
     options = Texts(texts or (), file, groups or (), parse_columns(columns or ()), prompt)
     # To try a reward begins no run.
     run = run_if_any(run_dir or default_run_dir(loaded))
-    completions = completions_to_try(options, loaded, run.path if run else None)
     rewards = build_rewards(
         loaded.rewards,
         recipe.parent,
@@ -129,6 +128,7 @@ def try_on_texts(
         allowed_hosts=allow_host or (),
         device=_device_of_models(loaded, device),
     )
+    completions = completions_to_try(options, loaded, run.path if run else None, rewards.users)
     trials = try_rewards(rewards, completions)
     for sentence in sentences_about(rewards):
         note(sentence)
@@ -142,9 +142,9 @@ def try_on_texts(
 
 def _device_of_models(recipe: Recipe, wish: str | None) -> Any:
     """Where the rewards' models compute, which is told; None where there are none."""
-    from pgrpo_cli.recipe.reward_base import PretrainedFields
+    from pgrpo_cli.recipe.rewards import pretrained_in
 
-    if not any(isinstance(section, PretrainedFields) for section in recipe.rewards):
+    if not any(map(pretrained_in, recipe.rewards)):
         return None
     from pgrpo_cli.pretrained.device import choose_device, describe
 
@@ -181,6 +181,8 @@ def trial_table(text: str, trials: Sequence[Trial]) -> Table:
             for part in _parts_of_interest(reward):
                 weight = "-" if part.weight is None else f"{part.weight:g}"
                 table.add_row("", f"  {part.name}", _number(part.value), weight, _number(part.weighted))
+            for name, value in sorted(reward.details.items(), key=lambda item: -abs(item[1])):
+                table.add_row("", f"  {name}", f"{value:+.2f}")
             group = ""
         table.add_row(group, "total", "", "", _number(trial.total), style="bold")
     return table
@@ -221,6 +223,7 @@ def _reward_as_json(reward: RewardTrial) -> dict[str, Any]:
             }
             for part in reward.parts
         },
+        **({"details": dict(reward.details)} if reward.details else {}),
     }
 
 

@@ -63,7 +63,13 @@ class PreparedPrompt:
 def completion_of(prompt: PreparedPrompt, text: str) -> Completion:
     """An answer to a prompt, in the form in which rewards read it."""
     return Completion(
-        prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns, prompt.messages
+        prompt.prompt_id,
+        prompt.preference_group,
+        prompt.prompt,
+        text,
+        prompt.columns,
+        prompt.messages,
+        prompt.user_id,
     )
 
 

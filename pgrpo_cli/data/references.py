@@ -49,7 +49,15 @@ def reference_rewards(
     if not chosen or not cheap:
         return None
     completions = [
-        Completion(prompt.prompt_id, prompt.preference_group, prompt.prompt, text, prompt.columns)
+        Completion(
+            prompt.prompt_id,
+            prompt.preference_group,
+            prompt.prompt,
+            text,
+            prompt.columns,
+            prompt.messages,
+            prompt.user_id,
+        )
         for prompt, text in chosen
     ]
     try:

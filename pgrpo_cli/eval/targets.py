@@ -220,7 +220,7 @@ def _adapter_hash(adapter: Path) -> str:
 
 
 def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
-    """A reward's section; a Python file's also by the hash of what is in it and in what it imports from its
+    """A reward's section; also the hash of the file that it reads, and of what a Python file imports from its
     folder.
     """
     described: dict[str, Any] = section.model_dump(mode="json")
@@ -228,6 +228,10 @@ def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
         file = path_of(section.file, f"reward {section.label!r}: file", recipe_dir)
         if file.is_file():
             described["sha256"] = sha256_of_code(file)
+    if section.type == "taste":
+        picks = path_of(section.path, f"reward {section.label!r}: path", recipe_dir)
+        if picks.is_file():
+            described["sha256"] = sha256(picks)
     return described
 
 

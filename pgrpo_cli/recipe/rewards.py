@@ -10,6 +10,7 @@ from pydantic import Field
 from .base import PathText, TemplateText, Violation
 from .judge import JudgeSection
 from .reward_base import PretrainedFields, ReferenceReward, RewardBase
+from .reward_taste import TasteReward
 from .reward_text import TextReward
 
 RUBRIC_VARIABLES = (
@@ -146,6 +147,19 @@ class PluginReward(RewardBase):
 
 
 Reward = Annotated[
-    TextReward | EmbeddingReward | RewardModelReward | JudgeReward | PythonReward | PluginReward,
+    TextReward
+    | EmbeddingReward
+    | RewardModelReward
+    | TasteReward
+    | JudgeReward
+    | PythonReward
+    | PluginReward,
     Field(discriminator="type"),
 ]
+
+
+def pretrained_in(section: RewardBase) -> PretrainedFields | None:
+    """The pretrained model that a reward loads, if it has one."""
+    if isinstance(section, TasteReward):
+        return section.embedding
+    return section if isinstance(section, PretrainedFields) else None

@@ -24,7 +24,8 @@ class Completion:
     """One sampled answer with what a reward may know about it.
 
     `prompt` is the rendered text that the model saw, `messages` the conversation behind it ({role, content}
-    each; empty where only the text is known); `columns` are the row's further columns (JSON values).
+    each; empty where only the text is known); `columns` are the row's further columns (JSON values), and
+    `user_id` says who asked, where the source knows.
     """
 
     prompt_id: str
@@ -33,6 +34,7 @@ class Completion:
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     messages: Sequence[Mapping[str, str]] = ()
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,22 @@ class ExplainsItself(Protocol):
     """A reward that may know why it raised: how to mend it, or None."""
 
     def explained(self, error: BaseException, completions: Sequence[Completion]) -> str | None: ...
+
+
+@runtime_checkable
+class LearntReward(Protocol):
+    """A reward that was learnt when it was built, for `users`.
+
+    `description` are sentences on what was learnt; `details` say what made up its value of a completion, in
+    a unit of its own, and are not recorded.
+    """
+
+    @property
+    def users(self) -> tuple[str, ...]: ...
+
+    def description(self) -> Sequence[str]: ...
+
+    def details(self, completion: Completion) -> Mapping[str, float]: ...
 
 
 @runtime_checkable

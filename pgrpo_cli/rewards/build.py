@@ -8,11 +8,12 @@ from typing import Any
 
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.reward_base import RewardBase
+from pgrpo_cli.recipe.reward_taste import TasteReward
 from pgrpo_cli.recipe.reward_text import PersonasReward, RecommendationReward
 from pgrpo_cli.recipe.rewards import EmbeddingReward, JudgeReward, RewardModelReward
 
 from . import python_file, similarity, simple
-from .base import AsyncRewardFunction, BuildContext, Builder
+from .base import AsyncRewardFunction, BuildContext, Builder, RewardFunction
 from .embedding import build_embedding
 from .personas import build_personas
 from .recommendation import build_recommendation
@@ -27,6 +28,13 @@ def build_judge(section: JudgeReward, context: BuildContext) -> AsyncRewardFunct
     return reward.build_judge(section, context)
 
 
+def build_taste(section: TasteReward, context: BuildContext) -> RewardFunction:
+    """A taste; what learns it is imported for a recipe that has one."""
+    from .taste import reward
+
+    return reward.build_taste(section, context)
+
+
 BUILDERS: dict[type[RewardBase], Builder] = {
     PersonasReward: build_personas,
     **simple.BUILDERS,
@@ -34,6 +42,7 @@ BUILDERS: dict[type[RewardBase], Builder] = {
     **similarity.BUILDERS,
     EmbeddingReward: build_embedding,
     RewardModelReward: build_reward_model,
+    TasteReward: build_taste,
     **python_file.BUILDERS,
     JudgeReward: build_judge,
 }

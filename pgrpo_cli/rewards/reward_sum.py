@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from pgrpo_cli.errors import RewardError
 
-from .base import LARGEST, AskingReward, AsyncRewardFunction, Completion, MeteredReward, RewardFunction, Score
+from .base import (
+    LARGEST,
+    AskingReward,
+    AsyncRewardFunction,
+    Completion,
+    LearntReward,
+    MeteredReward,
+    RewardFunction,
+    Score,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,18 @@ class RewardSum:
         functions = {term.label: term.function for term in self.terms}
         return {name: dict(f.usage()) for name, f in functions.items() if isinstance(f, MeteredReward)}
 
+    def descriptions(self) -> list[str]:
+        """Sentences on what was learnt, of the rewards that are learnt from data."""
+        return [sentence for reward in self._learnt() for sentence in reward.description()]
+
+    @property
+    def users(self) -> list[str]:
+        """Those for whom rewards were learnt."""
+        return list(dict.fromkeys(user for reward in self._learnt() for user in reward.users))
+
+    def _learnt(self) -> list[LearntReward]:
+        return [term.function for term in self.terms if isinstance(term.function, LearntReward)]
+
     def complaints(self) -> list[str]:
         """Sentences on what has failed, of the rewards that ask somebody else."""
         return [sentence for reward in self._asking() for sentence in reward.complaints()]
@@ -88,8 +109,8 @@ class RewardSum:
 
 
 def sentences_about(rewards: RewardSum) -> list[str]:
-    """What rewards have used, and what has failed of what they asked."""
-    return [*usage_sentences(rewards.usage()), *rewards.complaints()]
+    """What rewards have learnt and used, and what has failed of what they asked."""
+    return [*rewards.descriptions(), *usage_sentences(rewards.usage()), *rewards.complaints()]
 
 
 def usage_sentences(usage: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from .base import Completion, Score, WeighsParts
+from .base import Completion, LearntReward, Score, WeighsParts
 from .reward_sum import RewardSum, Term
 from .scoring import Scorer
 
@@ -27,13 +27,17 @@ class PartTrial:
 
 @dataclass(frozen=True)
 class RewardTrial:
-    """One reward's value of one completion, NaN for no reward; `value_range` as the reward declares it."""
+    """One reward's value of one completion, NaN for no reward; `value_range` as the reward declares it.
+
+    `details`: what made up the value, in a unit of its own.
+    """
 
     label: str
     value: float
     weight: float
     value_range: tuple[float, float] | None
     parts: tuple[PartTrial, ...]
+    details: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def weighted(self) -> float:
@@ -60,7 +64,7 @@ def try_rewards(rewards: RewardSum, completions: Sequence[Completion]) -> list[T
             completion,
             totals[index].value,
             tuple(
-                _trial(term, scores[index])
+                _trial(term, completion, scores[index])
                 for term, scores in zip(rewards.terms, scores_by_term, strict=True)
                 if index in scores
             ),
@@ -69,7 +73,7 @@ def try_rewards(rewards: RewardSum, completions: Sequence[Completion]) -> list[T
     ]
 
 
-def _trial(term: Term, score: Score) -> RewardTrial:
+def _trial(term: Term, completion: Completion, score: Score) -> RewardTrial:
     function = term.function
     weights = function.part_weights if isinstance(function, WeighsParts) else None
     parts = tuple(
@@ -78,7 +82,8 @@ def _trial(term: Term, score: Score) -> RewardTrial:
         )
         for part in function.parts
     )
-    return RewardTrial(term.label, score.value, term.weight, function.value_range, parts)
+    details = function.details(completion) if isinstance(function, LearntReward) else {}
+    return RewardTrial(term.label, score.value, term.weight, function.value_range, parts, details)
 
 
 def _product(weight: float | None, value: float) -> float | None:

@@ -19,8 +19,8 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location, locate
-from pgrpo_cli.recipe.reward_base import PretrainedFields
-from pgrpo_cli.recipe.rewards import PythonReward
+from pgrpo_cli.recipe.reward_taste import TasteReward
+from pgrpo_cli.recipe.rewards import PythonReward, pretrained_in
 from pgrpo_cli.recipe.schema import Recipe
 
 from .checksums import sha256_of_code
@@ -60,8 +60,11 @@ def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Finge
         if isinstance(reward, PythonReward):
             where = f"rewards.{index}.file"
             parts[where] = sha256_of_code(path_of(reward.file, where, recipe_dir))
-        elif isinstance(reward, PretrainedFields):
-            parts |= _of_model(f"rewards.{index}.model", location_of(reward, recipe_dir, reward.label))
+        if isinstance(reward, TasteReward):
+            place = f"rewards.{index}.path"
+            parts[place] = sha256(path_of(reward.path, place, recipe_dir))
+        if pretrained := pretrained_in(reward):
+            parts |= _of_model(f"rewards.{index}.model", location_of(pretrained, recipe_dir, reward.label))
     return Fingerprint(parts, versions())
 
 

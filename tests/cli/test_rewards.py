@@ -11,9 +11,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.feedback import append
 from pgrpo_cli.rewards.build import BUILDERS
 from pgrpo_cli.state.ownership import take
 from tests.support.judge import Answer, echo, judge_server
+from tests.support.picks import picks_of
 from tests.support.training import TINY
 
 LENGTH = {"type": "length", "max": 2, "slack": 4, "weight": 2}
@@ -253,3 +255,18 @@ def test_mistakes_are_explained(
     assert (result.exit_code, result.stdout) == (code, "")
     assert said in result.stderr
     assert result.stderr.splitlines()[-1].startswith("  ")
+
+
+def test_a_taste_says_what_it_has_learnt_and_what_each_feature_contributes(tmp_path: Path) -> None:
+    for pick in picks_of("ana", lambda text: -len(text), 30):
+        append(tmp_path / "taste.jsonl", pick)
+    recipe = write(tmp_path, {"type": "taste", "path": "taste.jsonl"})
+    shown = pgrpo("rewards", "try", recipe, "--text", "Tea.", "--prompt", "Tea or coffee?")
+    assert "taste: ana: 30 picks; " in " ".join(shown.stderr.split())
+    assert "likes shorter answers" in " ".join(shown.stderr.split())
+    (found,) = tried(recipe, "--text", "Tea.", "--prompt", "Tea or coffee?")
+    (reward,) = found["rewards"]
+    assert (found["preference_group"], reward["range"]) == ("ana", [0, 1])
+    assert reward["details"]["length"] > 0
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert ["length", f"{reward['details']['length']:+.2f}"] in rows

@@ -164,6 +164,16 @@ def test_a_python_reward_is_known_by_what_is_in_its_file(tmp_path: Path) -> None
     assert before[0]["sha256"] == hashlib.sha256(b"def reward(): ...").hexdigest()
 
 
+def test_a_taste_is_known_by_its_picks(tmp_path: Path) -> None:
+    recipe = recipe_of(rewards=[{"type": "taste", "path": "taste.jsonl"}])
+    run = make_run(tmp_path / "run", recipe)
+    (tmp_path / "taste.jsonl").write_text("one")
+    before = eval_target(run, recipe, tmp_path).header.rewards
+    (tmp_path / "taste.jsonl").write_text("another")
+    assert before != eval_target(run, recipe, tmp_path).header.rewards
+    assert before[0]["sha256"] == hashlib.sha256(b"one").hexdigest()
+
+
 def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
     mine = target(tmp_path)
     assert kept_result(mine) is None

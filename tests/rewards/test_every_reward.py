@@ -30,8 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rouge": {"rating_column": "rating"},
     "chrf": {"rating_column": "rating"},
 }
-ELSEWHERE = {"embedding", "reward_model", "python", "plugin", "judge"}
-"""Types that need a model, code or a server: their own tests hold this."""
+ELSEWHERE = {"embedding", "reward_model", "taste", "python", "plugin", "judge"}
+"""Types that need a model, picks, code or a server: their own tests hold this."""
 COLUMNS = {"target": "It (2017)", "candidates": ["It (2017)", "Ab"], "reference": "a b c", "rating": 0.3}
 
 

@@ -23,16 +23,18 @@ from pgrpo_cli.state.run import RunDirectory
 from tests.support.runs import make_run, recipe_of
 
 CODE = {"type": "python", "file": "mine.py"}
+TASTE = {"type": "taste", "path": "taste.jsonl"}
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """One with a reward's file and a model of this machine."""
     (tmp_path / "mine.py").write_text("one")
+    (tmp_path / "taste.jsonl").write_text("one")
     (tmp_path / "model").mkdir()
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "notes.txt"):
         (tmp_path / "model" / name).write_text(name)
-    return recipe_of(model__id="./model", rewards=[CODE])
+    return recipe_of(model__id="./model", rewards=[CODE, TASTE])
 
 
 def of(run: RunDirectory, recipe: Recipe, folder: Path) -> dict[str, str]:
@@ -41,6 +43,7 @@ def of(run: RunDirectory, recipe: Recipe, folder: Path) -> dict[str, str]:
 
 CHANGES = {
     "mine.py": ["rewards.0.file"],
+    "taste.jsonl": ["rewards.1.path"],
     "model/model.safetensors": ["model.id"],
     "model/config.json": ["model.id"],
     "model/tokenizer.json": ["model.id, tokenizer"],
@@ -56,7 +59,7 @@ def test_what_changes_is_named(name: str, parts: list[str], recipe: Recipe, tmp_
     (tmp_path / name).write_text("another")
     after = of(run, recipe, tmp_path)
     assert [part for part in before if before[part] != after[part]] == parts
-    assert before.keys() == {"data", "model.id", "model.id, tokenizer", "rewards.0.file"}
+    assert before.keys() == {"data", "model.id", "model.id, tokenizer", "rewards.0.file", "rewards.1.path"}
 
 
 def test_other_data_are_another_part(recipe: Recipe, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.loading import load_config
 from pgrpo_cli.pretrained.location import first_line
 from pgrpo_cli.recipe.reward_base import PretrainedFields
+from pgrpo_cli.recipe.rewards import pretrained_in
 from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, location_of
 
 from .plan import Device
@@ -24,15 +25,18 @@ def reward_bytes(rewards: Iterable[Any], recipe_dir: Path, device: Device) -> in
 
     Raises ModelError for a model whose configuration cannot be read.
     """
-    sections = [section for section in rewards if isinstance(section, PretrainedFields)]
-    return sum(_bytes_of(section, recipe_dir, device) for section in sections)
+    return sum(
+        _bytes_of(pretrained, reward, recipe_dir, device)
+        for reward in rewards
+        if (pretrained := pretrained_in(reward))
+    )
 
 
-def _bytes_of(section: Any, recipe_dir: Path, device: Device) -> int:
+def _bytes_of(section: PretrainedFields, reward: Any, recipe_dir: Path, device: Device) -> int:
     import transformers
 
-    factory = CLASSIFIER if section.type == "reward_model" else ENCODER
-    at = location_of(section, recipe_dir, section.label)
+    factory = CLASSIFIER if reward.type == "reward_model" else ENCODER
+    at = location_of(section, recipe_dir, reward.label)
     config = load_config(at)
     try:
         with torch.device("meta"):

@@ -14,6 +14,7 @@ from pgrpo_cli.model.memory.planner import Planner
 from pgrpo_cli.model.memory.rewards import reward_bytes
 from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.recipe.reward_base import PretrainedFields
+from pgrpo_cli.recipe.reward_taste import TasteEmbedding, TasteReward
 from pgrpo_cli.recipe.rewards import EmbeddingReward, RewardModelReward
 from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, load_pretrained, location_of
 from tests.support.memory_plans import nf4_held, recipe_for
@@ -44,6 +45,13 @@ def test_an_nf4_classifier_takes_what_it_holds(double: bool, tmp_path: Path) -> 
     section = classifier(folder, quantization={"type": "nf4", "double": double})
     assert reward_bytes([section], tmp_path, "cpu") == held(section, CLASSIFIER)
     assert reward_bytes([classifier(folder)], tmp_path, "cpu") > 3 * held(section, CLASSIFIER)
+
+
+def test_the_embedding_model_of_a_taste_counts(tmp_path: Path) -> None:
+    folder = str(save_encoder(tmp_path / "model"))
+    taste = TasteReward(path="taste.jsonl", embedding=TasteEmbedding(model=folder))
+    assert reward_bytes([taste], tmp_path, "cpu") == held(EmbeddingReward(model=folder), ENCODER)
+    assert reward_bytes([TasteReward(path="taste.jsonl")], tmp_path, "cpu") == 0
 
 
 def test_a_gpu_keeps_the_checkpoints_type(tmp_path: Path) -> None:

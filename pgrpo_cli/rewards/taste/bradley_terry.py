@@ -1,0 +1,170 @@
+"""A Bradley-Terry model of picks: what all users share, and how each differs from that.
+
+P(user u prefers answer a to b) = 1 / (1 + exp(-(w + v_u) · (x_a - x_b))), with the standardised features x.
+w and v_u have normal priors, so that a user with few picks is taken to be like the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SHARED_VARIANCE = 0.3
+OWN_VARIANCE = 0.3
+"""Prior variances of the entries of w and of v_u, for features of variance 1."""
+MOST_FOLDS = 20
+LEAST_PICKS = 10
+"""Picks, ties not counted, from which on a taste may be told from chance."""
+CONFIDENCE = 0.9
+"""Of the interval of an accuracy: its lower end is above a half by luck once in twenty times."""
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Picks as numbers: features of the first and the second answer, and what the first one won (1, 0, 1/2).
+
+    `users_N` says whose pick each is.
+    """
+
+    users_N: tuple[str, ...]
+    first_N_F: Floats
+    second_N_F: Floats
+    first_share_N: Floats
+
+    def __len__(self) -> int:
+        return len(self.users_N)
+
+
+@dataclass(frozen=True)
+class Predictability:
+    """How well one's picks are predicted by a model that has not seen them.
+
+    `right` of the `judged` picks are predicted; (`low`, `high`) is the interval of that share. Ties have no
+    right answer, and are picks that are not judged.
+    """
+
+    picks: int
+    judged: int
+    right: int
+    low: float
+    high: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.judged if self.judged else 0.0
+
+    @property
+    def better_than_chance(self) -> bool:
+        return self.judged >= LEAST_PICKS and self.low > 0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """`weights` by user, on features that are standardised by `mean_F` and `scale_F` and then clipped to
+    [`low_F`, `high_F`], the range of the answers that were picked from.
+
+    `spread`: the deviation of a user's utility over those answers, at least one of which differs.
+    """
+
+    mean_F: Floats
+    scale_F: Floats
+    low_F: Floats
+    high_F: Floats
+    weights: Mapping[str, Floats]
+    spread: Mapping[str, float]
+
+    def contributions(self, user: str, features_N_F: Floats) -> Floats:
+        """What each feature adds to the user's utility, in deviations of it; 0 is the mean of the answers."""
+        standardised_N_F = np.clip((features_N_F - self.mean_F) / self.scale_F, self.low_F, self.high_F)
+        return standardised_N_F * self.weights[user] / self.spread[user]
+
+
+def fit(comparisons: Comparisons) -> Model:
+    """The model of all picks. A feature that is the same in all answers has weight 0."""
+    answers_A_F = np.concatenate([comparisons.first_N_F, comparisons.second_N_F])
+    mean_F, deviation_F = answers_A_F.mean(axis=0), answers_A_F.std(axis=0)
+    scale_F = np.where(deviation_F > 1e-9, deviation_F, np.inf)
+    standardised_A_F = (answers_A_F - mean_F) / scale_F
+    differences_N_F = np.subtract(*np.split(standardised_A_F, 2))
+    weights = _weights(comparisons.users_N, differences_N_F, comparisons.first_share_N)
+    spread = {user: float((standardised_A_F @ found).std()) for user, found in weights.items()}
+    return Model(
+        mean_F,
+        scale_F,
+        standardised_A_F.min(axis=0),
+        standardised_A_F.max(axis=0),
+        weights,
+        # Without a weight every answer is worth the same.
+        {user: found if found > 1e-9 else 1.0 for user, found in spread.items()},
+    )
+
+
+def predictability(comparisons: Comparisons) -> dict[str, Predictability]:
+    """For each user: their picks by a model of all other picks, in up to 20 folds of theirs."""
+    answers_A_F = np.concatenate([comparisons.first_N_F, comparisons.second_N_F])
+    deviation_F = answers_A_F.std(axis=0)
+    scale_F = np.where(deviation_F > 1e-9, deviation_F, np.inf)
+    differences_N_F = (comparisons.first_N_F - comparisons.second_N_F) / scale_F
+    users_N = np.array(comparisons.users_N, dtype=object)
+    shares_N = comparisons.first_share_N
+    found = {}
+    for user, picks in Counter(comparisons.users_N).items():
+        own = np.flatnonzero((users_N == user) & (shares_N != 0.5))
+        right = 0.0
+        for fold in range(min(MOST_FOLDS, len(own))):
+            left_out = own[fold::MOST_FOLDS]
+            kept = np.ones(len(users_N), dtype=bool)
+            kept[left_out] = False
+            weights = _weights(users_N[kept].tolist(), differences_N_F[kept], shares_N[kept]).get(user)
+            utility = differences_N_F[left_out] @ weights if weights is not None else np.zeros(len(left_out))
+            # No difference is a coin.
+            right += float(np.where(utility == 0, 0.5, (utility > 0) == (shares_N[left_out] == 1)).sum())
+        found[user] = Predictability(picks, len(own), int(right), *_exact_interval(int(right), len(own)))
+    return found
+
+
+def _exact_interval(right: int, judged: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval (1934) of a share."""
+    from scipy.stats import beta
+
+    tail = (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(tail, right, judged - right + 1)) if right else 0.0
+    high = float(beta.isf(tail, right + 1, judged - right)) if right < judged else 1.0
+    return low, high
+
+
+def _weights(users_N: Sequence[str], differences_N_F: Floats, shares_N: Floats) -> dict[str, Floats]:
+    """w + v_u of each user, by penalised logistic regression without an intercept."""
+    if not len(users_N):
+        return {}
+    from sklearn.linear_model import LogisticRegression
+
+    users = sorted(set(users_N))
+    features = differences_N_F.shape[1]
+    # One penalty for all columns: that of the own ones is another one by their scale.
+    own_scale = np.sqrt(OWN_VARIANCE / SHARED_VARIANCE)
+    design_N_D = np.zeros((len(users_N), features * (1 + len(users))))
+    design_N_D[:, :features] = differences_N_F
+    for place, user in enumerate(users, start=1):
+        rows = [row for row, of_row in enumerate(users_N) if of_row == user]
+        design_N_D[rows, features * place : features * (place + 1)] = own_scale * differences_N_F[rows]
+    # Each pick stands twice, the second time with its answers exchanged: both outcomes occur, equally often.
+    # A tie is half a win each way.
+    model = LogisticRegression(C=SHARED_VARIANCE, fit_intercept=False, solver="newton-cholesky", tol=1e-8)
+    rows_M_D = np.concatenate([design_N_D, -design_N_D, design_N_D, -design_N_D])
+    outcomes_M = np.repeat([1, 0, 0, 1], len(users_N))
+    shares_M = np.concatenate([shares_N, shares_N, 1 - shares_N, 1 - shares_N]) / 2
+    used = shares_M > 0
+    model.fit(rows_M_D[used], outcomes_M[used], sample_weight=shares_M[used])
+    coefficients_D = model.coef_[0]
+    return {
+        user: coefficients_D[:features]
+        + own_scale * coefficients_D[features * place : features * (place + 1)]
+        for place, user in enumerate(users, start=1)
+    }

@@ -1,0 +1,119 @@
+"""The model of picks, on features of which the answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from pgrpo_cli.rewards.taste.bradley_terry import (
+    OWN_VARIANCE,
+    SHARED_VARIANCE,
+    Comparisons,
+    fit,
+    predictability,
+)
+
+
+def comparisons(users: list[str], first: list[list[float]], second: list[list[float]], shares: list[float]):
+    return Comparisons(tuple(users), np.array(first), np.array(second), np.array(shares))
+
+
+# One feature, ±1 in every answer: mean 0, deviation 1, so a difference of 2 in favour of the first one.
+def won(shares: list[float], users: list[str] | None = None) -> Comparisons:
+    count = len(shares)
+    return comparisons(users or ["ana"] * count, [[1.0]] * count, [[-1.0]] * count, shares)
+
+
+def test_the_weight_of_one_feature_solves_its_equation() -> None:
+    # 3 of 4 won. The mode in b = w + v, which has the prior variance s = 0.6: the derivative of
+    # 3 ln sigma(2b) + ln sigma(-2b) - b²/2s is 2 (3 - 4 sigma(2b)) - b/s = 0.
+    prior = SHARED_VARIANCE + OWN_VARIANCE
+    expected = brentq(lambda b: 2 * (3 - 4 / (1 + math.exp(-2 * b))) - b / prior, 0, 3)
+    assert fit(won([1, 1, 1, 0])).weights["ana"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_tie_is_half_a_win_each_way() -> None:
+    assert fit(won([0.5, 0.5])).weights["ana"][0] == pytest.approx(0, abs=1e-9)
+    assert fit(won([1, 0.5])).weights["ana"] == pytest.approx(fit(won([0.5, 1])).weights["ana"])
+    # Two ties say as much as a win and a loss.
+    assert fit(won([1, 0.5, 0.5])).weights["ana"] == pytest.approx(
+        fit(won([1, 1, 0])).weights["ana"], rel=1e-5
+    )
+
+
+def test_the_order_in_which_answers_are_shown_does_not_matter() -> None:
+    shown = comparisons(["a"] * 3, [[1.0], [-1.0], [1.0]], [[-1.0], [1.0], [-1.0]], [1, 0, 0])
+    assert fit(shown).weights["a"] == pytest.approx(fit(won([1, 1, 0], ["a"] * 3)).weights["a"], rel=1e-6)
+
+
+def test_users_share_what_they_have_in_common_and_differ_in_the_rest() -> None:
+    # Ana and ben win alike, cleo the other way round; dora has one pick only, and it is a tie.
+    found = fit(won([1] * 6 + [1] * 6 + [0] * 6 + [0.5], ["ana"] * 6 + ["ben"] * 6 + ["cleo"] * 6 + ["dora"]))
+    weights = {user: float(of_user[0]) for user, of_user in found.weights.items()}
+    assert weights["ana"] == pytest.approx(weights["ben"], rel=1e-5)
+    assert weights["ana"] > weights["dora"] > 0 > weights["cleo"]
+
+
+def test_contributions_are_in_deviations_and_stay_in_the_range_of_the_picks() -> None:
+    found = fit(won([1, 1, 0]))
+    (low,), (high,), (far,) = (found.contributions("ana", np.array([[x]])) for x in (-1.0, 1.0, 99.0))
+    # The utility of the answers at ±1 is ±w, whose deviation is w.
+    assert (low, high) == (pytest.approx([-1]), pytest.approx([1]))
+    assert far == pytest.approx(high)
+
+
+def test_a_feature_that_never_differs_counts_nothing() -> None:
+    found = fit(comparisons(["a"] * 2, [[1.0, 7.0]] * 2, [[-1.0, 7.0]] * 2, [1, 1]))
+    assert found.contributions("a", np.array([[0.0, 99.0]])) == pytest.approx(np.zeros((1, 2)))
+
+
+def test_answers_that_are_all_alike_are_worth_the_same() -> None:
+    found = fit(comparisons(["a"], [[1.0]], [[1.0]], [1]))
+    assert found.contributions("a", np.array([[5.0]])) == pytest.approx(np.zeros((1, 1)))
+
+
+def test_what_a_feature_decides_is_predicted_and_a_coin_is_not() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 40, 3))
+    clear = comparisons(
+        ["ana"] * 40, first.tolist(), second.tolist(), (first[:, 0] > second[:, 0]).astype(float)
+    )
+    found = predictability(clear)["ana"]
+    assert (found.picks, found.judged) == (40, 40)
+    assert found.accuracy >= 0.85
+    assert found.better_than_chance
+    coin = comparisons(["ben"] * 40, first.tolist(), second.tolist(), np.arange(40) % 2)
+    assert not predictability(coin)["ben"].better_than_chance
+
+
+def test_the_interval_is_exact() -> None:
+    # All 10 picks are predicted by the others. A share p of which that happens once in twenty: p^10 = 0.05.
+    found = predictability(won([1] * 10))["ana"]
+    assert (found.right, found.accuracy, found.high) == (10, 1, 1)
+    assert found.low == pytest.approx(0.05**0.1)
+    # The only loss of 10 is not predicted. 1 - low^10 - ... : P(X >= 9 | low) = 0.05 at 0.6058.
+    assert predictability(won([1] * 9 + [0]))["ana"].low == pytest.approx(0.6058, abs=1e-4)
+
+
+@pytest.mark.parametrize(("count", "enough"), [(9, False), (10, True)])
+def test_ten_picks_are_the_least(count: int, enough: bool) -> None:
+    found = predictability(won([1] * count))["ana"]
+    assert (found.right, found.low > 0.5, found.better_than_chance) == (count, True, enough)
+
+
+def test_a_pick_is_predicted_by_others_only() -> None:
+    # A feature of its own for each pick tells its outcome to a model that has seen it, and to no other.
+    first = np.eye(8)
+    shares = np.array([1, 0] * 4, dtype=float)
+    found = predictability(comparisons(["a"] * 8, first.tolist(), np.zeros((8, 8)).tolist(), shares))["a"]
+    assert found.accuracy == 0.5
+
+
+def test_ties_and_single_picks_are_no_evidence() -> None:
+    found = predictability(won([0.5, 0.5, 1], ["ana", "ana", "ben"]))
+    assert (found["ana"].picks, found["ana"].judged) == (2, 0)
+    assert not found["ana"].better_than_chance
+    assert not found["ben"].better_than_chance

@@ -159,7 +159,9 @@ class RewardHistory:
 
     def state_dict(self) -> dict[str, Any]:
         """The whole history: its settings as JSON values, and its tensors under `columns`."""
-        return {"version": _VERSION, **self._signature, "columns": self._table.state_dict()}
+        columns = self._table.state_dict()
+        self._memory.to_disk(self._table, columns)
+        return {"version": _VERSION, **self._signature, "columns": columns}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the contents. Raises CheckpointError, without a change, if `state` is damaged or of another
@@ -173,7 +175,9 @@ class RewardHistory:
                 remedy="Set `history.kind` to what the run was started with, or start over with --fresh.",
             )
         try:
-            self._table.load_state_dict(state["columns"])
+            columns = dict(state["columns"])
+            self._memory.from_disk(columns)
+            self._table.load_state_dict(columns)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the saved reward history is damaged: {error}") from error
 

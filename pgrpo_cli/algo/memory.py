@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .history_table import REAL, WHOLE, Column, HistoryTable
+from .history_table import FLAG, REAL, WHOLE, Column, HistoryTable, checked
 from .moments import Moments, merge, pool_prompts, prompt_moments, segment_ranks
 
 
@@ -63,8 +63,22 @@ class Memory(Protocol):
     def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         """The moments of the remembered rewards."""
 
+    def to_disk(self, table: HistoryTable, columns: dict[str, Tensor]) -> None:
+        """Change columns of the table into what is saved, where that differs."""
 
-class Cumulative:
+    def from_disk(self, columns: dict[str, Tensor]) -> None:
+        """Change what was saved into columns of the table. Raises KeyError or ValueError if it is damaged."""
+
+
+class _SavedAsStored:
+    """A memory whose columns are saved as they are."""
+
+    def to_disk(self, table: HistoryTable, columns: dict[str, Tensor]) -> None: ...
+
+    def from_disk(self, columns: dict[str, Tensor]) -> None: ...
+
+
+class Cumulative(_SavedAsStored):
     """All rewards with weight 1, in O(1) memory per preference group: Welford's recurrence.
 
     With weights of 1 three of the sums in `Moments` are plain counts: `weight` and `weight_sq` are the number
@@ -94,7 +108,7 @@ class Cumulative:
             table.write(name, rows_U, getattr(merged, name))
 
 
-class Ema:
+class Ema(_SavedAsStored):
     """Sums in O(1) memory per preference group. The weight of a reward is `decay` to the power of the number
     of later rewards.
 
@@ -134,64 +148,79 @@ class Ema:
 
 
 class Window:
-    """The latest `size` rewards of each preference group, in a ring buffer: reward i in slot i mod size."""
+    """The latest `size` rewards of each preference group, in a ring buffer: reward i in slot i mod size.
+
+    Of its prompt a reward stores one byte: whether it is the first one. On disk it is the number of the
+    prompt, counted from 0 within the preference group, as in earlier versions. Prompts are numbered without
+    gaps, so the numbers follow from the bytes and the number of prompts.
+    """
 
     _CHUNK_ELEMENTS = 1 << 20
     """How many slots are read at once. Limits the temporary memory when many preference groups are read."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.columns: Mapping[str, Column] = {
-            "rewards": (REAL, (size,)),
-            # The prompt that a reward belongs to, counted from 0 within its preference group.
-            "prompt_numbers": (WHOLE, (size,)),
-        }
+        self.columns: Mapping[str, Column] = {"rewards": (REAL, (size,)), "prompt_starts": (FLAG, (size,))}
 
     def add(self, table: HistoryTable, rows_U: Tensor, stream: Stream) -> None:
-        numbers_P = segment_ranks(stream.sets_P, stream.prompt_counts_U)
-        self._write(table, rows_U, table.read("n", rows_U), stream, numbers_P)
+        self._write(table, rows_U, table.read("n", rows_U), stream)
 
     def append(self, table: HistoryTable, rows_U: Tensor, other: HistoryTable) -> None:
         theirs = other.all_rows()
-        stream, numbers_P = self._stored(other, theirs)
+        stream, _ = self._stored(other, theirs)
         forgotten_U = other.read("n", theirs) - stream.counts_U
-        self._write(table, rows_U, table.read("n", rows_U) + forgotten_U, stream, numbers_P)
+        self._write(table, rows_U, table.read("n", rows_U) + forgotten_U, stream)
 
     def read(self, table: HistoryTable, rows_U: Tensor) -> Moments:
+        return Moments.concatenate([self._read_chunk(table, rows) for rows in self._chunks(rows_U)])
+
+    def to_disk(self, table: HistoryTable, columns: dict[str, Tensor]) -> None:
+        del columns["prompt_starts"]
+        numbers = columns["prompt_numbers"] = torch.zeros((len(table), self.size), dtype=torch.int64)
+        for rows_U in self._chunks(table.all_rows()):
+            stream, places_M = self._stored(table, rows_U)
+            ends_U = stream.prompt_counts_U.cumsum(0)
+            later_M = ends_U[stream.sets_M] - stream.prompts_M
+            numbers.view(-1)[places_M] = table.read("prompts", rows_U)[stream.sets_M] - later_M
+
+    def from_disk(self, columns: dict[str, Tensor]) -> None:
+        numbers = columns.pop("prompt_numbers")
+        numbers = checked("prompt_numbers", numbers, (WHOLE, (self.size,)), len(columns["rewards"]))
+        columns["prompt_starts"] = numbers != numbers.roll(1, dims=1)
+
+    def _chunks(self, rows_U: Tensor) -> list[Tensor]:
+        """The rows in portions, at least one."""
         at_once = max(1, self._CHUNK_ELEMENTS // self.size)
-        starts = range(0, max(len(rows_U), 1), at_once)
-        return Moments.concatenate([self._read_chunk(table, rows_U[i : i + at_once]) for i in starts])
+        return [rows_U[i : i + at_once] for i in range(0, max(len(rows_U), 1), at_once)]
 
     def _read_chunk(self, table: HistoryTable, rows_U: Tensor) -> Moments:
         stream, _ = self._stored(table, rows_U)
         return stream.moments(torch.ones_like(stream.rewards_M))
 
-    def _write(
-        self, table: HistoryTable, rows_U: Tensor, n_U: Tensor, stream: Stream, numbers_P: Tensor
-    ) -> None:
-        """Store the last `size` rewards of each preference group. `n_U` rewards came before them, and their
-        prompts are numbered on from those before.
-        """
+    def _write(self, table: HistoryTable, rows_U: Tensor, n_U: Tensor, stream: Stream) -> None:
+        """Store the last `size` rewards of each preference group; `n_U` rewards came before them."""
         sets_M, counts_U = stream.sets_M, stream.counts_U
         ranks_M = segment_ranks(sets_M, counts_U)
         kept_M = ranks_M >= counts_U[sets_M] - self.size
         slots_M = (n_U[sets_M] + ranks_M) % self.size
         places = (rows_U[sets_M] * self.size + slots_M)[kept_M]
-        numbers_M = (table.read("prompts", rows_U)[stream.sets_P] + numbers_P)[stream.prompts_M]
+        starts_M = torch.ones_like(kept_M)
+        starts_M[1:] = stream.prompts_M[1:] != stream.prompts_M[:-1]
         table.write("rewards", places, stream.rewards_M[kept_M])
-        table.write("prompt_numbers", places, numbers_M[kept_M])
+        table.write("prompt_starts", places, starts_M[kept_M])
 
     def _stored(self, table: HistoryTable, rows_U: Tensor) -> tuple[Stream, Tensor]:
-        """The remembered rewards of `rows_U`, oldest first, and the numbers of their prompts."""
+        """The remembered rewards of `rows_U`, oldest first, and their places in the table."""
         n_U = table.read("n", rows_U)
         counts_U = n_U.clamp(max=self.size)
         sets_M = torch.repeat_interleave(counts_U)
         ranks_M = torch.arange(len(sets_M)) - (counts_U.cumsum(0) - counts_U)[sets_M]
         slots_M = ((n_U - counts_U)[sets_M] + ranks_M) % self.size
         places_M = rows_U[sets_M] * self.size + slots_M
-        prompt_M = torch.stack([sets_M, table.read("prompt_numbers", places_M)])
-        (sets_P, numbers_P), prompts_M = torch.unique_consecutive(prompt_M, dim=1, return_inverse=True)
-        return Stream(table.read("rewards", places_M), prompts_M, sets_P, len(rows_U)), numbers_P
+        # The first reward of the oldest prompt may be forgotten.
+        starts_M = table.read("prompt_starts", places_M) | (ranks_M == 0)
+        prompts_M = starts_M.cumsum(0) - 1
+        return Stream(table.read("rewards", places_M), prompts_M, sets_M[starts_M], len(rows_U)), places_M
 
 
 def _geometric_sum(ratio: float, n_U: Tensor) -> Tensor:

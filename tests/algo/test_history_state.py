@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 
 from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.memory import Window
 from pgrpo_cli.errors import CheckpointError
 from tests.support.history import comparable, contents
 
@@ -172,6 +173,34 @@ def test_every_column_of_a_kind_is_looked_at(kind):
 def test_a_state_without_settings_is_damaged():
     with pytest.raises(CheckpointError, match="damaged"):
         RewardHistory.from_state_dict({"version": 1})
+
+
+def test_a_window_is_saved_with_the_numbers_of_prompts_as_earlier_versions_stored_them():
+    history = RewardHistory("window", window=4)
+    history.update([1, 2, 3, math.nan], ["a"] * 4, num_generations=2, step=1)
+    history.update([4, 5, 6, 7], ["a", "a", "b", "b"], num_generations=2, step=2)
+    columns = history.state_dict()["columns"]
+    # a: prompt 0 gives 1 2, prompt 1 gives 3, prompt 2 gives 4 5, whose 5 takes the slot of the 1.
+    assert columns["rewards"].tolist() == [[5, 2, 3, 4], [6, 7, 0, 0]]
+    assert columns["prompt_numbers"].tolist() == [[2, 0, 1, 2], [0, 0, 0, 0]]
+    assert columns["prompt_numbers"].dtype == torch.int64
+    assert sorted(columns.keys() - {IDS, LENGTHS}) == [
+        "first_step", "last_step", "n", "prompt_numbers", "prompts", "rewards"
+    ]  # fmt: skip
+    # A prompt of six fills the window, which then is all of one prompt.
+    history.update([0, 1, 2, 3, 4, 5], ["a"] * 6, num_generations=6, step=3)
+    for each in (history, RewardHistory.from_state_dict(history.state_dict())):
+        assert each.state_dict()["columns"]["prompt_numbers"].tolist() == [[3] * 4, [0] * 4]
+        assert each.stats()["a"].between_variance == 0
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["kind"])
+def test_a_chunk_at_a_time_is_the_same(kind, monkeypatch):
+    whole = RewardHistory(**kind)
+    feed(whole, 0, range(1, 9))
+    expected, stats = contents(whole), whole.stats()
+    monkeypatch.setattr(Window, "_CHUNK_ELEMENTS", 6)  # one row
+    assert (contents(whole), whole.stats()) == (expected, stats)
 
 
 def assert_close(found: RewardHistory, expected: RewardHistory) -> None:

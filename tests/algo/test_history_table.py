@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgrpo_cli.algo.history_table import REAL, WHOLE, HistoryTable, numbered
+from pgrpo_cli.algo.history_table import FLAG, REAL, WHOLE, HistoryTable, numbered
 
 COLUMNS = {"count": (WHOLE, ()), "sum": (REAL, ()), "ring": (WHOLE, (3,)), "values": (REAL, (3,))}
 
@@ -53,6 +53,20 @@ def test_rows_added_one_by_one_are_zero_and_keep_their_numbers():
         assert table.read("sum", torch.tensor([row])).item() == 0
         table.write("sum", torch.tensor([row]), torch.tensor([float(i)], dtype=torch.float64))
     assert table.read("sum", table.all_rows()).tolist() == list(map(float, range(500)))
+
+
+def test_whole_numbers_take_32_bits_until_one_needs_64():
+    table = HistoryTable({"count": (WHOLE, ()), "ring": (FLAG, (16,))})
+    rows = table.ensure_rows([f"key {i}" for i in range(1000)])
+    table.write("count", rows, torch.full((1000,), 2**31 - 1))
+    # An eighth more rows than needed, and 8: 1133 of 4 and of 16 bytes.
+    assert {name: data.nbytes for name, data in table._data.items()} == {"count": 4532, "ring": 18128}
+    table.write("count", rows[:1], torch.tensor([2**31]))
+    assert table.read("count", rows[:2]).tolist() == [2**31, 2**31 - 1]
+    restored = HistoryTable(table.columns)
+    restored.load_state_dict(table.state_dict())
+    assert restored.read("count", rows[:2]).tolist() == [2**31, 2**31 - 1]
+    assert restored.read("count", rows).dtype == table.state_dict()["count"].dtype == torch.int64
 
 
 def test_what_is_no_string_is_refused_and_nothing_is_added():

@@ -35,6 +35,7 @@ def test_torch_is_the_first_pin() -> None:
         *EXTRAS["text"],
         *EXTRAS["similarity"],
         *EXTRAS["lm-eval"],
+        *EXTRAS["serve"],
         *EXTRAS["test"],
         *EXTRAS["dev"],
     ],

@@ -26,6 +26,7 @@ COMMAND_MODULES = (
     "export",
     "chat",
     "taste",
+    "serve",
     "sweep",
     "doctor",
     "plan",

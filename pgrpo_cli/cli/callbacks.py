@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgrpo_cli.verbs.callbacks import Callbacks
 
-from .failures import keep_traces_in
+from .failures import keep_traces_in, report_failure
 from .interrupts import StopRequest
 from .terminal import emit, note, stderr
 
@@ -59,6 +59,9 @@ class Terminal(Callbacks):
         if self._progress is not None:
             self._progress(which, done, total)
 
+    def on_failure(self, error: Exception) -> None:
+        report_failure(error)
+
     def stop_requested(self) -> bool:
         return bool(self.stop)
 
@@ -76,3 +79,11 @@ class Terminal(Callbacks):
                 display = stack.enter_context(traced)
             stack.enter_context(self.stop.awaited())
             yield display
+
+    @contextmanager
+    def serving(self, url: str) -> Iterator[None]:
+        self.stop.says = "stopping; answers at work are cut short"
+        emit(f"Serving at {url} (the page) and {url}/v1 (OpenAI's interface)")
+        self.on_note("Ctrl-C stops it.")
+        with self.stop.awaited():
+            yield

@@ -42,9 +42,15 @@ def exit_code(signum: int) -> int:
 
 
 class StopRequest:
-    """What was asked for while a command would rather finish its step; true once a signal has come."""
+    """What was asked for while a command would rather finish what it is doing; true once a signal has come.
+
+    `says`: what the first signal does, for the user.
+    """
 
     signum: int | None = None
+
+    def __init__(self, says: str = "stopping after this step") -> None:
+        self.says = says
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -64,10 +70,10 @@ class StopRequest:
 
         self.signum = signum
         if signum == signal.SIGINT:
-            note("stopping after this step; press Ctrl-C again to stop at once")
+            note(f"{self.says}; press Ctrl-C again to stop at once")
         else:
             name = signal.Signals(signum).name
-            note(f"{name}: stopping after this step; another signal, or Ctrl-C, stops at once")
+            note(f"{name}: {self.says}; another signal, or Ctrl-C, stops at once")
 
 
 class Handlers:

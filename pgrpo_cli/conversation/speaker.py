@@ -36,13 +36,16 @@ class Reply:
     """An answer while it is sampled. Iterate over it for its pieces of text, once.
 
     When it has ended, `text` is the whole answer, and `finished` says whether the model ended it, or the
-    limit on tokens did. `prompt` is the rendered text that the model saw. To stop early, close the iterator:
+    limit on tokens did. `prompt` is the rendered text that the model saw, of `prompt_tokens` tokens; the
+    answer has `tokens`, its end included. To stop early, close the iterator, or call `stop` from any thread:
     what has come so far stays.
     """
 
     def __init__(self, speaker: Speaker, prompt: PreparedPrompt, which: Which, seed: int, settings: Any):
         self.prompt, self.which, self.seed = prompt.prompt, which, seed
-        self.text, self.finished = "", False
+        self.text, self.finished, self.tokens = "", False, 0
+        self.prompt_tokens = len(prompt.input_ids)
+        self._stop = Event()
         self._speaker, self._asked, self._settings = speaker, prompt, settings
 
     def __iter__(self) -> Generator[str, None, None]:
@@ -51,9 +54,9 @@ class Reply:
         streamer = TextIteratorStreamer(
             self._speaker.policy.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
-        stop, failures = Event(), list[BaseException]()
+        failures = list[BaseException]()
         # The model works in a thread of its own, so that each piece can be shown as soon as it is there.
-        worker = Thread(target=self._work, args=(streamer, stop, failures), daemon=True)
+        worker = Thread(target=self._work, args=(streamer, failures), daemon=True)
         worker.start()
         try:
             for piece in streamer:
@@ -61,24 +64,29 @@ class Reply:
                 if piece:
                     yield piece
         finally:
-            stop.set()
+            self.stop()
             worker.join()
         if failures:
             raise self._explained(failures[0])
+
+    def stop(self) -> None:
+        """Let the answer end after the token at hand."""
+        self._stop.set()
 
     def read(self) -> str:
         """The whole answer, when it is there."""
         return "".join(self)
 
-    def _work(self, streamer: Any, stop: Event, failures: list[BaseException]) -> None:
+    def _work(self, streamer: Any, failures: list[BaseException]) -> None:
         def stopped(input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
-            return torch.full((len(input_ids),), stop.is_set(), device=input_ids.device)
+            return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
 
         try:
             ids_T = self._speaker.decode(
                 self._asked, self.which, self.seed, self._settings, streamer=streamer,
                 stopping_criteria=[stopped],
             )  # fmt: skip
+            self.tokens = len(ids_T)
             self.finished = bool(ids_T) and ids_T[-1] in self._speaker.policy.stop_token_ids
         except BaseException as error:
             failures.append(error)
@@ -135,15 +143,19 @@ class Speaker:
         seed: int = 0,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        top_p: float | None = None,
     ) -> Reply:
         """The answer to a conversation that ends with a user's message.
 
-        `max_tokens`: its longest; `temperature`: None for that of evaluations, 0 for the likeliest tokens.
+        `max_tokens`: its longest; `temperature` and `top_p`: None for those of evaluations; a temperature of
+        0 takes the likeliest tokens.
         Raises DataError where the conversation leaves no room for an answer.
         """
         settings = replace(self._settings, max_completion_tokens=max_tokens or self.max_tokens)
         if temperature is not None:
             settings = replace(settings, greedy=temperature == 0, temperature=temperature or 1.0)
+        if top_p is not None:
+            settings = replace(settings, top_p=top_p)
         text = self.rendered(messages)
         ids = tuple(self.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if self._context is not None and len(ids) + settings.max_completion_tokens > self._context:

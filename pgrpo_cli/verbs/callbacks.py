@@ -52,11 +52,22 @@ class Callbacks:
         `base tasks` and `tuned tasks` count requests of lm-eval, `judge` counts pairs of completions.
         """
 
+    def on_failure(self, error: Exception) -> None:
+        """A request to a server failed in a way that nobody foresaw; the server goes on."""
+        warnings.warn(f"a request failed: {error!r}", RunWarning, stacklevel=2)
+
     def stop_requested(self) -> bool:
-        """Whether training should stop after the step at hand: it is saved, and Interrupted is raised."""
+        """Whether to stop: training after the step at hand, which is saved, and Interrupted is raised; a
+        server at once.
+        """
         return False
 
     @contextmanager
     def training(self, run: RunDirectory, *, steps: int, done: int) -> Iterator[Observer]:
         """Entered around the training steps from `done` + 1 to `steps`; what it yields observes them."""
         yield self
+
+    @contextmanager
+    def serving(self, url: str) -> Iterator[None]:
+        """Entered while a server answers requests at that address."""
+        yield

@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -92,6 +93,27 @@ def test_an_answer_that_nobody_waits_for_stops(speaker: Speaker) -> None:
     assert time.monotonic() - started < 2
     assert reply.text == first
     assert speaker.ask(QUESTION).read() == _sampled(speaker, 0)
+
+
+def test_an_answer_can_be_stopped_from_another_thread(speaker: Speaker) -> None:
+    reply = speaker.ask(QUESTION, max_tokens=1500)
+    pieces = reply.__iter__()
+    next(pieces)
+    Thread(target=reply.stop).start()
+    rest = "".join(pieces)
+    assert reply.text.endswith(rest)
+    assert not reply.finished
+    assert 0 < reply.tokens < 1500
+
+
+def test_tokens_are_counted_and_top_p_is_heeded(speaker: Speaker) -> None:
+    reply = speaker.ask(QUESTION, max_tokens=20, temperature=0)
+    reply.read()
+    prompt = speaker.policy.tokenizer(reply.prompt, add_special_tokens=False)["input_ids"]
+    assert (reply.tokens, reply.prompt_tokens) == (20, len(prompt))
+    # The likeliest token alone is left, so nothing is drawn.
+    likeliest = {speaker.ask(QUESTION, seed=seed, max_tokens=20, top_p=1e-6).read() for seed in range(2)}
+    assert likeliest == {reply.text}
 
 
 def test_a_conversation_that_is_too_long_is_refused_before_anything_is_computed(speaker: Speaker) -> None:

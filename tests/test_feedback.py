@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import DataError, PathError, PgrpoError
-from pgrpo_cli.feedback import LONGEST_LINE, Pick, Rating, Undo, append, checked_name, read_feedback
+from pgrpo_cli.feedback import LONGEST_LINE, Pick, Placed, Rating, Undo, append, checked_name, read_feedback
 
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tea or coffee?"})
 HEAD = {"version": 1, "id": "a", "time": "2026-11-30T03:00:00+00:00"}
@@ -108,6 +109,12 @@ def test_a_pick_is_taken_back(path: Path) -> None:
     assert found.problems == ()
 
 
+def test_where_somebody_was_placed_is_read(path: Path) -> None:
+    append(path, Placed(user="ana", probabilities={"terse": 0.6, "loud": 0.1}, nobody=0.3))
+    append(path, Placed(user="ben", probabilities={"terse": 0.4, "loud": 0.4}, nobody=0.2))
+    assert [placed.group for placed in read_feedback(path).placed] == ["terse", None]
+
+
 def test_the_record_after_a_torn_line_stands_on_a_line_of_its_own(path: Path) -> None:
     append(path, pick())
     whole = path.read_bytes()
@@ -183,6 +190,9 @@ def test_two_programs_write_at_the_same_time(path: Path) -> None:
         ({**RATING, "step": 1.5}, "step"),
         (b'{"version": 1, "kind": "rating", "answer": "\\ud800"}', "Invalid JSON"),
         (b"x" * (LONGEST_LINE + 2), "more than 16,777,216 bytes"),
+        ({**HEAD, "kind": "placed", "user": "a", "probabilities": {"b": 7}, "nobody": 0}, "probabilities.b"),
+        ({**HEAD, "kind": "placed", "user": "a", "probabilities": [], "nobody": 0}, "probabilities"),
+        ({**HEAD, "kind": "placed", "user": "a", "probabilities": {}, "nobody": math.nan}, "nobody"),
         ({**HEAD, "kind": "undo", "undone": "gone"}, "no earlier pick has the id 'gone'"),
         ({**PICK, "id": "good"}, "line 1 has 'good', too"),
     ],

@@ -8,13 +8,11 @@ from typing import Any
 
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.recipe.reward_taste import TasteReward
 from pgrpo_cli.recipe.reward_text import PersonasReward, RecommendationReward
-from pgrpo_cli.recipe.rewards import EmbeddingReward, JudgeReward, RewardModelReward
+from pgrpo_cli.recipe.rewards import JudgeReward, RewardModelReward, TasteReward
 
 from . import python_file, similarity, simple
 from .base import AsyncRewardFunction, BuildContext, Builder, RewardFunction
-from .embedding import build_embedding
 from .personas import build_personas
 from .recommendation import build_recommendation
 from .reward_model import build_reward_model
@@ -40,7 +38,6 @@ BUILDERS: dict[type[RewardBase], Builder] = {
     **simple.BUILDERS,
     RecommendationReward: build_recommendation,
     **similarity.BUILDERS,
-    EmbeddingReward: build_embedding,
     RewardModelReward: build_reward_model,
     TasteReward: build_taste,
     **python_file.BUILDERS,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import math
+import sysconfig
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import PgrpoError, RewardError
@@ -18,14 +22,19 @@ from .base import (
     RewardFunction,
     Score,
     refuse_coroutine,
+    where,
 )
-from .columns import where
 from .reward_sum import Term
-from .user_code import definition_of, described, place_of, written
 
 # What a reward may raise that is reported as its failure. An exit is one too: it would end the run without a
 # word, or take the event loop down with it.
 FAILURES = (Exception, SystemExit)
+
+_LONGEST = 500
+"""Characters of what an error says; of a value or a line of code, fewer are shown."""
+_LONGEST_VALUE = 120
+_OURS = f"{Path(__file__).resolve().parents[1]}/"
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 class AwaitedRewardRaised(Exception):
@@ -161,3 +170,53 @@ def _as_reward(value: Any, label: str, completion: Completion) -> float:
 def _where(completion: Completion) -> str:
     text = completion.text if len(completion.text) <= 80 else completion.text[:77] + "..."
     return f"{where(completion)}, completion {text!r}"
+
+
+def described(error: BaseException) -> str:
+    """The type of an error, and what it says."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "it cannot say why"
+    return f"{type(error).__name__}: {_cut(said, _LONGEST)}"
+
+
+def written(value: Any) -> str:
+    """A value as code writes it."""
+    try:
+        return _cut(repr(value), _LONGEST_VALUE)
+    except Exception:
+        return f"something of type {type(value).__name__} that cannot be written"
+
+
+def place_of(error: BaseException) -> str | None:
+    """`file:line: code` of the last line of the user's that ran, else of a package's; None where none did."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return _place(error.filename, error.lineno, error.text or "")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((_OURS, "<frozen "))
+    ]
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
+    if not frames:
+        return None
+    last = (own or frames)[-1]
+    return _place(last.filename, last.lineno or 0, last.line or "")
+
+
+def definition_of(function: Any) -> str | None:
+    """`file:line: code` of the first line of a function."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    line = linecache.getline(code.co_filename, code.co_firstlineno)
+    return _place(code.co_filename, code.co_firstlineno, line)
+
+
+def _place(file: str, line: int, code: str) -> str:
+    return f"{file}:{line}: {_cut(code.strip(), _LONGEST_VALUE)}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

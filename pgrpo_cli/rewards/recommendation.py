@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_text import RecommendationReward
 
-from .base import BuildContext, Completion, Score
-from .columns import shown, texts_in, where
+from .base import BuildContext, Completion, Score, shown, texts_in, where
 from .mentions import find_mentions, outside_quotations, place
 from .titles import MAX_LENGTH, Title, read_title
 

@@ -11,8 +11,7 @@ from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.recipe.rewards import RewardModelReward
 from pgrpo_cli.recipe.templates import TemplateProblem
 
-from .base import BuildContext, Completion, Score
-from .columns import where
+from .base import BuildContext, Completion, Score, where
 from .pretrained import CLASSIFIER, Pretrained, load_pretrained, location_of
 
 

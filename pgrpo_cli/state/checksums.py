@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.paths import sha256
-from pgrpo_cli.rewards.neighbours import imported_files
+from pgrpo_cli.rewards.python_file import imported_files
 
 from .files import write_json
 

@@ -19,8 +19,7 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location, locate
-from pgrpo_cli.recipe.reward_taste import TasteReward
-from pgrpo_cli.recipe.rewards import PythonReward, pretrained_in
+from pgrpo_cli.recipe.rewards import PythonReward, TasteReward, pretrained_in
 from pgrpo_cli.recipe.schema import Recipe
 
 from .checksums import sha256_of_code

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pgrpo_cli.errors import RewardError
-from pgrpo_cli.rewards.base import Completion, Score, is_asynchronous
-from pgrpo_cli.rewards.columns import required
+from pgrpo_cli.rewards.base import Completion, Score, is_asynchronous, required
 from tests.support.rewards import Awaited, Plain, completions, scored, summed, threads_left
 
 # A coroutine that is never awaited is a warning.

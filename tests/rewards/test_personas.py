@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_text import PersonasReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
-from pgrpo_cli.rewards.genres import CORE_TERMS
-from pgrpo_cli.rewards.personas import PERSONAS, build_personas
+from pgrpo_cli.rewards.personas import CORE_TERMS, PERSONAS, build_personas
 from pgrpo_cli.rewards.styles import STYLES
 
 CONTEXT = BuildContext(Path(), allow_code=False)

@@ -106,11 +106,8 @@ def build_random(section: RandomGroups, context: AssignContext) -> RowAssigner:
 
 
 def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAssigner:
-    """The name that the expression gives to a row. Raises RecipeError for what the sandbox does not know."""
-    try:
-        expression = Expression(section.expression)
-    except TemplateProblem as problem:
-        raise RecipeError(f"{_EXPRESSION}: {problem}", remedy="Correct the expression.") from problem
+    """The name that the expression gives to a row. Raises RecipeError where it takes too long for one."""
+    expression = Expression(section.expression)
     columns = sorted(expression.variables.difference(_OWN_NAMES))
 
     def group_of(record: PromptRecord) -> str:

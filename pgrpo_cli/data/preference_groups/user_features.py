@@ -16,7 +16,7 @@ from pgrpo_cli.data.row_problem import LeftOut
 from pgrpo_cli.errors import DataError, ModelError
 from pgrpo_cli.pretrained.location import located
 from pgrpo_cli.recipe.reward_base import PretrainedFields
-from pgrpo_cli.rewards import embedding
+from pgrpo_cli.rewards import similarity
 
 from .centroids import DECIMALS, VERSION, profile_vector, tfidf_vector, words
 
@@ -166,5 +166,5 @@ def load_embedder(model: str, start: Path) -> Callable[[Sequence[str]], NDArray[
         )
     section = PretrainedFields(model=model, max_tokens=MAX_TOKENS, batch_size=BATCH)
     # Everywhere the same numbers: who is in which cluster must not depend on the machine's GPU.
-    embed = embedding.load_embedder(section, at, device=torch.device("cpu"))
+    embed = similarity.load_embedder(section, at, device=torch.device("cpu"))
     return lambda texts: np.stack([vector.double().numpy() for vector in embed(list(texts)[:MAX_TEXTS])])

@@ -11,8 +11,7 @@ from pgrpo_cli.paths import below
 from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
-from pgrpo_cli.rewards.base import BuildContext, Completion
-from pgrpo_cli.rewards.columns import where
+from pgrpo_cli.rewards.base import BuildContext, Completion, where
 
 from .cache import JudgeCache
 from .client import is_this_machine
@@ -57,16 +56,11 @@ def _key(section: AnyJudge, who: str) -> str | None:
 
 
 class Rubric:
-    """Renders the rubric of a recipe's judge. Raises RecipeError where it is no template of a recipe."""
+    """Renders the rubric of a recipe's judge."""
 
     def __init__(self, section: AnyJudge) -> None:
         self._label = section.label
-        try:
-            self._template = Template(section.rubric)
-        except TemplateProblem as problem:
-            raise RecipeError(
-                f"judge {self._label!r}: rubric: {problem}", remedy="Correct the template."
-            ) from problem
+        self._template = Template(section.rubric)
         self._instructions = section.preference_group_rubrics
 
     def __call__(self, asked: Completion, **answers: str) -> str:

@@ -14,9 +14,8 @@ from pgrpo_cli.errors import DataError, RewardError
 from pgrpo_cli.feedback import Pick, read_feedback
 from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
-from pgrpo_cli.recipe.reward_taste import TasteReward
-from pgrpo_cli.rewards.base import BuildContext, Completion, Score
-from pgrpo_cli.rewards.columns import shown, where
+from pgrpo_cli.recipe.rewards import TasteReward
+from pgrpo_cli.rewards.base import BuildContext, Completion, Score, shown, where
 
 from .learnt import Embed, Taste, learn_taste, question_of
 
@@ -138,8 +137,8 @@ def _require_known(users: Sequence[str], counts: Counter[str], section: TasteRew
 def _embedding(section: TasteReward, context: BuildContext) -> tuple[Embed | None, int]:
     if section.embedding is None:
         return None, 0
-    from pgrpo_cli.rewards.embedding import load_embedder
     from pgrpo_cli.rewards.pretrained import location_of
+    from pgrpo_cli.rewards.similarity import load_embedder
 
     at = location_of(section.embedding, context.recipe_dir, section.label)
     return load_embedder(section.embedding, at, device=context.device), section.embedding.components

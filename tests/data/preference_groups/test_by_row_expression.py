@@ -101,14 +101,13 @@ def test_what_is_no_expression_is_refused_with_the_recipe(tmp_path, expression):
     assert "not an expression that can be used" in found.text
 
 
-def test_what_is_no_expression_is_refused_where_no_recipe_was_checked():
-    with pytest.raises(RecipeError, match=r"data.preference_groups.expression: unexpected '\)' in line 1"):
-        assigned("a ~ )", source_record("1", a="a"))
-
-
-def test_an_unknown_filter_is_refused():
-    with pytest.raises(RecipeError, match="No filter named 'uper'"):
-        assigned("age | uper", source_record("1", age="a"))
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [("a ~ )", r"unexpected '\)' in line 1"), ("age | uper", "No filter named 'uper'")],
+)
+def test_what_is_no_expression_is_refused_where_no_recipe_was_checked(expression, said):
+    with pytest.raises(ValueError, match=f"not an expression that can be used: {said}"):
+        ExpressionGroups(expression=expression)
 
 
 ESCAPES = [

@@ -7,8 +7,7 @@ from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.persona_texts import EVAL_SITUATIONS, PLAYS, QUOTES, TRAIN_SITUATIONS
 from pgrpo_cli.data.sources.personas import read_personas
 from pgrpo_cli.recipe.sources import PersonasSource
-from pgrpo_cli.rewards.genres import CORE_PATTERNS, MOOD_PATTERNS
-from pgrpo_cli.rewards.personas import PERSONAS
+from pgrpo_cli.rewards.personas import CORE_PATTERNS, MOOD_PATTERNS, PERSONAS
 from pgrpo_cli.rewards.styles import STYLES, textness
 from pgrpo_cli.rewards.text import distinct_hits, listed_terms
 

@@ -14,8 +14,7 @@ from pgrpo_cli.model.memory.planner import Planner
 from pgrpo_cli.model.memory.rewards import reward_bytes
 from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.recipe.reward_base import PretrainedFields
-from pgrpo_cli.recipe.reward_taste import TasteEmbedding, TasteReward
-from pgrpo_cli.recipe.rewards import EmbeddingReward, RewardModelReward
+from pgrpo_cli.recipe.rewards import EmbeddingReward, RewardModelReward, TasteEmbedding, TasteReward
 from pgrpo_cli.rewards.pretrained import CLASSIFIER, ENCODER, load_pretrained, location_of
 from tests.support.memory_plans import nf4_held, recipe_for
 from tests.support.reward_models import save_chat_classifier, save_encoder, save_pair_classifier

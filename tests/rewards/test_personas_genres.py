@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.rewards.genres import CORE_TERMS, MOOD_TERMS, genre_score
+from pgrpo_cli.rewards.personas import CORE_TERMS, MOOD_TERMS, genre_score
 
 
 def test_every_genre_has_core_and_mood_terms():

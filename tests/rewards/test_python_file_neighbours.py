@@ -10,7 +10,7 @@ import pytest
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.rewards import PythonReward
 from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.neighbours import imported_files
+from pgrpo_cli.rewards.python_file import imported_files
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from tests.support.rewards import completions, scored
 

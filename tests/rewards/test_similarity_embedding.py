@@ -12,7 +12,7 @@ import torch
 from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.recipe.rewards import EmbeddingReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
-from pgrpo_cli.rewards.embedding import build_embedding
+from pgrpo_cli.rewards.similarity import build_embedding
 from tests.support.reward_models import save_encoder
 
 TEXTS = ("a dog", "the very long walk home", "", "cat")

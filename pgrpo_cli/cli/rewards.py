@@ -24,7 +24,7 @@ from .common import (
 from .terminal import emit, note, stdout
 
 if TYPE_CHECKING:
-    from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.recipe.reward_base import RewardBase
     from pgrpo_cli.rewards.trial import PartTrial, RewardTrial, Trial
 
 _LONGEST_TITLE = 200
@@ -126,7 +126,7 @@ def try_on_texts(
         allow_code,
         run_dir=run.path if run else None,
         allowed_hosts=allow_host or (),
-        device=_device_of_models(loaded, device),
+        device=_device_of_models(loaded.rewards, device or loaded.model.device),
     )
     completions = completions_to_try(options, loaded, run.path if run else None, rewards.users)
     trials = try_rewards(rewards, completions)
@@ -140,15 +140,15 @@ def try_on_texts(
         stdout.print()
 
 
-def _device_of_models(recipe: Recipe, wish: str | None) -> Any:
+def _device_of_models(rewards: Sequence[RewardBase], wish: str) -> Any:
     """Where the rewards' models compute, which is told; None where there are none."""
     from pgrpo_cli.recipe.rewards import pretrained_in
 
-    if not any(map(pretrained_in, recipe.rewards)):
+    if not any(map(pretrained_in, rewards)):
         return None
     from pgrpo_cli.pretrained.device import choose_device, describe
 
-    device = choose_device(wish or recipe.model.device)
+    device = choose_device(wish)
     note(describe(device))
     return device
 

@@ -186,7 +186,7 @@ def _earns_most(view: RunView) -> bool:
     counts = np.bincount(level, minlength=len(names))
     totals = np.bincount(level, weights=completions.reward_N[scored_N], minlength=len(names))
     for name, count, total in zip(names, counts, totals, strict=True):
-        bounds = reward_bounds(view.recipe, name)
+        bounds = reward_bounds(view.recipe.rewards, name)
         if bounds is None:
             return False
         low, high = bounds

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.recipe.schema import Recipe
 
 from .finding import Finding, Rule, shown
 from .spread import LEAST_REWARDS, find_no_spread
@@ -23,17 +22,17 @@ only sqrt(1 - 0.6) = 0.63 times as large as for independent parts.
 _SAME = 1e-9
 
 
-def section_of(recipe: Recipe, part: str) -> tuple[int, RewardBase] | None:
+def section_of(rewards: Sequence[RewardBase], part: str) -> tuple[int, RewardBase] | None:
     """The index and section of the reward that a part belongs to. Parts are named `label` or `label.part`."""
     label = part.split(".")[0]
-    return next(((i, reward) for i, reward in enumerate(recipe.rewards) if reward.label == label), None)
+    return next(((i, reward) for i, reward in enumerate(rewards) if reward.label == label), None)
 
 
 def _counting_parts(view: RunView) -> dict[str, tuple[int, float, Floats]]:
     """Parts of rewards with a weight other than 0: index of the reward, its weight, and the column."""
     counting = {}
     for part, values_N in view.completions.parts.items():
-        section = section_of(view.recipe, part)
+        section = section_of(view.recipe.rewards, part)
         if section is not None and section[1].weight != 0:
             counting[part] = (section[0], section[1].weight, values_N)
     return counting

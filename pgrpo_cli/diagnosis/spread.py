@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.reward_base import RewardBase
 
 from .finding import Finding, Rule, about, percent, shown
 from .view import Flags, Floats, RunView, group_masks
@@ -36,10 +36,10 @@ _EASIER = (
 _HARDER = "ask for more than the model does already (a stricter reward, harder prompts), or leave it out"
 
 
-def reward_bounds(recipe: Recipe, preference_group: str | None) -> tuple[float, float] | None:
+def reward_bounds(rewards: Sequence[RewardBase], preference_group: str | None) -> tuple[float, float] | None:
     """The minimum and the maximum of the sum of rewards; None if the range of a reward is not known."""
     low = high = 0.0
-    for reward in recipe.rewards:
+    for reward in rewards:
         applies = reward.preference_groups is None or preference_group in reward.preference_groups
         if reward.weight == 0 or not applies:
             continue
@@ -52,7 +52,7 @@ def reward_bounds(recipe: Recipe, preference_group: str | None) -> tuple[float, 
 
 def _difficulty(view: RunView, preference_group: str | None, mean: float) -> Difficulty:
     """Whether a mean reward is near the minimum or the maximum of the rewards."""
-    bounds = reward_bounds(view.recipe, preference_group)
+    bounds = reward_bounds(view.recipe.rewards, preference_group)
     if bounds is None:
         return "unknown"
     low, high = bounds

@@ -7,7 +7,7 @@ renamed. The versions of libraries are stored too. Other versions may change rou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +19,9 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.pretrained.location import CONFIG, SETTINGS, TOKENIZER, Location, locate
+from pgrpo_cli.recipe.model import ModelSection
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.rewards import PythonReward, TasteReward, pretrained_in
-from pgrpo_cli.recipe.schema import Recipe
 
 from .checksums import sha256_of_code
 from .files import explained, write_json
@@ -42,7 +43,9 @@ class Fingerprint:
     accepted: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Fingerprint:
+def fingerprint_of(
+    run: RunDirectory, model: ModelSection, rewards: Sequence[RewardBase], recipe_dir: Path
+) -> Fingerprint:
     """The current fingerprint of the run. Models must have been loaded before, so that hub models are in the
     cache.
     """
@@ -50,12 +53,12 @@ def fingerprint_of(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> Finge
 
     manifest = read_manifest(run.path)
     parts = {"data": manifest["data_hash"] if manifest else ""}
-    if recipe.model.id != "random":
-        parts |= _of_model("model.id", locate(recipe.model, recipe_dir))
-    if recipe.model.chat_template_file is not None:
-        path = path_of(recipe.model.chat_template_file, "model.chat_template", recipe_dir)
+    if model.id != "random":
+        parts |= _of_model("model.id", locate(model, recipe_dir))
+    if model.chat_template_file is not None:
+        path = path_of(model.chat_template_file, "model.chat_template", recipe_dir)
         parts["model.chat_template"] = sha256(path)
-    for index, reward in enumerate(recipe.rewards):
+    for index, reward in enumerate(rewards):
         if isinstance(reward, PythonReward):
             where = f"rewards.{index}.file"
             parts[where] = sha256_of_code(path_of(reward.file, where, recipe_dir))

@@ -139,7 +139,7 @@ def _train(
         tokenizer=tokenizer,
         paths=paths,
     )
-    found = fingerprint_of(run, recipe, recipe_dir)
+    found = fingerprint_of(run, recipe.model, recipe.rewards, recipe_dir)
     for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
         callbacks.on_message(f"warning: {sentence}")
     if paths is None or paths.tokens_per_batch is None:

@@ -38,7 +38,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def of(run: RunDirectory, recipe: Recipe, folder: Path) -> dict[str, str]:
-    return fingerprint_of(run, recipe, folder).parts
+    return fingerprint_of(run, recipe.model, recipe.rewards, folder).parts
 
 
 CHANGES = {

@@ -87,12 +87,15 @@ class Planner:
 
     def _plan(self, on_meta: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
         longest = self.longest_prompt(recipe)
-        micro_batch, several = largest_micro_batch(recipe, longest)
-        batch, several_batches = largest_batch(recipe, longest)
+        micro_batch, several = largest_micro_batch(recipe.rollout, recipe.train, longest)
+        batch, several_batches = largest_batch(recipe.rollout, recipe.train.prompts_per_step, longest)
         policy, rollout = self._rollout(on_meta, recipe, device, batch)
         update = self._once(
             "update",
-            lambda: update_memory(policy, recipe, micro_batch),
+            lambda: update_memory(
+                policy, recipe.loss, recipe.rollout, micro_batch,
+                checkpointing=recipe.train.gradient_checkpointing,
+            ),
             recipe.model, recipe.adapter, recipe.loss, micro_batch,
             recipe.train.gradient_checkpointing, policy.paths.packed, policy.head_chunk,
         )  # fmt: skip

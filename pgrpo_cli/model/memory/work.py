@@ -12,7 +12,7 @@ import torch
 
 from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import LossSection, RolloutSection, TrainSection
 
 from ..policy import Policy
 from ..rollout.buffers import Buffers
@@ -76,33 +76,35 @@ class Batch:
         )
 
 
-def largest_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
+def largest_batch(rollout: RolloutSection, prompts_per_step: int, longest_prompt: int) -> tuple[Batch, bool]:
     """The rollout batch with the most tokens, and whether a step has several batches.
 
     It has as many tokens as the budget allows, in as few prompts as possible.
     """
-    G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
+    G, T = rollout.num_generations, rollout.max_completion_tokens
     whole = longest_prompt + G * T
-    step = recipe.train.prompts_per_step * whole
-    room = max(whole, min(recipe.rollout.batch_budget, step))
+    step = prompts_per_step * whole
+    room = max(whole, min(rollout.batch_budget, step))
     count = math.ceil(room / whole)
     if room // count <= G * T:
         count -= 1
     return Batch(count, min(longest_prompt, room // count - G * T), G, T), step > room
 
 
-def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, bool]:
+def largest_micro_batch(
+    rollout: RolloutSection, train: TrainSection, longest_prompt: int
+) -> tuple[Batch, bool]:
     """The micro-batch with the most tokens, in the longest rows, and whether a step has several
     micro-batches.
 
     Real rows differ in length and fill the budget up to a few tokens. Here they have equal lengths and fill
     it exactly.
     """
-    G, T = recipe.rollout.num_generations, recipe.rollout.max_completion_tokens
-    budget, inside = recipe.train.micro_batch_budget, T - 1
+    G, T = rollout.num_generations, rollout.max_completion_tokens
+    budget, inside = train.micro_batch_budget, T - 1
     generations = G if inside == 0 else min(G, max(1, (budget - longest_prompt) // inside))
     row = longest_prompt + generations * inside
-    rows = recipe.train.prompts_per_step * math.ceil(G / generations)
+    rows = train.prompts_per_step * math.ceil(G / generations)
     room = max(row, min(budget, rows * row))
     count = math.ceil(room / row)
     length = room // count
@@ -110,21 +112,24 @@ def largest_micro_batch(recipe: Recipe, longest_prompt: int) -> tuple[Batch, boo
     return Batch(count, length - generations * kept, generations, kept + 1), rows * row > room
 
 
-def update_memory(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
+def update_memory(
+    policy: Policy, loss: LossSection, rollout: RolloutSection, batch: Batch, *, checkpointing: bool
+) -> Held:
     """The memory of the forward and backward pass of one micro-batch."""
     rollouts = batch.rollouts()
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=0)
     N, L = len(packed.completions_N), packed.input_ids_R_L.shape[1]
     advantages = Advantages(torch.zeros(N), torch.zeros(N), torch.ones(N), torch.ones(N, dtype=torch.bool))
     policy.model.train()
-    checkpointing = recipe.train.gradient_checkpointing
     if checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
         with _metered(policy, lambda t: MASK if L > 1 and t.shape[-2:] == (L, L) else None) as meter:
-            reference_N_T, _ = reference_logprobs(policy, packed, recipe)
-            loss = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T).loss
-            torch.autograd.grad(loss, list(policy.trainable.values()), allow_unused=True)
+            reference_N_T, _ = reference_logprobs(
+                policy, packed, beta=loss.beta, temperature=rollout.temperature
+            )
+            share = micro_batch_loss(policy, packed, rollouts, advantages, loss, rollout, reference_N_T)
+            torch.autograd.grad(share.loss, list(policy.trainable.values()), allow_unused=True)
     finally:
         if checkpointing:
             policy.model.gradient_checkpointing_disable()

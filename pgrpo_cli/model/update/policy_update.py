@@ -14,7 +14,7 @@ from pgrpo_cli.algo.losses import mean_metrics, policy_loss
 from pgrpo_cli.algo.types import Advantages, LossOutput, UpdateResult
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.training import TrainSection
+from pgrpo_cli.recipe.training import LossSection, RolloutSection, TrainSection
 from pgrpo_cli.seeding import derive_seed
 
 from ..oom import Piece, TokenBudget, in_pieces
@@ -136,8 +136,12 @@ def _accumulate(
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
         # Dropout depends on (seed, step, micro-batch) only, so that a resumed run repeats it.
         torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
-        reference_N_T, seconds = reference_logprobs(policy, packed, recipe)
-        share = micro_batch_loss(policy, packed, rollouts, advantages, recipe, reference_N_T)
+        reference_N_T, seconds = reference_logprobs(
+            policy, packed, beta=recipe.loss.beta, temperature=recipe.rollout.temperature
+        )
+        share = micro_batch_loss(
+            policy, packed, rollouts, advantages, recipe.loss, recipe.rollout, reference_N_T
+        )
         lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
         return _Share(_add_gradient(share.loss, policy, scale), share.metrics, lengths, seconds)
 
@@ -190,13 +194,15 @@ def completion_logprobs(policy: Policy, packed: Packed, *, temperature: float) -
     return scatter(path(policy, packed, temperature=temperature), packed)
 
 
-def reference_logprobs(policy: Policy, packed: Packed, recipe: Recipe) -> tuple[torch.Tensor | None, float]:
+def reference_logprobs(
+    policy: Policy, packed: Packed, *, beta: float, temperature: float
+) -> tuple[torch.Tensor | None, float]:
     """Log-probabilities under the base model, and the seconds they took; (None, 0) without a KL penalty."""
-    if recipe.loss.beta == 0:
+    if beta == 0:
         return None, 0.0
     started = _now(policy.device)
     with torch.no_grad(), policy.base():
-        logprobs_N_T = completion_logprobs(policy, packed, temperature=recipe.rollout.temperature)
+        logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
     return logprobs_N_T, _now(policy.device) - started
 
 
@@ -212,12 +218,12 @@ def micro_batch_loss(
     packed: Packed,
     rollouts: Rollouts,
     advantages: Advantages,
-    recipe: Recipe,
+    settings: LossSection,
+    rollout: RolloutSection,
     reference_N_T: torch.Tensor | None,
 ) -> LossOutput:
     """The share of a micro-batch in the loss of the step, and in its metrics."""
-    settings, temperature = recipe.loss, recipe.rollout.temperature
-    logprobs_N_T = completion_logprobs(policy, packed, temperature=temperature)
+    logprobs_N_T = completion_logprobs(policy, packed, temperature=rollout.temperature)
     n, T = packed.completions_N, logprobs_N_T.shape[1]
     device = logprobs_N_T.device
     trained_N_T = rollouts.completion_mask_N_T & advantages.valid_N.unsqueeze(1)
@@ -233,5 +239,5 @@ def micro_batch_loss(
         aggregation=settings.aggregation,
         num_completions=len(advantages.advantages_N),
         num_tokens=int(trained_N_T.sum()),
-        max_completion_tokens=recipe.rollout.max_completion_tokens,
+        max_completion_tokens=rollout.max_completion_tokens,
     )

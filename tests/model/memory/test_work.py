@@ -17,16 +17,18 @@ from pgrpo_cli.model.memory.work import (
     COPIES,
     LOGITS,
     Batch,
+    Held,
     largest_batch,
     largest_micro_batch,
     rollout_memory,
     update_memory,
 )
-from pgrpo_cli.model.policy import Paths
+from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings, sampling_settings
 from pgrpo_cli.model.update.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.update.policy_update import completion_logprobs
+from pgrpo_cli.recipe.schema import Recipe
 from tests.support.memory_plans import CPU, RealMeter, real_policy, recipe_for, write_model
 from tests.support.policies import made_up_rollouts
 
@@ -51,6 +53,11 @@ UPDATES: dict[str, dict[str, Any]] = {
 }
 
 
+def update_of(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
+    checkpointing = recipe.train.gradient_checkpointing
+    return update_memory(policy, recipe.loss, recipe.rollout, batch, checkpointing=checkpointing)
+
+
 @pytest.mark.parametrize("case", UPDATES)
 def test_an_update_holds_what_the_meta_device_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
@@ -58,9 +65,9 @@ def test_an_update_holds_what_the_meta_device_says(
     architecture = case if case in ("qwen3", "gemma3_text", "phi3") else "llama"
     write_model(tmp_path, architecture, vocab_size=1000, hidden_size=64, intermediate_size=96)
     recipe = recipe_for(tmp_path, **UPDATES[case])
-    planned = update_memory(meta_policy(recipe, Path()), recipe, BATCH).peak
+    planned = update_of(meta_policy(recipe, Path()), recipe, BATCH).peak
     monkeypatch.setattr(work, "Meter", RealMeter)
-    held = update_memory(real_policy(recipe), recipe, BATCH).peak
+    held = update_of(real_policy(recipe), recipe, BATCH).peak
     # The real one also holds the token ids and what is counted on the CPU in either case.
     assert planned.total() == pytest.approx(held.total(), rel=0.02)
     assert planned[LOGITS] == pytest.approx(held[LOGITS], rel=0.02)
@@ -72,9 +79,9 @@ def test_few_tokens_hold_little_beside_a_dequantized_weight(
     write_model(tmp_path, "llama", vocab_size=100, hidden_size=256, intermediate_size=1024)
     recipe = recipe_for(tmp_path, **UPDATES["nf4"])
     few = Batch(1, 4, 2, 2)
-    planned = update_memory(meta_policy(recipe, Path()), recipe, few).peak.total()
+    planned = update_of(meta_policy(recipe, Path()), recipe, few).peak.total()
     monkeypatch.setattr(work, "Meter", RealMeter)
-    held = update_memory(real_policy(recipe), recipe, few).peak.total()
+    held = update_of(real_policy(recipe), recipe, few).peak.total()
     assert planned == pytest.approx(held, rel=0.1)
     assert planned > 256 * 1024 * 2
 
@@ -186,7 +193,7 @@ def test_the_largest_batch_by_hand() -> None:
             rollout__max_completion_tokens=10,
             rollout__tokens_per_batch=tokens,
         )
-        return largest_batch(recipe, longest)
+        return largest_batch(recipe.rollout, recipe.train.prompts_per_step, longest)
 
     # 30 + 2 · 10 = 50 tokens a prompt, four of them 200.
     assert batch(30, 1000) == (Batch(4, 30, 2, 10), False)
@@ -207,7 +214,7 @@ def test_the_largest_micro_batch_by_hand() -> None:
             rollout__num_generations=2,
             rollout__max_completion_tokens=10,
         )
-        return largest_micro_batch(recipe, longest)
+        return largest_micro_batch(recipe.rollout, recipe.train, longest)
 
     # Rows of 30 + 2 · 9 = 48 tokens, four of them 192.
     assert micro_batch(30, 1000) == (Batch(4, 30, 2, 10), False)
@@ -230,7 +237,7 @@ def test_no_micro_batch_has_more_tokens_or_longer_rows(lengths: list[tuple[int, 
         rollout__num_generations=3,
         rollout__max_completion_tokens=8,
     )
-    planned, several = largest_micro_batch(recipe, max(prompt_lengths))
+    planned, several = largest_micro_batch(recipe.rollout, recipe.train, max(prompt_lengths))
     rollouts = made_up_rollouts(prompt_lengths, [n for _, *completions in lengths for n in completions])
     groups = list(micro_batches(rollouts, budget))
     for rows in groups:

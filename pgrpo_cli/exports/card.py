@@ -8,7 +8,7 @@ import re
 from pgrpo_cli import __version__
 from pgrpo_cli.recipe.messages import plain
 
-from .writers import Job, Written
+from .job import Job, Written
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _MOST = 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.load.adapter import attach_adapter, restore_adapter
 from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import locate, quiet
 from pgrpo_cli.recipe.model import ModelSection, NoQuantization
 from pgrpo_cli.state.files import write_json
 
 from .reference import Answer, Read, read
+from .template import bake, chats
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _SHORT = {dtype: name for name, dtype in DTYPES.items()}
@@ -114,7 +117,7 @@ def save_tokenizer(target: EvalTarget, folder: Path) -> None:
     """Write the run's tokenizer, its chat template included."""
     section = target.recipe.model
     with quiet():
-        load_tokenizer(section, target.recipe_dir).save_pretrained(str(folder))
+        bake(load_tokenizer(section, target.recipe_dir), target.recipe).save_pretrained(str(folder))
     if section.id == "random" or section.id.endswith(".gguf"):
         return
     source = locate(section, target.recipe_dir).files()
@@ -131,7 +134,7 @@ def _drop_code(folder: Path) -> None:
             write_json(path, settings)
 
 
-def read_merged(folder: Path, answers: list[Answer]) -> list[Read]:
+def read_merged(folder: Path, answers: Sequence[Answer]) -> list[Read]:
     """How the model in `folder`, as plain transformers loads it, reads the run's answers.
 
     Raises ExportError where its tokenizer or chat template give other tokens than the run's prompts.
@@ -142,11 +145,25 @@ def read_merged(folder: Path, answers: list[Answer]) -> list[Read]:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
         require_tokens(answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+        _require_template(tokenizer, answers)
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", **local).eval()
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
 
 
-def read_adapter(target: EvalTarget, folder: Path, answers: list[Answer]) -> list[Read]:
+def _require_template(tokenizer: Any, answers: Sequence[Answer]) -> None:
+    """Raise ExportError unless the saved chat template, by itself, writes the run's prompts."""
+    conversations = chats(tokenizer, [answer.prompt for answer in answers])
+    texts = Chat(tokenizer, "the exported tokenizer").texts(conversations, add_generation_prompt=True)
+    for answer, text in zip(answers, texts, strict=True):
+        if text != answer.prompt.prompt:
+            raise ExportError(
+                f"the exported chat template writes the prompt {answer.prompt.prompt_id!r} otherwise than "
+                "the run does",
+                remedy="Nothing was written. Check model.chat_template_kwargs of the run's recipe.",
+            )
+
+
+def read_adapter(target: EvalTarget, folder: Path, answers: Sequence[Answer]) -> list[Read]:
     """How the base model under the adapter in `folder`, as bare PEFT loads it, reads the run's answers."""
     from peft import PeftModel
 
@@ -155,7 +172,7 @@ def read_adapter(target: EvalTarget, folder: Path, answers: list[Answer]) -> lis
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
 
 
-def require_tokens(answers: list[Answer], tokenize: Any) -> None:
+def require_tokens(answers: Sequence[Answer], tokenize: Any) -> None:
     """Raise ExportError unless each prompt's text gives the tokens that the run's prompt has."""
     for answer in answers:
         found, due = list(tokenize(answer.prompt.prompt)), list(answer.prompt.input_ids)

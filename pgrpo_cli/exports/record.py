@@ -10,8 +10,8 @@ from pgrpo_cli.state.files import atomic_write, write_json
 
 from .card import model_card
 from .destination import MADE_BY, RECORD
+from .job import Job, Written
 from .licence import write_licence
-from .writers import Job, Written
 
 _OWN = (".pgrpo-export", RECORD)
 

@@ -55,9 +55,13 @@ class Chat:
         self, conversations: Sequence[Messages], *, add_generation_prompt: bool = False
     ) -> list[str | TemplateProblem]:
         """The same of many conversations at once, with the problem of each that the template refuses."""
-        if any(map(_leads, conversations)) and not self.has_system_role:
-            conversations = [_folded(each) if _leads(each) else each for each in conversations]
+        if any(map(_leads, conversations)):
+            conversations = [self.written(each) for each in conversations]
         return self._rendered(conversations, add_generation_prompt=add_generation_prompt)
+
+    def written(self, messages: Messages) -> Messages:
+        """The conversation as the template is given it: without a system message that it does not support."""
+        return _folded(messages) if _leads(messages) and not self.has_system_role else messages
 
     def unfinished(self, messages: Messages) -> str:
         """The same text, cut after the content of the last message, so that the model continues it."""

@@ -13,9 +13,10 @@ from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import EvalTarget, eval_target
 from pgrpo_cli.exports.destination import destination, refuse_foreign
 from pgrpo_cli.exports.formats import FORMATS, Format, quantization_of
+from pgrpo_cli.exports.job import Job
 from pgrpo_cli.exports.record import finish
 from pgrpo_cli.exports.reference import reference
-from pgrpo_cli.exports.writers import Job, Written, write
+from pgrpo_cli.exports.writers import write
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.state.run import run_at
@@ -107,6 +108,3 @@ def _said(checked: Checked) -> str:
         f"the run's, log-probabilities differ by {checked.mean_abs_logprob_difference:.4f} nats a token on "
         f"average (allowed: {checked.bound:.2f}; without the adapter: {checked.trained_difference:.4f})"
     )
-
-
-__all__ = ["Export", "Written", "export"]

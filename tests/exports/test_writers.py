@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pgrpo_cli.data.prepared import load_prepared
-from tests.support.training import pgrpo
+from pgrpo_cli.exports.gguf_file import Gguf
+from pgrpo_cli.exports.lora_tensors import LoraTensor
+from pgrpo_cli.exports.random_gguf import write_random
+from pgrpo_cli.recipe.model import RandomModel
+from tests.exports.conftest import SHAPE
+from tests.support.training import TINY, pgrpo, trained, write_tiny
 
 
 def exported(run: Path, to: str, folder: Path, *options: object) -> dict[str, object]:
@@ -83,3 +92,87 @@ def test_no_run_is_a_message(tmp_path: Path) -> None:
     result = pgrpo("export", tmp_path / "nothing", "--to", "merged")
     assert result.exit_code == 2
     assert "no such run" in result.stderr
+
+
+@pytest.mark.parametrize("quantization", ["q8_0", "f16", "bf16", "f32", "q4_0"])
+def test_gguf_answers_in_llama_cpp_as_the_run_does(run: Path, tmp_path: Path, quantization: str) -> None:
+    said = exported(run, "gguf", tmp_path / "out", "--quantization", quantization)
+    # Rounding to f32 is none: what is left is the order of additions.
+    bound = {"f32": 1e-4, "f16": 2e-3, "bf16": 2e-2, "q8_0": 2e-2, "q4_0": 0.2}[quantization]
+    assert said["checked"]["mean_abs_logprob_difference"] < bound
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["checked"]["by"] == "llama.cpp (xllamacpp)"
+    assert (tmp_path / "out" / "model.gguf").is_file()
+    types = {tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out" / "model.gguf").tensors}
+    # The embedding is never coarser than 8 bits, and norms stay as they are.
+    assert types == {quantization.upper(), "F32"} | ({"Q8_0"} if quantization == "q4_0" else set())
+
+
+@pytest.mark.parametrize("quantization", ["f32", "f16"])
+def test_gguf_lora_is_what_llama_cpp_applies(run: Path, tmp_path: Path, quantization: str) -> None:
+    said = exported(run, "gguf-lora", tmp_path / "out", "--quantization", quantization)
+    assert said["checked"]["mean_abs_logprob_difference"] < 2e-3
+    names = {tensor.name for tensor in GGUFReader(tmp_path / "out" / "lora.gguf").tensors}
+    assert {"blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} <= names
+
+
+@pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
+def test_without_llama_cpp_the_file_is_read_otherwise_and_that_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr("pgrpo_cli.exports.llama_cpp.is_installed", lambda: False)
+    said = exported(run, to, tmp_path / "out", "--quantization", "f32")
+    assert said["checked"]["mean_abs_logprob_difference"] < 1e-4
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert "transformers" in record["checked"]["by"]
+
+
+def test_a_gguf_file_as_base_model_is_changed_in_place_of_being_converted(run: Path, tmp_path: Path) -> None:
+    # The tiny model's own file, so that the run's adapter fits; its path is all that the recipe changes.
+    base = write_random(RandomModel(**SHAPE), tmp_path / "base.gguf")
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["model"]["id"] = str(base.path)
+    head = (copy / "recipe.yaml").read_text().partition("\n")[0]
+    (copy / "recipe.yaml").write_text(f"{head}\n{yaml.safe_dump(recipe, sort_keys=False)}")
+    said = exported(copy, "gguf", tmp_path / "out", "--quantization", "f32")
+    assert said["checked"]["mean_abs_logprob_difference"] < 1e-4
+    merged = Gguf(tmp_path / "out" / "model.gguf")
+    assert not np.array_equal(merged.weight("blk.0.attn_q.weight"), base.weight("blk.0.attn_q.weight"))
+    assert np.array_equal(merged.weight("token_embd.weight"), base.weight("token_embd.weight"))
+
+
+def test_what_does_not_answer_as_the_run_does_is_no_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoraTensor, "change", lambda self: np.float32(0))
+    result = pgrpo("export", run, "--to", "gguf", "--quantization", "f32", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "adapter was not applied" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_chat_template_of_the_recipe_goes_into_the_file_with_its_variables(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "templated"
+    folder.mkdir()
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ mark }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant"
+    )
+    model = {
+        **TINY["model"],
+        "random": SHAPE,
+        "chat_template": template,
+        "chat_template_kwargs": {"mark": "!"},
+    }
+    recipe = write_tiny(folder, model=model, train={**TINY["train"], "steps": 1})
+    trained(recipe, folder / "run")
+    said = exported(folder / "run", "gguf", tmp_path / "gguf")
+    assert said["checked"]["mean_abs_logprob_difference"] < 0.02
+    exported(folder / "run", "merged", tmp_path / "merged")
+    text = AutoTokenizer.from_pretrained(tmp_path / "merged").apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
+    assert text == "<|im_start|>user!\nHi<|im_end|>\n<|im_start|>assistant"

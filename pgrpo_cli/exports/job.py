@@ -1,0 +1,56 @@
+"""What is to be exported, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgrpo_cli.eval.targets import EvalTarget
+
+from .comparison import Checked, compared, require_near
+from .formats import Format, bound
+from .reference import Answer, Read
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be exported. `answers` are the run's own, `stop_token_ids` the tokens at which it stops."""
+
+    target: EvalTarget
+    to: Format
+    quantization: str | None
+    llama_cpp: Path | None
+    answers: tuple[Answer, ...]
+    stop_token_ids: tuple[int, ...]
+    on_note: Callable[[str], None] = field(repr=False)
+
+    @property
+    def nf4(self) -> bool:
+        """Whether the run's base model is rounded to 4 bits."""
+        return self.target.recipe.model.quantization.type == "nf4"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was found about a written export. `quantization`: the type of its weights. `base`: what the
+    adapter was merged into, as a sentence. `next`: from the folder, the commands that a user may type next.
+    """
+
+    checked: Checked
+    quantization: str
+    base: str
+    next: Callable[[Path], tuple[str, ...]] = field(repr=False)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def commands(self, folder: Path) -> tuple[str, ...]:
+        """The commands for the export in `folder`."""
+        return self.next(folder)
+
+
+def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) -> Checked:
+    """The comparison of what was read back. Raises ExportError."""
+    result = compared(job.answers, found, bound=bound(quantization, nf4=job.nf4), by=by)
+    require_near(result, job.answers, found)
+    return result

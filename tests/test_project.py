@@ -36,6 +36,7 @@ def test_torch_is_the_first_pin() -> None:
         *EXTRAS["similarity"],
         *EXTRAS["lm-eval"],
         *EXTRAS["serve"],
+        *EXTRAS["gguf"],
         *EXTRAS["test"],
         *EXTRAS["dev"],
     ],

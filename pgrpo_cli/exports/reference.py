@@ -56,8 +56,9 @@ def reference(target: EvalTarget, policy: Policy) -> list[Answer]:
     answers = [
         rollouts.completion_ids_N_T[n, :length].tolist() for n, length in enumerate(rollouts.lengths_N)
     ]
+    logprobs_N_T = rollouts.sampling_logprobs_N_T
+    own = [Read(logprobs_N_T[n, : len(answer)].tolist(), answer) for n, answer in enumerate(answers)]
     policy.model.eval()
-    own = [read(policy.model, p.input_ids, a) for p, a in zip(prompts, answers, strict=True)]
     with policy.base():
         base = [read(policy.model, p.input_ids, a) for p, a in zip(prompts, answers, strict=True)]
     finished = rollouts.finished_N.tolist()

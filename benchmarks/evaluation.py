@@ -126,10 +126,10 @@ def write_runs(run: Path, runs: int, rows: int) -> None:
 def write_evaluation(run: Any, rows: int, rng: random.Random) -> None:
     from pgrpo_cli.eval.targets import eval_target
     from pgrpo_cli.state.results import write_result
+    from pgrpo_cli.stats.completions import kept_of
     from pgrpo_cli.stats.estimates import Resampler
     from pgrpo_cli.stats.evaluation import summarise
     from pgrpo_cli.stats.intervals import Bootstrap
-    from pgrpo_cli.stats.kept import kept_of
     from pgrpo_cli.stats.result_types import EvalResult
 
     target = eval_target(run, run.recipe(), run.recipe_dir)

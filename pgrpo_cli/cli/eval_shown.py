@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .terminal import note, say, stderr, stdout
 
 if TYPE_CHECKING:
-    from pgrpo_cli.stats.comparison_types import Comparison
+    from pgrpo_cli.stats.comparison import Comparison
     from pgrpo_cli.stats.result_types import EvalResult
 
 # Who is at work -> the label of its bar, and its line where there is no terminal.
@@ -51,9 +51,8 @@ def show_result(result: EvalResult) -> None:
 
 def show_comparison(comparison: Comparison) -> None:
     """Print the tables of a comparison, one a run beside the reference, and what they say."""
-    from pgrpo_cli.report.learning_table import learning_sentence, learning_table
-    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence
-    from pgrpo_cli.report.tables import comparison_table, to_rich
+    from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence, learning_sentence
+    from pgrpo_cli.report.tables import comparison_table, learning_table, to_rich
 
     runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     for run in runs:

@@ -20,10 +20,10 @@ from pgrpo_cli.rewards.reward_sum import RewardSum, sentences_about
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.state.paths import read_paths
 from pgrpo_cli.state.results import require_writable, write_result
+from pgrpo_cli.stats.completions import kept_of
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.kept import kept_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Which
 
 from .matrix import evaluate_matrix, group_rewards

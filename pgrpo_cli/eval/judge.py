@@ -26,9 +26,9 @@ from pgrpo_cli.rewards.judge.answer import AnswerForm, Unusable, after_thoughts,
 from pgrpo_cli.rewards.judge.session import Failures, JudgeSession, usage_of
 from pgrpo_cli.rewards.reward_sum import usage_sentences
 from pgrpo_cli.state.results import write_result
+from pgrpo_cli.stats.completions import judged_of
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.judged import judged_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow, JudgedPair
 
 from .sampling import EvalProgress, held_out

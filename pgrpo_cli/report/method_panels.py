@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pgrpo_cli.stats.comparison_types import Method
+from pgrpo_cli.stats.comparison import Method
 from pgrpo_cli.stats.curves import Curve
 from pgrpo_cli.stats.learning import CurveLine, TrainingRecord, curve_source, method_curve, run_lines
 

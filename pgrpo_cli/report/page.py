@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pgrpo_cli import __version__
 from pgrpo_cli.diagnosis.finding import Diagnosis
-from pgrpo_cli.stats.comparison_types import Comparison
+from pgrpo_cli.stats.comparison import Comparison
 from pgrpo_cli.stats.curves import group_curves, half_life_of, macro_curve
 from pgrpo_cli.stats.estimates import verdict
 from pgrpo_cli.stats.learning import TrainingRecord
@@ -26,7 +26,6 @@ from pgrpo_cli.stats.matrix import standardised
 from pgrpo_cli.stats.result_types import CurvePoint, Estimate, EvalResult, Verdict, Which
 
 from .heat_map import heat_map
-from .learning_table import learning_sentence, learning_table
 from .method_panels import MOST_PANELS, Panel, method_panels
 from .more_tables import details_table, judged_table, overview_table, parts_table, tasks_table
 from .sentences import (
@@ -35,11 +34,12 @@ from .sentences import (
     eval_sentence,
     grouping_sentence,
     judged_sentence,
+    learning_sentence,
     method_sentence,
     tasks_sentence,
 )
 from .svg import COLOURS, ForestRow, Series, forest_plot, line_panel
-from .tables import MACRO, TONES, comparison_table, eval_table, number
+from .tables import MACRO, TONES, comparison_table, eval_table, learning_table, number
 
 __all__ = ["MOST_PANELS", "SAMPLES_PER_GROUP", "comparison_page", "eval_page"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgrpo_cli.stats.comparison_types import Comparison
+from pgrpo_cli.stats.comparison import Comparison
 from pgrpo_cli.stats.estimates import verdict, win_verdict
 from pgrpo_cli.stats.result_types import EvalResult, Judged, TaskScores, Verdict
 from pgrpo_cli.stats.task_scores import task_label, task_verdict
@@ -119,3 +119,19 @@ def _counted(outcomes: dict[str, Verdict]) -> str:
             listed = f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else ""
             counts.append(f"{outcome} {len(names)}{listed}")
     return ", ".join(counts)
+
+
+def learning_sentence(comparison: Comparison) -> str:
+    """Which rewards the curves show, and what the numbers of the table mean."""
+    source = comparison.learning[0].source if comparison.learning else "training"
+    basis = (
+        "Curves are of held-out prompts, measured during training."
+        if source == "held-out"
+        else "Curves are of training rewards, smoothed, not of held-out prompts: how fast, not how well."
+    )
+    verdicts = "made as those above" if source == "held-out" else "over seeds alone"
+    return (
+        f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
+        f"their number; verdicts on it are {verdicts}. Steps and seconds are those of training until "
+        "the curve is at the reward named: by default the lowest of the methods' last values."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pgrpo_cli.stats.comparison_types import Comparison, Pair
+from pgrpo_cli.stats.comparison import Comparison, Learning, Pair
 from pgrpo_cli.stats.estimates import ROUNDING, verdict
 from pgrpo_cli.stats.result_types import Contrast, Estimate, EvalResult, Verdict
 
@@ -171,3 +172,69 @@ def _pair_row(pair: Pair) -> tuple[Cell, ...]:
         Cell(f"{pair.p_adjusted:.2g}" if math.isfinite(pair.p_adjusted) else "n/a"),
         Cell(str(pair.n)),
     )
+
+
+_LEARNING_COLUMNS = (
+    "mean of",
+    "method",
+    "mean height",
+    "less reference",
+    "verdict",
+    "reward",
+    "steps to it",
+    "seconds",
+    "by",
+)
+_SOURCES = {
+    "held-out": "held-out prompts during training",
+    "training": "training rewards, smoothed",
+}
+
+
+def learning_table(comparison: Comparison, *, macro_only: bool = False) -> ReportTable | None:
+    """One row per preference group and method, or only those of the macro mean; None without any record."""
+    rows = [row for row in comparison.learning if not macro_only or row.preference_group is None]
+    if not rows:
+        return None
+    cells = [_learning_row(row, row.method == comparison.reference) for row in rows]
+    skipped = 1 if macro_only else 0
+    return ReportTable(
+        title=f"How fast: {'macro mean, ' if macro_only else ''}{_SOURCES[rows[0].source]}",
+        columns=_LEARNING_COLUMNS[skipped:],
+        rows=tuple(row[skipped:] for row in cells),
+        summaries=frozenset(
+            i for i, row in enumerate(rows) if row.preference_group is None and not macro_only
+        ),
+        details=frozenset({3 - skipped}),
+        optional=frozenset({8 - skipped}),
+    )
+
+
+def _learning_row(row: Learning, is_reference: bool) -> tuple[Cell, ...]:
+    difference = row.area_difference
+    seeds = row.area.n
+    tone: Tone = TONES[row.area_verdict] if row.area_verdict else ""
+    return (
+        Cell(MACRO if row.preference_group is None else row.preference_group),
+        Cell(row.method),
+        Cell(number(row.area.mean), _learning_interval(row.area, number)),
+        Cell("")
+        if is_reference
+        else Cell(number(difference.mean, signed=True), _learning_interval(difference, number), tone),
+        Cell(row.area_verdict or "", tone=tone),
+        Cell(number(row.threshold)),
+        Cell(_whole(row.steps.mean), _learning_interval(row.steps, _whole)),
+        Cell(_whole(row.seconds.mean), _learning_interval(row.seconds, _whole)),
+        Cell(f"{row.reached} of {seeds}"),
+    )
+
+
+def _learning_interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    if math.isnan(estimate.ci_low):
+        return ""
+    return f"[{shown(estimate.ci_low)}..{shown(estimate.ci_high)}]"
+
+
+def _whole(value: float) -> str:
+    """Steps or seconds; unknown if a seed does not reach the threshold, or if it was not recorded."""
+    return "n/a" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pgrpo_cli.errors import RunError
 
-from .comparison_types import Method
+from .comparison import Method
 
 # Recipe keys that do not change what a run learns.
 IMMATERIAL = ("name", "log.", "eval.")

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from statistics import fmean, stdev
 
-from .comparison import Side, pairs_of
-from .comparison_types import CurveSource, Learning, Method, Pair
+from .comparison import CurveSource, Learning, Method, Pair, Side, pairs_of
 from .curves import group_curves, half_life_of, macro_curve
 from .estimates import ROUNDING, PromptValues, verdict
 from .intervals import Bootstrap

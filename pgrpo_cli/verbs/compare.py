@@ -18,8 +18,7 @@ from pgrpo_cli.state.curve import training_record
 from pgrpo_cli.state.files import atomic_write
 from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory, run_at
-from pgrpo_cli.stats.comparison import Side, pairs_of
-from pgrpo_cli.stats.comparison_types import ComparedRun, Comparison, Method
+from pgrpo_cli.stats.comparison import ComparedRun, Comparison, Method, Side, pairs_of
 from pgrpo_cli.stats.estimates import prompt_values
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import pytest
 from scipy import stats
 
-from pgrpo_cli.stats.comparison import Side, paired_seeds, pairs_of
-from pgrpo_cli.stats.comparison_types import Pair
+from pgrpo_cli.stats.comparison import Pair, Side, paired_seeds, pairs_of
 from pgrpo_cli.stats.estimates import PromptValues, Resampler, differences_of
 from pgrpo_cli.stats.intervals import Bootstrap
 

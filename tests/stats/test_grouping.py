@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.stats.comparison_types import Method
+from pgrpo_cli.stats.comparison import Method
 from pgrpo_cli.stats.grouping import grouping_notes, methods_of
 
 

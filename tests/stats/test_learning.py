@@ -7,8 +7,9 @@ import math
 import pytest
 from scipy import stats
 
-from pgrpo_cli.report.learning_table import learning_sentence, learning_table
-from pgrpo_cli.stats.comparison_types import Comparison, Learning, Method
+from pgrpo_cli.report.sentences import learning_sentence
+from pgrpo_cli.report.tables import learning_table
+from pgrpo_cli.stats.comparison import Comparison, Learning, Method
 from pgrpo_cli.stats.learning import (
     TrainingRecord,
     curve_source,

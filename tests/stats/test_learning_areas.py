@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from pgrpo_cli.stats.comparison_types import Method
+from pgrpo_cli.stats.comparison import Method
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
 

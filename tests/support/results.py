@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgrpo_cli.stats.completions import kept_of
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.kept import kept_of
 from pgrpo_cli.stats.matrix import matrix_of
 from pgrpo_cli.stats.result_types import EvalResult, EvalRow
 

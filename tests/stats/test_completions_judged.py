@@ -8,9 +8,9 @@ import pytest
 
 from pgrpo_cli.report.more_tables import judged_table
 from pgrpo_cli.report.sentences import judged_sentence
+from pgrpo_cli.stats.completions import judged_of, outcome
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.judged import judged_of, outcome
 from pgrpo_cli.stats.result_types import Judged, JudgedPair
 
 NAN = math.nan

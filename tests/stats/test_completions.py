@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from pgrpo_cli.stats.completions import distinct, kept_of, kl_values
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.kept import distinct, kept_of, kl_values
 from tests.support.results import rows_of
 
 SHAPE = {"calm": {"a": [0.0, 0.0], "b": [0.0]}, "loud": {"x": [0.0]}}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from pathlib import Path
 
 import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.feedback import read_feedback
 from pgrpo_cli.recipe.load import load_recipe, sample_data, shipped_recipes
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
@@ -19,7 +22,18 @@ RECIPES = {name: path for name, path in shipped_recipes().items() if sample_data
 
 
 def test_these_recipes_bring_data() -> None:
-    assert {"house-styles", "my-chats", "thumbs"} <= RECIPES.keys()
+    assert {"house-styles", "my-chats", "my-taste", "thumbs"} <= RECIPES.keys()
+
+
+def test_the_picks_of_my_taste_follow_their_rule() -> None:
+    folder = RECIPES["my-taste"].parent / "my-taste"
+    made = runpy.run_path(str(folder / "make_picks.py"))["picks"]()
+    assert [json.loads(line) for line in (folder / "taste.jsonl").read_text().splitlines()] == made
+    found = read_feedback(folder / "taste.jsonl")
+    assert (len(found.picks), found.problems) == (40, ())
+    # Picked: five words of an answer without a sign before two words with a ! and a ?.
+    rule = runpy.run_path(str(folder / "make_picks.py"))["dislike"]
+    assert (rule("You could read Dune now."), rule("Read! Dune?")) == (5, 18)
 
 
 @pytest.mark.parametrize("path", RECIPES.values(), ids=RECIPES)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from pgrpo_cli import __version__
+from pgrpo_cli.data.conditioning.presets import Preset
 from pgrpo_cli.recipe.messages import plain
 
 from .job import Job, Written
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _MOST = 200
+_SHOWN = 100
 
 
-def model_card(job: Job, written: Written, licence: str | None) -> str:
+def model_card(job: Job, written: Written, licence: str | None, presets: Sequence[Preset]) -> str:
     """Markdown with the front matter that hubs read."""
     target, checked = job.target, written.checked
     recipe = target.recipe
@@ -24,7 +27,7 @@ def model_card(job: Job, written: Written, licence: str | None) -> str:
     library = {"adapter": "peft", "merged": "transformers"}.get(job.to)
     if library is not None:
         front.insert(0, f"library_name: {library}")
-    said = f"`{md(licence)}`" if licence else "not known here; see where it came from"
+    said = code(licence) if licence else "not known here; see where it came from"
     return "\n".join(
         [
             "---",
@@ -33,8 +36,8 @@ def model_card(job: Job, written: Written, licence: str | None) -> str:
             "",
             f"# {md(recipe.name)}",
             "",
-            f"`{md(recipe.model.id)}` fine-tuned by pgrpo {__version__} for {target.step} steps with the "
-            f"advantage estimator `{md(str(recipe.advantage.estimator))}` (P-GRPO: arXiv 2603.10009): one "
+            f"{code(recipe.model.id)} fine-tuned by pgrpo {__version__} for {target.step} steps with the "
+            f"advantage estimator {code(str(recipe.advantage.estimator))} (P-GRPO: arXiv 2603.10009): one "
             "model that serves several preference groups.",
             "",
             f"- Format: {job.to}, weights in {written.quantization}.",
@@ -44,15 +47,29 @@ def model_card(job: Job, written: Written, licence: str | None) -> str:
             f"{checked.greedy_equal} likeliest answers are the same; log-probabilities differ by "
             f"{checked.mean_abs_logprob_difference:.4f} nats a token on average.",
             "",
+            "The model is told who asks by what stands before the question. `presets.json` has these "
+            "messages for each preference group:",
+            "",
+            *(f"- {md(str(preset.preference_group))}: {md(_first(preset))}" for preset in presets[:_SHOWN]),
+            *([f"- and {len(presets) - _SHOWN} more"] if presets[_SHOWN:] else []),
+            "",
         ]
     )
 
 
+def _first(preset: Preset) -> str:
+    """How the preset begins."""
+    if not preset.messages:
+        return "nothing stands before the question"
+    first = preset.messages[0]
+    return f"{first['role']}: {first['content']}"
+
+
 def md(text: str) -> str:
     """Text on one line in which nothing is markup."""
-    return _MARKS.sub(r"\\\1", plain(text, _MOST)) if not _in_code(text) else plain(text, _MOST)
+    return _MARKS.sub(r"\\\1", plain(text, _MOST))
 
 
-def _in_code(text: str) -> bool:
-    """Whether it may stand between backquotes as it is."""
-    return not set("`\\") & set(text)
+def code(text: str) -> str:
+    """Text on one line between backquotes."""
+    return f"`{plain(text, _MOST).replace('`', chr(39))}`"

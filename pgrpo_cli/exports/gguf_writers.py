@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from pgrpo_cli.model.load.base_model import load_tokenizer
 from pgrpo_cli.pretrained import loading
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import Location, locate
 
 from . import llama_cpp
@@ -21,6 +22,8 @@ from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked
 from .lora_tensors import LoraTensor, changes, lora_tensors
 from .merged import Base, adapted_base, require_tokens
+from .ollama import commands, parameters_of, write_modelfiles
+from .presets import default_preset, presets_of
 from .random_gguf import write_random
 from .reference import Answer, Read, read
 from .template import bake, chats
@@ -75,6 +78,38 @@ def write_gguf(job: Job, folder: Path) -> Written:
         base.how,
         lambda folder: (f"llama-cli -m {folder / MODEL} -cnv",),
         {"merged_into_original": base.original},
+    )
+
+
+def write_ollama(job: Job, folder: Path) -> Written:
+    """The merged model as `model.gguf`, and Modelfiles for Ollama."""
+    written = write_gguf(job, folder)
+    target = job.target
+    recipe = target.recipe
+    tokenizer = bake(load_tokenizer(recipe.model, target.recipe_dir), recipe)
+    chat = Chat(tokenizer, "the exported tokenizer")
+    gguf = Gguf(folder / MODEL)
+    bos = tokenizer.bos_token if gguf.value("tokenizer.ggml.add_bos_token") else None
+    presets, _ = presets_of(target)
+    names = write_modelfiles(
+        folder,
+        chat,
+        MODEL,
+        parameters_of(
+            recipe,
+            tokenizer.convert_ids_to_tokens(list(job.stop_token_ids)),
+            gguf.value(f"{gguf.architecture}.context_length"),
+        ),
+        default_preset(target),
+        presets,
+        [chat.written(answer.prompt.messages) for answer in job.answers],
+        bos=bos or "",
+    )
+    run = target.run.path.resolve().name
+    return replace(
+        written,
+        next=lambda folder: commands(folder, run, names),
+        details={**written.details, "models": names},
     )
 
 

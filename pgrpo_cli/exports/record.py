@@ -12,14 +12,23 @@ from .card import model_card
 from .destination import MADE_BY, RECORD
 from .job import Job, Written
 from .licence import write_licence
+from .presets import as_json, presets_of
 
+PRESETS = "presets.json"
+"""What stands before the question of somebody of each preference group."""
 _OWN = (".pgrpo-export", RECORD)
 
 
 def finish(job: Job, written: Written, folder: Path) -> list[str]:
     """Write the files that every format has. Returns the names of all files of the export."""
     licence = write_licence(job.target.recipe.model, job.target.recipe_dir, folder)
-    atomic_write(folder / "README.md", model_card(job, written, licence))
+    presets, more = presets_of(job.target)
+    write_json(folder / PRESETS, as_json(presets))
+    if more:
+        job.on_note(
+            f"note: {PRESETS} has the {len(presets)} largest preference groups; {more} more are left out"
+        )
+    atomic_write(folder / "README.md", model_card(job, written, licence, presets))
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

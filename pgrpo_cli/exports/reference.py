@@ -16,7 +16,7 @@ from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
 
-PROMPTS = 16
+PROMPTS = 8
 TOKENS = 32
 """The most prompts that are compared, and the most tokens of an answer to one."""
 

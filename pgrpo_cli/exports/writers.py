@@ -9,7 +9,7 @@ from pgrpo_cli.model.load.adapter import adapter_state
 from pgrpo_cli.state.adapter import Adapter, save_adapter
 
 from .formats import Format
-from .gguf_writers import write_gguf, write_lora
+from .gguf_writers import write_gguf, write_lora, write_ollama
 from .job import Job, Written, checked
 from .merged import adapted_base, own_dtype, read_adapter, read_merged, save_merged, save_tokenizer
 
@@ -54,4 +54,5 @@ _WRITERS: dict[Format, Callable[[Job, Path], Written]] = {
     "merged": _merged,
     "gguf": write_gguf,
     "gguf-lora": write_lora,
+    "ollama": write_ollama,
 }

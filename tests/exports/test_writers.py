@@ -176,3 +176,24 @@ def test_a_chat_template_of_the_recipe_goes_into_the_file_with_its_variables(
         [{"role": "user", "content": "Hi"}], tokenize=False
     )
     assert text == "<|im_start|>user!\nHi<|im_end|>\n<|im_start|>assistant"
+
+
+def test_ollama_has_a_preset_for_each_preference_group(run: Path, tmp_path: Path) -> None:
+    said = exported(run, "ollama", tmp_path / "out")
+    assert said["checked"]["mean_abs_logprob_difference"] < 2e-2
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [
+        "Modelfile",
+        "Modelfile.group",
+        "Modelfile.often",
+        "Modelfile.seldom",
+        "README.md",
+        "export.json",
+        "model.gguf",
+        "presets.json",
+    ]
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert text.startswith("FROM ./model.gguf\nTEMPLATE")
+    assert 'PARAMETER stop "<|im_end|>"' in text
+    # One name is not ASCII.
+    assert set(json.loads((tmp_path / "out" / "presets.json").read_text())) == {"often", "seldom", "é"}

@@ -235,17 +235,8 @@ def _typed_question() -> str | None:
 
 
 def _show(result: TasteResult) -> None:
-    if result.names is not None:
-        first, second = result.names
-        rate = result.win_rate
-        says = (
-            "is better for you (the interval is above one half)" if rate.low > 0.5
-            else "is worse for you (the interval is below one half)" if rate.high < 0.5
-            else "may be no better or worse: the interval includes one half"
-        )  # fmt: skip
-        say(f"{second} against {first}: {result.wins} won, {result.losses} lost, {result.ties} the same")
-        if not math.isnan(rate.mean):
-            say(f"win rate {rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]: {second} {says}")
+    for sentence in result.sentences():
+        say(sentence)
     if result.placement:
         say(f"Where you are: {_placement(result.placement)}")
 

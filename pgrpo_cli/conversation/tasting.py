@@ -7,15 +7,18 @@ the person, and picks are data for the next run.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.data.conditioning.presets import Preset, group_preset
+from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
 from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback
+from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.stats.intervals import Interval, share_interval
 from pgrpo_cli.stats.result_types import Which
@@ -84,6 +87,22 @@ class TasteResult:
     win_rate: Interval
     placement: Mapping[str, float]
 
+    def sentences(self) -> list[str]:
+        """What a comparison of two models has found, with their names; empty for samples of one."""
+        if self.names is None:
+            return []
+        first, second = self.names
+        found = [f"{second} against {first}: {self.wins} won, {self.losses} lost, {self.ties} the same"]
+        rate = self.win_rate
+        if not math.isnan(rate.mean):
+            says = (
+                "is better for you (the interval is above one half)" if rate.low > 0.5
+                else "is worse for you (the interval is below one half)" if rate.high < 0.5
+                else "may be no better or worse: the interval includes one half"
+            )  # fmt: skip
+            found.append(f"win rate {rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]: {second} {says}")
+        return found
+
 
 @dataclass
 class Tasting:
@@ -144,6 +163,11 @@ class Tasting:
         self._picked.append((pair, record))
         if self.placing is not None:
             self.placing.add(pair.question, pair.answers, mark)
+
+    @property
+    def picked(self) -> int:
+        """How many picks of this session count."""
+        return len(self._picked)
 
     def undo(self) -> Shown | None:
         """Take the last pick back, and return its pair, to be shown again; None where there is none."""
@@ -219,6 +243,31 @@ class Tasting:
 
     def _seed(self, *what: str | int) -> int:
         return derive_seed(self.seed, "taste", self.user, self._number, *what)
+
+
+def questions_of_data(run_dir: Path) -> list[Question]:
+    """What held-out users ask in the prepared data of a run, each once; where there are none, the others."""
+    by_text: dict[str, Question] = {}
+    for half in ("eval", "train"):
+        for prompt in load_prepared(run_dir, half):
+            text = prompt.messages[-1]["content"]
+            by_text.setdefault(text, Question(prompt.prompt_id, text, prompt.columns))
+        if by_text:
+            break
+    return list(by_text.values())
+
+
+def candidates_of(
+    run_dir: Path, recipe: Recipe, speaker: Speaker, groups: Sequence[str], preset: Preset
+) -> list[Contestant]:
+    """The model as it answers each of several preference groups, or as it answers with the preset."""
+    which: Which = "tuned" if speaker.step else "base"
+    if len(groups) < 2:
+        return [Contestant(which, speaker, which, preset)]
+    return [
+        Contestant(f"{which}@{group}"[:200], speaker, which, group_preset(run_dir, recipe, group))
+        for group in groups
+    ]
 
 
 def earlier_picks(path: Path, user: str) -> tuple[list[Pick], tuple[str, ...]]:

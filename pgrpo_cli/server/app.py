@@ -13,6 +13,8 @@ from pgrpo_cli.conversation.speaker import Speaker
 from .answering import MOST_WAITING, AnswerQueue
 from .completions import Completions, ModelList
 from .guard import Admission, Guard
+from .page import PATH, Page
+from .tastes import TasteTests
 from .voices import Voices
 
 
@@ -27,5 +29,11 @@ def build_app(
 ) -> ASGIApp:
     """The application of a run. `on_failure` hears of requests that fail in a way that nobody foresaw."""
     voices, queue = Voices(run_dir, speaker.recipe, speaker.name), AnswerQueue(most_waiting)
-    routes = [*ModelList(voices).routes, Completions(speaker, voices, queue).route]
-    return Guard(Router(routes, redirect_slashes=False), Admission(host, token), on_failure)
+    routes = [
+        *ModelList(voices).routes,
+        Completions(speaker, voices, queue).route,
+        *Page(speaker, run_dir, voices).routes,
+        *TasteTests(speaker, run_dir, voices, queue).routes,
+    ]
+    admission = Admission(host, token, open_paths=frozenset({PATH}))
+    return Guard(Router(routes, redirect_slashes=False), admission, on_failure)

@@ -11,10 +11,18 @@ import torch
 from pgrpo_cli.conversation.conversation import TASTE
 from pgrpo_cli.conversation.placing import Placing, placing_of
 from pgrpo_cli.conversation.speaker import Speaker, load_speaker
-from pgrpo_cli.conversation.tasting import Contestant, Question, Tasting, earlier_picks, shuffled, typed
+from pgrpo_cli.conversation.tasting import (
+    Contestant,
+    Question,
+    Tasting,
+    candidates_of,
+    earlier_picks,
+    questions_of_data,
+    shuffled,
+    typed,
+)
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset, plain_preset, preference_groups_of
 from pgrpo_cli.data.manifest import read_manifest
-from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
@@ -25,7 +33,6 @@ from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at
-from pgrpo_cli.stats.result_types import Which
 
 from .callbacks import Callbacks
 from .prepare import prepare_run
@@ -80,7 +87,10 @@ def taste(
             placing.add(Question(pick.prompt_id or "", pick.messages[-1]["content"]), pick.answers, pick.pick)
     preset = _preset(run, recipe, group, placing)
     if between == SAMPLES:
-        versus, candidates = None, _candidates(run, recipe, speaker, groups if group is None else [], preset)
+        versus, candidates = (
+            None,
+            candidates_of(run.path, recipe, speaker, groups if group is None else [], preset),
+        )
     else:
         versus, candidates = _versus(between, run, speaker, preset, chosen, callbacks), []
     asked = {pick.prompt_id for pick in picks if pick.prompt_id is not None}
@@ -163,32 +173,12 @@ def _questions(
             claim(run, recipe, recipe_dir)
             report, _ = prepare_run(run, recipe, recipe_dir, allow_code=False)
             callbacks.on_prepared(report)
-    by_text: dict[str, Question] = {}
-    for half in ("eval", "train"):
-        for prompt in load_prepared(run.path, half):
-            text = prompt.messages[-1]["content"]
-            by_text.setdefault(text, Question(prompt.prompt_id, text, prompt.columns))
-        if by_text:
-            break
-    return list(by_text.values())
+    return questions_of_data(run.path)
 
 
 def _preset(run: RunDirectory, recipe: Recipe, group: str | None, placing: Placing | None) -> Preset:
     group = group or (placing.likely() if placing is not None else None)
     return plain_preset(recipe) if group is None else group_preset(run.path, recipe, group)
-
-
-def _candidates(
-    run: RunDirectory, recipe: Recipe, speaker: Speaker, groups: Sequence[str], preset: Preset
-) -> list[Contestant]:
-    """The model as it answers each preference group, or as it answers one."""
-    which: Which = "tuned" if speaker.step else "base"
-    if len(groups) < 2:
-        return [Contestant(which, speaker, which, preset)]
-    return [
-        Contestant(f"{which}@{group}"[:200], speaker, which, group_preset(run.path, recipe, group))
-        for group in groups
-    ]
 
 
 def _versus(

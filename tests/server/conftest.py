@@ -19,7 +19,8 @@ PROFILES = {"often": "they write often", "seldom": "they write seldom", "é": "t
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    data: dict[str, Any] = {**TINY["data"], "conditioning": {"type": "profiles", "profiles": PROFILES}}
+    told = {"type": "profiles", "profiles": PROFILES}
+    data: dict[str, Any] = {**TINY["data"], "conditioning": told, "eval_fraction": 0.5}
     model = {**TINY["model"], "system_prompt": "Be brief."}
     trained(write_tiny(folder, data=data, model=model), folder / "run", "--set", "train.learning_rate=0.3")
     return folder / "run"

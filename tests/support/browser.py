@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,15 @@ class Tab:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
 
+    def wait(self, expression: str, seconds: float = 60) -> Any:
+        """The value of a JavaScript expression, once it counts as true."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds} s in vain for: {expression}\n{self.complaints}")
+            time.sleep(0.05)
+        return value
+
     @property
     def requests(self) -> list[str]:
         """Addresses asked for, the page's own first; data: addresses are no requests."""
@@ -137,8 +147,8 @@ class Tab:
 
 
 @contextmanager
-def opened(path: Path, width: int, *, dark: bool = False) -> Iterator[Tab]:
-    """A page from a file, `width` CSS pixels wide."""
+def opened(page: Path | str, width: int, *, dark: bool = False) -> Iterator[Tab]:
+    """A page, from a file or an address, `width` CSS pixels wide."""
     with Browser() as browser:
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -153,7 +163,7 @@ def opened(path: Path, width: int, *, dark: bool = False) -> Iterator[Tab]:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         tab.call("Emulation.setEmulatedMedia", features=[scheme])
         browser.events.clear()
-        tab.call("Page.navigate", url=path.resolve().as_uri())
+        tab.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         browser.wait_for("Page.loadEventFired")
         yield tab
 

@@ -90,6 +90,8 @@ def test_a_corrected_key_keeps_its_line(tmp_path: Path) -> None:
         # Each rule reads a value that is broken: whatever it would say follows from that.
         changed(eval={"num_completions": "few", "judge": {**PAIRS, "pairs": 4}}),
         changed(advantage={"estimator": "costum", "baseline": "prompt"}),
+        # That num_completions is meant is a guess.
+        changed(eval={"num_completion": 2, "judge": {**PAIRS, "pairs": 3}}),
         changed(advantage={"estimator": "custom", "basline": "prompt", "scale": "none"}),
         changed(data={"source": {"type": "xml"}}, rewards=[PERSONAS]),
         changed(rewards=[{"type": "length", "min": 11, "max": "ten"}]),

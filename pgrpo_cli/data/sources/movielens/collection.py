@@ -1,24 +1,31 @@
-"""The files of a MovieLens collection, in a folder or in a zip file, read in blocks of whole lines."""
+"""The files of a MovieLens collection, in a folder or in a zip file, and their rows, read in blocks."""
 
 from __future__ import annotations
 
 import codecs
+import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from pgrpo_cli.data.records import SourceFile
+import numpy as np
+from numpy.typing import NDArray
+
+from pgrpo_cli.data.records import RejectedRow, SourceFile
 from pgrpo_cli.data.sources.files import file_name, hashed
+from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.paths import path_of
 
 # Ratings of a block take about 30 bytes each, so that a block is about 300,000 of them.
 BLOCK_BYTES = 8 * 1024 * 1024
 LONGEST_LINE = 64 * 1024 * 1024
+UNIT_SEPARATOR = b"\x1f"
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,113 @@ def blocks(table: TableFile, size: int = BLOCK_BYTES) -> Iterator[tuple[int, byt
         yield line, rest + b"\n"
 
 
-def lines(table: TableFile) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, bytes without line end) of each line that is not blank."""
-    for first, block in blocks(table):
-        for number, line in enumerate(block.split(b"\n")[:-1], start=first):
-            if line.strip():
-                yield number, line.rstrip(b"\r")
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a block: `columns` by name, and the lines of the file, from 1, on which they stand."""
+
+    table: TableFile
+    columns: dict[str, Any]
+    line_N: NDArray[np.int64]
+    _first_line: int
+    _block: bytes
+
+    def rejected(self, rows: Mapping[int, tuple[str, str | None]]) -> Iterator[RejectedRow]:
+        """The rows with these numbers, each with a reason and a detail (None: what stands there)."""
+        texts = self._block.split(b"\n") if rows else []
+        for row, (reason, detail) in rows.items():
+            line = int(self.line_N[row])
+            text = texts[line - self._first_line][:500].decode("utf-8", errors="backslashreplace").strip()
+            yield RejectedRow(reason, detail or f"found {text[:60]!r}", self.table.name, line, row=text)
+
+
+def read_table(
+    table: TableFile, layout: Layout, types: Mapping[str, str], rule: str, rejections: Rejections
+) -> Iterator[Rows]:
+    """The rows, block by block, with Arrow's `types` of the columns. `rule` says what a row is.
+
+    Raises DataError, with the line, where the header is another one or a line holds something else.
+    """
+    for first_line, block in blocks(table):
+        if first_line == 1 and layout.header:
+            first_line, block = 2, _without_header(table, block, ",".join(types).encode())
+        found = _columns(block, layout.separator, types)
+        if found is None:
+            raise _no_row(table, layout, types, block, first_line, rule)
+        columns, lines = found
+        rejections.looked_at(table.name, len(lines))
+        yield Rows(table, columns, lines + first_line, first_line, block)
+
+
+def _without_header(table: TableFile, block: bytes, header: bytes) -> bytes:
+    line, _, rest = block.partition(b"\n")
+    if line.strip().replace(b'"', b"") != header:
+        found = line[:80].decode("utf-8", errors="backslashreplace").strip()
+        raise DataError(
+            f"{table.name}:1 is {found!r}; MovieLens's header is {header.decode()!r}",
+            remedy="Set data.source.path to a MovieLens collection as GroupLens gives it out.",
+        )
+    return rest
+
+
+def _columns(
+    block: bytes, separator: str, types: Mapping[str, str]
+) -> tuple[dict[str, Any], NDArray[np.int64]] | None:
+    """The columns, and the lines of their rows, from 0. None where a line holds something else."""
+    import pyarrow
+    from pyarrow import csv
+
+    if not block.strip(b"\r\n"):
+        return {name: np.empty(0, dtype=np.int64) for name in types}, np.empty(0, dtype=np.int64)
+    lines = np.arange(block.count(b"\n"))
+    # Arrow takes a carriage return within a line for a line end.
+    if re.search(rb"\r(?!\n)", block):
+        return None
+    quoted: str | bool = '"' if separator == "," and "string" in types.values() else False
+    if separator == "::":
+        if UNIT_SEPARATOR in block:
+            return None
+        # Arrow's delimiters are of one character.
+        block, separator = _utf8(block).replace(b"::", UNIT_SEPARATOR), UNIT_SEPARATOR.decode()
+    arrow_types = {name: pyarrow.type_for_alias(kind) for name, kind in types.items()}
+    try:
+        found = csv.read_csv(
+            pyarrow.BufferReader(block),
+            csv.ReadOptions(column_names=list(types), use_threads=False, block_size=len(block) + 1),
+            csv.ParseOptions(delimiter=separator, quote_char=quoted),
+            csv.ConvertOptions(column_types=arrow_types, null_values=[]),
+        )
+    except pyarrow.ArrowInvalid:
+        return None
+    if found.num_rows != len(lines):
+        # Arrow passes over empty lines.
+        lines = np.array([i for i, line in enumerate(block.split(b"\n")) if line.rstrip(b"\r")])
+    # A quote that is not closed before its line ends joins rows.
+    if found.num_rows != len(lines):
+        return None
+    return {name: found.column(name).to_numpy() for name in types}, lines
+
+
+def _utf8(block: bytes) -> bytes:
+    """1M is in Latin-1, in which every byte is a character; 10M is in UTF-8."""
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return block.decode("latin-1").encode()
+    return block
+
+
+def _no_row(
+    table: TableFile, layout: Layout, types: Mapping[str, str], block: bytes, first_line: int, rule: str
+) -> DataError:
+    """The error for the first line of the block that is no row."""
+    ends = [match.end() for match in re.finditer(b"\n", block)]
+    # The shortest beginning of the block that cannot be read ends with that line.
+    bad = bisect_left(ends, True, key=lambda end: _columns(block[:end], layout.separator, types) is None)
+    found = block[: ends[bad]].split(b"\n")[-2][:60].decode("utf-8", errors="backslashreplace").strip()
+    return DataError(
+        f"{table.name}:{first_line + bad} is {found!r}; {rule}, with {layout.separator!r} in between",
+        remedy="Unpack or download the collection again.",
+    )
 
 
 @contextmanager

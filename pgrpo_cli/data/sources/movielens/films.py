@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgrpo_cli.data.records import RejectedRow
-from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 
-from .collection import Layout, TableFile, lines
+from .collection import Layout, TableFile, read_table
 from .ratings import MAX_ID, MAX_TIME
 
-HEADER = ["movieId", "title", "genres"]
+TYPES = {"movieId": "int64", "title": "string", "genres": "string"}
+RULE = "a film is a number, a title and genres"
 # What stands there instead of a genre in the newer collections.
 NO_GENRES = "(no genres listed)"
 MAX_TITLE = 300
@@ -30,7 +27,8 @@ _ARTICLES = (
 )
 _ARTICLE_BEHIND = re.compile(rf"(^|\()([^()]+), (L'|{_ARTICLES})(?=\)| \(|$)")
 
-TAG_HEADER = ["userId", "movieId", "tag", "timestamp"]
+TAG_TYPES = {"userId": "int64", "movieId": "int64", "tag": "string", "timestamp": "int64"}
+TAG_RULE = "a tag is a user, a film, a text and a time"
 # A tag of fewer films tells little of a taste.
 LEAST_FILMS = 10
 MAX_TAG = 40
@@ -53,17 +51,24 @@ class Films:
 
 
 def read_films(table: TableFile, layout: Layout, rejections: Rejections) -> Films:
-    """All films; broken rows go to `rejections`. Raises DataError where none is left."""
+    """All films; rows with impossible values go to `rejections`. Raises DataError where none is left."""
     found: dict[int, tuple[str, tuple[str, ...]]] = {}
-    for line, fields in rows_of(table, layout, HEADER, rejections):
-        try:
-            film_id = whole_number(fields[0], "film id")
-            if film_id in found:
-                raise RowProblem("film id twice", f"{film_id} is {found[film_id][0]!r} already")
-            found[film_id] = (_title(fields[1]), _genres(fields[2]))
-        except RowProblem as problem:
-            row = layout.separator.join(fields)[:500]
-            rejections.add(RejectedRow(problem.reason, problem.detail, table.name, line, row=row))
+    for rows in read_table(table, layout, TYPES, RULE, rejections):
+        problems: dict[int, tuple[str, str | None]] = {}
+        columns = (rows.columns[name].tolist() for name in TYPES)
+        for row, (film_id, title, genres) in enumerate(zip(*columns, strict=True)):
+            title = title.strip()
+            if not 1 <= film_id <= MAX_ID:
+                problems[row] = "film id out of range", None
+            elif film_id in found:
+                problems[row] = "film id twice", f"{film_id} is {found[film_id][0]!r} already"
+            elif not title or not title.isprintable() or len(title) > MAX_TITLE:
+                rule = f"a printable one of at most {MAX_TITLE} characters is needed"
+                problems[row] = "no title", f"found {title[:60]!r}; {rule}"
+            else:
+                found[film_id] = title, _genres(genres)
+        for rejected in rows.rejected(problems):
+            rejections.add(rejected)
     if not found:
         raise DataError(
             f"{table.name} has no film: {rejections.first.detail if rejections.first else 'it is empty'}",
@@ -83,58 +88,6 @@ def read_films(table: TableFile, layout: Layout, rejections: Rejections) -> Film
 def shown_title(title: str) -> str:
     """'Matrix, The (1999)' as a person writes it: 'The Matrix (1999)'."""
     return _ARTICLE_BEHIND.sub(_article_first, title)
-
-
-def rows_of(
-    table: TableFile, layout: Layout, header: list[str], rejections: Rejections
-) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of the rows of a table of text with as many fields as `header`."""
-    for line, content in lines(table):
-        rejections.looked_at(table.name)
-        try:
-            fields = _fields(content, layout.separator)
-            if len(fields) != len(header):
-                raise RowProblem(f"not {', '.join(header)}", f"{len(fields)} fields")
-        except RowProblem as problem:
-            text = content[:500].decode("utf-8", errors="backslashreplace")
-            rejections.add(RejectedRow(problem.reason, problem.detail, table.name, line, row=text))
-            continue
-        if not (line == 1 and layout.header and fields == header):
-            yield line, fields
-
-
-def whole_number(text: str, what: str) -> int:
-    """A positive one that fits an id. Raises RowProblem."""
-    if not re.fullmatch(r"[0-9]{1,10}", text.strip()) or not 1 <= int(text) <= MAX_ID:
-        raise RowProblem(f"{what} is no whole number", f"found {text[:60]!r}")
-    return int(text)
-
-
-def _fields(line: bytes, separator: str) -> list[str]:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if separator == ",":
-            raise RowProblem(
-                "not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            ) from error
-        # 1M is in Latin-1, in which every byte is a character; 10M is in UTF-8.
-        text = line.decode("latin-1")
-    if separator != ",":
-        return text.split(separator)
-    try:
-        # No title and no tag has a line end in it, so that an open quote costs its own line only.
-        return next(csv.reader([text], strict=True))
-    except csv.Error as error:
-        raise RowProblem("not CSV", str(error)) from error
-
-
-def _title(text: str) -> str:
-    title = text.strip()
-    if not title or not title.isprintable() or len(title) > MAX_TITLE:
-        rule = f"a printable one of at most {MAX_TITLE} characters is needed"
-        raise RowProblem("no title", f"found {title[:60]!r}; {rule}")
-    return title
 
 
 def _genres(text: str) -> tuple[str, ...]:
@@ -172,31 +125,27 @@ def read_tags(
     codes: dict[str, int] = {}
     film, tag, since = array("i"), array("i"), array("q")
     positions = {film_id: position for position, film_id in enumerate(films.ids_F.tolist())}
-    for line, fields in rows_of(table, layout, TAG_HEADER, rejections) if table else ():
-        try:
-            position, name, time = _tag_row(fields, positions)
-        except RowProblem as problem:
-            row = layout.separator.join(fields)[:500]
-            file = table.name if table else None
-            rejections.add(RejectedRow(problem.reason, problem.detail, file, line, row=row))
-            continue
-        if name is not None and (until is None or time < until):
-            film.append(position)
-            tag.append(codes.setdefault(name, len(codes)))
-            since.append(time)
+    for rows in read_table(table, layout, TAG_TYPES, TAG_RULE, rejections) if table else ():
+        problems: dict[int, tuple[str, str | None]] = {}
+        columns = (rows.columns[column].tolist() for column in ("movieId", "tag", "timestamp"))
+        for row, (film_id, text, time) in enumerate(zip(*columns, strict=True)):
+            if not 0 <= time < MAX_TIME:
+                problems[row] = "time is no number of seconds since 1970", None
+            elif film_id not in positions:
+                problems[row] = "film is not in the collection's table of films", None
+            elif (name := _shown_tag(text)) and (until is None or time < until):
+                film.append(positions[film_id])
+                tag.append(codes.setdefault(name, len(codes)))
+                since.append(time)
+        for rejected in rows.rejected(problems):
+            rejections.add(rejected)
     return _most_frequent(list(codes), np.array(film), np.array(tag), np.array(since), len(films.ids_F), most)
 
 
-def _tag_row(fields: list[str], positions: dict[int, int]) -> tuple[int, str | None, int]:
-    """(film, tag or None where it is none to show, time)."""
-    position = positions.get(whole_number(fields[1], "film id"))
-    time = fields[3].strip()
-    if not (time.isascii() and time.isdigit() and len(time) <= 10 and int(time) < MAX_TIME):
-        raise RowProblem("time is no number of seconds since 1970", f"found {fields[3][:60]!r}")
-    if position is None:
-        raise RowProblem("film is not in the collection's table of films", f"found {fields[1][:60]!r}")
-    name = " ".join(fields[2].casefold().split())
-    return position, name if 0 < len(name) <= MAX_TAG and name.isprintable() else None, int(time)
+def _shown_tag(text: str) -> str | None:
+    """The tag as profiles name it; None for one that cannot be shown."""
+    name = " ".join(text.casefold().split())
+    return name if 0 < len(name) <= MAX_TAG and name.isprintable() else None
 
 
 def _most_frequent(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +12,10 @@ from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
 
-from .collection import Layout, TableFile, blocks
+from .collection import Layout, Rows, TableFile, read_table
 
-HEADER = b"userId,movieId,rating,timestamp"
-FIELDS = ("user", "film", "rating", "time")
-UNIT_SEPARATOR = b"\x1f"
+TYPES = {"userId": "int64", "movieId": "int64", "rating": "float64", "timestamp": "int64"}
+RULE = "a rating is a user, a film, a rating and a time: four numbers"
 MAX_ID = 2**31 - 1
 # Seconds since 1970: the year 2106. Milliseconds are beyond it.
 MAX_TIME = 2**32 - 1
@@ -51,87 +48,17 @@ def read_ratings(
     Of several ratings of a film by one user the first counts. Raises DataError where the header is another
     one, a line is no rating, no row is left, or most have impossible values.
     """
-    parts: list[Columns] = []
-    for first_line, block in blocks(table):
-        if first_line == 1 and layout.header:
-            first_line, block = 2, _without_header(table, block)
-        columns = _columns(block, layout.separator)
-        if columns is None:
-            raise _not_a_rating(table, layout, block, first_line)
-        rejections.looked_at(table.name, len(columns["user"]))
-        parts.append(_checked(columns, block, first_line, film_ids, table, rejections))
+    parts = [
+        _checked(rows, film_ids, rejections) for rows in read_table(table, layout, TYPES, RULE, rejections)
+    ]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     _refuse_mostly_broken(table, len(columns.get("user", ())), rejections)
     return _sorted(table, columns, rejections)
 
 
-def _without_header(table: TableFile, block: bytes) -> bytes:
-    line, _, rest = block.partition(b"\n")
-    if line.strip().replace(b'"', b"") != HEADER:
-        found = line[:80].decode("utf-8", errors="backslashreplace").strip()
-        raise DataError(
-            f"{table.name}:1 is {found!r}; MovieLens's header is {HEADER.decode()!r}",
-            remedy="Set data.source.path to a MovieLens collection as GroupLens gives it out.",
-        )
-    return rest
-
-
-def _columns(block: bytes, separator: str) -> Columns | None:
-    """Four numbers of each line, and which line it is, from 0. None where a line holds something else."""
-    import pyarrow
-    from pyarrow import csv
-
-    if not block.strip(b"\r\n"):
-        return {name: np.empty(0, dtype=np.int64) for name in (*FIELDS, "line")}
-    # Arrow takes a carriage return within a line for a line end.
-    if re.search(rb"\r(?!\n)", block):
-        return None
-    text, delimiter = block, separator
-    if separator == "::":
-        if UNIT_SEPARATOR in block:
-            return None
-        # Arrow's delimiters are of one character.
-        text, delimiter = block.replace(b"::", UNIT_SEPARATOR), UNIT_SEPARATOR.decode()
-    types = [pyarrow.int64(), pyarrow.int64(), pyarrow.float64(), pyarrow.int64()]
-    try:
-        table = csv.read_csv(
-            pyarrow.BufferReader(text),
-            csv.ReadOptions(column_names=FIELDS, use_threads=False, block_size=len(text) + 1),
-            csv.ParseOptions(delimiter=delimiter, quote_char=False),
-            csv.ConvertOptions(column_types=dict(zip(FIELDS, types, strict=True)), null_values=[]),
-        )
-    except pyarrow.ArrowInvalid:
-        return None
-    lines = np.arange(block.count(b"\n"))
-    if table.num_rows != len(lines):
-        # Arrow passes over empty lines.
-        lines = np.array([i for i, line in enumerate(block.split(b"\n")) if line.rstrip(b"\r")])
-    return {**{name: table.column(name).to_numpy() for name in FIELDS}, "line": lines}
-
-
-def _not_a_rating(table: TableFile, layout: Layout, block: bytes, first_line: int) -> DataError:
-    """The error for the first line of the block that is no rating."""
-    ends = [match.end() for match in re.finditer(b"\n", block)]
-    # The shortest beginning of the block that cannot be read ends with that line.
-    bad = bisect_left(ends, True, key=lambda end: _columns(block[:end], layout.separator) is None)
-    found = block[: ends[bad]].split(b"\n")[-2][:60].decode("utf-8", errors="backslashreplace").strip()
-    return DataError(
-        f"{table.name}:{first_line + bad} is {found!r}; a rating is a user, a film, a rating and a time: "
-        f"four numbers with {layout.separator!r} in between",
-        remedy="Unpack or download the collection again.",
-    )
-
-
-def _checked(
-    columns: Columns,
-    block: bytes,
-    first_line: int,
-    film_ids: NDArray[np.int32],
-    table: TableFile,
-    rejections: Rejections,
-) -> Columns:
+def _checked(rows: Rows, film_ids: NDArray[np.int32], rejections: Rejections) -> Columns:
     """The rows whose values can be right, in compact types; the others go to `rejections`."""
-    user, film, rating, time = (columns[name] for name in FIELDS)
+    user, film, rating, time = (rows.columns[name] for name in TYPES)
     half_stars = rating * 2
     index = np.searchsorted(film_ids, film)
     known = index < len(film_ids)
@@ -145,20 +72,16 @@ def _checked(
         "film is not in the collection's table of films": known,
     }
     good = np.logical_and.reduce(list(rules.values()))
-    if not good.all():
-        texts = block.split(b"\n")
-        for row in np.flatnonzero(~good).tolist():
-            reason = next(reason for reason, holds in rules.items() if not holds[row])
-            line = int(columns["line"][row])
-            text = texts[line][:500].decode("utf-8", errors="backslashreplace").strip()
-            detail = f"found {text[:60]!r}"
-            rejections.add(RejectedRow(reason, detail, table.name, first_line + line, row=text))
+    bad = np.flatnonzero(~good).tolist()
+    reasons = {row: next(reason for reason, holds in rules.items() if not holds[row]) for row in bad}
+    for rejected in rows.rejected({row: (reason, None) for row, reason in reasons.items()}):
+        rejections.add(rejected)
     return {
         "user": user[good].astype(np.int32),
         "film": index[good].astype(np.int32),
         "half_stars": half_stars[good].astype(np.int8),
         "time": time[good].astype(np.uint32),
-        "line": (first_line + columns["line"][good]).astype(np.int32),
+        "line": rows.line_N[good].astype(np.int32),
     }
 
 

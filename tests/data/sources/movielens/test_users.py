@@ -1,5 +1,6 @@
 import pytest
 
+from pgrpo_cli.errors import DataError
 from tests.support.movielens import collection, read
 
 MOVIES = [
@@ -83,8 +84,7 @@ def test_broken_tags_are_named(tmp_path, frequent_tags):
     tags = [
         *TAGS,
         (9, 99, "far", 5),
-        (9, 1, "bad", "x"),
-        ("9", "1,1", "t", 3),
+        (9, 1, "bad", 5_000_000_000),
         (9, 1, "x" * 50, 5),
         (9, 1, "\x07", 5),
     ]
@@ -92,8 +92,12 @@ def test_broken_tags_are_named(tmp_path, frequent_tags):
     assert [(row.where, row.reason) for row in data.rejected] == [
         ("ml/tags.csv:8", "film is not in the collection's table of films"),
         ("ml/tags.csv:9", "time is no number of seconds since 1970"),
-        ("ml/tags.csv:10", "film id is no whole number"),
     ]
+
+
+def test_a_line_that_is_no_tag_is_refused(tmp_path, frequent_tags):
+    with pytest.raises(DataError, match=r"ml/tags\.csv:8 is '9,1,bad,x'; a tag is a user, a film, a text"):
+        read(collection(tmp_path / "ml", RATINGS, MOVIES, [*TAGS, (9, 1, "bad", "x")]))
 
 
 # User 1 likes dramas most: mean 3.8, Drama (1.2 + 0.2) / 7, Horror 0.2 / 6, with all of the ratings.

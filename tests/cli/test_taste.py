@@ -1,0 +1,158 @@
+"""`pgrpo taste` without a terminal: picks from a file, and a program that picks line by line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pgrpo_cli.cli.app import app
+from pgrpo_cli.feedback import read_feedback
+from tests.support.training import trained, write_tiny
+
+REWARDS = [
+    {"type": "length", "name": "short", "unit": "characters", "max": 3, "preference_groups": ["often"]},
+    {"type": "length", "name": "long", "unit": "characters", "min": 9, "preference_groups": ["seldom"]},
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasted")
+    trained(write_tiny(folder, rewards=REWARDS), folder / "run", "--set", "train.learning_rate=0.3")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "folder"))
+
+
+def _taste(target: Path, *options: object, user: str = "ana", lines: str = "") -> Result:
+    arguments = ["taste", str(target), "--user", user, *map(str, options)]
+    return CliRunner().invoke(app, arguments, input=lines)
+
+
+def _answers(folder: Path, text: str) -> Path:
+    (folder / "answers.txt").write_text(text)
+    return folder / "answers.txt"
+
+
+def test_picks_from_a_file_end_with_a_win_rate_and_a_place(folder: Path) -> None:
+    answers = _answers(folder, "1\n2\n=\ns\n")
+    result = _taste(folder / "run", "--between", "base,tuned", "--answers", answers, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found.keys() == {"wins", "losses", "ties", "win_rate", "ci_low", "ci_high", "placement"}
+    assert found["wins"] + found["losses"] == 2 and found["ties"] == 1
+    assert found["win_rate"] == pytest.approx((found["wins"] + 0.5) / 3)
+    assert found["ci_low"] < found["win_rate"] < found["ci_high"]
+    assert set(found["placement"]) == {"often", "seldom", "é", "nobody yet"}
+    assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 3
+
+
+def test_of_samples_nobody_wins(folder: Path) -> None:
+    found = json.loads(_taste(folder / "run", "--answers", _answers(folder, "1\n1\n"), "--json").stdout)
+    assert (found["wins"], found["losses"], found["win_rate"]) == (0, 0, None)
+    picks = read_feedback(folder / "run" / "taste.jsonl").picks
+    assert all((name or "").startswith("tuned@") for pick in picks for name in pick.models)
+
+
+def test_names_are_told_at_the_end_only(folder: Path) -> None:
+    result = _taste(folder / "run", "--between", "base,tuned", "--pairs", 2, lines="1\nu\n2\n=\n")
+    assert result.exit_code == 0, result.stderr
+    pairs, _, end = result.stdout.partition("tuned against base")
+    assert "base" not in pairs and "tuned" not in pairs and "win rate" in end
+
+
+def test_a_program_gets_a_pair_a_line_and_answers_with_a_pick(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pgrpo_cli",
+        "taste",
+        str(folder / "run"),
+        "--user",
+        "bo",
+        "--pairs",
+        "3",
+    ]
+    command += ["--answers", "-", "--json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None and program.stdout is not None
+        for _ in range(3):
+            pair = json.loads(program.stdout.readline())
+            assert pair.keys() == {"pair", "prompt_id", "question", "answers"}
+            program.stdin.write("1\n" if len(pair["answers"][0]) < len(pair["answers"][1]) else "2\n")
+            program.stdin.flush()
+        end = json.loads(program.stdout.readline())
+    assert program.returncode == 0 and sum(end["placement"].values()) == pytest.approx(1)
+    assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 3
+
+
+def test_a_killed_test_loses_no_pick(folder: Path) -> None:
+    command = [sys.executable, "-m", "pgrpo_cli", "taste", str(folder / "run"), "--user", "bo"]
+    with subprocess.Popen(
+        [*command, "--answers", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin is not None and program.stdout is not None
+        for _ in range(2):
+            program.stdout.readline()
+            program.stdin.write("1\n")
+            program.stdin.flush()
+        program.stdout.readline()
+        program.send_signal(signal.SIGKILL)
+    assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 2
+
+
+def test_without_a_run_the_base_model_of_a_recipe_answers_questions_of_a_file(folder: Path) -> None:
+    questions = folder / "questions.txt"
+    questions.write_text('What shall I cook?\n\n{"prompt": "Where to?", "budget": 5}\n')
+    result = _taste(
+        folder / "tiny.yaml", "--prompts", questions, "--run-dir", folder / "new", "--output",
+        folder / "picks.jsonl", "--answers", _answers(folder, "1\n2\n"), "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    picks = read_feedback(folder / "picks.jsonl").picks
+    assert sorted(pick.messages[-1]["content"] for pick in picks) == ["What shall I cook?", "Where to?"]
+    assert {name for pick in picks for name in pick.models} == {"base"}
+
+
+def test_the_data_of_a_recipe_are_prepared_for_their_questions(folder: Path) -> None:
+    result = _taste(
+        folder / "tiny.yaml", "--run-dir", folder / "new", "--answers", _answers(folder, "1\n"), "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "new" / "data" / "manifest.json").exists()
+    assert len(read_feedback(folder / "new" / "taste.jsonl").picks) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--between", "base"), "two names with a comma"),
+        (("--between", "base,base"), "twice the same"),
+        (("--between", "base,nowhere"), "nowhere"),
+        (("--answers", "nowhere.txt"), "cannot be read"),
+        (("--prompts", "nowhere.txt"), "cannot be read"),
+        (("--as", "nobody"), "no preference group 'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(folder: Path, options: Any, message: str) -> None:
+    result = _taste(folder / "run", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_wrong_pick_of_a_file_is_named_with_its_line_and_those_before_are_kept(folder: Path) -> None:
+    result = _taste(folder / "run", "--answers", _answers(folder, "1\n3\n"))
+    assert result.exit_code == 2
+    assert "answers.txt:2: found '3'" in result.stderr
+    assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 1

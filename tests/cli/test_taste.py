@@ -19,7 +19,14 @@ from tests.support.training import trained, write_tiny
 
 REWARDS = [
     {"type": "length", "name": "short", "unit": "characters", "max": 3, "preference_groups": ["often"]},
-    {"type": "length", "name": "long", "unit": "characters", "min": 9, "preference_groups": ["seldom"]},
+    {
+        "type": "length",
+        "name": "long",
+        "unit": "characters",
+        "min": 9,
+        "max": 99,
+        "preference_groups": ["seldom"],
+    },
 ]
 
 

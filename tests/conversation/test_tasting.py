@@ -177,5 +177,7 @@ def test_picks_place_a_person_and_the_pair_that_is_shown_tells_something(tmp_pat
     tasting.close()
     (placed,) = read_feedback(tmp_path / "taste.jsonl").placed
     assert placed.group == "c" and placed.user == "ana"
+    before = placing.probabilities()
     tasting.undo()
     assert len(read_feedback(tmp_path / "taste.jsonl").picks) == 7
+    assert placing.probabilities() != before

@@ -35,7 +35,7 @@ class RowMapper:
     def __init__(self, section: ColumnMapping, *, needs_group: bool = True) -> None:
         self._section = section
         self._needs_group = needs_group
-        self._template = None if section.template is None else _compiled(section.template)
+        self._template = None if section.template is None else Template(section.template)
         self.rows_at_once = 64 if self._template else 1
         """How many rows are worth being taken together."""
         self.forms: dict[str, None] = {}
@@ -169,10 +169,3 @@ def _reference(values: dict[str, Any], column: str) -> str:
     if not isinstance(value, str):
         raise RowProblem("reference is no text", f"column {column!r} is {shown(value)}")
     return storable(value, "reference")
-
-
-def _compiled(source: str) -> Template:
-    try:
-        return Template(source)
-    except TemplateProblem as problem:
-        raise RecipeError(f"{TEMPLATE}: {problem}", remedy="Correct the template.") from problem

@@ -184,11 +184,6 @@ def test_a_template_that_takes_too_much_ends_it():
         mapped({"n": 10**9}, template="{{ 'a' * n }}")
 
 
-def test_a_section_with_a_broken_template_is_a_recipe_error():
-    with pytest.raises(RecipeError, match=r"data\.source\.template: unexpected"):
-        mapped({}, template="{{")
-
-
 def test_a_record_keeps_the_whole_row_for_templates():
     record = mapped({"prompt": "Hi", "preference_group": "a", "answer": "Yes."}, reference_column="answer")
     assert record.columns == {"reference": "Yes."}

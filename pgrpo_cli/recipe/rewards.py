@@ -145,8 +145,9 @@ class TasteReward(RewardBase):
     users: tuple[str, ...] | None = Field(
         None,
         min_length=1,
+        max_length=20,
         description="Users (or preference groups) whose taste gives rewards; the picks of all others only "
-        "tell what is shared. Null: all.",
+        "tell what is shared. Null: all, who may be 20 at most.",
     )
     embedding: TasteEmbedding | None = Field(
         None, description="Embedding model for further features. Null: only those that can be read."

@@ -18,7 +18,10 @@ Floats = NDArray[np.float64]
 SHARED_VARIANCE = 0.3
 OWN_VARIANCE = 0.3
 """Prior variances of the entries of w and of v_u, for features of variance 1."""
-MOST_FOLDS = 20
+OTHERS = ""
+MOST_FOLDS, FEW_FOLDS = 20, 5
+FOLDED_FINELY = 500
+"""Picks of all users up to which there are so many folds; with more, fewer tell as much."""
 LEAST_PICKS = 10
 """Picks, ties not counted, from which on a taste may be told from chance."""
 CONFIDENCE = 0.9
@@ -29,7 +32,7 @@ CONFIDENCE = 0.9
 class Comparisons:
     """Picks as numbers: features of the first and the second answer, and what the first one won (1, 0, 1/2).
 
-    `users_N` says whose pick each is.
+    `users_N` says whose pick each is; OTHERS are people of whom only what is shared is learnt.
     """
 
     users_N: tuple[str, ...]
@@ -106,7 +109,7 @@ def fit(comparisons: Comparisons) -> Model:
 
 
 def predictability(comparisons: Comparisons) -> dict[str, Predictability]:
-    """For each user: their picks by a model of all other picks, in up to 20 folds of theirs."""
+    """For each user: their picks by a model of all other picks, in some folds of theirs."""
     answers_A_F = np.concatenate([comparisons.first_N_F, comparisons.second_N_F])
     deviation_F = answers_A_F.std(axis=0)
     scale_F = np.where(deviation_F > 1e-9, deviation_F, np.inf)
@@ -114,11 +117,14 @@ def predictability(comparisons: Comparisons) -> dict[str, Predictability]:
     users_N = np.array(comparisons.users_N, dtype=object)
     shares_N = comparisons.first_share_N
     found = {}
+    most_folds = MOST_FOLDS if len(comparisons) <= FOLDED_FINELY else FEW_FOLDS
     for user, picks in Counter(comparisons.users_N).items():
+        if user == OTHERS:
+            continue
         own = np.flatnonzero((users_N == user) & (shares_N != 0.5))
         right = 0.0
-        for fold in range(min(MOST_FOLDS, len(own))):
-            left_out = own[fold::MOST_FOLDS]
+        for fold in range(min(most_folds, len(own))):
+            left_out = own[fold::most_folds]
             kept = np.ones(len(users_N), dtype=bool)
             kept[left_out] = False
             weights = _weights(users_N[kept].tolist(), differences_N_F[kept], shares_N[kept]).get(user)
@@ -145,7 +151,7 @@ def _weights(users_N: Sequence[str], differences_N_F: Floats, shares_N: Floats) 
         return {}
     from sklearn.linear_model import LogisticRegression
 
-    users = sorted(set(users_N))
+    users = sorted(set(users_N) - {OTHERS})
     features = differences_N_F.shape[1]
     # One penalty for all columns: that of the own ones is another one by their scale.
     own_scale = np.sqrt(OWN_VARIANCE / SHARED_VARIANCE)

@@ -106,7 +106,10 @@ def learn_taste(
     embed: Embed | None = None,
     components: int = 0,
 ) -> Taste:
-    """The taste of every user of at least one pick. `embed` and `components`: further features, if any."""
+    """The taste of every user of at least one pick, but for OTHERS.
+
+    `embed` and `components`: further features, if any.
+    """
     features = readable_features()
     firsts = [(pick.answers[0], question_of(pick.messages)) for pick in picks]
     seconds = [(pick.answers[1], question_of(pick.messages)) for pick in picks]

@@ -17,8 +17,12 @@ from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, Score, shown, where
 
+from .bradley_terry import OTHERS
 from .learnt import Embed, Taste, learn_taste, question_of
 
+MOST_USERS = 20
+MOST_PICKS = 5_000
+"""The latest picks of a file that are learnt from: learning from them takes a minute at most."""
 _SHOWN = 20
 
 
@@ -97,11 +101,16 @@ def build_taste(section: TasteReward, context: BuildContext) -> TasteFunction:
             remedy="`pgrpo taste` asks for them: two dozen do.",
         )
     user_of = _user_of(section)
-    counts = Counter(map(user_of, feedback.picks))
+    picks, notes = feedback.picks[-MOST_PICKS:], list(feedback.notes)
+    if len(picks) < len(feedback.picks):
+        notes.append(f"{path}: the latest {MOST_PICKS:,} of {len(feedback.picks):,} picks are learnt from.")
+    counts = Counter(map(user_of, picks))
     users = tuple(sorted(counts)) if section.users is None else section.users
     _require_known(users, counts, section, path)
     embed, components = _embedding(section, context)
-    taste = learn_taste(feedback.picks, user_of, embed, components)
+    taste = learn_taste(
+        picks, lambda pick: user if (user := user_of(pick)) in users else OTHERS, embed, components
+    )
     refused = [user for user in users if not taste.predictable[user].better_than_chance]
     if refused:
         sentences = "".join(f"\n  {taste.sentence(user)}" for user in refused[:_SHOWN])
@@ -111,7 +120,7 @@ def build_taste(section: TasteReward, context: BuildContext) -> TasteFunction:
             remedy="More picks help (`pgrpo taste`), of answers that differ; or name in `users` those who "
             "shall have this reward.",
         )
-    return TasteFunction(section.label, path, taste, users, feedback.notes)
+    return TasteFunction(section.label, path, taste, users, tuple(notes))
 
 
 def _user_of(section: TasteReward) -> Callable[[Pick], str]:
@@ -125,6 +134,13 @@ def _user_of(section: TasteReward) -> Callable[[Pick], str]:
 
 
 def _require_known(users: Sequence[str], counts: Counter[str], section: TasteReward, path: Path) -> None:
+    if len(users) > MOST_USERS:
+        raise DataError(
+            f"reward {section.label!r}: {path} has picks of {len(users):,} users; of {MOST_USERS} at most a "
+            "taste is learnt",
+            remedy="Name in `users` those who shall have this reward; the others' picks still tell what is "
+            "shared.",
+        )
     if unknown := next((user for user in users if user not in counts), None):
         near = nearest(unknown, counts)
         raise DataError(

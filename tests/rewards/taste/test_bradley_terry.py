@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import brentq
 
 from pgrpo_cli.rewards.taste.bradley_terry import (
+    OTHERS,
     OWN_VARIANCE,
     SHARED_VARIANCE,
     Comparisons,
@@ -55,6 +56,13 @@ def test_users_share_what_they_have_in_common_and_differ_in_the_rest() -> None:
     weights = {user: float(of_user[0]) for user, of_user in found.weights.items()}
     assert weights["ana"] == pytest.approx(weights["ben"], rel=1e-5)
     assert weights["ana"] > weights["dora"] > 0 > weights["cleo"]
+
+
+def test_others_tell_what_is_shared_and_have_no_taste_of_their_own() -> None:
+    found = fit(won([0.5] + [1] * 8, ["ana"] + [OTHERS] * 8))
+    assert found.weights.keys() == {"ana"}
+    assert found.weights["ana"][0] > 0.3
+    assert predictability(won([1] * 8, ["ana"] + [OTHERS] * 7)).keys() == {"ana"}
 
 
 def test_contributions_are_in_deviations_and_stay_in_the_range_of_the_picks() -> None:

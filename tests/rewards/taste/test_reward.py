@@ -171,3 +171,20 @@ def test_a_matrix_asks_what_each_would_give(reward: TasteFunction) -> None:
     whole = RewardSum((Term("taste", 1.0, None, reward),))
     found = cross_scores(whole, [completion("Play it! Now!", "ana", "ana")], ["ana", "ben"])
     assert found == {name: [value(reward, "Play it! Now!", name)] for name in ("ana", "ben")}
+
+
+def test_of_more_than_twenty_users_those_are_named_who_shall_have_it(tmp_path: Path) -> None:
+    crowd = [pick for n in range(20) for pick in picks_of(f"user {n}", excited, 2, seed=n)]
+    with pytest.raises(DataError, match="has picks of 21 users; of 20 at most a taste is learnt"):
+        built(tmp_path, [*picks_of("ana", terse, 30), *crowd])
+    section = TasteReward(path="taste.jsonl", users=("ana",))
+    reward = build_taste(section, BuildContext(tmp_path, False))
+    assert value(reward, "Play Coltrane.") > 0.6
+    assert reward.taste.model.weights.keys() == {"ana"}
+
+
+def test_the_latest_picks_are_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgrpo_cli.rewards.taste.reward.MOST_PICKS", 30)
+    reward = built(tmp_path, [*picks_of("ana", excited, 40), *picks_of("ana", terse, 30, seed=5)])
+    assert reward.description()[0].endswith("taste.jsonl: the latest 30 of 70 picks are learnt from.")
+    assert value(reward, "Play Coltrane.") > 0.6

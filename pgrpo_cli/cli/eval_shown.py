@@ -33,10 +33,12 @@ def result_json(result: EvalResult, **paths: Path) -> str:
 def show_result(result: EvalResult) -> None:
     """Print the tables of an evaluation and what they say."""
     from pgrpo_cli.report.more_tables import judged_table, overview_table, tasks_table
-    from pgrpo_cli.report.sentences import eval_sentence, judged_sentence, tasks_sentence
+    from pgrpo_cli.report.sentences import eval_sentence, judged_sentence, matrix_sentence, tasks_sentence
     from pgrpo_cli.report.tables import eval_table, to_rich
 
     tables, sentences = [eval_table(result), overview_table(result)], [eval_sentence(result)]
+    if result.matrix is not None:
+        sentences.append(matrix_sentence(result.matrix))
     if result.judged is not None:
         tables.append(judged_table(result.judged))
         sentences.append(judged_sentence(result.judged))

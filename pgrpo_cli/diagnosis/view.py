@@ -222,6 +222,21 @@ class TrainingPrompts:
 
 
 @dataclass(frozen=True)
+class Personalization:
+    """The margin of the latest evaluation's personalization matrix, with its interval; and what `prepare`
+    found of the prompts: whether they tell who asks (None: not known).
+    """
+
+    step: int
+    margin: float
+    ci_low: float
+    ci_high: float
+    ambiguous_share: float | None = None
+    classifier_accuracy: float | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
 class RunView:
     """The records of a run so far."""
 
@@ -233,6 +248,8 @@ class RunView:
     """Of the preference groups in `completions`."""
     training_prompts: TrainingPrompts
     """Empty if unknown."""
+    personalization: Personalization | None = None
+    """None as long as no evaluation has a matrix."""
 
     @property
     def estimator(self) -> Estimator:

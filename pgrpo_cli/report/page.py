@@ -35,6 +35,7 @@ from .sentences import (
     grouping_sentence,
     judged_sentence,
     learning_sentence,
+    matrix_sentence,
     method_sentence,
     tasks_sentence,
 )
@@ -70,6 +71,7 @@ def eval_page(
         details=details_table(result),
         parts_of_reward=parts_table(result),
         judged=judged_table(result.judged) if result.judged else None,
+        matrix_says=matrix_sentence(result.matrix) if result.matrix else "",
         judged_says=judged_sentence(result.judged) if result.judged else "",
         tasks=tasks_table(result.lm_eval) if result.lm_eval else None,
         tasks_say=tasks_sentence(result.lm_eval) if result.lm_eval else "",

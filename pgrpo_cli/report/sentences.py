@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgrpo_cli.stats.comparison import Comparison
 from pgrpo_cli.stats.estimates import verdict, win_verdict
-from pgrpo_cli.stats.result_types import EvalResult, Judged, TaskScores, Verdict
+from pgrpo_cli.stats.result_types import EvalResult, Judged, Matrix, TaskScores, Verdict
 from pgrpo_cli.stats.task_scores import task_label, task_verdict
 
 from .tables import interval, number, percent, percents
@@ -22,6 +22,18 @@ def eval_sentence(result: EvalResult) -> str:
         f"Mean reward over {_groups(len(result.groups))}, each counted once: {number(macro.base.mean)} "
         f"before training, {number(macro.tuned.mean)} after ({change}: {verdict(macro.difference)}). "
         f"{_by_outcome(outcomes)}"
+    )
+
+
+def matrix_sentence(matrix: Matrix) -> str:
+    """Whether answers suit those for whom they are, and what to look at where they do not."""
+    tuned = matrix.margin.tuned
+    margin = f"{number(tuned.mean, signed=True)} {interval(tuned)}".rstrip()
+    if tuned.ci_low > 0:
+        return f"The tuned model serves preference groups differently: own reward less others' is {margin}."
+    return (
+        f"All preference groups are served alike: own reward less others' is {margin}. Can the model tell "
+        "who asks? `pgrpo prepare` says what the prompts tell it, and data.conditioning adds to them."
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pgrpo_cli.data.strict_json import read_json
@@ -13,6 +15,7 @@ from pgrpo_cli.diagnosis.view import (
     Completions,
     Metrics,
     PastRewards,
+    Personalization,
     RunView,
     TrainingPrompts,
 )
@@ -20,6 +23,7 @@ from pgrpo_cli.recipe.schema import Recipe
 
 from .files import write_json
 from .history_store import GroupRow, ScoredCompletion, decode_parts, read_latest
+from .results import kept_results
 from .run import RunDirectory
 from .runlog import read_metrics
 
@@ -73,7 +77,7 @@ class RunReader:
 
 def view_of(run: RunDirectory) -> RunView:
     """A run that is finished, stopped or running. Raises RunError where there is none to look at."""
-    return RunReader(run, run.recipe()).view()
+    return replace(RunReader(run, run.recipe()).view(), personalization=_personalization(run))
 
 
 def read_said(run: RunDirectory) -> list[dict[str, Any]]:
@@ -126,6 +130,26 @@ def _training_prompts(run: RunDirectory) -> TrainingPrompts:
         return TrainingPrompts({str(name): int(counts["train"]) for name, counts in groups.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return TrainingPrompts({})
+
+
+def _personalization(run: RunDirectory) -> Personalization | None:
+    """Of the newest evaluation that has a matrix, beside what `prepare` found."""
+    matrices = ((found.step, found.matrix) for found in kept_results(run) if found.matrix is not None)
+    step, matrix = next(matrices, (0, None))
+    if matrix is None or math.isnan(matrix.margin.tuned.mean):
+        return None
+    tuned, told = matrix.margin.tuned, _told_apart(run)
+    return Personalization(step, tuned.mean, tuned.ci_low, tuned.ci_high, **told)
+
+
+def _told_apart(run: RunDirectory) -> dict[str, float]:
+    """What the manifest says of prompts that do not tell who asks; nothing of data that are older."""
+    try:
+        found = read_json(run.data / "manifest.json")["conditioning"]
+        names = ("ambiguous_share", "classifier_accuracy", "chance")
+        return {name: float(found[name]) for name in names if found.get(name) is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str | None, str | None]:

@@ -83,6 +83,19 @@ def test_the_matrix_and_the_held_out_curve_are_drawn_where_there_are_some() -> N
     assert "Whose taste" not in plain.text and "Held-out reward" not in plain.text
 
 
+@pytest.mark.parametrize(
+    ("low", "says"), [(-0.1, "served alike"), (0.1, "serves preference groups differently")]
+)
+def test_the_matrix_says_whether_everyone_is_served_alike(low: float, says: str) -> None:
+    result = made()
+    assert result.matrix is not None
+    margin = result.matrix.margin
+    tuned = margin.tuned.model_copy(update={"mean": 0.2, "ci_low": low, "ci_high": 0.3})
+    matrix = result.matrix.model_copy(update={"margin": margin.model_copy(update={"tuned": tuned})})
+    page = Page(eval_page(result.model_copy(update={"matrix": matrix}), POINTS))
+    assert says in page.text and ("data.conditioning" in page.text) == (low < 0)
+
+
 def test_a_comparison_shows_matrices_side_by_side_if_every_run_has_one() -> None:
     first, second = made(), made(BASE, run="other")
     progress = {"demo": TrainingRecord(POINTS), "other": TrainingRecord(POINTS)}

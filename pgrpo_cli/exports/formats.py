@@ -26,12 +26,10 @@ QUANTIZATIONS: dict[Format, tuple[str, ...]] = {
 _DEFAULT: dict[Format, str] = {"gguf": "q8_0", "gguf-lora": "f32", "ollama": "q8_0"}
 
 BOUNDS = {"q5_1": 0.25, "q5_0": 0.25, "q4_1": 0.4, "q4_0": 0.4}
-"""Nats by which log-probabilities may differ from the run's on average, where the weights are rounded as much
-as this; `BOUND` for all other types. docs/export.md says what was measured.
+"""Nats by which log-probabilities may differ on average from those of the same weights in float32, where they
+are rounded as much as this; `BOUND` for all other types. docs/export.md says what was measured.
 """
 BOUND = 0.15
-NF4_BOUND = 0.25
-"""Nats more, for a run whose own base model is rounded to 4 bits and exported without that."""
 
 
 def quantization_of(to: Format, wanted: str | None) -> str | None:
@@ -54,6 +52,6 @@ def quantization_of(to: Format, wanted: str | None) -> str | None:
     return wanted
 
 
-def bound(quantization: str | None, *, nf4: bool) -> float:
+def bound(quantization: str | None) -> float:
     """The largest mean difference of log-probabilities, in nats, that passes."""
-    return BOUNDS.get(quantization or "", BOUND) + (NF4_BOUND if nf4 else 0.0)
+    return BOUNDS.get(quantization or "", BOUND)

@@ -18,10 +18,11 @@ from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import Location, locate
 
 from . import llama_cpp
+from .converter import convert, find_converter
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked
 from .lora_tensors import LoraTensor, changes, lora_tensors
-from .merged import Base, adapted_base, require_tokens
+from .merged import Base, adapted_base, own_dtype, require_tokens, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
 from .presets import default_preset, presets_of
 from .random_gguf import write_random
@@ -59,7 +60,7 @@ def write_gguf(job: Job, folder: Path) -> Written:
     """The merged model as `model.gguf`."""
     path = folder / MODEL
     with scratch(folder) as aside:
-        source = _source(job, aside)
+        source = _merged_source(job, aside)
         quantization = str(job.quantization)
         rewrite(
             source.gguf,
@@ -121,7 +122,7 @@ def write_lora(job: Job, folder: Path) -> Written:
         source = _source(job, aside)
         _write_lora(source, path, quantization)
         if llama_cpp.is_installed():
-            base = aside / "base.gguf"
+            base = aside / "checked.gguf"
             rewrite(source.gguf, base, "f32", metadata=_metadata(job, source.gguf))
             found, by = _asked(job, base, lora=path), llama_cpp.NAME
         else:
@@ -139,11 +140,34 @@ def _source(job: Job, aside: Path) -> Source:
     section = job.target.recipe.model
     if section.id == "random":
         gguf = write_random(section.random, aside / "random.gguf")
-    else:
+    elif section.id.endswith(".gguf"):
         at = locate(section, job.target.recipe_dir)
         gguf = Gguf(at.files() / str(at.gguf_file))
+    else:
+        # In float32, in which an adapter is found again.
+        save_base(job.target, aside / "base")
+        gguf = _converted(job, aside / "base", "f32")
     model, base = adapted_base(job.target)
     return Source(gguf, model, lora_tensors(model, gguf), base)
+
+
+def _merged_source(job: Job, aside: Path) -> Source:
+    """A base model that is no GGUF file is merged first and converted as a whole: the converter may put
+    together what an adapter changes apart.
+    """
+    section = job.target.recipe.model
+    if section.id == "random" or section.id.endswith(".gguf"):
+        return _source(job, aside)
+    dtype = "f32" if job.quantization == "f32" else own_dtype(section, job.target.recipe_dir)
+    base = save_merged(job.target, aside / "merged", dtype, job.stop_token_ids)
+    return Source(_converted(job, aside / "merged", dtype), None, [], base)
+
+
+def _converted(job: Job, folder: Path, dtype: str) -> Gguf:
+    path = folder.with_suffix(".gguf")
+    convert(find_converter(job.llama_cpp), folder, path, dtype)
+    shutil.rmtree(folder)
+    return Gguf(path)
 
 
 def _metadata(job: Job, gguf: Gguf) -> dict[str, Any]:

@@ -16,20 +16,17 @@ from .reference import Answer, Read
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be exported. `answers` are the run's own, `stop_token_ids` the tokens at which it stops."""
+    """What is to be exported. `answers` are the run's own, `exact` is how the weights that
+    are exported read them in float32, `stop_token_ids` the tokens at which it stops."""
 
     target: EvalTarget
     to: Format
     quantization: str | None
     llama_cpp: Path | None
     answers: tuple[Answer, ...]
+    exact: tuple[Read, ...]
     stop_token_ids: tuple[int, ...]
     on_note: Callable[[str], None] = field(repr=False)
-
-    @property
-    def nf4(self) -> bool:
-        """Whether the run's base model is rounded to 4 bits."""
-        return self.target.recipe.model.quantization.type == "nf4"
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,6 @@ class Written:
 
 def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) -> Checked:
     """The comparison of what was read back. Raises ExportError."""
-    result = compared(job.answers, found, bound=bound(quantization, nf4=job.nf4), by=by)
+    result = compared(job.answers, job.exact, found, bound=bound(quantization), by=by)
     require_near(result, job.answers, found)
     return result

@@ -15,6 +15,8 @@ from typing import Any
 _SILENT = -1
 _FORCED = 1000.0
 _SECONDS = 600.0
+_AT_ONCE = 8
+"""Tokens that it answers at once: those behind one that the run would not give are in vain."""
 _FEW, _ALL = 64, 1_000_000
 
 
@@ -66,7 +68,7 @@ class _Client:
         logprobs: list[float] = []
         likeliest: list[int] = []
         while (place := len(logprobs)) < len(answer):
-            for token in self._own(prompt + answer[:place], len(answer) - place):
+            for token in self._own(prompt + answer[:place], min(len(answer) - place, _AT_ONCE)):
                 if token["id"] != answer[len(logprobs)]:
                     break
                 logprobs.append(token["logprob"])

@@ -79,6 +79,16 @@ def adapted_base(target: EvalTarget) -> tuple[Any, Base]:
     return model.eval(), base
 
 
+def save_base(target: EvalTarget, folder: Path) -> None:
+    """Write the base model in float32, as it is without the adapter, and the run's tokenizer to `folder`."""
+    model = load_base(target.recipe.model, target.recipe_dir).model
+    _prepare_configs(model, torch.float32, ())
+    with quiet():
+        model.save_pretrained(str(folder), max_shard_size=_SHARD)
+    save_tokenizer(target, folder)
+    _drop_code(folder)
+
+
 def save_merged(target: EvalTarget, folder: Path, quantization: str, stop_token_ids: tuple[int, ...]) -> Base:
     """Write the merged model, its tokenizer with the chat template, and its generation config to `folder`."""
     adapted, base = adapted_base(target)
@@ -105,7 +115,8 @@ def _prepare_configs(model: Any, dtype: torch.dtype, stop_token_ids: tuple[int, 
     model.config.dtype = dtype
     model.config.use_cache = True
     config = model.generation_config
-    config.eos_token_id = list(stop_token_ids)
+    if stop_token_ids:
+        config.eos_token_id = list(stop_token_ids)
     # A base model may come with values that transformers itself refuses to save.
     try:
         config.validate(strict=True)
@@ -161,6 +172,12 @@ def _require_template(tokenizer: Any, answers: Sequence[Answer]) -> None:
                 "the run does",
                 remedy="Nothing was written. Check model.chat_template_kwargs of the run's recipe.",
             )
+
+
+def read_weights(target: EvalTarget, answers: Sequence[Answer]) -> list[Read]:
+    """How the weights that are exported, in float32 and with the adapter beside them, read the answers."""
+    model, _ = adapted_base(target)
+    return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
 
 
 def read_adapter(target: EvalTarget, folder: Path, answers: Sequence[Answer]) -> list[Read]:

@@ -13,6 +13,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.policy import Policy
+from pgrpo_cli.model.rollout.cpu_weights import rollout_weights
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
 
@@ -59,7 +60,8 @@ def reference(target: EvalTarget, policy: Policy) -> list[Answer]:
     logprobs_N_T = rollouts.sampling_logprobs_N_T
     own = [Read(logprobs_N_T[n, : len(answer)].tolist(), answer) for n, answer in enumerate(answers)]
     policy.model.eval()
-    with policy.base():
+    # NF4 is dequantized once, as for the answers above.
+    with policy.base(), rollout_weights(policy, num_rows=len(answers)):
         base = [read(policy.model, p.input_ids, a) for p, a in zip(prompts, answers, strict=True)]
     finished = rollouts.finished_N.tolist()
     return [Answer(*fields) for fields in zip(prompts, answers, finished, own, base, strict=True)]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import EvalTarget, eval_target
+from pgrpo_cli.exports.converter import find_converter, needs_converter
 from pgrpo_cli.exports.destination import destination, refuse_foreign
 from pgrpo_cli.exports.formats import FORMATS, Format, quantization_of
 from pgrpo_cli.exports.job import Job
+from pgrpo_cli.exports.merged import read_weights
 from pgrpo_cli.exports.record import finish
 from pgrpo_cli.exports.reference import reference
 from pgrpo_cli.exports.writers import write
@@ -71,6 +72,8 @@ def export(
     folder = Path(output) if output is not None else _default_folder(target, to, quantization)
     # Before minutes are spent on it.
     refuse_foreign(folder)
+    if needs_converter(to, target.recipe.model):
+        find_converter(None if llama_cpp is None else Path(llama_cpp))
     job = _job(target, to, quantization, llama_cpp, device, callbacks.on_note)
     with destination(folder) as temporary:
         written = write(job, temporary)
@@ -98,13 +101,25 @@ def _job(
     on_note(describe(chosen))
     policy = policy_of(target, chosen)
     answers = reference(target, policy)
-    place: Any = None if llama_cpp is None else Path(os.fspath(llama_cpp))
-    return Job(target, to, quantization, place, tuple(answers), policy.stop_token_ids, on_note)
+    place = None if llama_cpp is None else Path(llama_cpp)
+    stops = policy.stop_token_ids
+    exact = [answer.own for answer in answers]
+    if target.recipe.model.quantization.type == "nf4":
+        del policy
+        exact = read_weights(target, answers)
+    return Job(target, to, quantization, place, tuple(answers), tuple(exact), stops, on_note)
 
 
 def _said(checked: Checked) -> str:
+    rounded = (
+        f"; {checked.rounding_difference:.4f} of that are the base model's rounding to NF4, which the run "
+        "has and the export has not"
+        if checked.rounding_difference
+        else ""
+    )
     return (
         f"Loaded again by {checked.by}: {checked.greedy_equal} of {checked.prompts} likeliest answers are "
         f"the run's, log-probabilities differ by {checked.mean_abs_logprob_difference:.4f} nats a token on "
-        f"average (allowed: {checked.bound:.2f}; without the adapter: {checked.trained_difference:.4f})"
+        f"average{rounded}. From the same weights in float32 the export is {checked.export_difference:.4f} "
+        f"away (allowed: {checked.bound:.2f}), the base model from the run {checked.trained_difference:.4f}."
     )

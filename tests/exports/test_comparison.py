@@ -19,14 +19,17 @@ ANSWERS = [Answer(PROMPT, [5, 6], True, OWN, BASE)]
 
 def test_by_hand() -> None:
     # |-0.1 + 0.2| = 0.1 and |-0.2 + 0.5| = 0.3: 0.2 on average; the base model is 1 away at both tokens.
-    found = compared(ANSWERS, [Read([-0.2, -0.5], [5, 6])], bound=0.25, by="x")
+    found = compared(ANSWERS, [Read([-0.2, -0.3], [5, 6])], [Read([-0.2, -0.5], [5, 6])], bound=0.25, by="x")
     assert (found.prompts, found.greedy_equal) == (1, 1)
     assert found.mean_abs_logprob_difference == pytest.approx(0.2)
+    # The weights before they were written: 0.1 from the run at both tokens, 0 and 0.2 from the export.
+    assert found.rounding_difference == pytest.approx(0.1)
+    assert found.export_difference == pytest.approx(0.1)
     assert found.trained_difference == pytest.approx(1.0)
 
 
 def test_one_other_token_is_another_answer() -> None:
-    assert compared(ANSWERS, [Read([-0.1, -0.2], [5, 9])], bound=1, by="x").greedy_equal == 0
+    assert compared(ANSWERS, [OWN], [Read([-0.1, -0.2], [5, 9])], bound=1, by="x").greedy_equal == 0
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_one_other_token_is_another_answer() -> None:
     ],
 )
 def test_what_is_too_far_away_is_an_error_with_its_cause(read: Read, cause: str | None) -> None:
-    checked = compared(ANSWERS, [read], bound=0.25, by="x")
+    checked = compared(ANSWERS, [OWN], [read], bound=0.25, by="x")
     if cause is None:
         require_near(checked, ANSWERS, [read])
         return
@@ -54,6 +57,6 @@ def test_a_lost_adapter_shows_below_the_bound_too() -> None:
     # It moved the model by less than the bound, and the export answers exactly as the base model does.
     answers = [Answer(PROMPT, [5, 6], True, OWN, Read([-0.15, -0.25], [5, 6]))]
     read = Read([-0.15, -0.25], [5, 6])
-    checked = compared(answers, [read], bound=0.25, by="x")
+    checked = compared(answers, [OWN], [read], bound=0.25, by="x")
     with pytest.raises(ExportError, match="adapter was not applied"):
         require_near(checked, answers, [read])

@@ -17,6 +17,7 @@ _MODULE_OF = {
     "export": "verbs.export",
     "chat": "verbs.chat",
     "taste": "verbs.taste",
+    "serve": "verbs.serve",
     "Callbacks": "verbs.callbacks",
 }
 

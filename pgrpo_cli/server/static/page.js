@@ -217,6 +217,7 @@ function show(state) {
   tasting = state.id;
   put(at("count"), `${state.picked} picked, ${state.skipped} skipped. Every pick is kept in taste.jsonl.`);
   at("pair").hidden = state.pair === null;
+  at("begin").hidden = state.pair !== null;
   if (state.pair) {
     number = state.pair.number;
     put(at("asked"), state.pair.question);

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pgrpo_cli.recipe.conditioning import ProfilesConditioning
 from pgrpo_cli.recipe.schema import Recipe
 
 from .assemble import Assembled
@@ -171,6 +172,15 @@ def rewards_for_unknown_groups(facts: Facts) -> Iterator[str]:
             yield f"reward {reward.label!r} is for preference group {name!r}, which the data do not have"
 
 
+def profiles_of_unknown_groups(facts: Facts) -> Iterator[str]:
+    """Descriptions of preference groups which the data do not have."""
+    section = facts.recipe.data.conditioning
+    if not isinstance(section, ProfilesConditioning) or isinstance(section.profiles, str):
+        return
+    for name in sorted(set(section.profiles) - {group.preference_group for group in facts.groups}):
+        yield f"data.conditioning.profiles describes {name!r}, a preference group which the data do not have"
+
+
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
@@ -189,4 +199,5 @@ RULES: tuple[Rule, ...] = (
     answers_given_away,
     references_without_reward,
     rewards_for_unknown_groups,
+    profiles_of_unknown_groups,
 )

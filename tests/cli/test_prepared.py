@@ -168,3 +168,36 @@ def test_of_many_groups_the_largest_are_shown(tmp_path: Path, monkeypatch: pytes
     told = pgrpo("prepare", write_tiny(tmp_path, data=data), "--run-dir", tmp_path / "run").stderr
     # 30 users with 5 prompts each, of which one is held out.
     assert "and 10 smaller preference groups with 40 training prompts in all" in told
+
+
+def ambiguous(folder: Path) -> Path:
+    """A recipe of two preference groups that ask the same and are rewarded otherwise."""
+    recipe = write_tiny(folder, rewards=[{"type": "length", "max": 6, "preference_groups": ["a"]}])
+    rows = [{"prompt": f"question {i}", "preference_group": group} for i in range(20) for group in "ab"]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return recipe
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_prompts_that_do_not_tell_who_asks_are_refused(tmp_path: Path, command: str) -> None:
+    result = pgrpo(command, ambiguous(tmp_path), "--run-dir", tmp_path / "run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: the model cannot tell who asks: 40 of 40 prompts (100%) read the same" in result.stderr
+    assert "--force" in result.stderr and not (tmp_path / "run" / "data").exists()
+
+
+def test_force_prepares_and_trains_on_them_and_json_has_the_numbers(tmp_path: Path) -> None:
+    recipe, run = ambiguous(tmp_path), tmp_path / "run"
+    result = pgrpo("prepare", recipe, "--run-dir", run, "--force", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["conditioning"]["ambiguous_share"] == 1
+    # Two words of either group say the same, so that half of the held-out prompts are named right.
+    assert (found["conditioning"]["classifier_accuracy"], found["conditioning"]["chance"]) == (0.5, 0.5)
+    assert (found["train_prompts"], found["eval_prompts"]) == (36, 4)
+    assert found["preference_groups"]["a"]["train_prompts"] == 18
+    assert "warning: 40 of 40 prompts" in result.stderr
+    trained = pgrpo("train", recipe, "--run-dir", run, "--force", "--set", "train.steps=1")
+    assert trained.exit_code == 0, trained.stderr
+    # What is suggested next is forced, too.
+    assert "--force" in pgrpo("prepare", recipe, "--run-dir", tmp_path / "two", "--force").stderr

@@ -45,6 +45,15 @@ def test_enough_different_prompts_with_held_out_ones_are_worth_no_warning():
     assert warnings(enough("a", "b"), evaluation=HELD_OUT) == []
 
 
+def test_a_profile_of_a_group_that_the_data_lack_is_warned_about():
+    profiles = {"a": "x", "b": "y", "c": "z"}
+    made = recipe(conditioning={"type": "profiles", "profiles": profiles})
+    (warning,) = warnings(enough("a", "b"), evaluation=HELD_OUT, made=made)
+    assert "describes 'c', a preference group which the data do not have" in warning
+    auto = recipe(conditioning={"type": "profiles", "profiles": "auto"})
+    assert warnings(enough("a", "b"), evaluation=HELD_OUT, made=auto) == []
+
+
 def test_a_single_group_is_warned_about():
     (warning,) = warnings(enough("a"), evaluation=HELD_OUT[:1])
     assert warning.startswith("there is only one preference group, 'a'")

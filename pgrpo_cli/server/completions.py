@@ -156,7 +156,11 @@ async def _send_events(events: AsyncGenerator[str, None], send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     async with aclosing(events):
         async for event in events:
-            async with asyncio.timeout(SEND_SECONDS):
-                body = f"data: {event}\n\n".encode()
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = f"data: {event}\n\n".encode()
+            message = {"type": "http.response.body", "body": body, "more_body": True}
+            try:
+                await asyncio.wait_for(send(message), SEND_SECONDS)
+            except TimeoutError:
+                # A response that does not end closes the connection.
+                return
     await send({"type": "http.response.body", "body": b""})

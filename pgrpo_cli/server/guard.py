@@ -130,6 +130,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ApiError(400, "the client went away before its request was complete")
                 body += message.get("body", b"")
                 if len(body) > LONGEST_BODY:
                     raise _too_long()

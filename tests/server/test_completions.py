@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from pgrpo_cli.conversation.speaker import Speaker
 from pgrpo_cli.data.conditioning.presets import group_preset
+from pgrpo_cli.server import completions
 from tests.support.serving import served
 
 QUESTION = [{"role": "user", "content": "often 3"}]
@@ -176,6 +179,32 @@ def test_a_body_that_is_no_request_gets_a_message(url: str, body: bytes) -> None
     )
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+
+
+def test_a_client_that_takes_nothing_of_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "SEND_SECONDS", 0.05)
+    sent: list[Any] = []
+    closed = asyncio.Event()
+
+    async def events() -> AsyncGenerator[str, None]:
+        try:
+            for number in range(10):
+                yield str(number)
+        finally:
+            closed.set()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+
+    async def run() -> bool:
+        await asyncio.wait_for(completions._send_events(events(), send), 5)
+        return closed.is_set()
+
+    assert asyncio.run(run())
+    # The start, the first event and the one that was not taken; nothing says that the response is complete.
+    assert [message.get("body") for message in sent] == [None, b"data: 0\n\n", b"data: 1\n\n"]
 
 
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(

@@ -104,6 +104,18 @@ def test_a_body_that_does_not_come_is_not_awaited_for_ever(url: str, monkeypatch
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def test_half_a_request_is_none(speaker: Speaker, run: Path) -> None:
+    with served(speaker, run) as url:
+        address = url.removeprefix("http://").split(":")
+        for _ in range(5):
+            with socket.create_connection((address[0], int(address[1])), timeout=10) as connection:
+                connection.sendall(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+                )
+        assert asked(url).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/etc/passwd", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models", 405)],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.cli.terminal import safe
 from pgrpo_cli.conversation.speaker import Speaker
 from pgrpo_cli.feedback import read_feedback
 from tests.support.browser import CHROMIUM, Tab, opened
@@ -156,6 +157,14 @@ def test_whatever_a_model_says_is_shown_as_text(
         assert tab.evaluate("document.querySelectorAll('#log img, #log script, #log b').length") == 0
         assert tab.evaluate("document.title") == "run · pgrpo"
         is_clean(tab, url, 1200)
+
+
+def test_the_page_escapes_what_the_terminal_escapes(speaker: Speaker, copy: Path) -> None:
+    # All characters of 16 bits but halves of pairs, and the tags beyond them.
+    codes = [*range(0xD800), *range(0xE000, 0x10000), *range(0xE0000, 0xE0080), 0x1F600]
+    text = "".join(map(chr, codes))
+    with served(speaker, copy) as url, opened(f"{url}/", 1200) as tab:
+        assert tab.evaluate(f"safe({json.dumps(text)})") == safe(text)
 
 
 def test_the_page_asks_for_the_token_once_and_keeps_it_nowhere(speaker: Speaker, copy: Path) -> None:

@@ -70,6 +70,8 @@ def test_conversations_are_written_as_by_the_models_own(template: str) -> None:
 def test_the_first_token_is_left_to_llama_cpp() -> None:
     assert role_template(chat(GEMMA)).go(bos="<bos>").startswith("{{ range .Messages }}")
     assert role_template(chat(LLAMA3)).go(bos="<bos>").startswith("{{ range .Messages }}")
+    # It stands before the system message and before the text that replaces one.
+    assert "<bos>" not in role_template(chat("<bos>" + DEFAULT)).go(bos="<bos>")
     assert role_template(chat(LLAMA3)).go().startswith("<bos>{{ range .Messages }}")
 
 
@@ -79,8 +81,9 @@ def test_the_first_token_is_left_to_llama_cpp() -> None:
         "{% for m in messages %}{{ loop.index }}{{ m.role }}: {{ m.content }}\n{% endfor %}",
         "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}",
         "{{ messages[-1].content }}\nA:",
+        "{% if messages | length > 3 %}Long.\n{% endif %}" + CHATML,
     ],
-    ids=["counts", "changes the text", "drops turns"],
+    ids=["counts", "changes the text", "drops turns", "tells long conversations apart"],
 )
 def test_what_gos_template_would_write_otherwise_is_refused(template: str) -> None:
     with pytest.raises(ExportError, match="between two fixed texts"):

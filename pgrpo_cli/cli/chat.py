@@ -26,7 +26,7 @@ from .common import (
 )
 from .failures import show_error
 from .interrupts import StopRequest, forwarded_signals
-from .terminal import emit, note, safe, stdout
+from .terminal import ask, emit, note, stdout, stream
 
 if TYPE_CHECKING:
     from pgrpo_cli.conversation.conversation import Conversation
@@ -195,15 +195,13 @@ class _Session:
             stop.signum = signum
 
         if label is not None:
-            sys.stdout.write(f"{label}: ")
+            stream(f"{label}: ")
         with forwarded_signals(ended), closing(reply.__iter__()) as pieces:
             for piece in pieces:
-                sys.stdout.write(safe(piece))
-                sys.stdout.flush()
+                stream(piece)
                 if stop:
                     break
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        stream("\n")
         if not reply.finished and not stop:
             self._note(f"(cut after {self.conversation.max_tokens or self.conversation.speaker.max_tokens} "
                        "tokens; --max-tokens allows more)")  # fmt: skip
@@ -217,9 +215,9 @@ class _Session:
         with _line_editing():
             while True:
                 try:
-                    yield input(f"{safe(self.conversation.persona.label)}> ")
+                    yield ask(f"{self.conversation.persona.label}> ")
                 except EOFError:
-                    sys.stdout.write("\n")
+                    stream("\n")
                     return
 
     def _show_persona(self) -> None:

@@ -25,7 +25,7 @@ from .common import (
     SetOption,
     path_parser,
 )
-from .terminal import emit, note, say
+from .terminal import ask, emit, note, say
 
 if TYPE_CHECKING:
     from pgrpo_cli.conversation.tasting import Shown, TasteResult, Tasting
@@ -199,7 +199,7 @@ def _ask_person(pair: Shown) -> str:
         say(f"  [{index}] {answer.strip() or '(nothing)'}\n")
     while True:
         try:
-            mark = input("which is better? ").strip()
+            mark = ask("which is better? ").strip()
         except EOFError:
             return "q"
         if mark in MARKS:
@@ -229,7 +229,7 @@ def _ask_program(pair: Shown) -> str:
 
 def _typed_question() -> str | None:
     try:
-        return input("\nask something (nothing ends)> ").strip() or None
+        return ask("\nask something (nothing ends)> ").strip() or None
     except EOFError:
         return None
 

@@ -72,17 +72,26 @@ stderr = SafeConsole(stderr=True)
 """Progress, notes and errors: with --json, standard output holds the JSON alone."""
 
 
-def emit(text: str) -> None:
-    """Write a result to standard output as it is: no wrapping, no colour."""
-    text = safe(text)
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+def stream(piece: str) -> None:
+    """Write a piece of a result to standard output, where it is seen at once."""
+    sys.stdout.write(safe(piece))
     # A closed pipe must show here, where it is handled, and not when the interpreter shuts down.
     sys.stdout.flush()
+
+
+def emit(text: str) -> None:
+    """Write a result to standard output as it is: no wrapping, no colour."""
+    stream(text if text.endswith("\n") else f"{text}\n")
 
 
 def say(text: str) -> None:
     """Write a line for the reader to standard output; a terminal wraps it."""
     stdout.print(text, soft_wrap=True)
+
+
+def ask(prompt: str) -> str:
+    """Show a prompt and read a line that is typed. Raises EOFError at the end of the input."""
+    return input(safe(prompt))
 
 
 def note(text: str, head: str = "", style: str = "") -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import pgrpo_cli.cli.terminal as terminal
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.cli.display import training_display
-from pgrpo_cli.cli.terminal import SafeConsole, emit, note, safe
+from pgrpo_cli.cli.terminal import SafeConsole, ask, emit, note, safe, stream
 from pgrpo_cli.state.history_store import GroupRow, HistoryStore, PartRow
 from tests.support.runs import make_run, recipe_of
 from tests.support.training import pgrpo, trained, write_tiny
@@ -137,6 +137,22 @@ def test_notes_and_plain_results_are_safe_too(capsys: pytest.CaptureFixture[str]
     assert captured.err == f"error: [/x] {SHOWN}\n"
 
 
+def test_a_piece_is_seen_at_once_and_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A buffer larger than the pieces: only a flush brings them to the raw stream.
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+    stream("half a ")
+    assert raw.getvalue() == b"half a "
+    stream(HOSTILE)
+    assert raw.getvalue().decode() == f"half a {SHOWN}"
+
+
+def test_a_prompt_is_safe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("typed\n"))
+    assert ask(f"{HOSTILE}> ") == "typed"
+    assert capsys.readouterr().out == f"{SHOWN}> "
+
+
 NAMES = [*MARKUP, HOSTILE.replace("\udcff", "")]
 
 
@@ -210,7 +226,7 @@ def test_the_question_whether_code_may_run_shows_the_whole_name_of_the_file(tmp_
 
 OTHER_WAYS = re.compile(
     r"sys\.(__)?std(out|err)(__)?\.write|(?<![\w.])(print|input)\(|(?<!Safe)Console\(|get_console|\becho\(|secho\(|"
-    r"os\.write\(|traceback\.print|rich import print"
+    r"os\.write\((1|2|sys)\b|traceback\.print|rich import print"
 )
 
 

@@ -104,7 +104,9 @@ def _job(
     place = None if llama_cpp is None else Path(llama_cpp)
     stops = policy.stop_token_ids
     exact = [answer.own for answer in answers]
-    if target.recipe.model.quantization.type == "nf4":
+    import torch
+
+    if target.recipe.model.quantization.type == "nf4" or policy.dtype is not torch.float32:
         del policy
         exact = read_weights(target, answers)
     return Job(target, to, quantization, place, tuple(answers), tuple(exact), stops, on_note)
@@ -112,8 +114,8 @@ def _job(
 
 def _said(checked: Checked) -> str:
     rounded = (
-        f"; {checked.rounding_difference:.4f} of that are the base model's rounding to NF4, which the run "
-        "has and the export has not"
+        f"; {checked.rounding_difference:.4f} of that are the run's rounding (to NF4, to half precision), "
+        "which the export has not"
         if checked.rounding_difference
         else ""
     )

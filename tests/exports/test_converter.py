@@ -40,7 +40,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         **SHAPE,
         "sliding_window": 16,
         "query_pre_attn_scalar": 32,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        # llama.cpp takes every sixth layer for a full one, as all Gemma 3 have it.
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
     },
 }
 # A folder of llama.cpp's sources, where the extra `gguf` is not installed.

@@ -25,7 +25,7 @@ QUANTIZATIONS: dict[Format, tuple[str, ...]] = {
 
 _DEFAULT: dict[Format, str] = {"gguf": "q8_0", "gguf-lora": "f32", "ollama": "q8_0"}
 
-BOUNDS = {"f32": 0.03, "f16": 0.03, "q5_1": 0.25, "q5_0": 0.25, "q4_1": 0.4, "q4_0": 0.4}
+BOUNDS = {"f32": 0.03, "f16": 0.03, "q5_1": 0.4, "q5_0": 0.4, "q4_1": 0.7, "q4_0": 0.7}
 """Nats by which log-probabilities may differ on average from those of the same weights in float32, where they
 are rounded as much as this; `BOUND` for all other types. docs/export.md says what was measured.
 """

@@ -206,6 +206,7 @@ def use_reward(recipe: Recipe) -> None:
         "chrf",
         "sentiment",
         "personas",
+        "taste",
     ):
         return
     found = scored(build_rewards(recipe.rewards, Path("."), allow_code=False), rows)

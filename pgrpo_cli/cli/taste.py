@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.paths import path_of
 
 from .callbacks import Terminal
 from .common import (
@@ -171,7 +172,7 @@ def _picker(answers: str | None) -> Callable[[Shown], str]:
         return _ask_person
     if answers == "-":
         return _ask_program
-    path = Path(answers)
+    path = path_of(answers, "--answers")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -30,6 +30,16 @@ COMMANDS = [
     ("rewards", "try", "BAD"),
     ("rewards", "try", "RECIPE", "--file", "BAD"),
     ("rewards", "try", "RECIPE", "--run-dir", "BAD"),
+    ("chat", "BAD"),
+    ("taste", "BAD", "--user", "ana"),
+    ("taste", "RECIPE", "--user", "ana", "--prompts", "BAD"),
+    ("taste", "RECIPE", "--user", "ana", "--answers", "BAD"),
+    ("taste", "RECIPE", "--user", "ana", "--output", "BAD"),
+    ("taste", "RECIPE", "--user", "ana", "--run-dir", "BAD"),
+    ("export", "BAD", "--to", "adapter"),
+    ("export", "RECIPE", "--to", "adapter", "--output", "BAD"),
+    ("export", "RECIPE", "--to", "adapter", "--llama-cpp", "BAD"),
+    ("serve", "BAD"),
 ]
 
 
@@ -63,13 +73,28 @@ def test_no_parameter_that_takes_a_path_is_missing_above() -> None:
     assert paths(get_command(app), ()) == PARAMETERS
 
 
-NAMES = {"recipe", "run", "runs", "run_dir", "runs_dir", "html", "file", "target", "destination"}
+NAMES = {
+    "recipe",
+    "run",
+    "runs",
+    "run_dir",
+    "runs_dir",
+    "html",
+    "file",
+    "target",
+    "destination",
+    "output",
+    "prompts",
+    "llama_cpp",
+}
 PARAMETERS = {
     ("validate", "recipe"), ("prepare", "recipe"), ("prepare", "run_dir"), ("train", "recipe"),
     ("train", "run_dir"), ("groups", "run"), ("eval", "target"), ("eval", "run_dir"), ("compare", "runs"),
     ("compare", "html"), ("sweep", "recipe"), ("sweep", "runs_dir"), ("doctor", "run"), ("plan", "recipe"),
     ("plan", "run_dir"), ("recipes", "copy", "destination"), ("rewards", "try", "recipe"),
-    ("rewards", "try", "file"), ("rewards", "try", "run_dir"),
+    ("rewards", "try", "file"), ("rewards", "try", "run_dir"), ("chat", "run"), ("taste", "target"),
+    ("taste", "prompts"), ("taste", "output"), ("taste", "run_dir"), ("export", "run"), ("export", "output"),
+    ("export", "llama_cpp"), ("serve", "run"),
 }  # fmt: skip
 
 

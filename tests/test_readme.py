@@ -59,6 +59,14 @@ def test_its_groups_ask_the_same_and_are_told_apart_by_their_profiles(tmp_path):
     } == {"students": "a student with", "gourmets": "a gourmet who"}
 
 
+def test_its_reward_compares_the_numbers_of_an_answer_with_the_budget():
+    found = {}
+    exec(_block("python", containing="budget"), found)
+    # "12 eggs" is above 5 and below 60; no number at all is within any budget.
+    texts, budget = ["Soup.", "Fry 12 eggs.", "Fry 12 eggs."], [5, 5, 60]
+    assert found["reward"](["?"] * 3, texts, budget, prompt_id=["a", "b", "c"]) == [1.0, 0.0, 1.0]
+
+
 def test_without_profiles_they_are_refused(tmp_path):
     recipe = load_text(tmp_path, _block("yaml"))
     data = recipe.data.model_copy(update={"conditioning": PromptConditioning()})

@@ -82,7 +82,7 @@ def test_an_adapter_without_checksums_is_used_with_a_warning(folder: Path) -> No
 
 def test_a_checkpoint_that_holds_something_else_is_a_message(folder: Path) -> None:
     newest = folder / "run" / "checkpoints" / "step-000006"
-    (newest / "trainer.json").write_text('{"step": 6, "optimizer_scalars": {"no": {}}}')
+    (newest / "trainer.json").write_text('{"step": 6, "optimizer_scalars": {"no": {"x": 1}}}')
     write_checksums_of(newest)
     result = go_on(folder)
     assert result.exit_code == 1

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pgrpo_cli.data.conditioning.system_message import with_system_messages
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.recipe.load import load_recipe
@@ -34,17 +35,17 @@ def test_own_jsonl(tmp_path):
 def test_own_csv(tmp_path):
     (tmp_path / "customers.csv").write_text("name;segment;bought;stars\nAnn;old;a drum;4\nBo;new;a fife;\n")
     data = read("own-csv", tmp_path)
-    assert [list(record.messages) for record in data.train] == [
-        [
-            {"role": "system", "content": "You advise Ann."},
-            {"role": "user", "content": "I bought a drum and gave it 4 of 5 stars.\nWhat should I buy next?"},
-        ],
-        [
-            {"role": "system", "content": "You advise Bo."},
-            {"role": "user", "content": "I bought a fife.\nWhat should I buy next?"},
-        ],
+    assert [record.messages[0]["content"] for record in data.train] == [
+        "I bought a drum and gave it 4 of 5 stars.\nWhat should I buy next?",
+        "I bought a fife.\nWhat should I buy next?",
     ]
     assert not data.rejected
+    template = load_recipe(EXAMPLES / "own-csv.yaml").data.conditioning.template
+    told = with_system_messages(data.train, template, None)
+    assert [record.messages[0] for record in told] == [
+        {"role": "system", "content": "You advise Ann."},
+        {"role": "system", "content": "You advise Bo."},
+    ]
 
 
 def test_own_parquet(tmp_path):

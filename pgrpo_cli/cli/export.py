@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pgrpo_cli.exports.formats import Format
+from pgrpo_cli.exports.formats import Format, MergeInto
 
 from .callbacks import Terminal
 from .common import DeviceOption, JsonOption, QuietOption, RunArgument, path_parser
@@ -38,6 +38,15 @@ def export(
             metavar="TYPE",
             help="Numbers of the weights. gguf, ollama: q8_0 (default), f16, bf16, f32, q5_1, q5_0, q4_1, "
             "q4_0. merged: f32, bf16, f16; default: the base model's. gguf-lora: f32 (default), bf16, f16.",
+            show_default=False,
+        ),
+    ] = None,
+    merge_into: Annotated[
+        MergeInto | None,
+        typer.Option(
+            "--merge-into",
+            help="trained: what the run computed with, rounded to NF4 where it was (default); it answers as "
+            "what was evaluated. original: the base model's weights as they were before.",
             show_default=False,
         ),
     ] = None,
@@ -84,6 +93,7 @@ def export(
         run,
         to=to,
         quantization=quantization,
+        merge_into=merge_into,
         output=output,
         step=step,
         llama_cpp=llama_cpp,

@@ -23,9 +23,9 @@ class Checked:
     `greedy_equal`: the prompts to which the exported model's likeliest answer is the same, token by token.
     The others are mean absolute differences of log-probabilities, in nats per token: of the export and the
     run (`mean_abs_logprob_difference`); of the export and the same weights before they were written
-    (`export_difference`, which `bound` limits); of those weights and the run, whose base model may be rounded
-    to NF4 (`rounding_difference`); and of the run and its base model without the adapter, which is what
-    there was to lose (`trained_difference`). `by`: the program that loaded the export.
+    (`export_difference`, which `bound` limits); of those weights and the run, which has its own roundings, to
+    half precision and NF4 (`rounding_difference`); and of the run and its base model without the adapter,
+    which is what there was to lose (`trained_difference`). `by`: the program that loaded the export.
     """
 
     prompts: int

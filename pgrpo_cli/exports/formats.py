@@ -11,6 +11,11 @@ from pgrpo_cli.errors import ExportError
 
 Format = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+MERGED: tuple[Format, ...] = ("merged", "gguf", "ollama")
+"""Those in which the adapter is merged into the base model."""
+
+MergeInto = Literal["trained", "original"]
+MERGE_INTO: tuple[MergeInto, ...] = get_args(MergeInto)
 
 _PLAIN = ("f32", "bf16", "f16")
 _GGUF = ("q8_0", "f16", "bf16", "f32", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -50,6 +55,19 @@ def quantization_of(to: Format, wanted: str | None) -> str | None:
             exit_code=2,
         )
     return wanted
+
+
+def merge_into_of(to: Format, wanted: MergeInto | None) -> MergeInto | None:
+    """The weights that the adapter is merged into (None: it is not merged). Raises ExportError."""
+    if wanted is None:
+        return "trained" if to in MERGED else None
+    if wanted not in MERGE_INTO:
+        rule, remedy = f"must be one of {', '.join(MERGE_INTO)}", "Choose one."
+    elif to not in MERGED:
+        rule, remedy = f"with --to {to} nothing is merged", "Leave --merge-into out, or take --to merged."
+    else:
+        return wanted
+    raise ExportError(f"--merge-into: found {wanted!r}; {rule}", remedy=remedy, exit_code=2)
 
 
 def bound(quantization: str | None) -> float:

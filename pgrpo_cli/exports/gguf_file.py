@@ -40,8 +40,8 @@ _FINE = ("token_embd.weight", "output.weight")
 _WRITTEN_ANEW = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
 _QUANTIZATION_VERSION = 2
 
-Change = Callable[[], np.ndarray]
-"""Makes what is added to a tensor, of its shape, float32."""
+Weight = Callable[[], np.ndarray]
+"""Makes numbers for a tensor, of its shape, float32."""
 
 
 @dataclass(frozen=True)
@@ -102,28 +102,37 @@ def rewrite(
     path: Path,
     quantization: str,
     *,
-    changes: Mapping[str, Change] | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    changes: Mapping[str, Weight] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `source` to `path` with changed tensors and metadata.
+    """Write `source` to `path` with other tensors and metadata.
 
-    Changed tensors get the type `quantization`, and so do those that are not quantized yet. Others keep
-    their numbers: to quantize what is quantized already only loses.
+    `weights` take the place of tensors, and then `changes` are added. Changed tensors get the type
+    `quantization`, and so do those that are not quantized yet. Others keep their numbers: to quantize what is
+    quantized already only loses.
     """
-    changes = changes or {}
+    weights, changes = weights or {}, changes or {}
+    changed = weights.keys() | changes.keys()
     writer = _Writer(path, source.architecture)
     _copy_metadata(source, writer, metadata or {})
     writer.add_file_type(_FILE_TYPES[quantization])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     types = {
-        tensor.name: _type_of(tensor, quantization, changed=tensor.name in changes)
+        tensor.name: _type_of(tensor, quantization, changed=tensor.name in changed)
         for tensor in source.reader.tensors
     }
     for tensor in source.reader.tensors:
         shape = [int(size) for size in reversed(tensor.shape)]
         size = prod(quant_shape_to_byte_shape(shape, types[tensor.name]))
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, types[tensor.name])
-    _written(writer, (_data(source, t, types[t.name], changes.get(t.name)) for t in source.reader.tensors))
+    _written(
+        writer,
+        (
+            _data(source, t, types[t.name], weights.get(t.name), changes.get(t.name))
+            for t in source.reader.tensors
+        ),
+    )
 
 
 def write_new(path: Path, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
@@ -177,10 +186,10 @@ def _type_of(tensor: Any, quantization: str, *, changed: bool) -> Type:
     return wanted if int(tensor.shape[0]) % GGML_QUANT_SIZES[wanted][0] == 0 else Type.F16
 
 
-def _data(source: Gguf, tensor: Any, wanted: Type, change: Change | None) -> np.ndarray:
-    if change is None and Type(tensor.tensor_type) is wanted:
+def _data(source: Gguf, tensor: Any, wanted: Type, other: Weight | None, change: Weight | None) -> np.ndarray:
+    if other is None and change is None and Type(tensor.tensor_type) is wanted:
         return np.asarray(tensor.data)
-    weight = source.weight(tensor.name)
+    weight = source.weight(tensor.name) if other is None else other()
     if change is not None:
         weight = weight + change()
     if not np.isfinite(weight).all():

@@ -21,7 +21,7 @@ from . import llama_cpp
 from .converter import convert, find_converter
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked
-from .lora_tensors import LoraTensor, changes, lora_tensors
+from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
 from .merged import Base, adapted_base, own_dtype, require_tokens, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
 from .presets import default_preset, presets_of
@@ -66,6 +66,7 @@ def write_gguf(job: Job, folder: Path) -> Written:
             source.gguf,
             path,
             quantization,
+            weights=nf4_weights(source.model, source.gguf, source.base.nf4),
             changes=changes(source.tensors),
             metadata=_metadata(job, source.gguf),
         )
@@ -78,7 +79,7 @@ def write_gguf(job: Job, folder: Path) -> Written:
         quantization,
         base.how,
         lambda folder: (f"llama-cli -m {folder / MODEL} -cnv",),
-        {"merged_into_original": base.original},
+        {"merged_into": base.into},
     )
 
 
@@ -147,7 +148,7 @@ def _source(job: Job, aside: Path) -> Source:
         # In float32, in which an adapter is found again.
         save_base(job.target, aside / "base")
         gguf = _converted(job, aside / "base", "f32")
-    model, base = adapted_base(job.target)
+    model, base = adapted_base(job.target, job.rounded)
     return Source(gguf, model, lora_tensors(model, gguf), base)
 
 
@@ -159,7 +160,7 @@ def _merged_source(job: Job, aside: Path) -> Source:
     if section.id == "random" or section.id.endswith(".gguf"):
         return _source(job, aside)
     dtype = "f32" if job.quantization == "f32" else own_dtype(section, job.target.recipe_dir)
-    base = save_merged(job.target, aside / "merged", dtype, job.stop_token_ids)
+    base = save_merged(job.target, aside / "merged", dtype, job.stop_token_ids, job.rounded)
     return Source(_converted(job, aside / "merged", dtype), None, [], base)
 
 

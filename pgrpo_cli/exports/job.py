@@ -17,12 +17,14 @@ from .reference import Answer, Read
 @dataclass(frozen=True)
 class Job:
     """What is to be exported. `answers` are the run's own, `exact` is how the weights that
-    are exported read them in float32, `stop_token_ids` the tokens at which it stops."""
+    are exported read them in float32, `stop_token_ids` the tokens at which it stops. `rounded`: the compute
+    dtype from which the run made its NF4 weights, where the adapter is merged into these; else None."""
 
     target: EvalTarget
     to: Format
     quantization: str | None
     llama_cpp: Path | None
+    rounded: str | None
     answers: tuple[Answer, ...]
     exact: tuple[Read, ...]
     stop_token_ids: tuple[int, ...]

@@ -15,11 +15,13 @@ from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.load.adapter import attach_adapter, restore_adapter
 from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer
+from pgrpo_cli.model.nf4 import nf4_layers
 from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import locate, quiet
 from pgrpo_cli.recipe.model import ModelSection, NoQuantization
 from pgrpo_cli.state.files import write_json
 
+from .formats import MergeInto
 from .reference import Answer, Read, read
 from .template import bake, chats
 
@@ -33,26 +35,39 @@ _VOCABULARIES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 @dataclass(frozen=True)
 class Base:
-    """The base model that an adapter is merged into. `how`: what its weights are, as a sentence."""
+    """The base model that an adapter is merged into. `into`: which weights it has; `how`: the same as a
+    sentence. `nf4`: the modules whose weights are NF4, dequantized.
+    """
 
     model: Any
-    original: bool
+    into: MergeInto
     how: str
+    nf4: tuple[str, ...] = ()
 
 
-def load_base(section: ModelSection, recipe_dir: Path) -> Base:
-    """The base model in float32 on the CPU, as it was before NF4 rounded it where that can be had."""
+def load_base(section: ModelSection, recipe_dir: Path, rounded: str | None = None) -> Base:
+    """The base model in float32 on the CPU, as it was before NF4 rounded it where that can be had.
+
+    `rounded`: a compute dtype; the weights are then those that a run computes with in it, their NF4 rounding
+    dequantized. It depends on the dtype: weights near the middle of two values go to one or the other.
+    """
     if _quantized_on_disk(section, recipe_dir):
         model = load_base_model(section.model_copy(update={"compute_dtype": "float32"}), recipe_dir, _CPU)
         how = "The base model's weights are 4-bit on disk: the adapter was merged into them as dequantized."
-        return Base(model.dequantize().float(), False, how)
+        return Base(model.dequantize().float(), "trained", how)
+    if rounded is not None:
+        model = load_base_model(section.model_copy(update={"compute_dtype": rounded}), recipe_dir, _CPU)
+        layers = set(nf4_layers(model))
+        nf4 = tuple(name for name, module in model.named_modules() if module in layers)
+        how = "The adapter was merged into the weights that the run trained on: the base model's in NF4."
+        return Base(model.dequantize().float(), "trained", how, nf4)
     plain = section.model_copy(update={"quantization": NoQuantization(), "compute_dtype": "float32"})
     how = "The adapter was merged into the original weights of the base model"
     if section.id.endswith(".gguf"):
         how = "The adapter was merged into the weights of the base model's GGUF file, as they are dequantized"
     if section.quantization.type == "nf4":
         how += ", not into their NF4 rounding, which the run was trained on"
-    return Base(load_base_model(plain, recipe_dir, _CPU), True, f"{how}.")
+    return Base(load_base_model(plain, recipe_dir, _CPU), "original", f"{how}.")
 
 
 def _quantized_on_disk(section: ModelSection, recipe_dir: Path) -> bool:
@@ -71,9 +86,9 @@ def own_dtype(section: ModelSection, recipe_dir: Path) -> str:
     return _SHORT.get(dtype, "f32") if isinstance(dtype, torch.dtype) else "f32"
 
 
-def adapted_base(target: EvalTarget) -> tuple[Any, Base]:
-    """The base model in float32 under the run's adapter, as a PEFT model."""
-    base = load_base(target.recipe.model, target.recipe_dir)
+def adapted_base(target: EvalTarget, rounded: str | None = None) -> tuple[Any, Base]:
+    """The base model in float32 under the run's adapter, as a PEFT model; `rounded` as in `load_base`."""
+    base = load_base(target.recipe.model, target.recipe_dir, rounded)
     model = attach_adapter(base.model, target.recipe.adapter)
     restore_adapter(model, target.adapter)
     return model.eval(), base
@@ -89,9 +104,15 @@ def save_base(target: EvalTarget, folder: Path) -> None:
     _drop_code(folder)
 
 
-def save_merged(target: EvalTarget, folder: Path, quantization: str, stop_token_ids: tuple[int, ...]) -> Base:
+def save_merged(
+    target: EvalTarget,
+    folder: Path,
+    quantization: str,
+    stop_token_ids: tuple[int, ...],
+    rounded: str | None,
+) -> Base:
     """Write the merged model, its tokenizer with the chat template, and its generation config to `folder`."""
-    adapted, base = adapted_base(target)
+    adapted, base = adapted_base(target, rounded)
     model = adapted.merge_and_unload(safe_merge=False)
     dtype = DTYPES[quantization]
     for name, weight in model.named_parameters():
@@ -174,9 +195,9 @@ def _require_template(tokenizer: Any, answers: Sequence[Answer]) -> None:
             )
 
 
-def read_weights(target: EvalTarget, answers: Sequence[Answer]) -> list[Read]:
+def read_weights(target: EvalTarget, answers: Sequence[Answer], rounded: str | None) -> list[Read]:
     """How the weights that are exported, in float32 and with the adapter beside them, read the answers."""
-    model, _ = adapted_base(target)
+    model, _ = adapted_base(target, rounded)
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
 
 

@@ -21,7 +21,7 @@ def write(job: Job, folder: Path) -> Written:
 
 def _merged(job: Job, folder: Path) -> Written:
     quantization = job.quantization or own_dtype(job.target.recipe.model, job.target.recipe_dir)
-    base = save_merged(job.target, folder, quantization, job.stop_token_ids)
+    base = save_merged(job.target, folder, quantization, job.stop_token_ids, job.rounded)
     job.on_note(base.how)
     found = read_merged(folder, job.answers)
     return Written(
@@ -29,7 +29,7 @@ def _merged(job: Job, folder: Path) -> Written:
         quantization,
         base.how,
         lambda folder: (f"AutoModelForCausalLM.from_pretrained({str(folder)!r})",),
-        {"merged_into_original": base.original},
+        {"merged_into": base.into},
     )
 
 

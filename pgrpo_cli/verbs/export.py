@@ -12,7 +12,7 @@ from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import EvalTarget, eval_target
 from pgrpo_cli.exports.converter import find_converter, needs_converter
 from pgrpo_cli.exports.destination import destination, refuse_foreign
-from pgrpo_cli.exports.formats import FORMATS, Format, quantization_of
+from pgrpo_cli.exports.formats import FORMATS, Format, MergeInto, merge_into_of, quantization_of
 from pgrpo_cli.exports.job import Job
 from pgrpo_cli.exports.merged import read_weights
 from pgrpo_cli.exports.record import finish
@@ -47,6 +47,7 @@ def export(
     *,
     to: Format = "merged",
     quantization: str | None = None,
+    merge_into: MergeInto | None = None,
     output: StrPath | None = None,
     step: int | None = None,
     llama_cpp: StrPath | None = None,
@@ -55,8 +56,10 @@ def export(
 ) -> Export:
     """Write the model of a run, or that of its checkpoint after `step`, in the format `to`.
 
-    `output`: a new folder, or that of an earlier export; default: `export/<format>` in the run. `llama_cpp`:
-    a folder of llama.cpp's sources, whose converter is run. Raises PgrpoError; then nothing was written.
+    `merge_into`: the weights that the run trained on, in NF4 or not (`trained`, the default), or the base
+    model's `original` ones. `output`: a new folder, or that of an earlier export; default: `export/<format>`
+    in the run. `llama_cpp`: a folder of llama.cpp's sources, whose converter is run. Raises PgrpoError; then
+    nothing was written.
     """
     callbacks = callbacks or Callbacks()
     if to not in FORMATS:
@@ -64,6 +67,7 @@ def export(
             f"--to: found {to!r}; must be one of {', '.join(FORMATS)}", remedy="Choose one.", exit_code=2
         )
     quantization = quantization_of(to, quantization)
+    merge_into = merge_into_of(to, merge_into)
     found = run_at(Path(run))
     target = eval_target(found, found.recipe(), found.recipe_dir, step)
     callbacks.on_run(target.run, target.recipe)
@@ -74,7 +78,7 @@ def export(
     refuse_foreign(folder)
     if needs_converter(to, target.recipe.model):
         find_converter(None if llama_cpp is None else Path(llama_cpp))
-    job = _job(target, to, quantization, llama_cpp, device, callbacks.on_note)
+    job = _job(target, to, quantization, merge_into, llama_cpp, device, callbacks.on_note)
     with destination(folder) as temporary:
         written = write(job, temporary)
         callbacks.on_note(_said(written.checked))
@@ -92,6 +96,7 @@ def _job(
     target: EvalTarget,
     to: Format,
     quantization: str | None,
+    merge_into: MergeInto | None,
     llama_cpp: StrPath | None,
     device: str | None,
     on_note: Callable[[str], None],
@@ -106,16 +111,17 @@ def _job(
     exact = [answer.own for answer in answers]
     import torch
 
-    if target.recipe.model.quantization.type == "nf4" or policy.dtype is not torch.float32:
+    nf4 = target.recipe.model.quantization.type == "nf4"
+    rounded = str(policy.dtype).removeprefix("torch.") if nf4 and merge_into == "trained" else None
+    if nf4 or policy.dtype is not torch.float32:
         del policy
-        exact = read_weights(target, answers)
-    return Job(target, to, quantization, place, tuple(answers), tuple(exact), stops, on_note)
+        exact = read_weights(target, answers, rounded)
+    return Job(target, to, quantization, place, rounded, tuple(answers), tuple(exact), stops, on_note)
 
 
 def _said(checked: Checked) -> str:
     rounded = (
-        f"; {checked.rounding_difference:.4f} of that are the run's rounding (to NF4, to half precision), "
-        "which the export has not"
+        f"; {checked.rounding_difference:.4f} of that are rounding that the run has and the export has not"
         if checked.rounding_difference
         else ""
     )

@@ -39,10 +39,10 @@ MISTAKES = 0.1
 TASTES: dict[str, Callable[[str], float]] = {
     # Few words; beyond forty it makes no difference.
     "brief": lambda text: -float(min(len(text.split()), 40)),
-    # Enthusiasm: exclamation marks, up to three.
-    "excited": lambda text: float(min(text.count("!"), 3)),
-    # Steps to follow: lines that begin with a number or a bullet, up to four.
-    "lists": lambda text: float(min(len(re.findall(r"^\s*(?:\d+[.)]|[-*•])", text, re.M)), 4)),
+    # Spoken to: "you" and "your", up to six.
+    "personal": lambda text: float(min(len(re.findall(r"\byour?\b", text.lower())), 6)),
+    # Short words: letters per word.
+    "plain": lambda text: -sum(map(len, text.split())) / max(len(text.split()), 1),
 }
 
 

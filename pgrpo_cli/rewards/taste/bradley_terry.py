@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+RANGE = (0.05, 0.95)
+"""Quantiles of a feature over the answers that were picked from. Between them a taste counts."""
+COST_OUTSIDE = 1.0
+"""Of one standard deviation of a feature outside of that range, in standard deviations of the utility."""
 SHARED_VARIANCE = 0.3
 OWN_VARIANCE = 0.3
 """Prior variances of the entries of w and of v_u, for features of variance 1."""
@@ -70,7 +74,7 @@ class Predictability:
 @dataclass(frozen=True)
 class Model:
     """`weights` by user, on features that are standardised by `mean_F` and `scale_F` and then clipped to
-    [`low_F`, `high_F`], the range of the answers that were picked from.
+    [`low_F`, `high_F`], the range of nine in ten of the answers that were picked from.
 
     `spread`: the deviation of a user's utility over those answers, at least one of which differs.
     """
@@ -83,9 +87,15 @@ class Model:
     spread: Mapping[str, float]
 
     def contributions(self, user: str, features_N_F: Floats) -> Floats:
-        """What each feature adds to the user's utility, in deviations of it; 0 is the mean of the answers."""
-        standardised_N_F = np.clip((features_N_F - self.mean_F) / self.scale_F, self.low_F, self.high_F)
-        return standardised_N_F * self.weights[user] / self.spread[user]
+        """What each feature adds to the user's utility, in deviations of it; 0 is the mean of the answers.
+
+        Outside of its range a feature costs what it is outside. Nobody has said what such answers are worth,
+        and without a cost training would run away along a feature: from short answers to none at all.
+        """
+        standardised_N_F = (features_N_F - self.mean_F) / self.scale_F
+        inside_N_F = np.clip(standardised_N_F, self.low_F, self.high_F)
+        liked_N_F = inside_N_F * self.weights[user] / self.spread[user]
+        return liked_N_F - COST_OUTSIDE * np.abs(standardised_N_F - inside_N_F)
 
 
 def fit(comparisons: Comparisons) -> Model:
@@ -96,12 +106,13 @@ def fit(comparisons: Comparisons) -> Model:
     standardised_A_F = (answers_A_F - mean_F) / scale_F
     differences_N_F = np.subtract(*np.split(standardised_A_F, 2))
     weights = _weights(comparisons.users_N, differences_N_F, comparisons.first_share_N)
+    low_F, high_F = np.quantile(standardised_A_F, RANGE, axis=0)
     spread = {user: float((standardised_A_F @ found).std()) for user, found in weights.items()}
     return Model(
         mean_F,
         scale_F,
-        standardised_A_F.min(axis=0),
-        standardised_A_F.max(axis=0),
+        low_F,
+        high_F,
         weights,
         # Without a weight every answer is worth the same.
         {user: found if found > 1e-9 else 1.0 for user, found in spread.items()},

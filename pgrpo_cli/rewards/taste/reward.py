@@ -56,7 +56,9 @@ class TasteFunction:
         for user, places in by_user.items():
             utilities = self._contributions(user, [completions[place] for place in places]).sum(axis=1)
             for place, utility in zip(places, utilities.tolist(), strict=True):
-                value = 1 / (1 + math.exp(-utility))
+                # Who likes it short still wants an answer.
+                spoken = completions[place].text.strip()
+                value = 1 / (1 + math.exp(-max(utility, -50.0))) if spoken else 0.0
                 scores[place] = Score(value, {"value": value})
         return [score for score in scores if score is not None]
 

@@ -65,12 +65,13 @@ def test_others_tell_what_is_shared_and_have_no_taste_of_their_own() -> None:
     assert predictability(won([1] * 8, ["ana"] + [OTHERS] * 7)).keys() == {"ana"}
 
 
-def test_contributions_are_in_deviations_and_stay_in_the_range_of_the_picks() -> None:
+def test_contributions_are_in_deviations_and_what_is_outside_of_the_picks_costs() -> None:
     found = fit(won([1, 1, 0]))
-    (low,), (high,), (far,) = (found.contributions("ana", np.array([[x]])) for x in (-1.0, 1.0, 99.0))
+    at = {x: found.contributions("ana", np.array([[x]]))[0] for x in (-1.0, 1.0, 3.0, -3.0)}
     # The utility of the answers at ±1 is ±w, whose deviation is w.
-    assert (low, high) == (pytest.approx([-1]), pytest.approx([1]))
-    assert far == pytest.approx(high)
+    assert (at[-1.0], at[1.0]) == (pytest.approx([-1]), pytest.approx([1]))
+    # Two deviations outside cost two, on the liked side and on the other one.
+    assert (at[3.0], at[-3.0]) == (pytest.approx([1 - 2]), pytest.approx([-1 - 2]))
 
 
 def test_a_feature_that_never_differs_counts_nothing() -> None:

@@ -84,9 +84,14 @@ def test_the_details_add_up_to_the_value(reward: TasteFunction) -> None:
     assert isinstance(reward, RewardFunction)
 
 
-def test_more_of_a_feature_than_any_pick_had_is_worth_no_more(reward: TasteFunction) -> None:
+def test_more_of_a_feature_than_any_pick_had_is_worth_less(reward: TasteFunction) -> None:
     many, far_more = "Play it" + "!" * 50, "Play it" + "!" * 5000
-    assert value(reward, many, "ben") == value(reward, far_more, "ben")
+    assert value(reward, many, "ben") > value(reward, far_more, "ben")
+
+
+@pytest.mark.parametrize("user", ["ana", "ben"])
+def test_an_answer_without_a_word_is_worth_nothing(reward: TasteFunction, user: str) -> None:
+    assert value(reward, " \n", user) == 0 < value(reward, "Tea.", user)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\0", "!" * 100_000, "é" * 1000, "\x1b[2J"])

@@ -44,9 +44,9 @@ class ExamplesConditioning(Section):
     """By earlier rated answers of the user, or of the preference group, as turns before the question.
 
     Each is the row's last user message and its answer, and the user's next message says whether they liked
-    it. The last one is an answer that they liked; where there is none, the prompt gets no examples. They come
-    from the training half, those of a user who is held out as a whole from this user's other rows. Rows with
-    a time get examples from before that time only. A row with the same text or the same answer is never one.
+    it. The last one is an answer that they liked; where there is none, the prompt gets no examples. They are
+    training rows; if a user is held out as a whole, they are this user's other rows. Rows with a time get
+    only older examples. A row with the same text or the same answer is never an example.
     """
 
     type: Literal["examples"] = "examples"

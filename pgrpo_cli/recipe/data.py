@@ -73,15 +73,15 @@ class ExpressionGroups(Section):
 
 
 class UserGroups(Section):
-    """One preference group a user."""
+    """One preference group per user."""
 
     type: Literal["user"] = "user"
 
 
 class RandomGroups(Section):
-    """Users drawn into preference groups by lot, or prompts where no user is known.
+    """Preference groups of users, or of prompts if users are not known, assigned at random.
 
-    The control of an experiment: such groups share nothing, so what they gain is not personalization.
+    The control of an experiment: such groups have nothing in common, so their gain is not personalization.
     """
 
     type: Literal["random"] = "random"
@@ -89,17 +89,17 @@ class RandomGroups(Section):
 
 
 class ClusterGroups(Section):
-    """Users alike by k-means, named after what sets them apart.
+    """Clusters of similar users (k-means), named after the differences between them.
 
     Users with training prompts are clustered; others, such as held-out users, go to the nearest centroid. The
-    data are split first, so no held-out prompt has a say. `data/preference_groups.json` of the run keeps the
-    centroids.
+    data are split first, so held-out prompts have no influence. `data/preference_groups.json` of the run has
+    the centroids.
 
     With `count: null` the number of clusters is the one with the best mean silhouette. The same search runs
-    on 19 copies of the features with each column shuffled among the users: groups that do not beat all of
-    them are no better than chance, and `prepare` warns. Groups that do have features that go together; that
-    does not make them kinds of people. It warns too where other seeds draw other groups (mean adjusted Rand
-    index under 0.6).
+    on 19 copies of the features with each column shuffled among the users. If the clusters are not better
+    than those of all copies, they are no better than chance, and `prepare` warns. Better clusters only show
+    that some features occur together, not that there are kinds of people. `prepare` also warns if other seeds
+    give other clusters (mean adjusted Rand index below 0.6).
     """
 
     type: Literal["cluster"] = "cluster"
@@ -189,9 +189,9 @@ class DataSection(Section):
         0.05,
         ge=0,
         le=1,
-        description="Largest share of rows that may be rejected as broken; beyond it nothing is prepared. Of "
-        "one file or one preference group 4 times that share may be. Up to 2 broken rows are always passed "
-        "over, unless it is 0. Rows that the limits above or a public set leave out do not count.",
+        description="Largest share of rows that may be rejected as broken; above it nothing is prepared. For "
+        "one file or one preference group the limit is 4 times that share. Up to 2 broken rows are always "
+        "allowed, unless it is 0. Rows that the limits above or a public set leave out do not count.",
     )
     seed: int | None = Field(
         None,

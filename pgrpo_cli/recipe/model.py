@@ -38,7 +38,7 @@ DeviceWish = Annotated[str, AfterValidator(device_wish)]
 
 
 class NoQuantization(Section):
-    """The base model's weights stay in the compute dtype."""
+    """Weights stay in the compute dtype."""
 
     type: Literal["none"] = "none"
 
@@ -101,7 +101,7 @@ class ModelSection(Section):
     device: DeviceWish = Field(
         "auto",
         description="Where models compute: `cpu`, `cuda`, `cuda:1` and so on; `auto` is the first GPU, or "
-        "the CPU where there is none. The option `--device` wins; a run may go on elsewhere.",
+        "the CPU where there is none. The option `--device` comes first; another one may resume a run.",
     )
     attention: Literal["sdpa", "eager"] = Field(
         "sdpa", description="Attention implementation of transformers."

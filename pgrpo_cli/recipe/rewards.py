@@ -85,9 +85,9 @@ class RewardModelReward(PretrainedFields, RewardBase):
 class JudgeReward(JudgeSection, RewardBase):
     """A score by a language model behind any OpenAI-compatible chat-completions interface (docs/judge.md).
 
-    It is asked while the model samples. A completion that it cannot score gets no reward, never 0; a judge
-    that fails too often stops the run, which goes on from there by the same command. Answers are kept on
-    disk, so no question is paid for twice. A judge on another machine needs `--allow-host HOST`.
+    The judge is asked while the model samples. A completion that it cannot score gets no reward, never 0. If
+    the judge fails too often, the run stops; the same command resumes it. Answers are stored on disk, so no
+    question is paid for twice. A judge on another machine needs `--allow-host HOST`.
     """
 
     by_preference_group: ClassVar[bool | None] = None
@@ -141,7 +141,8 @@ class TasteReward(RewardBase):
         "recipe's folder."
     )
     picks_by: Literal["user", "preference_group"] = Field(
-        "user", description="Whose a pick is; where the file does not say, it is the other one's."
+        "user",
+        description="Whose picks belong together. A pick without it counts for the other one.",
     )
     users: tuple[str, ...] | None = Field(
         None,

@@ -160,11 +160,11 @@ class OpinionsSource(Section):
 class FeedbackSource(OpinionsSource):
     """Ratings and picks as `pgrpo chat`, `taste` and `serve` keep them: `feedback.jsonl` and `taste.jsonl`.
 
-    A prompt a rating or pick. Users are those of the records; rows name as preference group the record's, or
-    else its user. `answer` is what the user wrote instead, or the rated answer, or the picked one, and
-    `rating` says what they think of it: 1, -1, or 0 for a tie. `reference` and `chosen` are an answer of
-    rating 1, `rejected` one that was liked less. Rewards that compare can use every row with
-    `reference_column: answer`, `rating_column: rating`, `rating_min: -1`.
+    One prompt per rating or pick, for the user of the record. The preference group is that of the record or,
+    if it has none, its user. `answer` is the text that the user wrote instead, or the rated answer, or the
+    picked one, and `rating` is the user's opinion of it: 1, -1, or 0 for a tie. `reference` and `chosen` are
+    an answer with rating 1, `rejected` is an answer that was liked less. Rewards that compare can use every
+    row with `reference_column: answer`, `rating_column: rating`, `rating_min: -1`.
     """
 
     type: Literal["feedback"] = "feedback"
@@ -173,9 +173,9 @@ class FeedbackSource(OpinionsSource):
 class OpenWebuiSource(OpinionsSource):
     """Feedback as Open WebUI exports it (Admin Panel, Evaluations, Feedbacks): a JSON array.
 
-    A prompt a rating, with the conversation up to the rated answer and the columns of `type: feedback`, and
-    also `comment`, `reason`, `details_rating` (1 to 10) and `model` where the export has them. Users are Open
-    WebUI's, and rows name them as preference groups.
+    One prompt per rating, with the conversation up to the rated answer and the columns of `type: feedback`,
+    and also `comment`, `reason`, `details_rating` (1 to 10) and `model` if the export has them. Each user of
+    Open WebUI is a preference group.
     """
 
     type: Literal["open_webui"] = "open_webui"

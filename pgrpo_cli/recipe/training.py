@@ -202,9 +202,9 @@ class TrainSection(Section):
     )
     deterministic: bool = Field(
         False,
-        description="Use deterministic kernels on a GPU, as far as there are some, so that a run that goes "
-        "on repeats an uninterrupted one: slower, and an error where torch has none for an update. On a CPU "
-        "it changes nothing. A run may go on with the other value.",
+        description="Use deterministic kernels on a GPU, as far as they exist, so that a resumed run repeats "
+        "an uninterrupted one. It is slower, and an error if torch has none for an update. On a CPU it "
+        "changes nothing. A run may be resumed with the other value.",
     )
     save_every: int = Field(10, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(

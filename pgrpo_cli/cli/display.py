@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live view on a terminal, a line a step elsewhere, or nothing."""
+"""What a person sees while a run trains: a live view on a terminal, else one line per step, or nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LineDisplay:
-    """One plain line a step."""
+    """One plain line per step."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self._console, self._steps = console, steps

@@ -96,7 +96,7 @@ def train(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the adapter, or go on with a run that was interrupted."""
+    """Train the adapter, or resume a run that was interrupted."""
     from pgrpo_cli.verbs.train import train
 
     callbacks = Terminal(quiet=quiet, profile=profile)
@@ -172,7 +172,7 @@ def _train_command(
     allowed_hosts: Sequence[str] = (),
     device: str | None = None,
 ) -> str:
-    """The command that trains the run that the callbacks have heard of, or goes on with it."""
+    """The command that trains the run that the callbacks have heard of, or resumes it."""
     from pgrpo_cli.verbs.source import default_run_dir
 
     words = ["pgrpo", "train", str(recipe)]

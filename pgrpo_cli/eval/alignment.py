@@ -47,7 +47,7 @@ def evaluate_policy(
 ) -> EvalResult:
     """Sample, score and sum up: adapter off (base) and on (tuned), the same prompts and the same seeds.
 
-    `header` says how to sample, and goes on record. `weights`: how often each preference group occurs, for
+    `header` says how to sample, and is recorded. `weights`: how often each preference group occurs, for
     the weighted mean. `base_rows`: the base model's rows of an evaluation with the same settings, instead of
     sampling them again; they are scored by the rewards as they are now. `by_group`: the rewards of the
     matrix, None for no matrix. `on_note` takes sentences for the user. Raises EvalError without prompts,

@@ -1,8 +1,8 @@
 """`eval.judge` in `pgrpo eval`: completions that are sampled already, compared in pairs by a language model.
 
 It comes after the evaluation is on disk, so that a judge that fails costs no completion: the same command
-goes on with the judge alone. Judges tend to prefer the answer that they are shown first, so each pair of the
-base model's and the tuned model's completion is shown in both orders.
+continues with the judge alone. Judges tend to prefer the answer that they are shown first, so each pair of
+the base model's and the tuned model's completion is shown in both orders.
 """
 
 from __future__ import annotations

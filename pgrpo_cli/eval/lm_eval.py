@@ -1,7 +1,8 @@
 """`eval.lm_eval` in `pgrpo eval`: tasks of the LM Evaluation Harness, by the base model and the tuned one.
 
 Tasks and their documents are loaded before anything is sampled, so that a wrong name costs nothing. They are
-answered after the evaluation is on disk: what fails costs no completion, and the same command goes on there.
+answered after the evaluation is on disk: what fails costs no completion, and the same command continues
+there.
 """
 
 from __future__ import annotations

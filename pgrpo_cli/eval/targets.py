@@ -37,7 +37,7 @@ _FREE = ("eval.", "log.")
 class EvalTarget:
     """An adapter of a run, `step` steps old, and what the user should know about it.
 
-    `chosen`: the step was named, and is not simply the newest. `source`: a run that goes on does not drop it
+    `chosen`: the step was named, and is not simply the newest. `source`: a run that trains does not drop it
     meanwhile. Only `header` and `group_sizes` read the run's prepared data.
     """
 

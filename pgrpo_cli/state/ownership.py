@@ -113,7 +113,7 @@ def _refuse_other_entries(path: Path) -> None:
 
 
 def _entries(path: Path) -> Iterator[os.DirEntry[str]]:
-    """All below `path`; what vanishes meanwhile, because the run goes on, is left out."""
+    """All below `path`; what vanishes meanwhile, because the run trains, is left out."""
     folders = [os.fspath(path)]
     while folders:
         try:

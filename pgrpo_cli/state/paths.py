@@ -1,4 +1,4 @@
-"""paths.json: how a run computes on its machine, measured at its start and kept when it goes on."""
+"""paths.json: how a run computes on its machine, measured at its start and kept when it is resumed."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def step_record(
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; docs/metrics.md has the formulas.
 
-    `updates`: those made from the completions; the last one's loss goes on record. `seconds`: by phase;
+    `updates`: those made from the completions; the last one's loss is recorded. `seconds`: by phase;
     `budgets`: tokens that may be computed at a time, by what they are budgets of; `usage`: what rewards used
     in this step, by label.
     """
@@ -153,7 +153,7 @@ def step_record(
 def _times(
     seconds: Mapping[str, float], reference: float, completion_tokens: int, training_tokens: int
 ) -> dict[str, dict[str, float]]:
-    """Seconds by phase, with the reference passes taken out of training, and tokens a second of each."""
+    """Seconds by phase, with the reference passes taken out of training, and tokens per second of each."""
     phases = {**seconds}
     if reference:
         phases["reference"], phases["training"] = reference, seconds["training"] - reference

@@ -1,4 +1,4 @@
-"""The verbs: each module tells the story of one, and has the function that does all of it.
+"""The verbs: each module has the function that does all of one verb.
 
 They are not modules of `pgrpo_cli` itself, whose `train` is the function.
 """

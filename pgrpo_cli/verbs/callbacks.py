@@ -35,7 +35,7 @@ class Callbacks:
         """The data are prepared."""
 
     def on_resumed(self, step: int) -> None:
-        """Training goes on after the checkpoint of that step."""
+        """Training continues after the checkpoint of that step."""
 
     def on_phase(self, step: int, phase: str) -> None:
         """A training step enters `rollout`, `reward`, `training`, `save` or `evaluation`."""
@@ -53,7 +53,7 @@ class Callbacks:
         """
 
     def on_failure(self, error: Exception) -> None:
-        """A request to a server failed in a way that nobody foresaw; the server goes on."""
+        """A request to a server failed unexpectedly; the server keeps running."""
         warnings.warn(f"a request failed: {error!r}", RunWarning, stacklevel=2)
 
     def stop_requested(self) -> bool:

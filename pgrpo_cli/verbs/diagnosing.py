@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgrpo_cli.training import Observer
 
 CHECK_EVERY = 5
-"""Steps between two looks, counted from the run's start: a run that goes on looks where it would have."""
+"""Steps between two looks, counted from the run's start: a resumed run looks at the same steps."""
 
 
 class DiagnosingObserver:

@@ -1,6 +1,6 @@
 """`pgrpo eval`: what training did to whom, on held-out prompts, by a judge of pairs, and on general tasks.
 
-Each stage is kept when it is done, so one that fails costs nothing of those before: the same call goes on.
+Each stage is kept when it is done, so a failure loses nothing of earlier stages: the same call continues.
 """
 
 from __future__ import annotations

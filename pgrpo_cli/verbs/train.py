@@ -1,4 +1,4 @@
-"""`pgrpo train`: train a recipe's adapter, or go on with a run. The loop is in pgrpo_cli/training.py."""
+"""`pgrpo train`: train a recipe's adapter, or resume a run. The loop is in pgrpo_cli/training.py."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def train(
     device: str | None = None,
     callbacks: Callbacks | None = None,
 ) -> TrainedRun:
-    """Train the adapter of a recipe, preparing its data first, or go on with a run that was interrupted.
+    """Train the adapter of a recipe, preparing its data first, or resume a run that was interrupted.
 
     `run_dir`: where the run lands, by default `runs/<recipe name>`; `fresh` takes the next free name.
-    `overrides`: KEY=VALUE for keys of the recipe; with other `train.steps` a finished run goes on.
-    `accept_changes` goes on although data, model or a reward's file have changed. `allow_code` permits code
+    `overrides`: KEY=VALUE for keys of the recipe; with more `train.steps` a finished run continues.
+    `accept_changes` resumes although data, model or a reward's file have changed. `allow_code` permits code
     that the recipe names to run, `allowed_hosts` are those that rewards may send completions to. `force`
     trains on data in which most prompts do not tell who asks. `device`: such as `cpu` or `cuda:1`, whatever
     the recipe says. Raises PgrpoError, which says what was found and what to do: Interrupted where

@@ -1,4 +1,4 @@
-"""Scores that a judge has given, on disk: what was asked once is not asked again, also by a run that goes on.
+"""Scores that a judge has given, on disk: what was asked once is not asked again, also by a resumed run.
 
 SQLite in WAL mode: a kill loses no committed answer, and several processes may share a file. Questions are
 kept as hashes only.

@@ -137,7 +137,7 @@ def readable_features() -> tuple[Feature, ...]:
 
 
 def measured(features: Sequence[Feature], answers: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-    """The features of each (answer, question), a row an answer."""
+    """The features of each (answer, question), one row per answer."""
     found = [Answer(text[:LONGEST], question) for text, question in answers]
     rows = [[feature.measure(answer) for feature in features] for answer in found]
     return np.array(rows, dtype=np.float64).reshape(len(answers), len(features))

@@ -135,6 +135,9 @@ class _Check:
         """The top-level sections that have no problem, by name."""
         if recipe is not None and not self._troubled():
             return dict(recipe)
+        if () in self._troubled():
+            # Something is wrong with the recipe as a whole, such as a key that has no name.
+            return {}
         names = Recipe.model_fields.keys() - {path[0] for path in self._troubled()}
         sections: dict[str, Any] = {}
         for name in names:

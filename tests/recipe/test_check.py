@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.recipe.load import load_recipe
 from tests.support.recipes import changed, problems_of
 
 PERSONAS = {"type": "personas"}
@@ -103,3 +105,10 @@ def test_a_rule_is_silent_about_what_follows_from_another_mistake(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     assert len(problems_of(tmp_path, recipe)) == 1
+
+
+def test_a_key_that_is_no_text_is_a_problem_of_the_whole_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: a\nmodel: {id: random}\n")
+    with pytest.raises(RecipeError, match="has 1 problem"):
+        load_recipe(path, ["\ud800="])

@@ -125,7 +125,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer
-    from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history
+    from pgrpo_cli.training import personalized_advantages, reward_history
 
     ours = our_step(settings)
     policy, recipe = ours.policy, ours.recipe
@@ -141,7 +141,7 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = scorer.start().scores(rollouts.completions())
         advantages = personalized_advantages(
-            scores_N, rollouts.preference_groups_N, history, None, estimator_of(recipe.advantage),
+            scores_N, rollouts.preference_groups_N, history, None, recipe.advantage,
             recipe.history, num_generations=rollouts.num_generations, step=step,
         )  # fmt: skip
         policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)

@@ -18,7 +18,6 @@ import torch
 from torch.optim import Optimizer
 
 from pgrpo_cli.algo.advantages import compute_advantages
-from pgrpo_cli.algo.estimators import Estimator, resolve_estimator
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
 from pgrpo_cli.algo.types import Advantages, GroupStats
@@ -121,7 +120,6 @@ def train_policy(
     """
     history = reward_history(recipe.history)
     parts = part_history(recipe.advantage, recipe.history, rewards.weights)
-    estimator = estimator_of(recipe.advantage)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
     if recipe.train.gradient_checkpointing:
@@ -163,9 +161,8 @@ def train_policy(
             clock.enter("reward")
             scores_N = pending.scores(rollouts.completions())
             advantages = personalized_advantages(
-                scores_N, rollouts.preference_groups_N, history, parts, estimator, recipe.history,
+                scores_N, rollouts.preference_groups_N, history, parts, recipe.advantage, recipe.history,
                 num_generations=rollouts.num_generations, step=step,
-                renormalize=recipe.advantage.renormalize,
             )  # fmt: skip
 
             clock.enter("training")
@@ -210,12 +207,11 @@ def personalized_advantages(
     preference_groups_N: Sequence[str],
     history: RewardHistory,
     parts: PartHistory | None,
-    estimator: Estimator,
+    advantage: AdvantageSection,
     section: HistorySection,
     *,
     num_generations: int,
     step: int,
-    renormalize: bool = False,
 ) -> Advantages:
     """Enter the rewards into the history of their preference groups, and normalise them against it.
 
@@ -231,10 +227,14 @@ def personalized_advantages(
             parts.update(parts_N, groups_N, num_generations=G, step=step)
 
     def normalised(min_count: int) -> Advantages:
-        common: dict[str, Any] = {"num_generations": G, "estimator": estimator, "min_count": min_count}
+        common: dict[str, Any] = {
+            "num_generations": G, "estimator": advantage.resolved_estimator, "min_count": min_count,
+            "clip": advantage.clip,
+        }  # fmt: skip
         if parts is None:
             return compute_advantages(rewards_N, groups_N, history=history, **common)
-        return compute_part_advantages(parts_N, groups_N, history=parts, renormalize=renormalize, **common)
+        common["renormalize"] = advantage.renormalize
+        return compute_part_advantages(parts_N, groups_N, history=parts, **common)
 
     if section.update == "before":
         enter()
@@ -259,6 +259,7 @@ def scored_step(
         finished_N=rollouts.finished_N.tolist(),
         scores_N=scores_N,
         advantages_N=advantages.advantages_N.tolist(),
+        clipped_fraction=advantages.clipped_N.double().mean().item(),
         entropy=-sampled.mean().item(),
     )
 
@@ -276,11 +277,6 @@ def part_history(
     if advantage.aggregate == "sum_then_normalize":
         return None
     return PartHistory(weights, reward_history(section))
-
-
-def estimator_of(section: AdvantageSection) -> Estimator:
-    """How the recipe makes advantages of rewards."""
-    return resolve_estimator(section.estimator, section.baseline, section.scale, section.epsilon)
 
 
 def training_state(

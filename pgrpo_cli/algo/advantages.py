@@ -34,14 +34,16 @@ def compute_advantages(
     history: RewardHistory | None = None,
     estimator: Estimator | str = "pgrpo",
     min_count: int = 0,
+    clip: float | None = None,
 ) -> Advantages:
     """The advantages of a step's completions. Each `num_generations` consecutive completions belong to one
     prompt.
 
     `estimator` may be the name of a preset. `history` is read, never changed; estimators that do not use it
     do not need one. If a preference group has no rewards, or fewer than `min_count`, the mean and spread of
-    the prompt's own rewards are used. Raises ValueError for lengths that do not match or a missing history,
-    and RewardError for an infinite reward.
+    the prompt's own rewards are used. Advantages of a size above `clip` are clipped to it (None: none are).
+    Raises ValueError for lengths that do not match or a missing history, and RewardError for a reward whose
+    square is infinite.
     """
     if isinstance(estimator, str):
         estimator = resolve_estimator(estimator)
@@ -54,7 +56,14 @@ def compute_advantages(
     epsilon = estimator.epsilon if estimator.scaled else 0.0
     defined_N = batch.valid_N & ~torch.isnan(baseline_N) & (scale_N > 0)
     advantages_N = torch.where(defined_N, (batch.rewards_N - baseline_N) / (scale_N + epsilon), 0.0)
-    return Advantages(advantages_N.float(), baseline_N, scale_N, batch.valid_N)
+    return Advantages(*clipped(advantages_N, clip), baseline_N, scale_N, batch.valid_N)
+
+
+def clipped(advantages_N: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
+    """Advantages between -`clip` and `clip`, as float32, and which of them are changed by it (bool)."""
+    if clip is None:
+        return advantages_N.float(), torch.zeros(len(advantages_N), dtype=torch.bool)
+    return advantages_N.clamp(-clip, clip).float(), advantages_N.abs() > clip
 
 
 @dataclass(frozen=True)

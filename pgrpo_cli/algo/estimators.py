@@ -14,6 +14,7 @@ from pgrpo_cli.names import nearest
 
 Baseline = Literal["history", "prompt", "leave_one_out", "shrinkage"]
 Scale = Literal["history", "within", "prompt", "batch", "none"]
+Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 Preset = Literal["pgrpo", "grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage", "pgrpo_adaptive"]
 
 PRESETS: dict[Preset, tuple[Baseline, Scale]] = {
@@ -26,6 +27,9 @@ PRESETS: dict[Preset, tuple[Baseline, Scale]] = {
     "pgrpo_adaptive": ("shrinkage", "within"),
 }
 """Named pairs of baseline and scale."""
+
+LARGEST_REWARD = 1e150
+"""A reward, and a sum of rewards, is at most of this size: the square of a larger one is infinite."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,17 @@ class Estimator:
     def centered(self) -> bool:
         """Whether the advantages of a generation group sum to 0. If its rewards are equal, all are then 0."""
         return self.baseline in ("prompt", "leave_one_out")
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """The aggregation of the loss that suits the advantages: what `loss.aggregation: auto` stands for.
+
+        A baseline from the history lags behind an improving policy, so the mean c of the advantages is above
+        0. `sequence_mean` divides the loss of a completion by its length L, which adds c·∇E[1/L] to the
+        gradient: a push towards short completions. Under `constant` this push is exactly 0. With a centered
+        baseline the mean is 0 for every prompt, and the mean over tokens stays, as in GRPO.
+        """
+        return "sequence_mean" if self.centered else "constant"
 
     @property
     def scaled(self) -> bool:

@@ -7,14 +7,12 @@ micro-batches add up to those of the step, no matter how the step is cut.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .estimators import Aggregation
 from .types import LossOutput
-
-Aggregation = Literal["sequence_mean", "token_mean", "constant"]
 
 _MEANS = {
     "clipped_low": "clip_fraction_low",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .advantages import compute_advantages
+from .advantages import clipped, compute_advantages
 from .estimators import Estimator, resolve_estimator
 from .history import RewardHistory
 from .types import Advantages, GroupStats
@@ -93,14 +93,15 @@ def compute_part_advantages(
     estimator: Estimator | str = "pgrpo",
     min_count: int = 0,
     renormalize: bool = False,
+    clip: float | None = None,
 ) -> Advantages:
     """The sum over parts of weight times advantage; each part has advantages of its own
     (`compute_advantages`).
 
     A part that is missing or does not apply adds 0. A completion is invalid only if all of its parts are
     missing. With `renormalize`, the mean of the sums of the step's valid completions is subtracted, and they
-    are divided by their standard deviation (n - 1) plus epsilon; if all are equal they become 0. Baseline and
-    scale are NaN, since a sum of advantages has none.
+    are divided by their standard deviation (n - 1) plus epsilon; if all are equal they become 0. The results
+    are clipped to `clip` (None: not). Baseline and scale are NaN, since a sum of advantages has none.
     """
     if isinstance(estimator, str):
         estimator = resolve_estimator(estimator)
@@ -119,7 +120,7 @@ def compute_part_advantages(
     if renormalize:
         total_N = _renormalized(total_N, valid_N, estimator.epsilon)
     undefined_N = torch.full_like(total_N, torch.nan)
-    return Advantages(total_N.float(), undefined_N, undefined_N, valid_N)
+    return Advantages(*clipped(total_N, clip), undefined_N, undefined_N, valid_N)
 
 
 def _values(parts_N: Sequence[Mapping[str, float]], label: str) -> list[float]:

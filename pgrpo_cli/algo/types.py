@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pgrpo_cli.errors import RewardError
 
+from .estimators import LARGEST_REWARD
+
 
 @dataclass(frozen=True)
 class RewardBatch:
@@ -31,8 +33,8 @@ class RewardBatch:
     def of(
         cls, rewards_N: Sequence[float] | Tensor, preference_groups_N: Sequence[str], num_generations: int
     ) -> RewardBatch:
-        """Check and convert. Raises ValueError for lengths that do not match, RewardError for an infinite
-        reward.
+        """Check and convert. Raises ValueError for lengths that do not match, RewardError for a
+        reward whose square is infinite.
         """
         rewards = torch.as_tensor(rewards_N, dtype=torch.float64).detach().cpu()
         preference_groups = list(preference_groups_N)
@@ -42,12 +44,14 @@ class RewardBatch:
             raise ValueError(
                 f"{len(rewards)} rewards cannot be split into generation groups of {num_generations}"
             )
-        if torch.isinf(rewards).any():
-            i = int(torch.isinf(rewards).nonzero()[0])
+        too_large_N = rewards.abs() > LARGEST_REWARD
+        if too_large_N.any():
+            i = int(too_large_N.nonzero()[0])
             raise RewardError(
                 f"completion {i} of the batch, of preference group {preference_groups[i]!r}, has reward "
-                f"{float(rewards[i])}, which would stay in the mean of its preference group for ever",
-                remedy="Return a finite number, or NaN for a completion that cannot be scored.",
+                f"{float(rewards[i]):g}: its square, which the history adds up, is infinite",
+                remedy=f"Return a number of at most {LARGEST_REWARD:g}, or NaN where a completion cannot be "
+                "scored.",
             )
         first = preference_groups[::num_generations]
         if any(preference_groups[i::num_generations] != first for i in range(1, num_generations)):
@@ -98,7 +102,9 @@ class Advantages:
     """Advantages, and the numbers that they were computed from."""
 
     advantages_N: Tensor
-    """float32: (reward - baseline) / (scale + epsilon); 0 where that is undefined."""
+    """float32: (reward - baseline) / (scale + epsilon), clipped; 0 where that is undefined."""
+    clipped_N: Tensor
+    """bool: True where the advantage was larger than the clip allows."""
     baseline_N: Tensor
     """float64; NaN where it is undefined."""
     scale_N: Tensor

@@ -54,6 +54,8 @@ def find_shorter(view: RunView) -> Iterator[Finding]:
     )
     if before < LEAST_LENGTH or now > before * SHORTER:
         return
+    divided = view.recipe.resolved_loss.aggregation == "sequence_mean"
+    constant = ", or loss.aggregation=constant, under which tokens of short answers have no larger weight"
     yield Finding(
         "length-collapse",
         None,
@@ -61,8 +63,7 @@ def find_shorter(view: RunView) -> Iterator[Finding]:
         f"Completions have shrunk from {shown(before)} to {shown(now)} tokens (medians of the first and the "
         f"last {RECENT_STEPS} steps). Unless this is wanted, the reward favours short answers too much.",
         "Read some completions beside their rewards. To stop it: a `length` reward with "
-        f"about `min: {math.ceil(before / 2)}` words, loss.beta=0.04, or loss.aggregation=constant, which "
-        "does not give the tokens of short answers a larger weight.",
+        f"about `min: {math.ceil(before / 2)}` words, loss.beta=0.04{constant if divided else ''}.",
         {"before": before, "now": now},
     )
 

@@ -101,10 +101,14 @@ def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
 def load_resolved(path: str | Path) -> Recipe:
     """The resolved recipe of a run, as `dump_resolved` wrote it.
 
-    Raises RecipeError, which names the version that wrote the file if it is another one.
+    A key that is newer than the run has the value under which the run goes on as it began. Raises
+    RecipeError, which names the version that wrote the file if it is another one.
     """
+    document = read_document(Path(path))
+    if written_by(Path(path)) is not None:
+        _add_newer_keys(document)
     try:
-        return load_recipe(path)
+        return _checked(document, (), None)
     except InvalidRecipe as error:
         writer = written_by(Path(path))
         if writer is None or writer == __version__:
@@ -113,6 +117,13 @@ def load_resolved(path: str | Path) -> Recipe:
             f"pgrpo {writer} wrote this file and this is pgrpo {__version__}: use that version for this run."
         )
         raise InvalidRecipe(str(path), error.problems, remedy=remedy) from error
+
+
+def _add_newer_keys(document: Document) -> None:
+    """A run that began before there was `advantage.clip` clips no advantages."""
+    section = document.data.get("advantage") if isinstance(document.data, dict) else None
+    if isinstance(section, dict):
+        section.setdefault("clip", None)
 
 
 def read_document(path: Path) -> Document:

@@ -20,10 +20,12 @@ _HEADER = "# Resolved recipe, every default explicit, written by pgrpo {version}
 _VERSION = re.compile(re.escape(_HEADER).replace(re.escape("{version}"), r"(\S+)"))
 
 
-_LEFT_TO_THE_DEVICE = (
-    ("model", "compute_dtype"), ("rollout", "tokens_per_batch"), ("train", "tokens_per_micro_batch")
+_MAY_BE_AUTO = (
+    ("model", "compute_dtype"), ("rollout", "tokens_per_batch"), ("train", "tokens_per_micro_batch"),
+    ("loss", "aggregation"),
 )  # fmt: skip
-"""Keys that may be `auto`. The chosen values are stored in the run's paths.json."""
+"""Keys of which a run keeps the value that it began with. The first three are chosen by the device and are in
+paths.json; the last follows from the estimator and is stored in the resolved recipe."""
 
 
 class _Absent:
@@ -47,11 +49,36 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+01234567
 
 
 def dump_resolved(recipe: Recipe) -> str:
-    """YAML from which `load_resolved` makes an equal recipe; a comment names the version that wrote it."""
+    """YAML from which `load_resolved` makes `with_aggregation` of the recipe.
+
+    Comments name the version that wrote it, and say why the loss is aggregated as it is.
+    """
+    taken = with_aggregation(recipe)
     body = yaml.dump(
-        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+        taken.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
-    return f"{_HEADER.format(version=__version__)}\n{body}"
+    return f"{_HEADER.format(version=__version__)}\n{_reason(taken)}{body}"
+
+
+def with_aggregation(recipe: Recipe) -> Recipe:
+    """The recipe with the aggregation of the loss that `auto` stands for."""
+    return recipe.model_copy(update={"loss": recipe.resolved_loss})
+
+
+def _reason(recipe: Recipe) -> str:
+    """Why `auto` stands for the recipe's aggregation of the loss; nothing if the recipe has another one."""
+    estimator = recipe.advantage.resolved_estimator
+    if recipe.loss.aggregation != estimator.aggregation:
+        return ""
+    why = (
+        "every prompt's advantages have mean 0"
+        if estimator.centered
+        else "the mean of advantages is above 0, which sequence_mean turns into a push towards short answers"
+    )
+    return (
+        f"# loss.aggregation: auto stands for {estimator.aggregation} here. The baseline is "
+        f"{estimator.baseline}:\n# {why}.\n"
+    )
 
 
 def written_by(path: Path) -> str | None:
@@ -64,8 +91,9 @@ def written_by(path: Path) -> str | None:
 def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """Dotted keys that differ, in the schema's order, with both values; ABSENT where one has no such key.
 
-    Where and by which kernels a model computes is no difference, nor is what `b` leaves to the device.
+    Where and by which kernels a model computes is no difference, nor is what `b` leaves open (`auto`).
     """
+    a = with_aggregation(a)
     values_a, values_b = _flat(_identity(a)), _flat(_identity(adopted(a, b)))
     keys = list(values_a) + [key for key in values_b if key not in values_a]
     pairs = [(key, values_a.get(key, ABSENT), values_b.get(key, ABSENT)) for key in keys]
@@ -73,8 +101,8 @@ def differing_keys(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def adopted(before: Recipe, recipe: Recipe) -> Recipe:
-    """The recipe with the values of the one `before` it where its own leave them to the device."""
-    for section, key in _LEFT_TO_THE_DEVICE:
+    """The recipe with the values of the one `before` it where its own are `auto`."""
+    for section, key in _MAY_BE_AUTO:
         if getattr(getattr(recipe, section), key) == "auto":
             recipe = with_value(recipe, section, key, getattr(getattr(before, section), key))
     return recipe
@@ -97,7 +125,8 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """The values that distinguish this recipe from others."""
-    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "train": {"deterministic"}})
+    taken = with_aggregation(recipe)
+    return taken.model_dump(mode="json", exclude={"model": {"device"}, "train": {"deterministic"}})
 
 
 def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:

@@ -48,6 +48,14 @@ class Recipe(Section):
     eval: EvalSection = Field(EvalSection(), description="Evaluation.")
     log: LogSection = Field(LogSection(), description="Trackers.")
 
+    @property
+    def resolved_loss(self) -> LossSection:
+        """The loss, with the aggregation that `auto` stands for."""
+        if self.loss.aggregation != "auto":
+            return self.loss
+        aggregation = self.advantage.resolved_estimator.aggregation
+        return self.loss.model_copy(update={"aggregation": aggregation})
+
 
 def broken_rules(sections: Mapping[str, Any]) -> Iterator[Violation]:
     """The broken rules between valid sections. The parameters of a rule are the sections that it reads."""

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pgrpo_cli.algo.estimators import Baseline, Preset, Scale
+from pgrpo_cli.algo.estimators import (
+    Aggregation,
+    Baseline,
+    Estimator,
+    Preset,
+    Scale,
+    resolve_estimator,
+)
 
 from .base import Section, Violation
 
@@ -60,6 +67,13 @@ class AdvantageSection(Section):
         None, description="What the difference is divided by; only with `estimator: custom`."
     )
     epsilon: float = Field(1e-4, ge=0, le=1e6, description="Added to the scale, in reward units.")
+    clip: float | None = Field(
+        5.0,
+        gt=0,
+        le=1e6,
+        description="Largest size of an advantage. Larger ones are clipped to it, after normalization and, "
+        "with `aggregate: normalize_then_sum`, after the sum. Null: no limit.",
+    )
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field(
         "sum_then_normalize",
         description="Rewards are summed by weight, then normalized; or each is normalized by a history of "
@@ -70,6 +84,11 @@ class AdvantageSection(Section):
         description="With `aggregate: normalize_then_sum`: center the sums of a step and divide them by "
         "their standard deviation, as GDPO does.",
     )
+
+    @property
+    def resolved_estimator(self) -> Estimator:
+        """How advantages are computed."""
+        return resolve_estimator(self.estimator, self.baseline, self.scale, self.epsilon)
 
     def violations(self) -> Iterator[Violation]:
         """Baseline and scale are set with `custom`, and only then; sums are centered where there are any."""
@@ -141,10 +160,11 @@ class HistorySection(Section):
 class LossSection(Section):
     """The clipped surrogate."""
 
-    aggregation: Literal["sequence_mean", "token_mean", "constant"] = Field(
-        "sequence_mean",
-        description="Mean over tokens, then completions (GRPO); over all tokens (DAPO); "
-        "divided by a constant (Dr. GRPO).",
+    aggregation: Literal["auto", Aggregation] = Field(
+        "auto",
+        description="Mean over tokens, then completions (`sequence_mean`, GRPO); over all tokens "
+        "(`token_mean`, DAPO); divided by a constant (`constant`, Dr. GRPO). `auto`: `constant` if the "
+        "estimator's baseline is `history` or `shrinkage`, else `sequence_mean`.",
     )
     clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.2, ge=0, le=1000, description="The ratio is clipped above at 1 + clip_high.")

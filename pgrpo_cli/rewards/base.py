@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 _MOST_COLUMNS = 30
-LARGEST = 1e150
-"""A reward, and the sum of rewards, is at most of this size: the square of a larger one is infinite."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pgrpo_cli.algo.estimators import LARGEST_REWARD
 from pgrpo_cli.errors import PgrpoError, RewardError
 
 from .base import (
-    LARGEST,
     AsyncRewardFunction,
     Completion,
     ExplainsItself,
@@ -156,12 +156,12 @@ def _as_reward(value: Any, label: str, completion: Completion) -> float:
         # What a number's own code raises is no number either.
         with suppress(Exception):
             number = float(value)
-    if number is None or abs(number) > LARGEST:
+    if number is None or abs(number) > LARGEST_REWARD:
         kind = "no finite number" if number is None or math.isinf(number) else "too large"
         raise RewardError(
             f"reward {label!r} returned {written(value)} ({type(value).__name__}), which is {kind}; "
             f"{_where(completion)}",
-            remedy=f"Return a number of at most {LARGEST:g}, since squares are summed, or NaN where a "
+            remedy=f"Return a number of at most {LARGEST_REWARD:g}, since squares are summed, or NaN where a "
             "completion cannot be scored.",
         )
     return number

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pgrpo_cli.algo.estimators import LARGEST_REWARD
 from pgrpo_cli.errors import RewardError
 
 from .base import (
-    LARGEST,
     AskingReward,
     AsyncRewardFunction,
     Completion,
@@ -99,11 +99,12 @@ class RewardSum:
                     terms[index][term.label] = score.value
                 parts[index].update({term.part_key(part): value for part, value in score.parts.items()})
         for total, summands in zip(totals, terms, strict=True):
-            if abs(total) > LARGEST:
+            if abs(total) > LARGEST_REWARD:
                 of = ", ".join(f"{label} {value:g}" for label, value in summands.items())
                 raise RewardError(
                     f"the weighted sum of the rewards is {total:g}, which is too large (rewards: {of})",
-                    remedy=f"Lower weights or rewards; it may be {LARGEST:g}, since squares are summed.",
+                    remedy=f"Lower weights or rewards; it may be {LARGEST_REWARD:g}, since squares are "
+                    "summed.",
                 )
         return [Score(*found) for found in zip(totals, parts, terms, strict=True)]
 

@@ -24,6 +24,7 @@ class ScoredStep:
 
     There are N = P·G completions, prompt-major: the G completions of the first prompt come first. `entropy`:
     the mean of -log p over all sampled tokens, in nats. `finished_N`: whether a completion ended by itself.
+    `clipped_fraction`: the share of completions whose advantage was clipped.
     """
 
     step: int
@@ -35,6 +36,7 @@ class ScoredStep:
     finished_N: Sequence[bool]
     scores_N: Sequence[Score]
     advantages_N: Sequence[float]
+    clipped_fraction: float
     entropy: float
 
     @property
@@ -134,6 +136,7 @@ def step_record(
         "reward_std": statistics.stdev(rewards) if len(rewards) > 1 else None,
         "missing_rewards": len(scored.scores_N) - len(rewards),
         "advantage_abs_mean": statistics.fmean(map(abs, scored.advantages_N)),
+        "advantage_clip_fraction": scored.clipped_fraction,
         "loss": update.loss,
         "grad_norm": update.grad_norm,
         "learning_rate": learning_rate,

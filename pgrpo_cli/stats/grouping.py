@@ -12,6 +12,8 @@ from .comparison import Method
 # Recipe keys that do not change what a run learns.
 IMMATERIAL = ("name", "log.", "eval.")
 _SEED = "seed"
+_FOLLOWS = "loss.aggregation"
+"""What a recipe leaves open here follows from its estimator."""
 
 
 def flat_keys(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -52,6 +54,9 @@ def methods_of(
         return _grouped(labels, flat, by), list(by)
     keys = [key for key in varying_keys(recipes) if key != _SEED]
     methods = _grouped(labels, flat, keys) if keys else []
+    fewer = [key for key in keys if key != _FOLLOWS]
+    if fewer and len(shorter := _grouped(labels, flat, fewer)) == len(methods):
+        methods = shorter
     several = any(len(method.runs) > 1 for method in methods)
     distinct = all(len(set(method.seeds)) == len(method.seeds) for method in methods)
     if len(methods) > 1 and several and distinct:

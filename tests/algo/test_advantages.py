@@ -67,6 +67,32 @@ def test_every_baseline_with_every_scale_by_hand(baseline, scale):
     assert found.valid_N.all()
 
 
+def test_advantages_are_clipped_by_hand():
+    # pgrpo with epsilon 0: a has 4.5 and sqrt(36 / 7) = 2.268, b has 12 and sqrt(16 / 3) = 2.309.
+    # a: -1.543 -1.102 -0.661 0.661 | b: -0.866 -0.866 0.866 0.866 | a: 0.220 0.220 1.102 1.102
+    history, estimator = history_of(REWARDS, GROUPS, 4), Estimator("history", "history", 0)
+    common = {"num_generations": 4, "history": history, "estimator": estimator}
+    free = compute_advantages(REWARDS, GROUPS, **common)
+    found = compute_advantages(REWARDS, GROUPS, clip=1.0, **common)
+    assert found.advantages_N.tolist()[:2] == [-1, -1]
+    assert found.advantages_N.tolist()[-2:] == [1, 1]
+    assert torch.equal(found.advantages_N[2:10], free.advantages_N[2:10])
+    assert found.clipped_N.nonzero().flatten().tolist() == [0, 1, 10, 11]
+    assert not free.clipped_N.any()
+    # An advantage of exactly the clip is not changed.
+    bound = -free.advantages_N[2].double().item()
+    assert not compute_advantages(REWARDS, GROUPS, clip=bound * 1.000001, **common).clipped_N[2]
+
+
+def test_a_missing_reward_is_not_clipped():
+    found = compute_advantages(
+        [nan, 1.0, 0.0, 9.0], ["a"] * 4, num_generations=4, estimator="dr_grpo", clip=2.0
+    )
+    # Mean 10/3: -7/3, -10/3, 17/3.
+    assert found.advantages_N.tolist() == [0, -2, -2, 2]
+    assert found.clipped_N.tolist() == [False, True, True, True]
+
+
 def test_presets_by_hand():
     # The first reward, 1, of prompt 0, with epsilon 1e-4.
     expected = {

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from pgrpo_cli.algo.advantages import compute_advantages
-from pgrpo_cli.algo.estimators import PRESETS, resolve_estimator
+from pgrpo_cli.algo.estimators import PRESETS, Baseline, Estimator, Scale, resolve_estimator
 from pgrpo_cli.algo.history import RewardHistory
+
+
+@pytest.mark.parametrize(
+    ("baseline", "aggregation"),
+    [
+        ("history", "constant"),
+        ("shrinkage", "constant"),
+        ("prompt", "sequence_mean"),
+        ("leave_one_out", "sequence_mean"),
+    ],
+)
+def test_the_aggregation_follows_from_the_baseline(baseline: Baseline, aggregation: str) -> None:
+    for scale in get_args(Scale):
+        assert Estimator(baseline, scale).aggregation == aggregation
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -229,6 +229,24 @@ def test_an_infinite_reward_is_refused_and_leaves_the_history_alone():
     assert contents(history) == before
 
 
+@pytest.mark.parametrize("size", [1.001e150, 1e200, 1.7e308])
+def test_a_reward_whose_square_is_infinite_is_refused(size):
+    for reward in (size, -size):
+        with pytest.raises(RewardError, match=r"completion 1 .* its square, which the history adds up"):
+            RewardHistory().update([1, reward], ["a", "a"], num_generations=2, step=1)
+
+
+@pytest.mark.parametrize("settings_", [{}, {"kind": "ema", "decay": 0.9}, {"kind": "window", "window": 4}])
+def test_a_history_of_the_largest_rewards_comes_back(settings_):
+    # Each step is (1e150, -1e150): mean 0, M2 within 2e300 a step.
+    history, again = RewardHistory(**settings_), RewardHistory(**settings_)
+    for step in range(1, 4):
+        history.update([1e150, -1e150], ["a", "a"], num_generations=2, step=step)
+    again.load_state_dict(history.state_dict())
+    assert contents(again) == contents(history)
+    assert 1e150 < history.std("a") < 1.5e150
+
+
 @pytest.mark.parametrize(
     ("rewards", "groups", "num_generations", "message"),
     [

@@ -51,6 +51,30 @@ def test_gradient_by_hand():
     assert logprobs.grad.tolist() == [pytest.approx(row, rel=1e-14) for row in expected]
 
 
+@pytest.mark.parametrize(("aggregation", "push"), [("sequence_mean", 3 / 32), ("constant", 0.0)])
+def test_a_constant_advantage_pushes_towards_short_answers_under_sequence_mean_only(aggregation, push):
+    """A policy with one parameter θ: the first token ends the completion with probability p = sigmoid(θ);
+    otherwise a second token follows, which is always the same. So L is 1 with p, and 2 with 1 - p.
+
+    θ = -ln 3: p = 1/4, dp/dθ = p (1 - p) = 3/16. E[1/L] = p + (1 - p) / 2, so dE[1/L]/dθ = 3/32.
+    Each completion enters with its probability, so that the loss is the expected loss. All advantages are c.
+    sequence_mean: dloss/dθ = -c (p · dlog p + (1 - p) / 2 · dlog(1 - p)) = -c (dp - dp / 2) = -c 3/32.
+    constant, Lmax = 5: dloss/dθ = -c (dp - dp) / 5 = 0.
+    """
+    c = 0.5
+    theta = torch.tensor(-math.log(3), dtype=torch.float64, requires_grad=True)
+    stop, go = torch.nn.functional.logsigmoid(theta), torch.nn.functional.logsigmoid(-theta)
+    zero = torch.zeros((), dtype=torch.float64)
+    logprobs = torch.stack([torch.stack([stop, zero]), torch.stack([go, zero])])
+    loss = policy_loss(
+        logprobs, logprobs.detach(), 2 * c * torch.tensor([1 / 4, 3 / 4]),
+        torch.tensor([[True, False], [True, True]]),
+        **{**SETTINGS, "beta": 0.0, "aggregation": aggregation},
+    ).loss  # fmt: skip
+    loss.backward()
+    assert theta.grad.item() == pytest.approx(-c * push, rel=1e-12, abs=1e-17)
+
+
 def test_kl_by_hand():
     # k3 = exp(d) - d - 1 with d = reference - logprob. The policy at 0, the reference at ln 2 and ln 1/2:
     # 2 - ln 2 - 1 and 1/2 + ln 2 - 1.

@@ -59,6 +59,15 @@ def test_by_hand() -> None:
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_sum_is_clipped_and_not_its_parts() -> None:
+    # x: (1 - 4) / SX = -1.162, -0.387, 0.387, 1.162; y: -0.866, 0.866, -0.866, 0.866, with weights 2 and -1:
+    # -1.458, -1.641, 1.641, 1.458. Parts clipped to 1.5 would give the same; the sum does not.
+    free = advantages(XY, ["p"] * 4, {"x": 2, "y": -1}, estimator=PGRPO)
+    found = advantages(XY, ["p"] * 4, {"x": 2, "y": -1}, estimator=PGRPO, clip=1.5)
+    assert free.tolist() == pytest.approx([-1.458, -1.641, 1.641, 1.458], abs=1e-3)
+    assert found.tolist() == pytest.approx([-1.458, -1.5, 1.5, 1.458], abs=1e-3)
+
+
 def test_a_part_is_normalised_by_the_history_of_its_own_preference_group() -> None:
     # q has seen 1 and 3 of x: mean 2, spread sqrt 2; p has 5 and 7: mean 6, spread sqrt 2.
     parts = [{"x": value} for value in (1.0, 3.0, 5.0, 7.0)]

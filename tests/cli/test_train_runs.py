@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.recipe.load import load_recipe, load_resolved
+from pgrpo_cli.recipe.resolved import with_aggregation
 from pgrpo_cli.state.run import RunDirectory, locked
 from tests.support.recipes import TEN_MISTAKES, TEN_PROBLEMS
 from tests.support.training import TINY, files_in, metrics, outcome, pgrpo, steps_in, trained, write_tiny
@@ -34,7 +35,7 @@ def test_a_run_from_start_to_end(recipe: Path) -> None:
     assert [line.split()[1] for line in lines] == [f"{n}/6" for n in range(1, 7)]
     assert all(f"reward {m['reward_mean']:.3f}" in line for m, line in zip(metrics(run), lines, strict=True))
     assert steps_in(run) == ["step-000002", "step-000004", "step-000006"]
-    assert load_resolved(run / "recipe.yaml") == load_recipe(recipe)
+    assert load_resolved(run / "recipe.yaml") == with_aggregation(load_recipe(recipe))
     assert sorted(path.name for path in run.iterdir()) == [
         ".lock", ".pgrpo-run", "adapter", "checkpoints", "data", "fingerprint.json", "history.sqlite",
         "metrics.jsonl", "origin.json", "paths.json", "recipe.yaml",

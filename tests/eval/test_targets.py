@@ -123,6 +123,16 @@ def test_a_recipe_that_says_what_the_run_took_auto_as_is_its_own(tmp_path: Path)
         eval_target(run, recipe_of(model__compute_dtype="float32"), tmp_path)
 
 
+def test_a_recipe_that_leaves_the_aggregation_open_is_that_of_a_run_with_another_one(tmp_path: Path) -> None:
+    """Runs from before there was `auto` have sequence_mean with every estimator."""
+    run = make_run(tmp_path, recipe_of(loss__aggregation="sequence_mean"))
+    found = eval_target(run, recipe_of(), tmp_path)
+    assert found.recipe.loss.aggregation == found.header.recipe["loss"]["aggregation"] == "sequence_mean"
+    assert eval_target(run, found.recipe, tmp_path).header == found.header
+    with pytest.raises(RunError, match="'sequence_mean' in the run, 'constant' in the recipe"):
+        eval_target(run, recipe_of(loss__aggregation="constant"), tmp_path)
+
+
 def test_the_way_to_evaluate_may_differ_from_the_recipe_of_the_run(tmp_path: Path) -> None:
     header = target(tmp_path, eval__num_completions=2, eval__max_prompts_per_group=3).header
     assert header.sampling == {

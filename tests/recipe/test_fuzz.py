@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.load import dump_resolved, load_recipe, load_resolved, shipped_recipes
+from pgrpo_cli.recipe.resolved import with_aggregation
 from pgrpo_cli.recipe.schema import Recipe, hints
 from pgrpo_cli.recipe.shape import leaves
 
@@ -136,4 +137,4 @@ def test_a_broken_recipe_is_a_recipe_or_a_recipe_error(tmp_path: Path, made: tup
         return
     assert all(map(str.strip, hints(recipe)))
     path.write_text(dump_resolved(recipe))
-    assert load_resolved(path) == recipe
+    assert load_resolved(path) == with_aggregation(recipe)

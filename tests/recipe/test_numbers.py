@@ -24,6 +24,7 @@ from pgrpo_cli.recipe.base import Section
 from pgrpo_cli.recipe.check import check
 from pgrpo_cli.recipe.load import dump_resolved
 from pgrpo_cli.recipe.messages import InvalidRecipe, KeyPath, dotted
+from pgrpo_cli.recipe.resolved import with_aggregation
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.shape import is_section, item_of, unwrap, variants
 from pgrpo_cli.recipe.yaml_lines import Document, parse
@@ -152,7 +153,7 @@ def test_a_number_is_refused_or_works(leaf: tuple[KeyPath, dict[str, Any]]) -> N
     assert taken
     for recipe in taken:
         use(recipe, path)
-    assert check(parse(dump_resolved(taken[-1]), "again", str)) == taken[-1]
+    assert check(parse(dump_resolved(taken[-1]), "again", str)) == with_aggregation(taken[-1])
 
 
 def use(recipe: Recipe, path: KeyPath) -> None:
@@ -228,6 +229,7 @@ def use_advantages(recipe: Recipe, rewards: list[float]) -> None:
             history=history,
             estimator=estimator,
             min_count=recipe.history.min_count,
+            clip=recipe.advantage.clip,
         )
         assert found.advantages_N.isfinite().all()
 

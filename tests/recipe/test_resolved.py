@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from pgrpo_cli import __version__
 from pgrpo_cli.recipe.load import load_resolved
-from pgrpo_cli.recipe.resolved import ABSENT, differing_keys, dump_resolved, recipe_hash, written_by
+from pgrpo_cli.recipe.resolved import (
+    ABSENT,
+    differing_keys,
+    dump_resolved,
+    recipe_hash,
+    with_aggregation,
+    written_by,
+)
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.recipes import MINIMAL, changed, load_data, load_text
 
@@ -45,7 +52,7 @@ def roundtrip(recipe: Recipe, folder: Path) -> Recipe:
 
 def test_a_resolved_recipe_comes_back_equal_and_complete(tmp_path: Path) -> None:
     recipe = load_data(tmp_path, changed(train={"learning_rate": 1e-5}, log={"trackers": ["wandb"]}))
-    assert roundtrip(recipe, tmp_path) == recipe
+    assert roundtrip(recipe, tmp_path) == with_aggregation(recipe)
     written = yaml.safe_load(dump_resolved(recipe))
     assert written["train"]["optimizer"]["epsilon"] == 1e-8
     assert written["model"]["revision"] is None
@@ -71,7 +78,7 @@ def test_any_text_and_number_comes_back_equal(
             ],
         )
     )
-    assert roundtrip(recipe, tmp_path) == recipe
+    assert roundtrip(recipe, tmp_path) == with_aggregation(recipe)
 
 
 def test_the_version_that_wrote_it_is_found_again(tmp_path: Path) -> None:
@@ -127,6 +134,41 @@ def test_a_compute_dtype_that_is_left_to_the_device_is_that_of_the_run(tmp_path:
     assert differing_keys(of("bfloat16"), of("auto")) == []
     assert differing_keys(of("auto"), of("bfloat16")) == [("model.compute_dtype", "auto", "bfloat16")]
     assert differing_keys(of("float16"), of("bfloat16")) == [("model.compute_dtype", "float16", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "taken", "reason"),
+    [
+        ("pgrpo", "constant", "history:\n# the mean of advantages is above 0, which sequence_mean turns"),
+        ("pgrpo_adaptive", "constant", "shrinkage:\n# the mean of advantages is above 0, which"),
+        ("grpo", "sequence_mean", "prompt:\n# every prompt's advantages have mean 0."),
+    ],
+)
+def test_the_aggregation_that_is_left_open_is_resolved_with_its_reason(
+    tmp_path: Path, estimator: str, taken: str, reason: str
+) -> None:
+    def of(aggregation: str) -> Recipe:
+        loss = {"aggregation": aggregation}
+        return load_data(tmp_path, changed(advantage={"estimator": estimator}, loss=loss))
+
+    text = dump_resolved(of("auto"))
+    assert f"# loss.aggregation: auto stands for {taken} here. The baseline is {reason}" in text
+    assert yaml.safe_load(text)["loss"]["aggregation"] == taken
+    assert dump_resolved(roundtrip(of("auto"), tmp_path)) == text
+    assert recipe_hash(of("auto")) == recipe_hash(of(taken)) != recipe_hash(of("token_mean"))
+    assert differing_keys(of("auto"), of(taken)) == differing_keys(of(taken), of("auto")) == []
+    # A run has what it began with, also from before there was `auto`.
+    assert "auto stands for" not in dump_resolved(of("token_mean"))
+    assert differing_keys(of("token_mean"), of("auto")) == []
+    assert differing_keys(of("token_mean"), of(taken)) == [("loss.aggregation", "token_mean", taken)]
+
+
+def test_a_run_from_before_advantages_were_clipped_clips_none(tmp_path: Path) -> None:
+    recipe, path = load_data(tmp_path, MINIMAL), tmp_path / "old.yaml"
+    old = dump_resolved(recipe).replace("  clip: 5.0\n", "")
+    path.write_text(old)
+    assert (recipe.advantage.clip, load_resolved(path).advantage.clip) == (5.0, None)
+    assert load_resolved(tmp_path / "recipe.yaml").advantage.clip == 5.0
 
 
 def test_the_hash_does_not_depend_on_the_order_of_options(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.errors import RunError
+from pgrpo_cli.recipe.resolved import with_aggregation
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.extend import extension_of, has_other_steps
 from pgrpo_cli.state.run import RunDirectory
@@ -49,7 +50,7 @@ def test_a_finished_run_goes_on_and_keeps_all_that_it_had(tmp_path: Path) -> Non
         f"{run.path} goes on from step 6 to 9 instead of 6; the adapter after step 6 stays in "
         f"{run.path / 'adapter.replaced-1'}"
     )
-    assert run.recipe() == recipe(9)
+    assert run.recipe() == with_aggregation(recipe(9))
     assert not run.finished
     (run.path / "adapter.replaced-1").rename(run.adapter)
     after = files_in(run.path)

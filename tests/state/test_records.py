@@ -30,6 +30,7 @@ SCORED = ScoredStep(
     finished_N=[True, True, False, True],
     scores_N=SCORES,
     advantages_N=[-1.0, 1.0, 0.0, 2.0],
+    clipped_fraction=0.25,
     entropy=2.0,
 )
 FIRST = UpdateResult(0.5, 2.5, {"kl": 0.0}, tokens=40, padding=4, reference_seconds=0.5)
@@ -61,6 +62,7 @@ def test_the_metrics_of_a_step() -> None:
     assert record["missing_rewards"] == 1
     # (1 + 1 + 0 + 2) / 4, (2 + 1 + 3 + 1) / 4, one of four cut.
     assert record["advantage_abs_mean"] == 1.0
+    assert record["advantage_clip_fraction"] == 0.25
     assert (record["completion_length_mean"], record["truncated_fraction"]) == (1.75, 0.25)
     assert record["entropy"] == 2.0
     assert (record["loss"], record["grad_norm"], record["kl"], record["learning_rate"]) == (

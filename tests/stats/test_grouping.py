@@ -31,6 +31,23 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method() -> None:
     ]
 
 
+def test_an_aggregation_that_follows_from_the_estimator_is_not_part_of_the_name() -> None:
+    def with_loss(**more: Any) -> dict[str, dict[str, Any]]:
+        taken = {"grpo": "sequence_mean", "pgrpo": "constant", **more}
+        return {
+            label: {**one, "loss": {"aggregation": taken[one["advantage"]["estimator"]]}}
+            for label, one in GRID.items()
+        }
+
+    methods, keys = grouped(with_loss())
+    assert keys == ["advantage.estimator", "loss.aggregation"]
+    assert [m.label for m in methods] == ["grpo", "pgrpo"]
+    # It is where it tells methods apart.
+    both = {**with_loss(), **{f"{k}-mean": v for k, v in with_loss(pgrpo="sequence_mean").items()}}
+    both = {label: one for label, one in both.items() if not label.startswith("grpo")}
+    assert [m.label for m in grouped(both)[0]] == ["constant", "sequence_mean"]
+
+
 def test_without_several_seeds_every_run_stands_for_itself() -> None:
     for recipes in (
         {"a": recipe("grpo", 0), "b": recipe("pgrpo", 0)},

@@ -25,7 +25,7 @@ from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import completion_rows, group_rows, step_record
 from pgrpo_cli.state.run import RunDirectory, claim
 from pgrpo_cli.state.runlog import RunLog
-from pgrpo_cli.training import estimator_of, personalized_advantages, reward_history, scored_step
+from pgrpo_cli.training import personalized_advantages, reward_history, scored_step
 
 from .recipes import changed
 
@@ -96,19 +96,16 @@ def make(
     run.data.mkdir()
     counts = {name: {"train": count, "eval": 2} for name, count in made.training_prompts.items()}
     (run.data / "manifest.json").write_text(json.dumps({"version": 1, "preference_groups": counts}))
-    history, estimator, random = (
-        reward_history(recipe.history),
-        estimator_of(recipe.advantage),
-        np.random.default_rng(0),
-    )
+    history, random = reward_history(recipe.history), np.random.default_rng(0)
     with HistoryStore(run.history_path) as store, RunLog(run.metrics_path) as log:
         for step in range(1, steps + 1):
             progress = (step - 1) / (STEPS - 1)
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
             groups_N = rollouts.preference_groups_N
             advantages = personalized_advantages(
-                scores_N, groups_N, history, None, estimator, recipe.history, num_generations=G, step=step
-            )
+                scores_N, groups_N, history, None, recipe.advantage, recipe.history,
+                num_generations=G, step=step,
+            )  # fmt: skip
             groups = history.stats(groups_N)
             scored = scored_step(step, rollouts, scores_N, advantages)
             store.record_step(completion_rows(scored), group_rows(groups))

@@ -192,7 +192,8 @@ def test_kept_evaluations_are_taken_as_they_are(tmp_path: Path, evaluated: Any) 
     entrants = entrants_of(runs)
     assert evaluated == []
     assert [entrant.label for entrant in entrants] == ["one", "two"]
-    assert compare_evaluations(entrants).runs[1].differs == {"advantage.estimator": "grpo"}
+    differs = {"advantage.estimator": "grpo", "loss.aggregation": "sequence_mean"}
+    assert compare_evaluations(entrants).runs[1].differs == differs
 
 
 def test_a_run_without_evaluation_gets_one_like_the_kept_one(tmp_path: Path, evaluated: Any) -> None:

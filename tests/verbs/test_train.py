@@ -53,9 +53,9 @@ VARIANTS = {
         "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6},
         "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
     },
-    "window, shrinkage, constant": {
+    "window, shrinkage, clip, constant": {
         "history": {"kind": {"type": "window", "size": 8}},
-        "advantage": {"estimator": "pgrpo_shrinkage"},
+        "advantage": {"estimator": "pgrpo_shrinkage", "clip": 0.5},
         "loss": {"aggregation": "constant"},
         "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
     },
@@ -77,7 +77,10 @@ def test_steps_that_go_on_equal_steps_that_never_stopped(tmp_path: Path, section
             go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=stop))
     go(recipe, tmp_path / "halting")
     assert outcome(tmp_path / "halting") == outcome(tmp_path / "whole")
-    assert len(metrics(tmp_path / "whole")) == 6
+    steps = metrics(tmp_path / "whole")
+    assert len(steps) == 6
+    if "clip" in sections.get("advantage", {}):
+        assert any(step["advantage_clip_fraction"] > 0 for step in steps)
 
 
 def test_a_stop_between_checkpoints_saves_the_step_and_changes_nothing(tmp_path: Path) -> None:

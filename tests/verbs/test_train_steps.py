@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from pgrpo_cli.algo.estimators import resolve_estimator
 from pgrpo_cli.algo.history_table import HistoryTable
 from pgrpo_cli.errors import Interrupted, TrainingError
 from pgrpo_cli.recipe.load import load_recipe
@@ -218,9 +217,9 @@ def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[
     recipe = recipe_of(history__update=update)
     history = reward_history(recipe.history)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
-    estimator = resolve_estimator("pgrpo", None, None, 0.0)
+    advantage = recipe.advantage.model_copy(update={"epsilon": 0.0})
     found = personalized_advantages(
-        scores, ["p"] * 4, history, None, estimator, recipe.history, num_generations=2, step=1
+        scores, ["p"] * 4, history, None, advantage, recipe.history, num_generations=2, step=1
     )
     assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
     assert (history.count("p"), history.mean("p")) == (4, 4.0)
@@ -234,9 +233,9 @@ def test_a_history_is_used_from_its_least_count_on(aggregate: str) -> None:
     found = []
     for step in (1, 2, 3):
         scores = [Score(value, {}, {"r0": value}) for value in (1.0, 3.0, 5.0, 7.0)]
-        estimator = resolve_estimator("pgrpo", None, None, 0.0)
+        advantage = recipe.advantage.model_copy(update={"epsilon": 0.0})
         made = personalized_advantages(
-            scores, ["p"] * 4, history, parts, estimator, recipe.history, num_generations=2, step=step
+            scores, ["p"] * 4, history, parts, advantage, recipe.history, num_generations=2, step=step
         )
         found.append(made.advantages_N.tolist())
     # 0 and 4 rewards: each prompt's own mean (2, 6) and standard deviation (sqrt 2).

@@ -93,7 +93,7 @@ class Planner:
         update = self._once(
             "update",
             lambda: update_memory(
-                policy, recipe.loss, recipe.rollout, micro_batch,
+                policy, recipe.resolved_loss, recipe.rollout, micro_batch,
                 checkpointing=recipe.train.gradient_checkpointing,
             ),
             recipe.model, recipe.adapter, recipe.loss, micro_batch,

@@ -119,7 +119,8 @@ def update_memory(
     rollouts = batch.rollouts()
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=0)
     N, L = len(packed.completions_N), packed.input_ids_R_L.shape[1]
-    advantages = Advantages(torch.zeros(N), torch.zeros(N), torch.ones(N), torch.ones(N, dtype=torch.bool))
+    none_N = torch.zeros(N, dtype=torch.bool)
+    advantages = Advantages(torch.zeros(N), none_N, torch.zeros(N), torch.ones(N), ~none_N)
     policy.model.train()
     if checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

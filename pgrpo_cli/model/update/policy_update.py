@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 
+from pgrpo_cli.algo.estimators import Aggregation
 from pgrpo_cli.algo.losses import mean_metrics, policy_loss
 from pgrpo_cli.algo.types import Advantages, LossOutput, UpdateResult
 from pgrpo_cli.errors import TrainingError
@@ -140,7 +142,7 @@ def _accumulate(
             policy, packed, beta=recipe.loss.beta, temperature=recipe.rollout.temperature
         )
         share = micro_batch_loss(
-            policy, packed, rollouts, advantages, recipe.loss, recipe.rollout, reference_N_T
+            policy, packed, rollouts, advantages, recipe.resolved_loss, recipe.rollout, reference_N_T
         )
         lengths = _row_lengths(rows, rollouts, packed=policy.paths.packed)
         return _Share(_add_gradient(share.loss, policy, scale), share.metrics, lengths, seconds)
@@ -222,7 +224,7 @@ def micro_batch_loss(
     rollout: RolloutSection,
     reference_N_T: torch.Tensor | None,
 ) -> LossOutput:
-    """The share of a micro-batch in the loss of the step, and in its metrics."""
+    """The share of a micro-batch in the loss of the step, and in its metrics. `settings`: `resolved_loss`."""
     logprobs_N_T = completion_logprobs(policy, packed, temperature=rollout.temperature)
     n, T = packed.completions_N, logprobs_N_T.shape[1]
     device = logprobs_N_T.device
@@ -236,7 +238,7 @@ def micro_batch_loss(
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         beta=settings.beta,
-        aggregation=settings.aggregation,
+        aggregation=cast(Aggregation, settings.aggregation),
         num_completions=len(advantages.advantages_N),
         num_tokens=int(trained_N_T.sum()),
         max_completion_tokens=rollout.max_completion_tokens,

@@ -55,7 +55,7 @@ UPDATES: dict[str, dict[str, Any]] = {
 
 def update_of(policy: Policy, recipe: Recipe, batch: Batch) -> Held:
     checkpointing = recipe.train.gradient_checkpointing
-    return update_memory(policy, recipe.loss, recipe.rollout, batch, checkpointing=checkpointing)
+    return update_memory(policy, recipe.resolved_loss, recipe.rollout, batch, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("case", UPDATES)

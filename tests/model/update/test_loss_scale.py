@@ -26,7 +26,14 @@ SMALL = tuple(reward / 1000 for reward in REWARDS)
 
 def recipe_of(**values: Any) -> Recipe:
     return Recipe.model_validate(
-        changed(**{"train__learning_rate": 1.0, "train__max_grad_norm": 1e9, **values})
+        changed(
+            **{
+                "train__learning_rate": 1.0,
+                "train__max_grad_norm": 1e9,
+                "loss__aggregation": "sequence_mean",
+                **values,
+            }
+        )
     )
 
 

@@ -71,6 +71,15 @@ def test_the_gradient_is_clipped_to_its_norm():
     assert change.norm() == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize(("estimator", "taken"), [("pgrpo", "constant"), ("grpo", "sequence_mean")])
+def test_an_aggregation_that_is_left_open_is_that_of_the_estimator(estimator, taken):
+    found, change = _update(tiny_policy(), _recipe(advantage__estimator=estimator))
+    expected, expected_change = _update(tiny_policy(), _recipe(loss__aggregation=taken))
+    other, _ = _update(tiny_policy(), _recipe(loss__aggregation="token_mean"))
+    assert found.loss == expected.loss != other.loss
+    assert torch.equal(change, expected_change)
+
+
 def test_completions_without_a_reward_change_nothing():
     missing = (0.1, 0.9, float("nan"), float("nan"), 0.2, 0.8)
     # With a constant divisor, rewards that are missing and rewards that are alike (advantage 0) are the same.

@@ -2,7 +2,7 @@
 
 `final`: the mean reward of the last point of a run's held-out curve; `area`: the mean height of that curve
 over the steps (trapezoids). Both by prompt, so that intervals are over prompts and seeds together, as those
-of `pgrpo compare` (pgrpo_cli/stats/methods.py): each persona counted once, paired by seed and prompt.
+of `pgrpo compare` (pgrpo_cli/stats/methods.py): each persona counted once, paired by prompt.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _by_persona(methods: Mapping[str, Method], pairs: Sequence[tuple[str, str]])
 
 def _contrast(ours: Values, theirs: Values, personas: Sequence[str], first_seed: int = 0) -> Difference:
     seeds = slice(first_seed, min(len(values[personas[0]]) for values in (ours, theirs)))
-    return difference_of([(ours[name][seeds], theirs[name][seeds]) for name in personas], paired_seeds=True)
+    return difference_of([(ours[name][seeds], theirs[name][seeds]) for name in personas])
 
 
 def _cells(contrasts: Sequence[Difference]) -> list[str]:

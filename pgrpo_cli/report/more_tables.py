@@ -49,17 +49,24 @@ def details_table(result: EvalResult) -> ReportTable:
             Cell(percent(share)),
             Cell(percent(detail.win_rate.mean), percents(detail.win_rate)),
             Cell(percent(detail.improved.mean), percents(detail.improved)),
-            Cell(number(detail.effect, signed=True)),
+            Cell(number(detail.effect.mean, signed=True), interval(detail.effect)),
             Cell(number(kl.mean), interval(kl)) if kl else Cell("n/a"),
         )
 
-    columns = ("preference group", "of training", "win rate", "prompts improved", "effect size", "KL a token")
+    columns = (
+        "preference group",
+        "of training",
+        "win rate",
+        "prompts improved",
+        "gain in sd",
+        "KL per token",
+    )
     return ReportTable(
         title="Each preference group",
         columns=columns,
         rows=tuple(row(*line) for line in lines),
         summaries=frozenset({len(lines) - 1}),
-        details=frozenset({2, 3, 5}),
+        details=frozenset({2, 3, 4, 5}),
         optional=frozenset(),
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pgrpo_cli.stats.comparison import Comparison
+import math
+
+from pgrpo_cli.stats.comparison import Comparison, Pair
 from pgrpo_cli.stats.estimates import verdict, win_verdict
-from pgrpo_cli.stats.result_types import EvalResult, Judged, Matrix, TaskScores, Verdict
+from pgrpo_cli.stats.result_types import Estimate, EvalResult, Judged, Matrix, TaskScores, Verdict
 from pgrpo_cli.stats.task_scores import task_label, task_verdict
 
 from .tables import interval, number, percent, percents
@@ -21,7 +23,7 @@ def eval_sentence(result: EvalResult) -> str:
     return (
         f"Mean reward over {_groups(len(result.groups))}, each counted once: {number(macro.base.mean)} "
         f"before training, {number(macro.tuned.mean)} after ({change}: {verdict(macro.difference)}). "
-        f"{_by_outcome(outcomes)}"
+        f"{_in_deviations(result.macro_detail.effect)}{_by_outcome(outcomes)}"
     )
 
 
@@ -76,7 +78,11 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
     }[macro.verdict]
     settles = macro.explanation.removeprefix("can't tell ")
     change += f"; {settles}" if macro.verdict == "can't tell" else ""
-    return f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_by_outcome(outcomes)}"
+    standardised = next((pair for pair in comparison.standardised if pair.run == run), None)
+    return (
+        f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_in_deviations(standardised)}"
+        f"{_variance(macro)}{_by_outcome(outcomes)}"
+    )
 
 
 def grouping_sentence(comparison: Comparison) -> str:
@@ -116,6 +122,32 @@ def chance_sentence(confidence: float, lines: int) -> str:
 
 def _groups(count: int) -> str:
     return "1 preference group" if count == 1 else f"{count} preference groups"
+
+
+def _in_deviations(difference: Estimate | Pair | None) -> str:
+    """The difference where each preference group's rewards count in their own spread; empty if unknown."""
+    mean = math.nan if difference is None else (
+        difference.mean if isinstance(difference, Estimate) else difference.difference
+    )  # fmt: skip
+    if difference is None or math.isnan(mean):
+        return ""
+    says = verdict(difference) if isinstance(difference, Estimate) else difference.verdict
+    return (
+        "In standard deviations of each preference group's rewards before training: "
+        f"{number(mean, signed=True)} {interval(difference)}".rstrip()
+        + f" ({says}). "
+    )
+
+
+def _variance(pair: Pair) -> str:
+    """What makes the difference uncertain; empty with one seed per method."""
+    if pair.variance is None:
+        return ""
+    seeds, units, rest = (percent(share) for share in pair.variance.model_dump().values())
+    return (
+        f"Of the variance of this difference, {seeds} comes from seeds, {units} from {pair.unit}s and {rest} "
+        "from what both have together and from sampling. "
+    )
 
 
 def _by_outcome(outcomes: dict[str, Verdict]) -> str:

@@ -15,11 +15,31 @@ from pgrpo_cli.seeding import derive_seed
 
 from .estimates import PromptValues, Resampler, differences_of, shared_prompts, verdict
 from .intervals import Bootstrap, Floats, Interval
-from .methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
+from .methods import (
+    Difference,
+    detectable,
+    difference_of,
+    holm,
+    p_value,
+    seeds_interval,
+    units_needed,
+    variance_shares,
+)
 from .result_types import Data, Estimate, Number, Unit, Verdict
 
 _MOST_SEEDS = 100
 _MOST_UNITS = 10_000
+
+
+class VarianceShares(Data):
+    """What the variance of a difference of several seeds consists of; the three add up to 1.
+
+    `rest`: what seed and prompt have together, and the sampling of completions.
+    """
+
+    seeds: Number
+    units: Number
+    rest: Number
 
 
 class Pair(Data):
@@ -27,7 +47,8 @@ class Pair(Data):
 
     `run` and `reference` are labels of runs, or of methods if seeds are grouped. `preference_group` is None
     on the macro line, where each preference group counts once. Intervals resample `units` units, which are
-    prompts, or users if a user has several prompts. docs/metrics.md has the formulas.
+    prompts, or users if a user has several prompts. `detectable`: the smallest true difference that would be
+    found with a probability of 80 %. docs/metrics.md has the formulas.
     """
 
     run: str
@@ -46,7 +67,9 @@ class Pair(Data):
     effect_size: Number
     p_value: Number
     p_adjusted: Number
+    detectable: Number
     needed: int | None
+    variance: VarianceShares | None
     explanation: str
 
 
@@ -98,7 +121,9 @@ class ComparedRun(Data):
 class Comparison(Data):
     """The result of `pgrpo compare`. The first run, or its method, is the reference.
 
-    `by`: the recipe keys in which methods differ; empty if every run is a method of its own.
+    `by`: the recipe keys in which methods differ; empty if every run is a method of its own. `standardised`:
+    the macro line of each method with the rewards of each preference group in standard deviations of the base
+    model's, so that groups with large rewards do not carry most of the noise.
     """
 
     version: Literal[1] = 1
@@ -108,6 +133,7 @@ class Comparison(Data):
     methods: list[Method]
     runs: list[ComparedRun]
     pairs: list[Pair]
+    standardised: list[Pair]
     learning: list[Learning]
     notes: list[str]
 
@@ -163,9 +189,31 @@ def pairs_of(
     return [*pairs, _pair(macro, side, reference, macro.p_value, alpha, 1)]
 
 
-def paired_seeds(side: Side, reference: Side) -> bool:
-    """Whether both have the same seeds, each once. Differences are then taken seed by seed."""
-    return len(set(side.seeds)) == len(side.seeds) and sorted(side.seeds) == sorted(reference.seeds)
+def standardised_pair(
+    side: Side,
+    reference: Side,
+    bootstrap: Bootstrap,
+    users: Mapping[str, str],
+    scales: Mapping[str, float],
+) -> Pair | None:
+    """The macro line of rewards that are divided by `scales`, one for each preference group. Groups without a
+    spread are left out; None if none has one.
+    """
+
+    def scaled(side: Side) -> Side:
+        values = tuple(
+            {
+                g: {p: v / scales[g] for p, v in own.items()}
+                for g, own in of_run.items()
+                if scales.get(g, 0) > 0
+            }
+            for of_run in side.values
+        )
+        return replace(side, values=values)
+
+    if not any(scale > 0 for scale in scales.values()):
+        return None
+    return pairs_of(scaled(side), scaled(reference), bootstrap, users)[-1]
 
 
 def _line(
@@ -182,13 +230,8 @@ def _line(
         nothing = Estimate(mean=math.nan, ci_low=math.nan, ci_high=math.nan, n=0)
         return _Line(name, (math.nan, math.nan), None, nothing, math.nan)
     bootstrap, units = resampler.bootstrap, [resampler.units(own) for own in prompts.values()]
-    paired = paired_seeds(side, reference)
-    strata = [
-        (_matrix(side, group, own, paired), _matrix(reference, group, own, paired))
-        for group, own in prompts.items()
-    ]
-    alike = paired or len(side.seeds) == len(reference.seeds) == 1
-    difference = difference_of(strata, paired_seeds=alike, units=units)
+    strata = [(_matrix(side, group, own), _matrix(reference, group, own)) for group, own in prompts.items()]
+    difference = difference_of(strata, units=units)
     if difference.seeds:
         seeded = replace(bootstrap, seed=derive_seed(bootstrap.seed, "seeds", *prompts))
         interval = seeds_interval(difference, seeded)
@@ -208,11 +251,9 @@ def _over_units(
     return Interval(estimate.mean, estimate.ci_low, estimate.ci_high)
 
 
-def _matrix(side: Side, group: str, prompts: Sequence[str], paired: bool) -> Floats:
-    """The values as [seeds, prompts]. If seeds are paired the rows are sorted by seed."""
-    order = range(len(side.seeds))
-    rows = sorted(order, key=lambda i: side.seeds[i]) if paired else order
-    return np.array([[side.values[i][group][p] for p in prompts] for i in rows], np.float64)
+def _matrix(side: Side, group: str, prompts: Sequence[str]) -> Floats:
+    """The values as [seeds, prompts]."""
+    return np.array([[values[group][p] for p in prompts] for values in side.values], np.float64)
 
 
 def _pair(
@@ -224,10 +265,13 @@ def _pair(
         says = "can't tell"
     seeds = min(len(side.seeds), len(reference.seeds))
     several = line.difference is not None and bool(line.difference.seeds)
-    needed = None
-    if says == "can't tell" and line.difference is not None:
-        most = _MOST_SEEDS if several else _MOST_UNITS
-        needed = units_needed(line.difference, alpha / comparisons, most)
+    needed, shares, visible = None, None, math.nan
+    if line.difference is not None:
+        shares = variance_shares(line.difference)
+        visible = detectable(line.difference, alpha / comparisons)
+        if says == "can't tell":
+            most = _MOST_SEEDS if several else _MOST_UNITS
+            needed = units_needed(line.difference, alpha / comparisons, most)
     return Pair(
         run=side.label,
         reference=reference.label,
@@ -245,8 +289,10 @@ def _pair(
         effect_size=math.nan if line.difference is None else line.difference.effect_size,
         p_value=line.p_value,
         p_adjusted=p_adjusted,
+        detectable=visible,
         needed=needed,
-        explanation=_explanation(says, alone, line, seeds, several, needed, comparisons),
+        variance=None if shares is None else VarianceShares(seeds=shares[0], units=shares[1], rest=shares[2]),
+        explanation=_explanation(says, alone, line, seeds, several, visible, needed, comparisons),
     )
 
 
@@ -256,10 +302,13 @@ def _explanation(
     line: _Line,
     seeds: int,
     several: bool,
+    visible: float,
     needed: int | None,
     comparisons: int,
 ) -> str:
-    """The verdict in plain words, and how many seeds, prompts or users would be enough for a clear one."""
+    """The verdict in plain words, which differences would probably have been seen, and how many seeds,
+    prompts or users would be enough to see one as large as this.
+    """
     if says != "can't tell":
         return says
     if line.estimate.n == 0:
@@ -272,6 +321,8 @@ def _explanation(
     if alone != says:
         text = f"can't tell: {alone} by itself, but not as one of {comparisons} comparisons"
         return text if needed is None else f"{text}; about {needed} {unit}s would be enough"
+    if not math.isnan(visible):
+        text += f", which show differences of {visible:.2g} or more"
     if needed is not None:
         return f"{text}; about {needed} would be enough"
     short = several and _units_are_too_few(line)

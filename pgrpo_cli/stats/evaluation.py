@@ -86,11 +86,9 @@ def details(
 def macro_detail(
     rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, resampler: Resampler
 ) -> Detail:
-    """Details over all preference groups, each counted once. There is no effect size, since the rewards of
-    preference groups may have different scales.
-    """
+    """Details over all preference groups, each counted once."""
     kept = [row for row in rows if row.prompt_id in base[row.preference_group]]
-    return _detail(kept, base, tuned, resampler).model_copy(update={"effect": math.nan})
+    return _detail(kept, base, tuned, resampler)
 
 
 def win_values(rows: Sequence[EvalRow]) -> PromptValues:
@@ -112,18 +110,28 @@ def win_values(rows: Sequence[EvalRow]) -> PromptValues:
     return values
 
 
-def effect_size(rows: Sequence[EvalRow], gain: float) -> float:
-    """Cohen's d of one preference group: `gain` divided by the root mean square of the standard deviations of
-    both models' rewards. 0 if the gain is 0; NaN if the rewards have no spread.
+def base_spreads(rows: Sequence[EvalRow]) -> dict[str, float]:
+    """The sample standard deviation of the base model's rewards in each preference group, over all of its
+    completions; 0 if they are all equal, or if there is only one.
     """
-    variances = []
-    for which in ("base", "tuned"):
-        rewards = [row.reward for row in rows if row.which == which and not math.isnan(row.reward)]
-        variances.append(statistics.variance(rewards) if len(rewards) > 1 else math.nan)
-    scale = math.sqrt(math.fsum(variances) / 2)
-    if abs(gain) <= ROUNDING:
-        return 0.0
-    return gain / scale if scale > ROUNDING else math.nan
+    rewards: dict[str, list[float]] = {}
+    for row in rows:
+        if row.which == "base" and not math.isnan(row.reward):
+            rewards.setdefault(row.preference_group, []).append(row.reward)
+    return {group: statistics.stdev(own) if len(own) > 1 else 0.0 for group, own in rewards.items()}
+
+
+def standardised(gains: PromptValues, spreads: Mapping[str, float]) -> PromptValues:
+    """Gains in standard deviations of the base model's rewards (Glass's Δ). A preference group without a
+    spread is left out, unless nothing in it has changed.
+    """
+    found: PromptValues = {}
+    for group, own in gains.items():
+        if spreads.get(group, 0.0) > ROUNDING:
+            found[group] = {prompt: gain / spreads[group] for prompt, gain in own.items()}
+        elif all(abs(gain) <= ROUNDING for gain in own.values()):
+            found[group] = dict.fromkeys(own, 0.0)
+    return found
 
 
 def _win(difference: float) -> float:
@@ -145,5 +153,5 @@ def _detail(rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, re
         },
         win_rate=resampler.share(win_values(rows), equal_weights),
         improved=resampler.share(improved, equal_weights),
-        effect=effect_size(rows, resampler.mean(gains, equal_weights).mean),
+        effect=resampler.mean(standardised(gains, base_spreads(rows)), equal_weights),
     )

@@ -34,7 +34,7 @@ def fairness(
         range=max(means.values()) - min(means.values()) if several else math.nan,
         std=statistics.stdev(means.values()) if several else math.nan,
         std_beyond_noise=_beyond_noise(list(means.values()), errors) if several else math.nan,
-        jain=jain_index([details[group].effect for group in known]) if several else math.nan,
+        jain=jain_index([details[group].effect.mean for group in known]) if several else math.nan,
         minority=_minority(known, weights, minority_share, resampler),
     )
 

@@ -15,9 +15,10 @@ their variance / U is that of a ratio of two sums, of which they are the linear 
 Resampling 2 to 5 seeds with replacement gives intervals that are far too short: in a simulation with 3 seeds
 a nominal 95 % percentile interval contained the true value 84 % of the time. So the bootstrap here treats the
 two levels differently. Units are resampled, as in `intervals.py`. Seeds are too few for that, and contribute
-draws of Student's t times their standard error. If the seeds are not paired, these are the standard error and
-the degrees of freedom of Welch's test. If each method has one seed, only units are resampled, and the
-interval is that of `intervals.py`.
+draws of Student's t times their standard error, with the degrees of freedom of Welch's test: the same seed
+in two methods does not make their runs alike (in the runs of docs/reproduction.md their results correlated
+between -0.4 and +0.5), so seeds are not paired. If each method has one seed, only units are resampled, and
+the interval is that of `intervals.py`.
 
 The sum of the two levels is conservative: with 2 or 3 seeds the interval is longer than necessary if both
 levels matter. A single t for the total, by Welch and Satterthwaite, would be too short by a larger amount
@@ -64,13 +65,14 @@ class Part:
 class Difference:
     """A mean difference over K preference groups, each counted once, and the components of its variance.
 
-    - `seeds`: one component if seeds are paired, one per method if not, none if each method has one seed.
+    - `seeds`: one component per method with several seeds, none if each method has one seed.
     - `units`: one component per preference group; its variance is NaN if there is a single unit.
     - `deviations`: per preference group, the deviations of units from the mean, scaled down so that their
       variance does not contain the residual variance.
     - `effect_size`: the mean divided by the standard deviation of the prompts' differences (Cohen's d_z),
-    pooled
-      over preference groups.
+      pooled over preference groups.
+    - `residual`: the part of the seeds' components that comes from what seed and unit have together, which
+      includes the sampling of completions.
     """
 
     mean: float
@@ -78,6 +80,7 @@ class Difference:
     units: tuple[Part, ...]
     deviations: tuple[Clustered, ...]
     effect_size: float
+    residual: float = 0.0
 
     @property
     def standard_error(self) -> float:
@@ -95,32 +98,29 @@ class Difference:
 def difference_of(
     strata: Sequence[tuple[ArrayLike, ArrayLike]],
     *,
-    paired_seeds: bool,
     units: Sequence[Units | None] | None = None,
 ) -> Difference:
     """Values minus reference. `strata`: for each preference group ([S, P], [T, P]), with the same P prompts.
 
-    `paired_seeds`: row s of both was trained with the same seed, so S = T. `units`: for each preference group
-    the unit of each prompt; None: each prompt is a unit. Raises ValueError if shapes differ.
+    `units`: for each preference group the unit of each prompt; None: each prompt is a unit. Raises ValueError
+    if the numbers of prompts differ.
     """
     arrays = [(np.asarray(v, np.float64), np.asarray(r, np.float64)) for v, r in strata]
     for values, reference in arrays:
-        if values.shape[1] != reference.shape[1] or (paired_seeds and values.shape != reference.shape):
-            raise ValueError(f"shapes {values.shape} and {reference.shape} are not paired")
+        if values.shape[1] != reference.shape[1]:
+            raise ValueError(f"shapes {values.shape} and {reference.shape} have other prompts")
     layouts = [
         _Layout.of(*stratum, units_P)
         for stratum, units_P in zip(arrays, units or [None] * len(arrays), strict=True)
     ]
     share = 1 / len(strata)
     sides = [[layout.values for layout in layouts], [layout.reference for layout in layouts]]
-    if paired_seeds:
-        sides = [[layout.values - layout.reference for layout in layouts]]
     seeds, residuals = _seed_parts(sides)
     parts, deviations = zip(*map(_unit_part, layouts, residuals, [share] * len(layouts)), strict=True)
     mean = math.fsum(share * float((v.mean(axis=0) - r.mean(axis=0)).mean()) for v, r in arrays)
     spread = math.sqrt(math.fsum(_variance(v.mean(axis=0) - r.mean(axis=0)) for v, r in arrays) * share)
     effect = mean / spread if spread > _ROUNDING else math.nan
-    return Difference(mean, seeds, parts, deviations, effect)
+    return Difference(mean, seeds, parts, deviations, effect, share**2 * math.fsum(residuals))
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def detectable(difference: Difference, alpha: float) -> float:
+    """The smallest true difference that this experiment detects with a probability of 80 %, in reward units:
+    (t at 1 - alpha/2 + t at 0.8) * standard error. NaN if the standard error is unknown.
+    """
+    error = difference.standard_error
+    return (
+        error if math.isnan(error) else _quantiles(_df([*difference.seeds, *difference.units]), alpha) * error
+    )
+
+
+def variance_shares(difference: Difference) -> tuple[float, float, float] | None:
+    """The shares of seeds, of units, and of the rest in the variance of the mean. The rest is the residual of
+    the two-way layout: what seed and prompt have together, and the sampling of completions. None with one
+    seed per method, where they cannot be told apart.
+    """
+    if not difference.seeds or not difference.standard_error > _ROUNDING:
+        return None
+    total = difference.standard_error**2
+    # The seeds' component contains the residual, which is only estimated: it may be the larger one.
+    seeds = max(0.0, math.fsum(part.variance for part in difference.seeds) - difference.residual)
+    units = math.fsum(part.variance for part in difference.units)
+    return seeds / total, units / total, 1 - (seeds + units) / total
+
+
 def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
     """How many seeds per method (or units in total, if each method has one seed) would detect the difference.
 
@@ -242,9 +266,13 @@ def _detected(difference: Difference, alpha: float, units: int) -> bool:
             for p in difference.units
         ]
     error = math.sqrt(math.fsum(part.variance for part in scaled))
-    df = max(1.0, _df(scaled))
-    needed = student_t_quantile(1 - alpha / 2, df) + student_t_quantile(_POWER, df)
-    return abs(difference.mean) >= needed * error
+    return abs(difference.mean) >= _quantiles(_df(scaled), alpha) * error
+
+
+def _quantiles(df: float, alpha: float) -> float:
+    """How many standard errors a difference must be away from 0 to be detected with the usual power."""
+    df = max(1.0, df)
+    return student_t_quantile(1 - alpha / 2, df) + student_t_quantile(_POWER, df)
 
 
 def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], list[float]]:

@@ -35,6 +35,13 @@ class Estimate(Data):
     n: int
 
 
+def _as_estimate(value: Any) -> Any:
+    """A number alone, as older results have it, becomes an estimate without an interval."""
+    if value is None or isinstance(value, int | float):
+        return {"mean": value, "ci_low": None, "ci_high": None, "n": 0}
+    return value
+
+
 class Contrast(Data):
     """Base and tuned model on the same prompts. `difference` is tuned minus base, paired by prompt."""
 
@@ -75,14 +82,15 @@ class Detail(Data):
     - `parts`: the parts of the reward, by name.
     - `win_rate`: the share of pairs of completions to one prompt that the tuned model wins.
     - `improved`: the share of prompts whose mean reward is higher.
-    - `effect`: the gain in standard deviations of the reward; unknown over all groups, and without spread.
+    - `effect`: the gain in standard deviations of the base model's rewards in the group. Its interval takes
+      that deviation as known.
     """
 
     units: int
     parts: dict[str, Contrast]
     win_rate: Estimate
     improved: Estimate
-    effect: Number
+    effect: Annotated[Estimate, BeforeValidator(_as_estimate)]
 
 
 class Worst(Data):

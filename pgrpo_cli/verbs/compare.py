@@ -18,8 +18,16 @@ from pgrpo_cli.state.curve import training_record
 from pgrpo_cli.state.files import atomic_write
 from pgrpo_cli.state.results import require_writable
 from pgrpo_cli.state.run import RunDirectory, run_at
-from pgrpo_cli.stats.comparison import ComparedRun, Comparison, Method, Side, pairs_of
+from pgrpo_cli.stats.comparison import (
+    ComparedRun,
+    Comparison,
+    Method,
+    Side,
+    pairs_of,
+    standardised_pair,
+)
 from pgrpo_cli.stats.estimates import prompt_values
+from pgrpo_cli.stats.evaluation import base_spreads
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
@@ -201,6 +209,11 @@ def compare_evaluations(
             confidence=first.result.confidence,
         ),
         pairs=[pair for side in sides[1:] for pair in pairs_of(side, sides[0], bootstrap, users)],
+        standardised=[
+            pair
+            for side in sides[1:]
+            if (pair := standardised_pair(side, sides[0], bootstrap, users, base_spreads(first.result.rows)))
+        ],
         notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
     )
 

@@ -167,6 +167,8 @@ def test_the_evaluation_in_a_sentence() -> None:
     assert eval_sentence(RESULT) == (
         "Mean reward over 3 preference groups, each counted once: 0.233 before training, 0.317 after "
         f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]: ahead). "
+        "In standard deviations of each preference group's rewards before training: "
+        "+0.928 [0.928..0.928] (ahead). "
         "By preference group: ahead 1 (loud), behind 1 ([bold]x), no difference 1 (calm)."
     )
 
@@ -185,6 +187,8 @@ def test_the_comparison_in_a_sentence() -> None:
     # Macro: (0.3 + 0.1 + 0) / 3
     assert comparison_sentence(comparison, "better") == (
         "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "
+        "In standard deviations of each preference group's rewards before training: "
+        "+1.485 [1.485..1.485] (ahead). "
         "By preference group: ahead 2 (calm, loud), no difference 1 ([bold]x)."
     )
     assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from scipy import stats
 
-from pgrpo_cli.stats.comparison import Pair, Side, paired_seeds, pairs_of
+from pgrpo_cli.stats.comparison import Pair, Side, pairs_of, standardised_pair
 from pgrpo_cli.stats.estimates import PromptValues, Resampler, differences_of
 from pgrpo_cli.stats.intervals import Bootstrap
 
@@ -40,22 +40,55 @@ def lines(one: Side, other: Side, users: Mapping[str, str] | None = None) -> dic
 
 
 def test_a_method_is_no_different_from_itself() -> None:
-    one = side("a", [0.0, 0.3, 0.1])
+    one = side("a", [0.3])
     for pair in lines(one, one).values():
         assert (pair.difference, pair.ci_low, pair.ci_high, pair.p_value) == (0, 0, 0, 1)
         assert (pair.verdict, pair.explanation) == ("no difference", "no difference")
+    # Seeds that scatter stand for others that would have differed.
+    several = side("a", [0.0, 0.3, 0.1])
+    found = lines(several, several).values()
+    assert {(pair.difference, pair.verdict) for pair in found} == {(0, "can't tell")}
 
 
-def test_seeds_are_paired_whatever_their_order() -> None:
+def test_equal_seeds_pair_nothing() -> None:
+    # Seeds differ by 1 from each other in both methods, and by 0.2 at the same seed: that is chance.
     one, other = side("a", [0.2, 1.2, 2.2]), side("b", [0.0, 1.0, 2.0], first=50)
-    assert paired_seeds(one, other)
-    # Seeds differ by 1 from each other, and by 0.2 at the same seed.
-    assert lines(one, other)[None].verdict == "ahead"
-    turned = Side("b", (2, 1, 0), other.values[::-1])
-    assert lines(one, turned)[None].ci_low == pytest.approx(lines(one, other)[None].ci_low, abs=1e-9)
-    unpaired = Side("b", (7, 8, 9), other.values)
-    assert not paired_seeds(one, unpaired)
-    assert lines(one, unpaired)[None].verdict == "can't tell"
+    assert lines(one, other)[None].verdict == "can't tell"
+    renamed = Side("b", (7, 8, 9), other.values[::-1])
+    assert lines(one, renamed)[None].ci_low == pytest.approx(lines(one, other)[None].ci_low, abs=1e-9)
+
+
+def test_a_null_result_says_what_could_have_been_seen_and_what_made_it_uncertain() -> None:
+    # Seeds scatter by 1 in both methods. Variance of each mean of 3 seeds: 1 / 3, so the standard error is
+    # sqrt(2 / 3) = 0.816, with 4 degrees of freedom. Student's t at 0.975 is 2.776, at 0.8 it is 0.941.
+    macro = lines(side("a", [0.2, 1.2, 2.2], noise=0.0), side("b", [0.0, 1.0, 2.0], first=50, noise=0.0))[
+        None
+    ]
+    assert macro.detectable == pytest.approx((2.776 + 0.941) * math.sqrt(2 / 3), rel=1e-3)
+    assert macro.explanation.startswith("can't tell with 3 seeds, which show differences of 3 or more; ")
+    assert macro.variance is not None and macro.variance.seeds == pytest.approx(1)
+    assert sum(macro.variance.model_dump().values()) == pytest.approx(1)
+    # With one seed per method nothing tells seeds from prompts.
+    assert lines(side("a", [0.2]), side("b", [0.0], first=50))[None].variance is None
+
+
+def test_standardised_each_preference_group_counts_in_its_own_spread() -> None:
+    one, other = side("a", [0.3], noise=0.1), side("b", [0.0], first=50, noise=0.1)
+    plain = lines(one, other)
+    # g1 in units of 100 carries the macro mean; in deviations both groups count alike again.
+    large = [
+        Side(s.label, s.seeds, ({**s.values[0], "g1": {p: 100 * v for p, v in s.values[0]["g1"].items()}},))
+        for s in (one, other)
+    ]
+    scales = {"g0": 0.5, "g1": 50.0}
+    found = standardised_pair(*large, BOOTSTRAP, {}, scales)
+    assert found is not None
+    assert found.difference == pytest.approx((plain["g0"].difference + plain["g1"].difference) / 2 / 0.5)
+    assert found.preference_group is None
+    # A group without a spread is left out; without any spread there is no such line.
+    alone = standardised_pair(*large, BOOTSTRAP, {}, {"g0": 0.5, "g1": 0.0})
+    assert alone is not None and alone.difference == pytest.approx(plain["g0"].difference / 0.5)
+    assert standardised_pair(*large, BOOTSTRAP, {}, {"g0": 0.0}) is None
 
 
 def test_seeds_that_scatter_make_it_uncertain_and_say_how_many_would_do() -> None:
@@ -64,7 +97,8 @@ def test_seeds_that_scatter_make_it_uncertain_and_say_how_many_would_do() -> Non
     macro = lines(one, other)[None]
     assert (macro.verdict, macro.seeds, macro.n) == ("can't tell", 3, 60)
     assert macro.needed is not None and 3 < macro.needed < 15
-    assert macro.explanation == f"can't tell with 3 seeds; about {macro.needed} would be enough"
+    shown = f"which show differences of {macro.detectable:.2g} or more"
+    assert macro.explanation == f"can't tell with 3 seeds, {shown}; about {macro.needed} would be enough"
     single = lines(Side("a", (0,), one.values[:1]), Side("b", (0,), other.values[:1]))[None]
     assert (single.verdict, single.seeds) == ("ahead", 1)
 
@@ -78,7 +112,7 @@ def test_one_seed_each_is_the_paired_t_test_and_counts_prompts() -> None:
     )
     assert pair.p_value == pytest.approx(expected.pvalue, rel=1e-3)
     assert pair.effect_size == pytest.approx(expected.statistic / math.sqrt(12))
-    assert pair.explanation.startswith("can't tell with 12 prompts; ")
+    assert pair.explanation.startswith("can't tell with 12 prompts, which show differences of ")
 
 
 def test_preference_groups_are_corrected_for_their_number_and_the_macro_line_is_not() -> None:
@@ -138,7 +172,8 @@ def test_users_are_the_units_with_one_seed_as_in_an_evaluation() -> None:
     # Prompts of one user say the same: as units they tell apart what ten users do not.
     assert (found.verdict, by_prompt.verdict) == ("can't tell", "ahead")
     assert found.needed is not None and 10 < found.needed < 40
-    assert found.explanation == f"can't tell with 10 users; about {found.needed} would be enough"
+    assert found.explanation.startswith("can't tell with 10 users, which show differences of ")
+    assert found.explanation.endswith(f" or more; about {found.needed} would be enough")
     assert found.p_value > 0.05 > by_prompt.p_value
 
 
@@ -148,7 +183,8 @@ def test_users_are_the_units_with_several_seeds() -> None:
     for line in (None, "g0"):
         assert (found[line].difference, found[line].units) == (by_prompt[line].difference, 10)
         assert (found[line].verdict, by_prompt[line].verdict) == ("can't tell", "ahead")
-        assert found[line].explanation == "can't tell with 3 seeds; more users are needed"
+        assert found[line].explanation.startswith("can't tell with 3 seeds, which show differences of ")
+        assert found[line].explanation.endswith(" or more; more users are needed")
 
 
 def test_a_single_user_gives_no_interval() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pgrpo_cli.stats.estimates import Resampler
-from pgrpo_cli.stats.evaluation import effect_size, summarise, win_values
+from pgrpo_cli.stats.evaluation import base_spreads, standardised, summarise, win_values
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import EvalRow
 from tests.support.results import rows_of
@@ -44,7 +44,12 @@ def test_details_of_a_group_and_over_groups() -> None:
     assert (calm.improved.mean, loud.improved.mean) == (0.5, 0.5)
     assert (calm.units, loud.units, summary.macro_detail.units) == (2, 2, 4)
     assert summary.macro_detail.win_rate.mean == pytest.approx(0.625)
-    assert math.isnan(summary.macro_detail.effect)
+    # calm gains 0.025 with base rewards 0, 0.2, 0.3, 0.3, variance 0.02; loud gains 0.1, variance 0.02 / 3.
+    effects = 0.025 / math.sqrt(0.02), 0.1 / math.sqrt(0.02 / 3)
+    assert (calm.effect.mean, loud.effect.mean) == pytest.approx(effects)
+    assert summary.macro_detail.effect.mean == pytest.approx(sum(effects) / 2)
+    gain = summary.groups["calm"].difference
+    assert calm.effect.ci_low == pytest.approx(gain.ci_low / math.sqrt(0.02))
     # The rows' only part equals their reward.
     assert calm.parts["style"] == summary.groups["calm"]
     assert summary.macro_detail.parts["style"].difference.mean == pytest.approx(0.0625)
@@ -58,12 +63,13 @@ def test_a_part_that_one_group_lacks_counts_where_it_is() -> None:
     assert summary.macro_detail.parts["style"].difference.mean == pytest.approx(0.1)
 
 
-def test_effect_size_by_hand() -> None:
-    # Variances of {0, 1} and {1, 3}: 0.5 and 2; gain 1.5 over sqrt(1.25).
-    found = rows({"g": {"a": [0.0, 1.0]}}, {"g": {"a": [1.0, 3.0]}})
-    assert effect_size(found, 1.5) == pytest.approx(1.5 / math.sqrt(1.25))
-    flat = rows({"g": {"a": [0.0, 0.0]}}, {"g": {"a": [1.0, 1.0]}})
-    assert math.isnan(effect_size(flat, 1.0)) and effect_size(flat, 0.0) == 0.0
+def test_gains_count_in_the_spread_of_the_base_model_by_hand() -> None:
+    # The variance of {0, 1} is 0.5; what the tuned model's rewards scatter by does not matter.
+    found = rows({"g": {"a": [0.0, 1.0]}, "flat": {"b": [2.0, 2.0]}, "one": {"c": [1.0, NAN]}}, {})
+    assert base_spreads(found) == pytest.approx({"g": math.sqrt(0.5), "flat": 0.0, "one": 0.0})
+    gains = {"g": {"a": 1.5}, "flat": {"b": 1.0}, "one": {"c": 0.0}}
+    # A group without a spread is unknown, and 0 where nothing has changed.
+    assert standardised(gains, base_spreads(found)) == {"g": {"a": 1.5 / math.sqrt(0.5)}, "one": {"c": 0.0}}
 
 
 def test_users_are_the_unit_where_one_has_several_prompts() -> None:

@@ -10,7 +10,15 @@ from scipy import stats
 from torch import Tensor
 
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
+from pgrpo_cli.stats.methods import (
+    Difference,
+    difference_of,
+    holm,
+    p_value,
+    seeds_interval,
+    units_needed,
+    variance_shares,
+)
 from tests.support.intervals import mean_interval
 
 
@@ -23,23 +31,26 @@ def test_what_the_variance_is_made_of_by_hand() -> None:
     # Seeds: variance 2, over 2 seeds 1. Rest: every entry is 0.5 off the sum of effects, mean square 1 with
     # one degree of freedom, so 1 / 2 prompts / 2 seeds = 0.25. Prompts: variance 4.5 / 2, less 0.25: 2.
     values = torch.tensor([[1.0, 3.0], [2.0, 6.0]], dtype=torch.float64)
-    found = difference_of([(values, torch.zeros_like(values))], paired_seeds=True)
+    found = difference_of([(values, torch.zeros_like(values))])
     assert found.mean == 3
-    assert [(part.variance, part.df, part.count) for part in found.seeds] == [(1.0, 1, 2)]
+    # The reference does not scatter.
+    assert [(part.variance, part.df, part.count) for part in found.seeds] == [(1.0, 1, 2), (0.0, 1, 2)]
     assert found.units[0].variance == pytest.approx(2.0)
+    # The seeds' 1 contains the rest, 0.25, so of 3 it is 0.75 for seeds, 2 for prompts, 0.25 for the rest.
+    assert variance_shares(found) == pytest.approx((0.25, 2 / 3, 1 / 12))
     assert found.standard_error == pytest.approx(math.sqrt(3))
     assert found.effect_size == pytest.approx(3 / math.sqrt(4.5))
 
 
 def by_user(rows: list[list[float]], users: str) -> Difference:
     values = torch.tensor(rows, dtype=torch.float64)
-    return difference_of([(values, torch.zeros_like(values))], paired_seeds=True, units=[list(users)])
+    return difference_of([(values, torch.zeros_like(values))], units=[list(users)])
 
 
 def test_users_with_equally_many_prompts_stand_for_their_means_by_hand() -> None:
     # The users' means are the layout above, [[1, 3], [2, 6]]. Prompts: means 1, 2, 4, 5, variance 10 / 3.
     found = by_user([[0.5, 1.5, 2.0, 4.0], [1.5, 2.5, 6.0, 6.0]], "aabb")
-    assert (found.mean, [(part.variance, part.df) for part in found.seeds]) == (3, [(1.0, 1)])
+    assert (found.mean, [(part.variance, part.df) for part in found.seeds]) == (3, [(1.0, 1), (0.0, 1)])
     assert [(part.variance, part.df, part.count) for part in found.units] == [(pytest.approx(2.0), 1, 2)]
     assert found.effect_size == pytest.approx(3 / math.sqrt(10 / 3))
 
@@ -62,9 +73,7 @@ def test_users_of_unlike_size_count_by_their_prompts_by_hand() -> None:
 def test_with_alike_seeds_it_is_the_interval_over_users() -> None:
     users = [user for user in range(30) for _ in range(1 + user % 4)]
     values = drawn(8, 30)[users] + 0.3 * drawn(9, len(users))
-    found = difference_of(
-        [(values.expand(3, -1), 0 * values.expand(3, -1))], paired_seeds=True, units=[users]
-    )
+    found = difference_of([(values.expand(3, -1), 0 * values.expand(3, -1))], units=[users])
     interval = seeds_interval(found, Bootstrap(samples=20_000))
     expected = mean_interval(values, Bootstrap(samples=20_000, seed=1), users)
     assert interval.mean == pytest.approx(expected.mean)
@@ -82,14 +91,14 @@ def test_without_pairing_both_methods_scatter() -> None:
     # Seeds' means 1, 3 and 0, 0, 3: variances 2 / 2 and 3 / 3.
     values = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
     reference = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 3.0]], dtype=torch.float64)
-    found = difference_of([(values, reference)], paired_seeds=False)
+    found = difference_of([(values, reference)])
     assert [part.variance for part in found.seeds] == pytest.approx([1.0, 1.0])
     assert (found.mean, found.units[0].variance) == (1.0, 0.0)
 
 
 def test_without_pairing_and_without_units_effect_it_is_the_test_of_welch() -> None:
     values, reference = drawn(5, 3, 1).expand(3, 25), 2 * drawn(6, 5, 1).expand(5, 25)
-    found = difference_of([(values, reference)], paired_seeds=False)
+    found = difference_of([(values, reference)])
     interval = seeds_interval(found, Bootstrap(samples=2000, confidence=0.9))
     expected = stats.ttest_ind(values[:, 0].numpy(), reference[:, 0].numpy(), equal_var=False)
     limits = expected.confidence_interval(0.9)
@@ -100,29 +109,20 @@ def test_without_pairing_and_without_units_effect_it_is_the_test_of_welch() -> N
 def test_a_single_seed_is_taken_to_scatter_like_the_other_method() -> None:
     # Variance 2 over the two seeds of one: 2 / 2 + 2 / 1.
     values = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
-    found = difference_of([(values, torch.zeros(1, 2, dtype=torch.float64))], paired_seeds=False)
+    found = difference_of([(values, torch.zeros(1, 2, dtype=torch.float64))])
     assert [(part.variance, part.df) for part in found.seeds] == [(pytest.approx(3.0), 1)]
-
-
-def test_paired_seeds_cancel_what_they_share() -> None:
-    shared = drawn(1, 4, 1) + drawn(2, 4, 30)
-    found = difference_of([(shared + 0.5, shared)], paired_seeds=True)
-    interval = seeds_interval(found, Bootstrap())
-    assert (interval.low, interval.high) == pytest.approx((0.5, 0.5))
-    apart = difference_of([(shared + 0.5, shared)], paired_seeds=False)
-    assert apart.standard_error > 0.1
 
 
 def test_with_one_seed_it_is_the_paired_t_test() -> None:
     values, reference = drawn(1, 1, 20) + 0.4, drawn(2, 1, 20)
-    found = difference_of([(values, reference)], paired_seeds=True)
+    found = difference_of([(values, reference)])
     expected = stats.ttest_rel(values[0].numpy(), reference[0].numpy())
     assert p_value(found) == pytest.approx(expected.pvalue, rel=1e-3)
 
 
 def test_with_one_preference_group_and_no_prompt_effect_it_is_the_t_test_over_seeds() -> None:
     seeds = drawn(5, 4, 1).expand(4, 25)
-    found = difference_of([(seeds, torch.zeros(4, 25, dtype=torch.float64))], paired_seeds=True)
+    found = difference_of([(seeds, torch.zeros(4, 25, dtype=torch.float64))])
     interval = seeds_interval(found, Bootstrap(samples=2000, confidence=0.9))
     expected = stats.ttest_1samp(seeds[:, 0].numpy(), 0)
     limits = expected.confidence_interval(0.9)
@@ -132,7 +132,7 @@ def test_with_one_preference_group_and_no_prompt_effect_it_is_the_t_test_over_se
 
 def test_with_many_prompts_and_alike_seeds_it_is_the_interval_over_prompts() -> None:
     prompts = drawn(6, 1, 400).expand(3, 400)
-    found = difference_of([(prompts, torch.zeros(3, 400, dtype=torch.float64))], paired_seeds=True)
+    found = difference_of([(prompts, torch.zeros(3, 400, dtype=torch.float64))])
     interval = seeds_interval(found, Bootstrap(samples=4000))
     limits = stats.ttest_1samp(prompts[0].numpy(), 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((limits.low, limits.high), abs=0.01)
@@ -149,7 +149,7 @@ def test_holm_by_hand() -> None:
 def test_seeds_needed_do_what_they_say() -> None:
     # Seeds scatter by 1 around a difference of 1, prompts not at all: the t-test's power at N seeds is known.
     values = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64).expand(3, 40)
-    found = difference_of([(values, torch.zeros(3, 40, dtype=torch.float64))], paired_seeds=True)
+    found = difference_of([(values, torch.zeros(3, 40, dtype=torch.float64))])
     needed = units_needed(found, 0.05, 1000)
     assert needed is not None
 
@@ -164,26 +164,26 @@ def test_seeds_needed_do_what_they_say() -> None:
 def test_no_number_of_seeds_makes_up_for_too_few_prompts() -> None:
     prompts = torch.tensor([[-2.0, 2.1]], dtype=torch.float64).expand(3, 2)
     seeds = torch.tensor([[0.0], [0.1], [0.2]], dtype=torch.float64)
-    found = difference_of([(prompts + seeds, torch.zeros(3, 2, dtype=torch.float64))], paired_seeds=True)
+    found = difference_of([(prompts + seeds, torch.zeros(3, 2, dtype=torch.float64))])
     assert units_needed(found, 0.05, 1000) is None
 
 
 def test_prompts_needed_with_one_seed() -> None:
     # Mean 0.5, standard deviation 1: (1.96 + 0.84)^2 / 0.25 = 31.4 prompts by the normal approximation.
     values = torch.tensor([[-0.5, 1.5] * 5], dtype=torch.float64) * (0.9**0.5) + 0.5 * (1 - 0.9**0.5)
-    found = difference_of([(values, torch.zeros(1, 10, dtype=torch.float64))], paired_seeds=True)
+    found = difference_of([(values, torch.zeros(1, 10, dtype=torch.float64))])
     needed = units_needed(found, 0.05, 1000)
     assert needed is not None and 32 <= needed <= 36
 
 
 def test_a_single_prompt_has_no_interval() -> None:
     one = torch.ones(3, 1, dtype=torch.float64)
-    found = difference_of([(one, one * 0)], paired_seeds=True)
+    found = difference_of([(one, one * 0)])
     assert math.isnan(seeds_interval(found, Bootstrap()).low) and math.isnan(p_value(found))
 
 
-def test_shapes_that_are_not_paired_are_refused() -> None:
-    with pytest.raises(ValueError, match="not paired"):
-        difference_of([(torch.zeros(2, 3), torch.zeros(3, 3))], paired_seeds=True)
+def test_other_prompts_are_refused() -> None:
+    with pytest.raises(ValueError, match="other prompts"):
+        difference_of([(torch.zeros(2, 3), torch.zeros(2, 4))])
     with pytest.raises(ValueError, match="3 values but 2 units"):
-        difference_of([(torch.zeros(2, 3), torch.zeros(2, 3))], paired_seeds=True, units=[["a", "b"]])
+        difference_of([(torch.zeros(2, 3), torch.zeros(2, 3))], units=[["a", "b"]])

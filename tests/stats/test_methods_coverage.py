@@ -83,7 +83,7 @@ def drawn(design: Design) -> list[Strata]:
 
 def over_seeds(design: Design, strata: Strata, units: list[Hashable] | None) -> Interval:
     alike = [units] * design.groups
-    return seeds_interval(difference_of(strata, paired_seeds=not design.others, units=alike), BOOTSTRAP)
+    return seeds_interval(difference_of(strata, units=alike), BOOTSTRAP)
 
 
 def over_units(design: Design, strata: Strata, units: list[Hashable] | None) -> Interval:
@@ -152,7 +152,7 @@ def test_p_values_agree_with_intervals(design: Design) -> None:
     # tenth off is 0.02 or more.
     units = [design.units] * design.groups
     for strata in drawn(design)[:3]:
-        found = difference_of(strata, paired_seeds=not design.others, units=units)
+        found = difference_of(strata, units=units)
         interval = seeds_interval(found, replace(BOOTSTRAP, samples=10_000))
         for end in (interval.low, interval.high):
             assert p_value(replace(found, mean=end - found.mean)) == pytest.approx(0.1, abs=0.012)

@@ -31,6 +31,7 @@ from pgrpo_cli.errors import CheckpointError, PgrpoError, RewardError, RunError
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, Adapter, save_adapter
 from .checksums import OURS, damage, hold, unheld, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
+from .history_files import load_history, save_history
 from .run import RunDirectory
 
 _NAME = re.compile(r"step-[0-9]+")
@@ -78,11 +79,11 @@ class Checkpoint:
 
     def history_state(self) -> dict[str, Any]:
         """The state for `RewardHistory.load_state_dict`."""
-        return _load_history(self.path, "history")
+        return load_history(self.path, "history")
 
     def part_history_state(self) -> dict[str, Any]:
         """The state for `PartHistory.load_state_dict`, if the run normalises each part by itself."""
-        return _load_history(self.path, "part_history")
+        return load_history(self.path, "part_history")
 
     def optimizer_state(self) -> dict[str, Any]:
         """What the optimizer stored, by `parameter name/field`."""
@@ -199,29 +200,15 @@ def _write(folder: Path, step: int, state: TrainingState) -> None:
             name, _, field = key.rpartition("/")
             scalars.setdefault(name, {})[field] = value
     save_file(tensors, folder / "optimizer.safetensors")
-    _save_history(state.history, folder, "history")
+    save_history(state.history, folder, "history")
     if state.part_history is not None:
-        _save_history(state.part_history, folder, "part_history")
+        save_history(state.part_history, folder, "part_history")
     trainer = {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars}
     if state.loss_scale is not None:
         trainer["loss_scale"] = state.loss_scale
     write_json(folder / "trainer.json", trainer)
     write_checksums(folder)
     sync_tree(folder)
-
-
-def _save_history(state: Mapping[str, Any], folder: Path, name: str) -> None:
-    from safetensors.torch import save_file
-
-    write_json(folder / f"{name}.json", {k: v for k, v in state.items() if k != "columns"})
-    save_file(state["columns"], folder / f"{name}.safetensors")
-
-
-def _load_history(folder: Path, name: str) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    settings = read_json(folder / f"{name}.json")
-    return {**settings, "columns": load_file(folder / f"{name}.safetensors")}
 
 
 def latest_checkpoint(run: RunDirectory, *, held: bool = False) -> tuple[Checkpoint | None, list[str]]:

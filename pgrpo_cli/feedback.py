@@ -141,7 +141,8 @@ class Rating(_Opinion):
 class Pick(_Opinion):
     """Which of two answers somebody likes better: `1` and `2` are the first and the second shown, `=` a tie.
 
-    `models`, `steps` and `seeds` are those of the two answers, in the same order.
+    `models`, `steps` and `seeds` are those of the two answers, in the same order. `instructions`: what was
+    added to the question to get them; it is no part of `messages`.
     """
 
     kind: Literal["pick"] = "pick"
@@ -151,6 +152,7 @@ class Pick(_Opinion):
     models: tuple[Name | None, Name | None] = (None, None)
     steps: tuple[Whole | None, Whole | None] = (None, None)
     seeds: tuple[Whole | None, Whole | None] = (None, None)
+    instructions: tuple[Text | None, Text | None] = (None, None)
 
     @model_validator(mode="after")
     def _is_somebodys(self) -> Pick:

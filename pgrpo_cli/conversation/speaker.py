@@ -67,7 +67,7 @@ class Reply:
             self.stop()
             worker.join()
         if failures:
-            raise self._explained(failures[0])
+            raise _explained(failures[0])
 
     def stop(self) -> None:
         """Let the answer end after the token at hand."""
@@ -82,8 +82,8 @@ class Reply:
             return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
 
         try:
-            ids_T = self._speaker.decode(
-                self._asked, self.which, self.seed, self._settings, streamer=streamer,
+            (ids_T,) = self._speaker.decode(
+                [self._asked], self.which, [self.seed], self._settings, streamer=streamer,
                 stopping_criteria=[stopped],
             )  # fmt: skip
             self.tokens = len(ids_T)
@@ -93,15 +93,6 @@ class Reply:
         finally:
             # Whoever waits for the next piece must hear that there is none.
             streamer.on_finalized_text("", stream_end=True)
-
-    @staticmethod
-    def _explained(error: BaseException) -> BaseException:
-        if not is_out_of_memory(error):
-            return error
-        return TrainingError(
-            "the memory of the device does not hold this conversation",
-            remedy="Begin a new one, or ask for fewer tokens.",
-        )
 
 
 class Speaker:
@@ -156,6 +147,24 @@ class Speaker:
             settings = replace(settings, greedy=temperature == 0, temperature=temperature or 1.0)
         if top_p is not None:
             settings = replace(settings, top_p=top_p)
+        return Reply(self, self._prompt(messages, settings), which, seed, settings)
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], *, which: Which, seeds: Sequence[int]
+    ) -> list[str]:
+        """The answer to each conversation, drawn by its seed as `ask` would draw it, in one batch.
+
+        Raises DataError where a conversation leaves no room for an answer, TrainingError where the memory of
+        the device does not hold them.
+        """
+        prompts = [self._prompt(messages, self._settings) for messages in conversations]
+        try:
+            ids_N_T = self.decode(prompts, which, seeds, self._settings)
+        except RuntimeError as error:
+            raise _explained(error) from error
+        return [self.policy.tokenizer.decode(ids_T, skip_special_tokens=True) for ids_T in ids_N_T]
+
+    def _prompt(self, messages: Sequence[Message], settings: SamplingSettings) -> PreparedPrompt:
         text = self.rendered(messages)
         ids = tuple(self.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if self._context is not None and len(ids) + settings.max_completion_tokens > self._context:
@@ -164,20 +173,32 @@ class Speaker:
                 f"answer that is more than the {self._context} that the model reads",
                 remedy="Begin a new conversation, or ask for fewer tokens.",
             )
-        return Reply(self, PreparedPrompt("conversation", "", text, ids), which, seed, settings)
+        return PreparedPrompt("conversation", "", text, ids)
 
     def decode(
-        self, prompt: PreparedPrompt, which: Which, seed: int, settings: SamplingSettings, **options: Any
-    ) -> list[int]:
-        """The tokens of an answer; `options` go to transformers' `generate`. One answer at a time."""
-        uniform_1_T = uniforms(seed, prompt.prompt_id, 1, settings.max_completion_tokens)
+        self,
+        prompts: Sequence[PreparedPrompt],
+        which: Which,
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        **options: Any,
+    ) -> list[list[int]]:
+        """The tokens of an answer to each prompt, up to its stop token; `options` go to transformers'
+        `generate`. One batch at a time.
+        """
+        uniform_N_T = torch.cat(
+            [
+                uniforms(seed, prompt.prompt_id, 1, settings.max_completion_tokens)
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ]
+        )
         with (
             self._busy,
             self.policy.base() if which == "base" else nullcontext(),
-            rollout_weights(self.policy, num_rows=1),
+            rollout_weights(self.policy, num_rows=len(prompts)),
         ):
-            ids_1_T, _ = decode_padded(self.policy, [prompt], settings, uniform_1_T, **options)
-        return ids_1_T[0].tolist()  # type: ignore[no-any-return]
+            ids_N_T, _ = decode_padded(self.policy, prompts, settings, uniform_N_T, **options)
+        return [_up_to_stop(ids_T, self.policy.stop_token_ids) for ids_T in ids_N_T.tolist()]
 
 
 def load_speaker(target: EvalTarget, device: torch.device) -> Speaker:
@@ -185,3 +206,18 @@ def load_speaker(target: EvalTarget, device: torch.device) -> Speaker:
     policy = policy_of(target, device)
     name = target.run.path.resolve().name
     return Speaker(policy, target.recipe, target.recipe_dir, name=name, step=target.step)
+
+
+def _up_to_stop(ids_T: list[int], stop_token_ids: Sequence[int]) -> list[int]:
+    """The tokens up to the first stop token, and that; in a batch, what follows it is padding."""
+    end = next((place for place, token in enumerate(ids_T, start=1) if token in stop_token_ids), len(ids_T))
+    return ids_T[:end]
+
+
+def _explained(error: BaseException) -> BaseException:
+    if not is_out_of_memory(error):
+        return error
+    return TrainingError(
+        "the memory of the device does not hold this conversation",
+        remedy="Begin a new one, or ask for fewer tokens.",
+    )

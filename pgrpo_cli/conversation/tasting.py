@@ -2,7 +2,9 @@
 
 Two kinds. Between two models every pair has an answer of each, so the share of picks says which of them is
 better for this person. Among samples of one model, the pair that is shown is the one that tells most about
-the person, and picks are data for the next run.
+the person, and picks are data for the next run. Half of the samples are asked for with an instruction, unless
+they are told apart by preference groups: a base model alone hardly ever gives a short answer, and then nobody
+could say that they like those.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
 from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.rewards.taste.asked import Asked
+from pgrpo_cli.rewards.text import is_blank
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.stats.intervals import Interval, share_interval
 from pgrpo_cli.stats.result_types import Which
@@ -29,6 +33,18 @@ from .speaker import Speaker
 CANDIDATES = 4
 """Answers among which the pair that tells most is looked for."""
 MARKS = ("1", "2", "=")
+INSTRUCTIONS = (
+    "Answer in a few words.",
+    "Answer in one short sentence.",
+    "Answer in detail.",
+    "Answer in very simple words.",
+    "Answer with a list.",
+    "Answer formally.",
+    "Answer cheerfully, with exclamation marks!",
+    "Speak to me personally.",
+    "Ask me something back.",
+)
+"""What may be added to a question. Each moves the answer along a feature that the taste reward looks at."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +70,23 @@ class Contestant:
         """Steps of training behind it."""
         return self.speaker.step if self.which == "tuned" else 0
 
-    def answer(self, question: Question, seed: int) -> str:
-        """Its answer, drawn by the seed."""
-        messages = [*self.preset.messages, {"role": "user", "content": question.text}]
-        return self.speaker.ask(messages, which=self.which, seed=seed).read()
+    def asked(self, question: Question, instruction: str | None = None) -> list[Message]:
+        """What the model sees: the instruction, if any, follows the question."""
+        # Not in the system message, which some templates refuse, and which small models obey less.
+        text = question.text if instruction is None else f"{question.text} {instruction}"
+        return [*self.preset.messages, {"role": "user", "content": text}]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as it is shown: `answers` in that order, and whose they are."""
+    """A pair as it is shown: `answers` in that order, whose they are, and how they were drawn."""
 
     number: int
     question: Question
     answers: tuple[str, str]
     contestants: tuple[Contestant, Contestant]
     seeds: tuple[int, int]
+    instructions: tuple[str | None, str | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,7 @@ class Tasting:
     before: tuple[Message, ...] = ()
     placing: Placing | None = None
     seed: int = 0
+    asked: Asked = field(default_factory=Asked)
     confidence: float = 0.95
     skipped: int = 0
     _picked: list[tuple[Shown, Pick]] = field(default_factory=list)
@@ -131,15 +150,15 @@ class Tasting:
         """The next pair; None where there are no questions left.
 
         Two answers that are the same have nothing to pick from: between two models they are a tie, which is
-        recorded; of samples they are passed over.
+        recorded; a question that has no other samples, or none with a word, is passed over.
         """
         for question in self.questions:
             self._number += 1
             pair = self._between(question) if self.versus else self._among(question)
-            if pair.answers[0].strip() != pair.answers[1].strip():
-                return pair
-            if self.versus:
+            if pair is not None and self.versus and pair.answers[0].strip() == pair.answers[1].strip():
                 self.pick(pair, "=")
+            elif pair is not None:
+                return pair
         return None
 
     def pick(self, pair: Shown, mark: str) -> None:
@@ -158,9 +177,11 @@ class Tasting:
             run=self.run,
             steps=(pair.contestants[0].step, pair.contestants[1].step),
             seeds=pair.seeds,
+            instructions=pair.instructions,
         )
         append(self.path, record)
         self._picked.append((pair, record))
+        self.asked.add(pair.question.text, pair.answers)
         if self.placing is not None:
             self.placing.add(pair.question, pair.answers, mark)
 
@@ -176,6 +197,7 @@ class Tasting:
         pair, record = self._picked[-1]
         append(self.path, Undo(undone=record.id))
         self._picked.pop()
+        self.asked.take_back()
         if self.placing is not None:
             self.placing.take_back()
         return pair
@@ -215,22 +237,38 @@ class Tasting:
         seed = self._seed("answer")
         order = (0, 1) if self._seed("order") % 2 else (1, 0)
         contestants = (self.versus[order[0]], self.versus[order[1]])
-        answers = (contestants[0].answer(question, seed), contestants[1].answer(question, seed))
-        return Shown(self._number, question, answers, contestants, (seed, seed))
+        first, second = (
+            by.speaker.ask(by.asked(question), which=by.which, seed=seed).read() for by in contestants
+        )
+        return Shown(self._number, question, (first, second), contestants, (seed, seed))
 
-    def _among(self, question: Question) -> Shown:
-        """Of a few answers, such as those for several groups, the pair that tells most."""
+    def _among(self, question: Question) -> Shown | None:
+        """Of a few answers, for several groups or with several instructions, the pair that tells most."""
         rng = random.Random(self._seed("candidates"))
-        some = rng.sample(list(self.candidates), min(CANDIDATES, len(self.candidates)))
-        drawn = [(some[index % len(some)], self._seed("answer", index)) for index in range(max(2, len(some)))]
-        texts = [contestant.answer(question, seed) for contestant, seed in drawn]
-        pairs = [
-            (i, j) for i, j in combinations(range(len(texts)), 2) if texts[i].strip() != texts[j].strip()
-        ] or [(0, 1)]
-        if self.placing is None or len(pairs) == 1:
-            i, j = rng.choice(pairs)
+        drawn: list[tuple[Contestant, str | None]]
+        if len(self.candidates) == 1:
+            # Half of them without an instruction, since training begins from such answers.
+            added = [None, None, *rng.sample(INSTRUCTIONS, CANDIDATES - 2)]
+            drawn = [(self.candidates[0], instruction) for instruction in added]
         else:
-            i, j = pairs[self.placing.most_telling(question, [(texts[i], texts[j]) for i, j in pairs])]
+            some = rng.sample(list(self.candidates), min(CANDIDATES, len(self.candidates)))
+            drawn = [(by, None) for by in some]
+        seeds = [self._seed("answer", index) for index in range(len(drawn))]
+        # All candidates are one model, told of several groups: one batch.
+        texts = drawn[0][0].speaker.answers(
+            [by.asked(question, instruction) for by, instruction in drawn],
+            which=drawn[0][0].which,
+            seeds=seeds,
+        )
+        spoken = [i for i, text in enumerate(texts) if not is_blank(text)]
+        places = [(i, j) for i, j in combinations(spoken, 2) if texts[i].strip() != texts[j].strip()]
+        if not places:
+            return None
+        pairs = [(texts[i], texts[j]) for i, j in places]
+        if self.placing is not None:
+            i, j = places[self.placing.most_telling(question, pairs)]
+        else:
+            i, j = places[self.asked.most_telling(question.text, pairs)]
         if rng.random() < 0.5:
             i, j = j, i
         return Shown(
@@ -238,6 +276,7 @@ class Tasting:
             question,
             (texts[i], texts[j]),
             (drawn[i][0], drawn[j][0]),
+            (seeds[i], seeds[j]),
             (drawn[i][1], drawn[j][1]),
         )
 

@@ -123,13 +123,15 @@ class TasteReward(RewardBase):
     The features are those of the answer's form: its length, sentences, lists, questions, exclamation
     marks, capitals, formality, difficulty, enthusiasm, emoji, sentiment (with `pip install
     'pgrpo-cli[text]'`), how it addresses the user and takes up the question's words. A weight shared by
-    all users and each user's own deviation from it are learnt by penalised logistic regression; a tie is
-    half a win each way. The value is 1 / (1 + exp(-u)), where u is the user's utility of the answer, in
-    standard deviations of it over the answers of the picks. Each feature counts within the range that it
-    has in nine of ten of them; outside it costs, so that training cannot run away along it, and an answer
-    without a word is worth 0. Whose taste counts is the prompt's preference group, where it has picks, or
-    else its user. Users whose picks it cannot predict better than chance are refused. `pgrpo rewards try`
-    shows what it has learnt of each user, and what each feature contributes.
+    all users and each user's own deviation from it are learnt by logistic regression with an L1 penalty, as
+    a person goes by few things; a tie is half a win each way. The value is 1 / (1 + exp(-u)), where u is the
+    user's utility of the answer, in standard deviations of it over the answers of the picks. Each feature
+    counts up to the extremes of these answers, and on the side that the user likes up to the extreme of those
+    that they have picked. Beyond that it costs, so that training cannot run away along it. An answer without
+    a letter or digit is worth 0, and a pick with such an answer is not learnt from. Whose taste counts
+    is the prompt's preference group, where it has picks, or else its user. Users whose picks it cannot
+    predict better than chance are refused. `pgrpo rewards try` shows what it has learnt of each user, and
+    what each feature contributes.
     """
 
     by_preference_group: ClassVar[bool | None] = True

@@ -16,6 +16,11 @@ def words(text: str) -> list[str]:
     return WORD.findall(text)
 
 
+def is_blank(text: str) -> bool:
+    """Whether it says nothing: it has no letter and no digit."""
+    return not any(map(str.isalnum, text))
+
+
 def sentences(text: str) -> list[str]:
     """Pieces between sentence ends or line breaks that hold at least one word."""
     return [piece.strip() for piece in SENTENCE_END.split(text) if WORD.search(piece)]

@@ -57,6 +57,27 @@ def test_an_answer_is_the_completion_of_an_evaluation_with_that_seed(speaker: Sp
     assert speaker.ask(QUESTION, which="base", seed=seed).read() == expected
 
 
+def test_answers_of_one_batch_are_those_that_are_asked_for_one_by_one(speaker: Speaker) -> None:
+    other = [{"role": "user", "content": "a longer question: seldom 11"}]
+    asked = [(QUESTION if seed % 2 else other, seed) for seed in range(16)]
+    found = speaker.answers(
+        [messages for messages, _ in asked], which="base", seeds=[seed for _, seed in asked]
+    )
+    assert found == [speaker.ask(messages, which="base", seed=seed).read() for messages, seed in asked]
+    # Some end before the others, and what follows their end is no token of theirs.
+    rendered = [speaker.rendered(messages) for messages, _ in asked]
+    ids = [tuple(speaker.policy.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rendered]
+    prompts = [
+        PreparedPrompt("conversation", "", text, tokens) for text, tokens in zip(rendered, ids, strict=True)
+    ]
+    drawn = eval_sampling(sampling_of(speaker.recipe.eval, speaker.recipe.rollout))
+    settings = replace(drawn, num_generations=1, max_completion_tokens=200)
+    tokens_N = speaker.decode(prompts, "base", [seed for _, seed in asked], settings)
+    stops = set(speaker.policy.stop_token_ids)
+    assert not any(stops.intersection(tokens[:-1]) for tokens in tokens_N)
+    assert len({len(tokens) for tokens in tokens_N}) > 1
+
+
 def test_training_changed_what_is_said(speaker: Speaker) -> None:
     tuned = [speaker.ask(QUESTION, seed=seed).read() for seed in range(5)]
     base = [speaker.ask(QUESTION, which="base", seed=seed).read() for seed in range(5)]
@@ -86,10 +107,10 @@ def test_an_answer_that_nobody_waits_for_stops(speaker: Speaker, monkeypatch: py
     lengths = []
     decode = speaker.decode
 
-    def counted(*arguments: Any, **options: Any) -> list[int]:
-        ids = decode(*arguments, **options)
+    def counted(*arguments: Any, **options: Any) -> list[list[int]]:
+        (ids,) = decode(*arguments, **options)
         lengths.append(len(ids))
-        return ids
+        return [ids]
 
     monkeypatch.setattr(speaker, "decode", counted)
     reply = speaker.ask(QUESTION, max_tokens=1500)

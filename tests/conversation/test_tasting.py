@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.conversation.placing import NOBODY, Placing
-from pgrpo_cli.conversation.tasting import Contestant, Question, Shown, Tasting, shuffled
+from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Question, Shown, Tasting, shuffled
 from pgrpo_cli.data.conditioning.presets import Preset
 from pgrpo_cli.feedback import read_feedback
 from pgrpo_cli.rewards.base import Completion, Score
@@ -27,6 +27,10 @@ class _Says:
     def ask(self, messages: Any, *, which: str, seed: int) -> Any:
         text = self.answer(messages[-1]["content"], seed)
         return type("Reply", (), {"read": lambda self: text})()
+
+    def answers(self, conversations: Any, *, which: str, seeds: Any) -> list[str]:
+        asked = zip(conversations, seeds, strict=True)
+        return [self.answer(": ".join(m["content"] for m in messages), seed) for messages, seed in asked]
 
 
 def _contestant(name: str, answer: Callable[[str, int], str]) -> Contestant:
@@ -96,6 +100,9 @@ def test_an_undone_pick_is_shown_again_and_counts_no_more(tmp_path: Path) -> Non
     assert tasting.undo() is None
     assert read_feedback(tmp_path / "taste.jsonl").picks == ()
     assert tasting.result().ties == 0
+    with pytest.raises(IndexError):
+        # Nor does the choice of the next pair remember it.
+        tasting.asked.take_back()
 
 
 def test_a_skipped_pair_leaves_no_record(tmp_path: Path) -> None:
@@ -116,12 +123,46 @@ def test_two_models_that_say_the_same_are_a_tie_without_asking(tmp_path: Path) -
 
 
 def test_samples_that_are_the_same_are_passed_over(tmp_path: Path) -> None:
-    model = _contestant("base", lambda question, seed: "same" if question == "question 0" else f"{seed}")
+    model = _contestant(
+        "base", lambda question, seed: "same" if question.startswith("question 0") else f"{seed}"
+    )
     tasting = _tasting(tmp_path, versus=None, candidates=[model])
     pair = tasting.next_pair()
     assert pair is not None and pair.question.prompt_id == "q1"
     assert pair.seeds[0] != pair.seeds[1]
     assert not (tmp_path / "taste.jsonl").exists()
+
+
+def test_an_answer_without_a_word_is_not_shown(tmp_path: Path) -> None:
+    def answer(question: str, seed: int) -> str:
+        return "..." if question.startswith("question 0") else ("", f"{seed}")[seed % 2]
+
+    tasting = _tasting(tmp_path, versus=None, candidates=[_contestant("base", answer)])
+    pairs = [pair for pair in (tasting.next_pair() for _ in range(20)) if pair]
+    assert len(pairs) == 20 and pairs[0].question.prompt_id != "q0"
+    assert all(answer.isdigit() for pair in pairs for answer in pair.answers)
+
+
+def test_some_answers_follow_an_instruction_that_only_the_record_tells(tmp_path: Path) -> None:
+    model = _contestant("base", lambda question, seed: f"{question} {seed}")
+    tasting = _tasting(tmp_path, versus=None, candidates=[model])
+    for _ in range(60):
+        pair = tasting.next_pair()
+        assert pair is not None
+        for answer, instruction in zip(pair.answers, pair.instructions, strict=True):
+            asked = answer.rpartition(" ")[0]
+            assert asked == " ".join(filter(None, [pair.question.text, instruction]))
+        tasting.pick(pair, "1")
+    picks = read_feedback(tmp_path / "taste.jsonl").picks
+    assert {pick.messages[-1]["content"] for pick in picks} == {f"question {i}" for i in range(60)}
+    added = [instruction for pick in picks for instruction in pick.instructions]
+    assert set(added) == {None, *INSTRUCTIONS}
+
+
+def test_answers_for_preference_groups_follow_no_instruction(tmp_path: Path) -> None:
+    candidates = [_contestant(group, lambda question, seed: f"{question} {seed}") for group in GROUPS]
+    pair = _tasting(tmp_path, versus=None, candidates=candidates).next_pair()
+    assert pair is not None and pair.instructions == (None, None)
 
 
 def test_the_same_seed_shows_the_same_pairs(tmp_path: Path) -> None:
@@ -159,8 +200,14 @@ GROUPS = ("a", "b", "c", "d")
 
 def test_picks_place_a_person_and_the_pair_that_is_shown_tells_something(tmp_path: Path) -> None:
     placing = Placing(RewardSum((Term("likes", 1.0, None, _Likes()),)), GROUPS)
+    model = _Says(lambda question, seed: f"{question.partition(':')[0]} says {seed}")
     candidates = [
-        _contestant(f"tuned@{group}", lambda question, seed, group=group: f"{group} says {seed}")
+        Contestant(
+            f"tuned@{group}",
+            model,  # type: ignore[arg-type]
+            "tuned",
+            Preset(group, ({"role": "system", "content": group},), group),
+        )
         for group in GROUPS
     ]
     tasting = _tasting(tmp_path, versus=None, candidates=candidates, placing=placing)

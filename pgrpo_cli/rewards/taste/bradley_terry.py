@@ -1,7 +1,7 @@
 """A Bradley-Terry model of picks: what all users share, and how each differs from that.
 
 P(user u prefers answer a to b) = 1 / (1 + exp(-(w + v_u) · (x_a - x_b))), with the standardised features x.
-w and v_u have normal priors, so that a user with few picks is taken to be like the others.
+w and v_u have Laplace priors: a person goes by few things, and a user with few picks is like the others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RANGE = (0.05, 0.95)
-"""Quantiles of a feature over the answers that were picked from. Between them a taste counts."""
 COST_OUTSIDE = 1.0
-"""Of one standard deviation of a feature outside of that range, in standard deviations of the utility."""
-SHARED_VARIANCE = 0.3
-OWN_VARIANCE = 0.3
-"""Prior variances of the entries of w and of v_u, for features of variance 1."""
+"""Of one standard deviation of a feature outside of its range, in standard deviations of the utility."""
+PRIOR_SCALE = 0.2
+"""Of the Laplace priors of the entries of w and of v_u, for features of variance 1."""
 OTHERS = ""
 MOST_FOLDS, FEW_FOLDS = 20, 5
 FOLDED_FINELY = 500
@@ -73,16 +70,17 @@ class Predictability:
 
 @dataclass(frozen=True)
 class Model:
-    """`weights` by user, on features that are standardised by `mean_F` and `scale_F` and then clipped to
-    [`low_F`, `high_F`], the range of nine in ten of the answers that were picked from.
+    """`weights` by user, on features that are standardised by `mean_F` and `scale_F` and then clipped to the
+    user's `ranges`, from the lower to the upper ends.
 
-    `spread`: the deviation of a user's utility over those answers, at least one of which differs.
+    A range ends where the answers end that were picked from; on the side that the user likes, where those end
+    that the user has picked: who likes it short, but has never picked a single word, does not want one.
+    `spread`: the deviation of a user's utility over the answers, at least one of which differs.
     """
 
     mean_F: Floats
     scale_F: Floats
-    low_F: Floats
-    high_F: Floats
+    ranges: Mapping[str, tuple[Floats, Floats]]
     weights: Mapping[str, Floats]
     spread: Mapping[str, float]
 
@@ -93,7 +91,7 @@ class Model:
         and without a cost training would run away along a feature: from short answers to none at all.
         """
         standardised_N_F = (features_N_F - self.mean_F) / self.scale_F
-        inside_N_F = np.clip(standardised_N_F, self.low_F, self.high_F)
+        inside_N_F = np.clip(standardised_N_F, *self.ranges[user])
         liked_N_F = inside_N_F * self.weights[user] / self.spread[user]
         return liked_N_F - COST_OUTSIDE * np.abs(standardised_N_F - inside_N_F)
 
@@ -105,14 +103,22 @@ def fit(comparisons: Comparisons) -> Model:
     scale_F = np.where(deviation_F > 1e-9, deviation_F, np.inf)
     standardised_A_F = (answers_A_F - mean_F) / scale_F
     differences_N_F = np.subtract(*np.split(standardised_A_F, 2))
-    weights = _weights(comparisons.users_N, differences_N_F, comparisons.first_share_N)
-    low_F, high_F = np.quantile(standardised_A_F, RANGE, axis=0)
+    shares_N = comparisons.first_share_N
+    weights = _weights(comparisons.users_N, differences_N_F, shares_N)
+    users_A = np.tile(np.array(comparisons.users_N, dtype=object), 2)
+    # Of a tie both answers are liked.
+    liked_A = np.concatenate([shares_N >= 0.5, shares_N <= 0.5])
+    ranges = {}
+    for user, weights_F in weights.items():
+        liked_L_F = standardised_A_F[liked_A & (users_A == user)]
+        low_F = np.where(weights_F < 0, liked_L_F.min(axis=0), standardised_A_F.min(axis=0))
+        high_F = np.where(weights_F > 0, liked_L_F.max(axis=0), standardised_A_F.max(axis=0))
+        ranges[user] = low_F, high_F
     spread = {user: float((standardised_A_F @ found).std()) for user, found in weights.items()}
     return Model(
         mean_F,
         scale_F,
-        low_F,
-        high_F,
+        ranges,
         weights,
         # Without a weight every answer is worth the same.
         {user: found if found > 1e-9 else 1.0 for user, found in spread.items()},
@@ -157,23 +163,24 @@ def _exact_interval(right: int, judged: int) -> tuple[float, float]:
 
 
 def _weights(users_N: Sequence[str], differences_N_F: Floats, shares_N: Floats) -> dict[str, Floats]:
-    """w + v_u of each user, by penalised logistic regression without an intercept."""
+    """w + v_u of each user, by logistic regression with an L1 penalty and without an intercept."""
     if not len(users_N):
         return {}
     from sklearn.linear_model import LogisticRegression
 
     users = sorted(set(users_N) - {OTHERS})
     features = differences_N_F.shape[1]
-    # One penalty for all columns: that of the own ones is another one by their scale.
-    own_scale = np.sqrt(OWN_VARIANCE / SHARED_VARIANCE)
     design_N_D = np.zeros((len(users_N), features * (1 + len(users))))
     design_N_D[:, :features] = differences_N_F
     for place, user in enumerate(users, start=1):
         rows = [row for row, of_row in enumerate(users_N) if of_row == user]
-        design_N_D[rows, features * place : features * (place + 1)] = own_scale * differences_N_F[rows]
+        design_N_D[rows, features * place : features * (place + 1)] = differences_N_F[rows]
     # Each pick stands twice, the second time with its answers exchanged: both outcomes occur, equally often.
     # A tie is half a win each way.
-    model = LogisticRegression(C=SHARED_VARIANCE, fit_intercept=False, solver="newton-cholesky", tol=1e-8)
+    model = LogisticRegression(
+        C=PRIOR_SCALE, l1_ratio=1, solver="liblinear", fit_intercept=False, tol=1e-6, max_iter=1000,
+        random_state=0,
+    )  # fmt: skip
     rows_M_D = np.concatenate([design_N_D, -design_N_D, design_N_D, -design_N_D])
     outcomes_M = np.repeat([1, 0, 0, 1], len(users_N))
     shares_M = np.concatenate([shares_N, shares_N, 1 - shares_N, 1 - shares_N]) / 2
@@ -181,7 +188,6 @@ def _weights(users_N: Sequence[str], differences_N_F: Floats, shares_N: Floats) 
     model.fit(rows_M_D[used], outcomes_M[used], sample_weight=shares_M[used])
     coefficients_D = model.coef_[0]
     return {
-        user: coefficients_D[:features]
-        + own_scale * coefficients_D[features * place : features * (place + 1)]
+        user: coefficients_D[:features] + coefficients_D[features * place : features * (place + 1)]
         for place, user in enumerate(users, start=1)
     }

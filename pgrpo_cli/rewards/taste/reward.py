@@ -16,6 +16,7 @@ from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, Score, shown, where
+from pgrpo_cli.rewards.text import is_blank
 
 from .bradley_terry import OTHERS
 from .learnt import Embed, Taste, learn_taste, question_of
@@ -57,8 +58,8 @@ class TasteFunction:
             utilities = self._contributions(user, [completions[place] for place in places]).sum(axis=1)
             for place, utility in zip(places, utilities.tolist(), strict=True):
                 # Who likes it short still wants an answer.
-                spoken = completions[place].text.strip()
-                value = 1 / (1 + math.exp(-max(utility, -50.0))) if spoken else 0.0
+                blank = is_blank(completions[place].text)
+                value = 0.0 if blank else 1 / (1 + math.exp(-max(utility, -50.0)))
                 scores[place] = Score(value, {"value": value})
         return [score for score in scores if score is not None]
 
@@ -97,15 +98,20 @@ def build_taste(section: TasteReward, context: BuildContext) -> TasteFunction:
     """
     path = path_of(section.path, f"reward {section.label!r}: path", context.recipe_dir)
     feedback = read_feedback(path)
-    if not feedback.picks:
+    notes = list(feedback.notes)
+    # Between something and nothing there is no taste: nothing is worth nothing anyway.
+    spoken = [pick for pick in feedback.picks if not any(map(is_blank, pick.answers))]
+    if blank := len(feedback.picks) - len(spoken):
+        notes.append(f"{path}: {blank:,} picks with a blank answer are not learnt from.")
+    if not spoken:
         raise DataError(
-            f"reward {section.label!r}: {path} has no picks",
+            f"reward {section.label!r}: {path} has no picks between two answers",
             remedy="`pgrpo taste` asks for them: two dozen do.",
         )
+    picks = spoken[-MOST_PICKS:]
+    if len(picks) < len(spoken):
+        notes.append(f"{path}: the latest {MOST_PICKS:,} of {len(spoken):,} picks are learnt from.")
     user_of = _user_of(section)
-    picks, notes = feedback.picks[-MOST_PICKS:], list(feedback.notes)
-    if len(picks) < len(feedback.picks):
-        notes.append(f"{path}: the latest {MOST_PICKS:,} of {len(feedback.picks):,} picks are learnt from.")
     counts = Counter(map(user_of, picks))
     users = tuple(sorted(counts)) if section.users is None else section.users
     _require_known(users, counts, section, path)

@@ -10,8 +10,7 @@ from scipy.optimize import brentq
 
 from pgrpo_cli.rewards.taste.bradley_terry import (
     OTHERS,
-    OWN_VARIANCE,
-    SHARED_VARIANCE,
+    PRIOR_SCALE,
     Comparisons,
     fit,
     predictability,
@@ -29,25 +28,28 @@ def won(shares: list[float], users: list[str] | None = None) -> Comparisons:
 
 
 def test_the_weight_of_one_feature_solves_its_equation() -> None:
-    # 3 of 4 won. The mode in b = w + v, which has the prior variance s = 0.6: the derivative of
-    # 3 ln sigma(2b) + ln sigma(-2b) - b²/2s is 2 (3 - 4 sigma(2b)) - b/s = 0.
-    prior = SHARED_VARIANCE + OWN_VARIANCE
-    expected = brentq(lambda b: 2 * (3 - 4 / (1 + math.exp(-2 * b))) - b / prior, 0, 3)
-    assert fit(won([1, 1, 1, 0])).weights["ana"][0] == pytest.approx(expected, rel=1e-4)
+    # 9 of 12 won. The mode in b = w + v, which has a Laplace prior of scale s: the derivative of
+    # 9 ln sigma(2b) + 3 ln sigma(-2b) - |b|/s is 2 (9 - 12 sigma(2b)) - 1/s = 0: at 0 it is 6 - 5.
+    expected = brentq(lambda b: 2 * (9 - 12 / (1 + math.exp(-2 * b))) - 1 / PRIOR_SCALE, 0, 3)
+    assert fit(won([1] * 9 + [0] * 3)).weights["ana"][0] == pytest.approx(expected, rel=1e-3)
+    # 8 of 12: the derivative at 0 is 4 - 5, so the mode is 0.
+    assert fit(won([1] * 8 + [0] * 4)).weights["ana"][0] == 0
 
 
 def test_a_tie_is_half_a_win_each_way() -> None:
-    assert fit(won([0.5, 0.5])).weights["ana"][0] == pytest.approx(0, abs=1e-9)
-    assert fit(won([1, 0.5])).weights["ana"] == pytest.approx(fit(won([0.5, 1])).weights["ana"])
+    assert fit(won([0.5] * 20)).weights["ana"][0] == pytest.approx(0, abs=1e-9)
+    weight = fit(won([1] * 10 + [0.5] * 10)).weights["ana"]
+    assert weight[0] > 0.1
+    assert fit(won([0.5] * 10 + [1] * 10)).weights["ana"] == pytest.approx(weight)
     # Two ties say as much as a win and a loss.
-    assert fit(won([1, 0.5, 0.5])).weights["ana"] == pytest.approx(
-        fit(won([1, 1, 0])).weights["ana"], rel=1e-5
-    )
+    assert fit(won([1] * 15 + [0] * 5)).weights["ana"] == pytest.approx(weight, rel=1e-4)
 
 
 def test_the_order_in_which_answers_are_shown_does_not_matter() -> None:
-    shown = comparisons(["a"] * 3, [[1.0], [-1.0], [1.0]], [[-1.0], [1.0], [-1.0]], [1, 0, 0])
-    assert fit(shown).weights["a"] == pytest.approx(fit(won([1, 1, 0], ["a"] * 3)).weights["a"], rel=1e-6)
+    shown = comparisons(["a"] * 30, [[1.0], [-1.0], [1.0]] * 10, [[-1.0], [1.0], [-1.0]] * 10, [1, 0, 0] * 10)
+    weight = fit(won([1, 1, 0] * 10, ["a"] * 30)).weights["a"]
+    assert weight[0] > 0.1
+    assert fit(shown).weights["a"] == pytest.approx(weight, rel=1e-4)
 
 
 def test_users_share_what_they_have_in_common_and_differ_in_the_rest() -> None:
@@ -66,12 +68,29 @@ def test_others_tell_what_is_shared_and_have_no_taste_of_their_own() -> None:
 
 
 def test_contributions_are_in_deviations_and_what_is_outside_of_the_picks_costs() -> None:
-    found = fit(won([1, 1, 0]))
+    found = fit(won([1, 1, 0] * 10))
     at = {x: found.contributions("ana", np.array([[x]]))[0] for x in (-1.0, 1.0, 3.0, -3.0)}
     # The utility of the answers at ±1 is ±w, whose deviation is w.
     assert (at[-1.0], at[1.0]) == (pytest.approx([-1]), pytest.approx([1]))
     # Two deviations outside cost two, on the liked side and on the other one.
     assert (at[3.0], at[-3.0]) == (pytest.approx([1 - 2]), pytest.approx([-1 - 2]))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_on_the_side_that_is_liked_it_costs_beyond_what_was_picked(sign: float) -> None:
+    # Answers at 0 to 3: 2 wins over 1 twice and over 0, 1 wins over 0, and 3 loses once to 2, ten times each:
+    # more is liked, though never 3. In deviations from the mean, 3 is (3 - 2) / scale outside, and 0 is not.
+    first = [[sign * x] for x in (2, 2, 2, 1, 2)]
+    second = [[sign * x] for x in (1, 1, 0, 0, 3)]
+    found = fit(comparisons(["a"] * 50, first * 10, second * 10, [1] * 50))
+    scale = np.std([*first, *second])
+    at = [found.contributions("a", np.array([[sign * x]]))[0, 0] for x in range(4)]
+    assert at[0] < at[1] < at[2]
+    assert at[3] == pytest.approx(at[2] - 1 / scale)
+    ends = [(sign * x - np.mean([*first, *second])) / scale for x in (0, 2)]
+    assert np.ravel(found.ranges["a"]) == pytest.approx(sorted(ends))
+    # A step along the scale is worth 1 / scale deviations of a utility that has one feature.
+    assert at[1] - at[0] == pytest.approx(1 / scale)
 
 
 def test_a_feature_that_never_differs_counts_nothing() -> None:

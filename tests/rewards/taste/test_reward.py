@@ -90,8 +90,33 @@ def test_more_of_a_feature_than_any_pick_had_is_worth_less(reward: TasteFunction
 
 
 @pytest.mark.parametrize("user", ["ana", "ben"])
-def test_an_answer_without_a_word_is_worth_nothing(reward: TasteFunction, user: str) -> None:
-    assert value(reward, " \n", user) == 0 < value(reward, "Tea.", user)
+@pytest.mark.parametrize("text", ["", " \n", "...", "!!!", "- \n- ", "—"])
+def test_an_answer_without_a_word_is_worth_nothing(reward: TasteFunction, user: str, text: str) -> None:
+    assert value(reward, text, user) == 0 < value(reward, "Tea.", user)
+    assert value(reward, "42", user) > 0
+
+
+def test_who_likes_it_short_likes_best_what_they_have_picked_and_not_a_single_word(
+    reward: TasteFunction,
+) -> None:
+    # The shortest answers that ana has picked have two words.
+    values = [value(reward, text) for text in ("Davis.", "Miles Davis.", "Try to play Miles Davis again.")]
+    long = value(reward, "Try to play Miles Davis again, and then play all the other records that you have.")
+    assert values[1] > max(values[0], values[2]) > long
+    assert max(values) == values[1] > 0.7
+
+
+def test_picks_with_a_blank_answer_are_not_learnt_from(tmp_path: Path) -> None:
+    blank = [
+        pick.model_copy(update={"id": f"b{n}", "answers": ("", pick.answers[1]), "pick": "1"})
+        for n, pick in enumerate(picks_of("ana", terse, 10, seed=2))
+    ]
+    reward = built(tmp_path, [*picks_of("ana", terse, 30), *blank])
+    assert reward.description()[0].endswith("10 picks with a blank answer are not learnt from.")
+    assert "ana: 29 picks and 1 tie" in reward.description()[1]
+    (tmp_path / "taste.jsonl").unlink()
+    with pytest.raises(DataError, match="has no picks between two answers"):
+        built(tmp_path, blank)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\0", "!" * 100_000, "é" * 1000, "\x1b[2J"])

@@ -46,6 +46,7 @@ PICK: dict[str, Any] = {
     "run": "quickstart",
     "steps": [0, 28],
     "seeds": [1, 2],
+    "instructions": [None, "Answer formally."],
 }
 
 
@@ -92,6 +93,12 @@ def test_a_line_has_the_documented_keys_and_no_other(path: Path) -> None:
     append(path, Rating(messages=MESSAGES, answer="", edited="Tea, please."))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line.keys() for line in lines] == [PICK.keys(), RATING.keys()]
+
+
+def test_a_pick_of_an_earlier_version_names_no_instructions(path: Path) -> None:
+    write(path, {key: value for key, value in PICK.items() if key != "instructions"})
+    (found,) = read_feedback(path).picks
+    assert found.instructions == (None, None)
 
 
 def test_a_tie_is_half_a_win_each_way() -> None:

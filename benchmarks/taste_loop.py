@@ -1,7 +1,7 @@
 """Does the loop serve a person? Somebody with a hidden taste picks, a model is trained, they pick again.
 
-    python benchmarks/taste_loop.py --output /tmp/loop             three tastes, one after the other
-    python benchmarks/taste_loop.py --output /tmp/loop --tastes brief --steps 30
+    python benchmarks/taste_loop.py --output runs/loop              three tastes, one after the other
+    python benchmarks/taste_loop.py --output runs/loop --tastes brief --steps 30
 
 For each taste, by the commands that a person would type:
 
@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40, help="picks before training, and after it")
     parser.add_argument("--steps", type=int, default=30, help="steps of training")
     options = parser.parse_args()
+    # A path of a recipe starts at the recipe's folder.
+    options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
     asked, held_out = _questions(options.output)
     rows = []

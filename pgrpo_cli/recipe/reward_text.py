@@ -45,7 +45,10 @@ class RegexReward(RewardBase):
 
 
 class LengthReward(RewardBase):
-    """1 inside [min, max], falling linearly to 0 at `slack` outside of it."""
+    """1 inside [min, max], falling linearly to 0 at `slack` outside of it.
+
+    A completion without a letter or digit gets 0, even if `min` is 0.
+    """
 
     cheap: ClassVar[bool] = True
     value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -112,8 +115,9 @@ class SentimentReward(RewardBase):
 
     The sentiment is VADER's compound score, from -1 to 1: a lexicon of English words and emoji with rules
     for negation and emphasis. Long texts drift towards -1 or 1; a text without any word that it knows is 0.
-    The part `compound` records it. Cheerful: `{type: sentiment, min: 0.6}`; level-headed:
-    `{type: sentiment, min: -0.2, max: 0.2}`. Needs `pip install 'pgrpo-cli[text]'`.
+    The part `compound` records it. A completion without a letter, digit or emoji gets 0. Cheerful: `{type:
+    sentiment, min: 0.6}`; level-headed: `{type: sentiment, min: -0.2, max: 0.2}`. Needs `pip install
+    'pgrpo-cli[text]'`.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("value", "compound")

@@ -29,6 +29,7 @@ from .base import (
     where,
 )
 from .pretrained import ENCODER, Pretrained, load_pretrained, location_of
+from .text import is_blank
 
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Takes texts and references, pairwise; gives similarities in [0, 1], NaN where a pair has none."""
@@ -70,11 +71,13 @@ class SimilarityFunction:
         texts = [c.text for c, several in zip(completions, references, strict=True) for _ in several]
         similarities = iter(self.compare(texts, [text for several in references for text in several]))
         scores = []
-        for several, good in zip(references, goodness, strict=True):
+        for completion, several, good in zip(completions, references, goodness, strict=True):
             similarity = _largest([next(similarities) for _ in several])
-            scores.append(
-                Score(_rated(similarity, good), {"value": _rated(similarity, good), "similarity": similarity})
-            )
+            value = _rated(similarity, good)
+            if is_blank(completion.text) and not math.isnan(value):
+                # Nothing is unlike every answer that was disliked, and is no better for it.
+                value = 0.0
+            scores.append(Score(value, {"value": value, "similarity": similarity}))
         return scores
 
     def _goodness(self, completion: Completion) -> float:

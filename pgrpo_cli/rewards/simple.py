@@ -19,7 +19,7 @@ from pgrpo_cli.recipe.reward_text import (
 from pgrpo_cli.recipe.templates import Pattern, TemplateProblem
 
 from .base import BuildContext, Builder, TextReward, import_extra
-from .text import distinct_hits, fold, inside, sentences, term_patterns, words
+from .text import distinct_hits, fold, inside, is_blank, sentences, term_patterns, words
 
 VOWELS = re.compile(r"[aeiouy]+")
 SILENT_ENDING = re.compile(
@@ -56,11 +56,11 @@ def build_regex(section: RegexReward, context: BuildContext) -> TextReward:
 
 
 def build_length(section: LengthReward, context: BuildContext) -> TextReward:
-    """1 inside [min, max], falling linearly to 0 at `slack` units outside of it."""
+    """1 inside [min, max], falling linearly to 0 at `slack` units outside of it; 0 for a blank text."""
     count = LENGTH_UNITS[section.unit]
 
     def score(text: str) -> float:
-        return inside(count(text), section.min, section.max, section.slack)
+        return 0.0 if is_blank(text) else inside(count(text), section.min, section.max, section.slack)
 
     return TextReward(score)
 
@@ -89,12 +89,17 @@ def build_readability(section: ReadabilityReward, context: BuildContext) -> Text
 
 
 def build_sentiment(section: SentimentReward, context: BuildContext) -> TextReward:
-    """1 inside [min, max] of VADER's compound score, falling linearly to 0 at `slack` outside."""
+    """1 inside [min, max] of VADER's compound score, falling linearly to 0 at `slack` outside.
+
+    A blank text is not level-headed: it gets 0, unless VADER finds emoji in it.
+    """
     vader = import_extra("vaderSentiment.vaderSentiment", "text", section.label)
     polarity = vader.SentimentIntensityAnalyzer().polarity_scores
 
     def score(text: str) -> tuple[float, float]:
         compound = float(polarity(text)["compound"])
+        if compound == 0 and is_blank(text):
+            return 0.0, compound
         return inside(compound, section.min, section.max, section.slack), compound
 
     return TextReward(score, measure="compound")

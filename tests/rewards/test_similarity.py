@@ -100,6 +100,15 @@ def test_a_rating_turns_the_similarity(scale, rating, expected):
     assert score.parts == {"value": score.value, "similarity": pytest.approx(6 / 7)}
 
 
+@pytest.mark.parametrize("text", ["", " ", "..."])
+def test_nothing_is_no_better_than_what_was_disliked(text):
+    function = build_rouge(RougeReward(rating_column="liked"), CONTEXT)
+    # 1 - 0 for anything else that is unlike it.
+    assert scored("d e f", "a b c", function, liked=False).value == 1.0
+    assert scored(text, "a b c", function, liked=False).parts == {"value": 0.0, "similarity": 0.0}
+    assert math.isnan(scored(text, "...", function, liked=False).value)
+
+
 @pytest.mark.parametrize("rating", [6, 0, "5", [5]])
 def test_a_rating_off_the_scale_is_an_error(rating):
     function = build_rouge(RougeReward(rating_column="stars", rating_min=1, rating_max=5), CONTEXT)

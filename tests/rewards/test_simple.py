@@ -88,6 +88,15 @@ def test_length_falls_linearly_outside_the_interval(words, expected):
     assert value(function, " ".join(["word"] * words)) == expected
 
 
+@pytest.mark.parametrize("unit", LENGTH_UNITS)
+@pytest.mark.parametrize("text", ["", "   ", "...", "\n- \n"])
+def test_who_likes_it_short_still_wants_an_answer(unit, text):
+    # Without the rule 1, or 0.7 with a least length of 3.
+    for section in (LengthReward(unit=unit, max=40), LengthReward(unit=unit, min=3, max=40)):
+        assert value(build_length(section, CONTEXT), text) == 0.0
+    assert value(build_length(LengthReward(max=1), CONTEXT), "42") == 1.0
+
+
 @pytest.mark.parametrize(("unit", "expected"), [("characters", 18), ("words", 3), ("sentences", 2)])
 def test_length_units(unit, expected):
     assert LENGTH_UNITS[unit]("Bread. Butter now!") == expected
@@ -170,7 +179,12 @@ def test_sentiment_by_hand():
 
 def test_a_text_that_says_nothing_it_knows_is_neutral():
     function = build_sentiment(SentimentReward(min=-0.1, max=0.1), CONTEXT)
-    assert [scored(function, text).value for text in ("", "1 2 3", "The table.")] == [1.0, 1.0, 1.0]
+    assert [scored(function, text).value for text in ("1 2 3", "The table.")] == [1.0, 1.0]
+
+
+def test_a_text_that_says_nothing_at_all_has_no_sentiment_but_emoji_have():
+    function = build_sentiment(SentimentReward(min=-1), CONTEXT)
+    assert [scored(function, text).value for text in ("", " \n", "...", "😀")] == [0.0, 0.0, 0.0, 1.0]
 
 
 @given(st.text(max_size=300) | st.text("abe .!?\n", max_size=300))

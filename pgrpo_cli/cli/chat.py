@@ -20,9 +20,13 @@ from .common import (
     AllowCodeOption,
     AllowHostOption,
     DeviceOption,
+    GroupOption,
     JsonOption,
     QuietOption,
     RunArgument,
+    SeedOption,
+    StepOption,
+    option,
 )
 from .failures import show_error
 from .interrupts import StopRequest, forwarded_signals
@@ -41,52 +45,27 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     run: RunArgument,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--as", metavar="GROUP", help="Answer as for this preference group.", show_default=False
-        ),
-    ] = None,
+    group: GroupOption = None,
     user: Annotated[
         str | None,
-        typer.Option(
-            "--user",
-            metavar="ID",
-            help="Answer as for this user of the data, or of `pgrpo taste`; ratings are theirs.",
-            show_default=False,
+        option(
+            "--user", "ID", "Answer as for this user of the data, or of `pgrpo taste`; ratings are theirs."
         ),
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", metavar="TEXT", help="Describe who asks, in words.", show_default=False),
+        option("--profile", "TEXT", "Describe who asks, in words."),
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="Let the base model answer.")] = False,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            "--step",
-            metavar="STEP",
-            min=1,
-            help="Talk to the checkpoint after that step.",
-            show_default=False,
-        ),
-    ] = None,
+    step: StepOption = None,
     once: Annotated[
         str | None,
-        typer.Option(
-            "--once", metavar="TEXT", help="Answer one question on standard output.", show_default=False
-        ),
+        option("--once", "TEXT", "Answer one question on standard output."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="What is drawn depends on it.")] = 0,
+    seed: SeedOption = 0,
     max_tokens: Annotated[
         int | None,
-        typer.Option(
-            "--max-tokens",
-            metavar="N",
-            min=1,
-            help="Longest answer. Default: as in training.",
-            show_default=False,
-        ),
+        option("--max-tokens", "N", "Longest answer. Default: as in training.", min=1),
     ] = None,
     temperature: Annotated[
         float | None,

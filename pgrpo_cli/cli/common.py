@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,53 +16,45 @@ def path_parser(name: str) -> Callable[[str], Path]:
     return lambda text: path_of(text, name)
 
 
-RecipeArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RECIPE",
-        parser=path_parser("RECIPE"),
-        help="Recipe in YAML; `pgrpo recipes` lists some.",
-        show_default=False,
-    ),
-]
-RunArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN",
-        parser=path_parser("RUN"),
-        help="A run directory, also of a running run.",
-        show_default=False,
-    ),
-]
+def path_argument(name: str, help: str, *, metavar: str | None = None) -> Any:
+    """An argument that is a path."""
+    return typer.Argument(metavar=metavar or name, parser=path_parser(name), help=help, show_default=False)
+
+
+def option(name: str, metavar: str, help: str, **rules: Any) -> Any:
+    """An option whose default, if there is one to tell, is told by its help."""
+    return typer.Option(name, metavar=metavar, help=help, show_default=False, **rules)
+
+
+def path_option(name: str, metavar: str, help: str) -> Any:
+    """An option that is a path."""
+    return option(name, metavar, help, parser=path_parser(name))
+
+
+RecipeArgument = Annotated[Path, path_argument("RECIPE", "Recipe in YAML; `pgrpo recipes` lists some.")]
+RunArgument = Annotated[Path, path_argument("RUN", "A run directory, also of a running run.")]
+RunOrRecipeArgument = Annotated[Path, path_argument("RUN_OR_RECIPE", "A run directory, or a recipe.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the recipe: --set train.steps=40, --set rewards.0.weight=2. Repeatable.",
-        show_default=False,
+        "KEY=VALUE",
+        "Override a key of the recipe: --set train.steps=40, --set rewards.0.weight=2. Repeatable.",
     ),
 ]
 RunDirOption = Annotated[
     Path | None,
-    typer.Option(
-        "--run-dir",
-        metavar="DIR",
-        parser=path_parser("--run-dir"),
-        help="Where the run lands. Default: runs/<recipe name>.",
-        show_default=False,
-    ),
+    path_option("--run-dir", "DIR", "Where the run lands. Default: runs/<recipe name>."),
 ]
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python files and plug-ins that the recipe names.")
 ]
 AllowHostOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--allow-host",
-        metavar="HOST",
-        help="Let a judge that the recipe names send prompts and completions to HOST. Repeatable.",
-        show_default=False,
+        "HOST",
+        "Let a judge that the recipe names send prompts and completions to HOST. Repeatable.",
     ),
 ]
 
@@ -79,12 +71,11 @@ def _device(text: str) -> str:
 
 DeviceOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--device",
-        metavar="DEVICE",
+        "DEVICE",
+        "Compute on `cpu`, `cuda` or `cuda:1`, whatever model.device says.",
         parser=_device,
-        help="Compute on `cpu`, `cuda` or `cuda:1`, whatever model.device says.",
-        show_default=False,
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
@@ -92,3 +83,11 @@ ForceOption = Annotated[
     bool, typer.Option("--force", help="Go on although most prompts do not tell the model who asks.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+StepOption = Annotated[
+    int | None,
+    option("--step", "STEP", "Use the checkpoint after that step. Default: the newest adapter.", min=1),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="What is drawn depends on it.")]
+GroupOption = Annotated[
+    str | None, option("--as", "GROUP", "Tell the model that this preference group asks.")
+]

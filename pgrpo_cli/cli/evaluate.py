@@ -17,8 +17,11 @@ from .common import (
     JsonOption,
     QuietOption,
     RunDirOption,
+    RunOrRecipeArgument,
     SetOption,
-    path_parser,
+    option,
+    path_argument,
+    path_option,
 )
 from .eval_shown import result_json, show_comparison, show_result, shown_progress
 from .terminal import emit
@@ -31,25 +34,16 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RECIPE_OR_RUN",
-            parser=path_parser("RECIPE_OR_RUN"),
-            help="A recipe, or a run directory.",
-            show_default=False,
-        ),
-    ],
+    target: RunOrRecipeArgument,
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
     checkpoint: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--checkpoint",
-            metavar="STEP",
+            "STEP",
+            "Evaluate the checkpoint after that step. Default: the newest adapter.",
             min=1,
-            help="Evaluate the checkpoint after that step. Default: the newest adapter.",
-            show_default=False,
         ),
     ] = None,
     fresh: Annotated[
@@ -91,40 +85,27 @@ def evaluate(
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN...",
-            parser=path_parser("RUN"),
-            help="Two or more runs; the first is the reference.",
-            show_default=False,
-        ),
+        path_argument("RUN", "Two or more runs; the first is the reference.", metavar="RUN..."),
     ],
     html: Annotated[
         Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            parser=path_parser("--html"),
-            help="Where the page goes. Default: compare.html in the last run.",
-            show_default=False,
-        ),
+        path_option("--html", "FILE", "Where the page goes. Default: compare.html in the last run."),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--by",
-            metavar="KEY",
-            help="Recipe key that tells methods apart; runs alike in it are seeds of one. Repeatable. "
+            "KEY",
+            "Recipe key that tells methods apart; runs alike in it are seeds of one. Repeatable. "
             "Default: whatever differs besides seed, if seeds share it.",
-            show_default=False,
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--threshold",
-            metavar="REWARD",
-            help="Time how long learning curves take to reach it. Default: the methods' lowest last value.",
-            show_default=False,
+            "REWARD",
+            "Time how long learning curves take to reach it. Default: the methods' lowest last value.",
         ),
     ] = None,
     allow_code: AllowCodeOption = False,

@@ -11,7 +11,15 @@ import typer
 from pgrpo_cli.exports.formats import Format, MergeInto
 
 from .callbacks import Terminal
-from .common import DeviceOption, JsonOption, QuietOption, RunArgument, path_parser
+from .common import (
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    StepOption,
+    option,
+    path_option,
+)
 from .terminal import emit, say
 
 
@@ -33,12 +41,11 @@ def export(
     ],
     quantization: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--quantization",
-            metavar="TYPE",
-            help="Numbers of the weights. gguf, ollama: q8_0 (default), f16, bf16, f32, q5_1, q5_0, q4_1, "
+            "TYPE",
+            "Numbers of the weights. gguf, ollama: q8_0 (default), f16, bf16, f32, q5_1, q5_0, q4_1, "
             "q4_0. merged: f32, bf16, f16; default: the base model's. gguf-lora: f32 (default), bf16, f16.",
-            show_default=False,
         ),
     ] = None,
     merge_into: Annotated[
@@ -52,34 +59,21 @@ def export(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--output",
-            metavar="DIR",
-            parser=path_parser("--output"),
-            help="A new folder, or that of an earlier export, which is replaced. Default: export/FORMAT in "
+            "DIR",
+            "A new folder, or that of an earlier export, which is replaced. Default: export/FORMAT in "
             "the run.",
-            show_default=False,
         ),
     ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            "--step",
-            metavar="STEP",
-            min=1,
-            help="Export the checkpoint after that step. Default: the newest adapter.",
-            show_default=False,
-        ),
-    ] = None,
+    step: StepOption = None,
     llama_cpp: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--llama-cpp",
-            metavar="DIR",
-            parser=path_parser("--llama-cpp"),
-            help="llama.cpp's sources: run the converters in it, where the base model is no GGUF file. "
+            "DIR",
+            "llama.cpp's sources: run the converters in it, where the base model is no GGUF file. "
             "Default: those of the extra `gguf`.",
-            show_default=False,
         ),
     ] = None,
     device: DeviceOption = None,

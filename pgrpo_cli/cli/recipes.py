@@ -11,7 +11,11 @@ import typer
 
 from pgrpo_cli.errors import RecipeError
 
-from .common import RecipeArgument, SetOption, path_parser
+from .common import (
+    RecipeArgument,
+    SetOption,
+    path_argument,
+)
 from .terminal import emit, note
 
 
@@ -75,11 +79,7 @@ def copy_recipe(
     name: Annotated[str, typer.Argument(help="A name from `pgrpo recipes`.", show_default=False)],
     destination: Annotated[
         Path | None,
-        typer.Argument(
-            parser=path_parser("DESTINATION"),
-            help="File or folder to copy to. Default: NAME.yaml here.",
-            show_default=False,
-        ),
+        path_argument("DESTINATION", "File or folder to copy to. Default: NAME.yaml here."),
     ] = None,
 ) -> None:
     """Copy a recipe that comes with pgrpo, and its sample data if it has some, to change them."""

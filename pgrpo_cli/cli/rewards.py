@@ -19,7 +19,8 @@ from .common import (
     RecipeArgument,
     RunDirOption,
     SetOption,
-    path_parser,
+    option,
+    path_option,
 )
 from .terminal import emit, note, stdout
 
@@ -61,39 +62,35 @@ def try_on_texts(
     recipe: RecipeArgument,
     texts: Annotated[
         list[str] | None,
-        typer.Option("--text", metavar="TEXT", help="A completion to score. Repeatable.", show_default=False),
+        option("--text", "TEXT", "A completion to score. Repeatable."),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--file",
-            metavar="FILE",
-            parser=path_parser("--file"),
-            help="JSON lines with a `text` each; `prompt`, `preference_group` and columns if there are any.",
-            show_default=False,
+            "FILE",
+            "JSON lines with a `text` each; `prompt`, `preference_group` and columns if there are any.",
         ),
     ] = None,
     groups: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--group",
-            metavar="GROUP",
-            help="Preference group to score for. Repeatable. Default: those of the recipe and its data.",
-            show_default=False,
+            "GROUP",
+            "Preference group to score for. Repeatable. Default: those of the recipe and its data.",
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--column",
-            metavar="KEY=VALUE",
-            help="A column of the data row, JSON or text: --column reference='Good.'. Repeatable.",
-            show_default=False,
+            "KEY=VALUE",
+            "A column of the data row, JSON or text: --column reference='Good.'. Repeatable.",
         ),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="The user's message before it.", show_default=False),
+        option("--prompt", "TEXT", "The user's message before it."),
     ] = None,
     run_dir: RunDirOption = None,
     overrides: SetOption = None,

@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from .callbacks import Terminal
-from .common import DeviceOption, QuietOption, RunArgument
+from .common import (
+    DeviceOption,
+    QuietOption,
+    RunArgument,
+    StepOption,
+    option,
+)
 from .interrupts import exit_code
 
 
@@ -26,24 +32,11 @@ def serve(
     ] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(
-            "--token",
-            metavar="TOKEN",
-            envvar="PGRPO_TOKEN",
-            help="A secret that clients must send, as OpenAI's API key.",
-            show_default=False,
+        option(
+            "--token", "TOKEN", "A secret that clients must send, as OpenAI's API key.", envvar="PGRPO_TOKEN"
         ),
     ] = None,
-    step: Annotated[
-        int | None,
-        typer.Option(
-            "--step",
-            metavar="STEP",
-            min=1,
-            help="Serve the checkpoint after that step. Default: the newest adapter.",
-            show_default=False,
-        ),
-    ] = None,
+    step: StepOption = None,
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -29,6 +29,7 @@ from .common import (
     QuietOption,
     RecipeArgument,
     SetOption,
+    option,
     path_parser,
 )
 from .interrupts import STOP_SIGNALS, exit_code, forwarded_signals
@@ -50,21 +51,15 @@ def sweep(
     recipe: RecipeArgument,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--grid",
-            metavar="KEY=VALUE,VALUE",
-            help="A recipe key and the values to try; with several, every combination. Repeatable.",
-            show_default=False,
+            "KEY=VALUE,VALUE",
+            "A recipe key and the values to try; with several, every combination. Repeatable.",
         ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            "--seeds",
-            metavar="N|LIST",
-            help="How many seeds, from the recipe's on, or which: 3, or 0,1,7.",
-            show_default=False,
-        ),
+        option("--seeds", "N|LIST", "How many seeds, from the recipe's on, or which: 3, or 0,1,7."),
     ] = None,
     overrides: SetOption = None,
     runs_dir: Annotated[

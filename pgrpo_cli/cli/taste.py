@@ -20,11 +20,15 @@ from .common import (
     AllowCodeOption,
     AllowHostOption,
     DeviceOption,
+    GroupOption,
     JsonOption,
     QuietOption,
     RunDirOption,
+    RunOrRecipeArgument,
+    SeedOption,
     SetOption,
-    path_parser,
+    option,
+    path_option,
 )
 from .terminal import ask, emit, note, say
 
@@ -41,16 +45,8 @@ def register(app: typer.Typer) -> None:
 
 
 def taste(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_OR_RECIPE",
-            parser=path_parser("RUN_OR_RECIPE"),
-            help="A run directory, or a recipe: before anything is trained its base model answers.",
-            show_default=False,
-        ),
-    ],
-    user: Annotated[str, typer.Option("--user", metavar="NAME", help="Who picks.", show_default=False)],
+    target: RunOrRecipeArgument,
+    user: Annotated[str, option("--user", "NAME", "Who picks.")],
     between: Annotated[
         str,
         typer.Option(
@@ -59,48 +55,31 @@ def taste(
             help="`base,tuned` or two runs: which is better for me? `samples`: answers of one model.",
         ),
     ] = "samples",
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            metavar="GROUP",
-            help="Tell the model that this group asks.",
-            show_default=False,
-        ),
-    ] = None,
+    group: GroupOption = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--prompts",
-            metavar="FILE",
-            parser=path_parser("--prompts"),
-            help="Questions: a line each, or JSON lines with a `prompt`. Default: those of the data, else "
+            "FILE",
+            "Questions: a line each, or JSON lines with a `prompt`. Default: those of the data, else "
             "what you type.",
-            show_default=False,
         ),
     ] = None,
     pairs: Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="How many pairs.")] = 20,
     answers: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--answers",
-            metavar="FILE",
-            help="Read picks from a file, one of `1 2 = s` a line. `-`: JSON lines with a program, a pair on "
+            "FILE",
+            "Read picks from a file, one of `1 2 = s` a line. `-`: JSON lines with a program, a pair on "
             "standard output, a pick on standard input.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            metavar="FILE",
-            parser=path_parser("--output"),
-            help="Where picks are appended. Default: taste.jsonl in the run.",
-            show_default=False,
-        ),
+        path_option("--output", "FILE", "Where picks are appended. Default: taste.jsonl in the run."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="What is drawn depends on it.")] = 0,
+    seed: SeedOption = 0,
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
     allow_code: AllowCodeOption = False,
@@ -109,7 +88,10 @@ def taste(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pick between two answers, without knowing whose they are; every pick is kept."""
+    """Pick between two answers, without knowing whose they are; every pick is kept.
+
+    Where nothing is trained yet, the base model of the recipe answers.
+    """
     # A file of picks that cannot be read is found before a model is loaded.
     pick = _picker(answers)
     from pgrpo_cli.verbs.taste import taste

@@ -25,6 +25,7 @@ from .common import (
     RunArgument,
     RunDirOption,
     SetOption,
+    option,
 )
 from .interrupts import exit_code, signal_of
 from .terminal import emit, stdout
@@ -75,13 +76,7 @@ def train(
     ] = False,
     profile: Annotated[
         int,
-        typer.Option(
-            "--profile",
-            min=0,
-            metavar="N",
-            help="Write a torch profiler trace of N steps into the run's profile/.",
-            show_default=False,
-        ),
+        option("--profile", "N", "Write a torch profiler trace of N steps into the run's profile/.", min=0),
     ] = 0,
     accept_changes: Annotated[
         bool,

@@ -71,8 +71,9 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 	$(OFFLINE) $(BIN)/python benchmarks/evaluation.py --json evaluation.json
 
-reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md, from runs made here where benchmarks/personas.json has none.
+reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md and docs/mechanisms.md, from runs made here where benchmarks/personas.json has none.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mechanisms.py --write docs/mechanisms.md
 	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
 
 lint: $(DEV)  ## Check style.

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class HistorySettings:
     kind: HistoryKind = "cumulative"
     decay: float | None = None
     window: int | None = None
+    winsorize: float | None = None
     update: str = "before"
     min_count: int = 16
 
@@ -90,6 +91,8 @@ class Draws:
     random_groups_S_B_P: Tensor
     uniforms_S_B_P_G_T: Tensor
     noise_S_B_P_G: Tensor
+    chances_S_B_P_G: Tensor
+    """Uniform, for what a `Course` decides by chance."""
 
     @classmethod
     def of(cls, world: World, seeds_S: Sequence[int], steps: int) -> Draws:
@@ -130,6 +133,7 @@ class Draws:
             random_groups_S_B_P=_choices(uniform(*stream), shares_K),
             uniforms_S_B_P_G_T=uniform(*stream, world.num_generations, world.tokens),
             noise_S_B_P_G=normal(*stream, world.num_generations),
+            chances_S_B_P_G=uniform(*stream, world.num_generations),
         )
 
 
@@ -185,6 +189,23 @@ class Policy:
         self._optimizer.step()
 
 
+class Course:
+    """What a study changes in the course of a run; this one changes nothing. Steps count from 0."""
+
+    clip: float | None = None
+
+    def groups(self, draws: Draws, step: int) -> Tensor:
+        """The preference groups of a step's prompts, [S, P]."""
+        return draws.groups_S_B_P[:, step]
+
+    def rewards(self, draws: Draws, step: int, rewards_S_P_G: Tensor) -> Tensor:
+        """The rewards that a step's completions get in place of theirs, [S, P, G]."""
+        return rewards_S_P_G
+
+    def before_entering(self, history: RewardHistory, names_N: list[str], step: int) -> None:
+        """Called before the rewards of the step's completions enter the history. `step` counts from 1."""
+
+
 def train(
     world: World,
     draws: Draws,
@@ -193,23 +214,29 @@ def train(
     *,
     random_groups: bool = False,
     evaluate_every: int = 5,
+    course: Course | None = None,
 ) -> Trained:
     """Train a replica for each of `draws` through all its steps. `random_groups`: rewards enter the histories
     of preference groups drawn by chance, the paper's ablation.
     """
+    course = course or Course()
+    draws = replace(draws, groups_S_B_P=draws.groups_S_B_P.clone())
     S, B, _, _ = draws.noise_S_B_P_G.shape
     K = len(world.shares_K)
     settings = world.history
-    history = RewardHistory(settings.kind, decay=settings.decay, window=settings.window)
+    history = RewardHistory(
+        settings.kind, decay=settings.decay, window=settings.window, winsorize=settings.winsorize
+    )
     policy = Policy(world, learning_rates_S)
     utilities = held_out_utilities(draws)
     curves = [progress(policy, draws, utilities)]
     labels = draws.random_groups_S_B_P if random_groups else draws.groups_S_B_P
     for b in range(B):
+        draws.groups_S_B_P[:, b] = course.groups(draws, b)
         logprobs_S_P_T_V = policy.logprobs(draws.features_S_B_P_F[:, b], draws.groups_S_B_P[:, b])
         tokens_S_P_G_T = drawn(logprobs_S_P_T_V.detach(), draws.uniforms_S_B_P_G_T[:, b])
-        rewards_S_P_G = rewards(world, draws, b, tokens_S_P_G_T)
-        advantages = _advantages(rewards_S_P_G, labels[:, b], history, estimator, settings, step=b + 1)
+        rewards_S_P_G = course.rewards(draws, b, rewards(world, draws, b, tokens_S_P_G_T))
+        advantages = _advantages(rewards_S_P_G, labels[:, b], history, estimator, settings, course, b + 1)
         policy.step(_loss(logprobs_S_P_T_V, tokens_S_P_G_T, advantages))
         if (b + 1) % evaluate_every == 0:
             curves.append(progress(policy, draws, utilities))
@@ -262,6 +289,7 @@ def _advantages(
     history: RewardHistory,
     estimator: Estimator,
     settings: HistorySettings,
+    course: Course,
     step: int,
 ) -> Advantages:
     """The history and the advantages in the order that `pgrpo train` has them in."""
@@ -269,11 +297,12 @@ def _advantages(
     names = [f"{s}/{k}" for s, row in enumerate(labels_S_P.tolist()) for k in row for _ in range(G)]
     rewards_N = rewards_S_P_G.flatten()
     before = settings.update == "before"
+    course.before_entering(history, names, step)
     if before:
         history.update(rewards_N, names, num_generations=G, step=step)
     found = compute_advantages(
         rewards_N, names, num_generations=G, history=history, estimator=estimator,
-        min_count=0 if before else settings.min_count,
+        min_count=0 if before else settings.min_count, clip=course.clip,
     )  # fmt: skip
     if not before:
         history.update(rewards_N, names, num_generations=G, step=step)

@@ -21,7 +21,7 @@ from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
 from pgrpo_cli.algo.types import Advantages, GroupStats
-from pgrpo_cli.data.batches import batch_at
+from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.eval.sampling import HeldOutCurve
@@ -122,6 +122,7 @@ def train_policy(
     parts = part_history(recipe.advantage, recipe.history, rewards.weights)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
+    batches = Batches(prompts, recipe.train.prompts_per_step, recipe.seed, recipe.train.sampler)
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
@@ -153,7 +154,7 @@ def train_policy(
             saver.done = step - 1
 
             clock.enter("rollout")
-            batch = batch_at(prompts, step, recipe.train.prompts_per_step, recipe.seed)
+            batch = batches.at(step)
             pending = scorer.start()
             seed = derive_seed(recipe.seed, "rollout", step)
             rollouts = sample(policy, batch, settings, seed=seed, budget=batch_budget, on_batch=pending.add)
@@ -267,7 +268,12 @@ def scored_step(
 def reward_history(section: HistorySection) -> RewardHistory:
     """An empty history of the recipe's kind."""
     kind = section.kind
-    return RewardHistory(kind.type, decay=getattr(kind, "decay", None), window=getattr(kind, "size", None))
+    return RewardHistory(
+        kind.type,
+        decay=getattr(kind, "decay", None),
+        window=getattr(kind, "size", None),
+        winsorize=section.winsorize,
+    )
 
 
 def part_history(

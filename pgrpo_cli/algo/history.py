@@ -15,6 +15,7 @@ from pgrpo_cli.names import nearest
 from .history_table import WHOLE, Column, HistoryTable, numbered
 from .memory import Cumulative, Ema, Memory, Stream, Window
 from .types import GroupStats, HistoryLookup, RewardBatch
+from .winsorize import winsorized
 
 HistoryKind = Literal["cumulative", "ema", "window"]
 
@@ -31,14 +32,22 @@ class RewardHistory:
       group.
     - `window`: only the latest `window` rewards count.
 
+    With `winsorize` a reward far from the others enters as one at a limit (`winsorize.py`).
+
     Standard deviations are those of a sample (n - 1). The order of rewards within a batch matters only to
     `ema` and `window`.
     """
 
     def __init__(
-        self, kind: HistoryKind = "cumulative", *, decay: float | None = None, window: int | None = None
+        self,
+        kind: HistoryKind = "cumulative",
+        *,
+        decay: float | None = None,
+        window: int | None = None,
+        winsorize: float | None = None,
     ) -> None:
         self.kind, self.decay, self.window = kind, decay, window
+        self.winsorize = winsorize
         self._memory = _memory(kind, decay, window)
         self._table = HistoryTable({**_COUNTERS, **self._memory.columns})
 
@@ -72,7 +81,12 @@ class RewardHistory:
         distinct, sets_P = numbered(preference_groups)
         rows_U = self._table.ensure_rows(distinct)
         prompts_M = torch.repeat_interleave(valid_P_G[counted_P].sum(1))
-        stream = Stream(batch.rewards_N[batch.valid_N], prompts_M, sets_P, len(rows_U))
+        rewards_M = batch.rewards_N[batch.valid_N]
+        if self.winsorize is not None:
+            sets_M = sets_P[prompts_M]
+            past_M = self.lookup([distinct[number] for number in sets_M.tolist()])
+            rewards_M = winsorized(rewards_M, sets_M, past_M, self.winsorize)
+        stream = Stream(rewards_M, prompts_M, sets_P, len(rows_U))
         self._memory.add(self._table, rows_U, stream)
         steps_U = torch.full_like(rows_U, step)
         self._count(rows_U, stream.counts_U, stream.prompt_counts_U, steps_U, steps_U)

@@ -90,7 +90,8 @@ def find_rare(view: RunView) -> Iterator[Finding]:
     """Preference groups that are hardly sampled in the planned steps."""
     train, data = view.recipe.train, view.training_prompts
     sampled = train.steps * train.prompts_per_step
-    if sampled < TRIAL_PROMPTS:
+    # Under `balanced` no preference group is sampled less often than another.
+    if sampled < TRIAL_PROMPTS or train.sampler == "balanced":
         return
     # Those with strictly fewer prompts than the bound. Pairs compare by count first, and "" is the least
     # name.
@@ -106,8 +107,8 @@ def find_rare(view: RunView) -> Iterator[Finding]:
         f"{len(rare)} of {len(data.ascending)} preference groups, such as {names}, are sampled fewer than "
         f"{RARE_PROMPTS:.0f} times in {train.steps} steps. That is too little to learn the taste of each; "
         "they mostly get what the others teach.",
-        "Join users of similar taste into one preference group, or train longer (train.steps, "
-        "train.prompts_per_step).",
+        "Join users of similar taste into one preference group, set train.sampler=balanced, or train longer "
+        "(train.steps, train.prompts_per_step).",
         {"preference_groups": len(rare), "of": len(data.ascending)},
     )
 
@@ -123,8 +124,8 @@ def _rare(view: RunView, name: str, prompts: int) -> Finding:
         f"Preference group {name!r} has {prompts} of {total} training prompts: in {train.steps} steps it is "
         f"sampled about {shown(expected)} times. That is too little to learn its taste; it mostly gets what "
         "the others teach.",
-        f"Give it more prompts, train longer (train.steps={steps} gives {2 * RARE_PROMPTS:.0f}), or join it "
-        "with users of similar taste into one preference group.",
+        f"Give it more prompts, set train.sampler=balanced, train longer (train.steps={steps} gives "
+        f"{2 * RARE_PROMPTS:.0f}), or join it with users of similar taste into one preference group.",
         {"training_prompts": prompts, "expected": expected},
     )
 

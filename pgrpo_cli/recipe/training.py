@@ -146,6 +146,14 @@ class HistorySection(Section):
         description="With `update: after`: rewards that a group needs before its history is used.",
     )
 
+    winsorize: float | None = Field(
+        None,
+        ge=1,
+        le=1e6,
+        description="For rewards with outliers, such as 4: a reward enters the history no further from the "
+        "mean than this many standard deviations. Null: as it is, as in the paper.",
+    )
+
     def violations(self) -> Iterator[Violation]:
         """A window shorter than `min_count` is never used."""
         kind = self.kind
@@ -200,6 +208,11 @@ class TrainSection(Section):
 
     steps: int = Field(200, ge=1, le=10_000_000, description="Optimizer updates.")
     prompts_per_step: int = Field(8, ge=1, le=65_536, description="Prompts sampled per step (P).")
+    sampler: Literal["proportional", "balanced"] = Field(
+        "proportional",
+        description="`proportional`: every prompt is sampled equally often. `balanced`: every preference "
+        "group is, so rare ones repeat their prompts more often.",
+    )
     updates_per_rollout: int = Field(
         1, ge=1, le=1000, description="Optimizer updates made from one batch of rollouts."
     )

@@ -208,6 +208,12 @@ def test_a_short_run_is_a_trial_in_which_everything_is_rare(tmp_path: Path) -> N
     assert STEPS * 6 * 3 / 303 < 5
 
 
+def test_no_preference_group_is_rare_where_all_are_sampled_equally_often(tmp_path: Path) -> None:
+    counts = {"calm": 150, "loud": 150, "rare": 3}
+    balanced = Made(training_prompts=counts, recipe={"train__sampler": "balanced"})
+    assert diagnose(view_of(make(tmp_path / "run", balanced))).findings == ()
+
+
 def test_the_documentation_has_a_row_for_every_rule() -> None:
     text = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]

@@ -50,14 +50,14 @@ VARIANTS = {
         "train": {**TINY["train"], "gradient_checkpointing": True},
     },
     "fading history, entered afterwards, two updates": {
-        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6},
+        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6, "winsorize": 1},
         "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
     },
-    "window, shrinkage, clip, constant": {
+    "window, shrinkage, clip, constant, balanced": {
         "history": {"kind": {"type": "window", "size": 8}},
         "advantage": {"estimator": "pgrpo_shrinkage", "clip": 0.5},
         "loss": {"aggregation": "constant"},
-        "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3},
+        "train": {**TINY["train"], "schedule": "constant", "warmup_steps": 3, "sampler": "balanced"},
     },
     # bitsandbytes keeps 8 bits for parameters of 4096 numbers or more: here 64 x 64.
     "8-bit optimizer": {

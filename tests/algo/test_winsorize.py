@@ -1,0 +1,115 @@
+"""How rewards with outliers enter the history: limits by hand, and what must not change."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgrpo_cli.algo.advantages import compute_advantages
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.recipe.training import HistorySection
+from pgrpo_cli.training import reward_history
+from tests.support.history import comparable
+
+nan = math.nan
+KINDS = [{}, {"kind": "ema", "decay": 0.9}, {"kind": "window", "window": 24}]
+
+
+def known(winsorize: float | None = 2.0, **kind) -> RewardHistory:
+    """Of a: 16 rewards, 8 of 1 and 8 of 3: mean 2, variance 16 / 15."""
+    history = RewardHistory(**kind, winsorize=winsorize)
+    history.update([1.0, 3.0] * 8, ["a"] * 16, num_generations=2, step=1)
+    return history
+
+
+def test_a_reward_enters_at_the_limit_of_its_preference_group():
+    # c = 2: 2 ± 2 sqrt(16/15) = 2 ± 2.066. 100 enters as 4.066, -100 as -0.066, 3.5 as it is.
+    limit = 2 * math.sqrt(16 / 15)
+    history, expected = known(), known(None)
+    history.update([100.0, -100.0, 3.5, nan], ["a"] * 4, num_generations=2, step=2)
+    expected.update([2 + limit, 2 - limit, 3.5, nan], ["a"] * 4, num_generations=2, step=2)
+    assert history.count("a") == 19
+    assert history.mean("a") == pytest.approx(expected.mean("a"), rel=1e-14)
+    assert history.std("a") == pytest.approx(expected.std("a"), rel=1e-14)
+
+
+def test_a_new_preference_group_has_the_limits_of_its_own_median():
+    # 1 2 3 4 100: median 3, deviations 2 1 0 1 97, MAD 1; with c = 2 the reach is 2 · 2 · 1.4826 = 5.9304.
+    history, expected = RewardHistory(winsorize=2.0), RewardHistory()
+    history.update([1.0, 2.0, 3.0, 4.0, 100.0], ["b"] * 5, num_generations=5, step=1)
+    expected.update([1.0, 2.0, 3.0, 4.0, 8.9304], ["b"] * 5, num_generations=5, step=1)
+    assert history.mean("b") == pytest.approx(expected.mean("b"), rel=1e-14)
+    assert history.std("b") == pytest.approx(expected.std("b"), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [0.0] * 7 + [1.0],  # MAD 0: nothing is known of the first success
+        [5.0, 6.0, 900.0],  # three rewards are too few
+    ],
+)
+def test_without_a_spread_there_are_no_limits(rewards):
+    history, expected = RewardHistory(winsorize=1.0), RewardHistory()
+    for found in (history, expected):
+        found.update(rewards, ["a"] * len(rewards), num_generations=1, step=1)
+    assert comparable(history.state_dict()) == comparable(expected.state_dict())
+
+
+def test_the_first_success_after_many_failures_counts_in_full():
+    history = RewardHistory(winsorize=1.0)
+    history.update([0.0] * 32, ["a"] * 32, num_generations=4, step=1)
+    history.update([0.0, 0.0, 0.0, 1.0], ["a"] * 4, num_generations=4, step=2)
+    assert history.mean("a") == pytest.approx(1 / 36, rel=1e-14)
+
+
+@pytest.mark.parametrize("outlier", [1e3, 1e6, 1e150])
+def test_one_outlier_in_the_first_step_does_not_silence_a_preference_group(outlier):
+    """Without limits σ is about outlier / sqrt(n), and every later advantage close to 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def largest(winsorize: float | None) -> float:
+        history = RewardHistory(winsorize=winsorize)
+        for step in range(1, 9):
+            rewards = torch.randn(16, generator=generator).double()
+            if step == 1:
+                rewards[0] = outlier
+            history.update(rewards, ["a"] * 16, num_generations=4, step=step)
+        found = compute_advantages(rewards, ["a"] * 16, num_generations=4, history=history)
+        return found.advantages_N.abs().max().item()
+
+    assert largest(None) < 0.3
+    assert 1 < largest(4.0) < 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_goes_on_from_its_state(kind):
+    one, two = known(1.5, **kind), RewardHistory(**kind, winsorize=1.5)
+    two.load_state_dict(one.state_dict())
+    for history in (one, two):
+        history.update(
+            [0.0, 9.0, -9.0, 2.0, 70.0, 1.0, 2.0, 3.0], ["a"] * 4 + ["b"] * 4, num_generations=4, step=2
+        )
+    assert comparable(one.state_dict()) == comparable(two.state_dict())
+    assert comparable(one.state_dict()) != comparable(known(None, **kind).state_dict())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rewards=st.lists(st.integers(-80, 80).map(float), min_size=8, max_size=8),
+    factor=st.sampled_from([1, 2, 4]),
+)
+def test_preference_groups_do_not_influence_each_other(rewards, factor):
+    together, alone = known(factor), known(factor)
+    together.update([*rewards, 1e9, -1e9, 0.0, 5.0], ["b"] * 8 + ["a"] * 4, num_generations=4, step=2)
+    alone.update(rewards, ["b"] * 8, num_generations=4, step=2)
+    assert together.stats(["b"]) == alone.stats(["b"])
+
+
+def test_the_recipe_sets_it():
+    assert reward_history(HistorySection()).winsorize is None
+    assert reward_history(HistorySection(winsorize=4.0)).winsorize == 4.0

@@ -164,7 +164,8 @@ class _Session:
             self._shown(conversation.ask(question, "base"), "base")
         reply = conversation.ask(question)
         self._shown(reply, reply.which if self.beside else None)
-        conversation.keep(question, reply)
+        if reply.finished or reply.text:
+            conversation.keep(question, reply)
 
     def _shown(self, reply: Reply, label: str | None) -> None:
         """Show the pieces as they come. Ctrl-C ends this answer, not the conversation."""
@@ -257,8 +258,9 @@ class _Session:
         self._note(f"kept in {self.conversation.rate(None, _required(text, '/edit TEXT'))}")
 
     def _retry(self, rest: str) -> None:
-        """answer the last question once more"""
-        self._answer(self.conversation.take_back())
+        """answer the last question once more; unless that succeeds, the old answer stays"""
+        with self.conversation.retrying() as question:
+            self._answer(question)
 
     def _new(self, rest: str) -> None:
         """begin a new conversation"""

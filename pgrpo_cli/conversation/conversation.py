@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +23,7 @@ from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback import Placed, Rating, append, read_feedback
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
-from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.seeding import recorded_seed
 from pgrpo_cli.state.files import atomic_write
 from pgrpo_cli.stats.result_types import Which
 
@@ -60,7 +63,7 @@ class Conversation:
     max_tokens: int | None = None
     temperature: float | None = None
     turns: list[tuple[str, Reply]] = field(default_factory=list)
-    _tries: int = 0
+    _retries: Counter[int] = field(default_factory=Counter)
 
     @property
     def preference_groups(self) -> list[str]:
@@ -80,7 +83,7 @@ class Conversation:
         """The answer to a question, which `keep` makes part of the conversation. Raises DataError."""
         if not question.strip():
             raise DataError("there is nothing to answer: the question is blank", remedy="Write something.")
-        seed = derive_seed(self.seed, "chat", len(self.turns), self._tries)
+        seed = recorded_seed(self.seed, "chat", len(self.turns), self._retries[len(self.turns)])
         return self.speaker.ask(
             self.messages(question),
             which=which or self.which,
@@ -92,19 +95,27 @@ class Conversation:
     def keep(self, question: str, reply: Reply) -> None:
         """The conversation goes on from this answer."""
         self.turns.append((question, reply))
-        self._tries = 0
 
-    def take_back(self) -> str:
-        """Forget the last answer, so that the same question is answered otherwise. Returns the question."""
-        question, _ = self._last()
+    @contextmanager
+    def retrying(self) -> Iterator[str]:
+        """Within the block the last question has no answer, and `ask` draws another one.
+
+        Yields the question. The old answer stays unless `keep` gets a new one. Raises DataError without one.
+        """
+        last = self._last()
         self.turns.pop()
-        self._tries += 1
-        return question
+        place = len(self.turns)
+        self._retries[place] += 1
+        try:
+            yield last[0]
+        finally:
+            if len(self.turns) == place:
+                self.turns.append(last)
 
     def restart(self) -> None:
         """Forget all turns."""
         self.turns.clear()
-        self._tries = 0
+        self._retries.clear()
 
     def answer_as(
         self, *, group: str | None = None, user: str | None = None, profile: str | None = None

@@ -23,7 +23,7 @@ from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.taste.asked import Asked
 from pgrpo_cli.rewards.text import is_blank
-from pgrpo_cli.seeding import derive_seed
+from pgrpo_cli.seeding import derive_seed, recorded_seed
 from pgrpo_cli.stats.intervals import Interval, share_interval
 from pgrpo_cli.stats.result_types import Which
 
@@ -281,7 +281,7 @@ class Tasting:
         )
 
     def _seed(self, *what: str | int) -> int:
-        return derive_seed(self.seed, "taste", self.user, self._number, *what)
+        return recorded_seed(self.seed, "taste", self.user, self._number, *what)
 
 
 def questions_of_data(run_dir: Path) -> list[Question]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.conversation.speaker import Reply
+from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.feedback import read_feedback
 from tests.support.training import trained, write_tiny
 
@@ -96,6 +97,27 @@ def test_what_a_model_says_cannot_move_the_cursor(run: Path, monkeypatch: pytest
     assert "\\u001b[2J\\u202e[bold]" in shown and "\x1b" not in shown
     once = _chat(run, "--once", "Hello?", "--json").stdout
     assert "\x1b" not in once and json.loads(once)["answer"] == "\x1b[2J\u202e[bold]"
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "is stopped"])
+def test_an_answer_stays_where_a_retry_fails_or_is_stopped(
+    run: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    answers = iter(["An answer.", None])
+
+    def pieces(self: Reply) -> Iterator[str]:
+        self.text = next(answers) or ""
+        if self.text:
+            self.finished = True
+            yield self.text
+        elif fails:
+            raise TrainingError("no memory", remedy="")
+
+    monkeypatch.setattr(Reply, "__iter__", pieces)
+    result = _chat(run, lines="Hello?\n/retry\n/up\n")
+    assert result.exit_code == 0 and ("no memory" in result.stderr) == fails
+    (rating,) = read_feedback(run / "feedback.jsonl").ratings
+    assert rating.answer == "An answer."
 
 
 @pytest.mark.parametrize(

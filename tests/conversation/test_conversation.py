@@ -75,11 +75,23 @@ def test_another_try_is_drawn_anew_and_the_same_seed_says_the_same(run: Path) ->
     one, other = chat(run, group="often"), chat(run, group="often")
     first = _ask(one, "One?")
     assert _ask(other, "One?") == first
-    answers = {first}
+    seeds = {one.turns[0][1].seed}
     for _ in range(3):
-        answers.add(_ask(one, one.take_back()))
+        with one.retrying() as question:
+            _ask(one, question)
+        seeds.add(one.turns[0][1].seed)
     assert len(one.turns) == 1
-    assert len(answers) > 1
+    # Each retry draws another answer, also the second one.
+    assert len(seeds) == 4
+
+
+def test_an_answer_stays_where_no_other_comes(conversation: Conversation) -> None:
+    first = _ask(conversation, "One?")
+    with pytest.raises(DataError), conversation.retrying() as question:
+        assert question == "One?" and conversation.turns == []
+        raise DataError("no room", remedy="")
+    assert [(asked, reply.text) for asked, reply in conversation.turns] == [("One?", first)]
+    assert conversation.messages("Two?")[-2] == {"role": "assistant", "content": first}
 
 
 def test_opinions_are_kept_with_all_that_stood_before_the_answer(conversation: Conversation) -> None:
@@ -88,6 +100,7 @@ def test_opinions_are_kept_with_all_that_stood_before_the_answer(conversation: C
     conversation.rate(1)
     conversation.rate(None, "Better.")
     liked, edited = read_feedback(conversation.run_dir / FEEDBACK).ratings
+    assert liked.seed is not None and 0 <= liked.seed < 2**53
     assert (liked.rating, liked.answer, liked.preference_group) == (1, second, "often")
     assert liked.messages[1:] == (
         {"role": "user", "content": "One?"},

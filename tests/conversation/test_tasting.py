@@ -87,6 +87,7 @@ def test_every_pick_is_on_the_disk_before_the_next_pair(tmp_path: Path) -> None:
     assert pick.models == tuple(contestant.name for contestant in pair.contestants)
     assert pick.steps == tuple({"base": 0, "tuned": 6}[name or ""] for name in pick.models)
     assert pick.messages == ({"role": "user", "content": "question 0"},)
+    assert all(seed is not None and 0 <= seed < 2**53 for seed in pick.seeds)
 
 
 def test_an_undone_pick_is_shown_again_and_counts_no_more(tmp_path: Path) -> None:
@@ -155,8 +156,10 @@ def test_some_answers_follow_an_instruction_that_only_the_record_tells(tmp_path:
         tasting.pick(pair, "1")
     picks = read_feedback(tmp_path / "taste.jsonl").picks
     assert {pick.messages[-1]["content"] for pick in picks} == {f"question {i}" for i in range(60)}
-    added = [instruction for pick in picks for instruction in pick.instructions]
-    assert set(added) == {None, *INSTRUCTIONS}
+    added = {instruction for pick in picks for instruction in pick.instructions}
+    # Which are shown depends on how the answers differ.
+    assert None in added and len(added) > len(INSTRUCTIONS) / 2
+    assert added <= {None, *INSTRUCTIONS}
 
 
 def test_answers_for_preference_groups_follow_no_instruction(tmp_path: Path) -> None:

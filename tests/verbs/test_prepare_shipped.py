@@ -22,7 +22,7 @@ RECIPES = {name: path for name, path in shipped_recipes().items() if sample_data
 
 
 def test_these_recipes_bring_data() -> None:
-    assert {"house-styles", "my-chats", "my-taste", "thumbs"} <= RECIPES.keys()
+    assert {"dinner", "house-styles", "my-chats", "my-taste", "thumbs"} <= RECIPES.keys()
 
 
 def test_the_picks_of_my_taste_follow_their_rule() -> None:
@@ -42,9 +42,9 @@ def test_its_rows_are_prepared_and_can_be_scored(path: Path, tmp_path: Path) -> 
     report = prepare_data(recipe, tmp_path, path.parent, byte_tokenizer())
     assert report.rejected == {}
     assert all(group.train_prompts and group.eval_prompts for group in report.groups)
-    rewards = build_rewards(recipe.rewards, path.parent, allow_code=False)
+    rewards = build_rewards(recipe.rewards, path.parent, allow_code=True)
     prompts = [*load_prepared(tmp_path, "train"), *load_prepared(tmp_path, "eval")]
-    texts = ("Yes.", "We regret that the matter must be postponed until Friday, regarding your contract!")
+    texts = ("Yes.", "We regret that the wine must be postponed until the 20th, regarding your contract!")
     trials = try_rewards(
         rewards,
         [

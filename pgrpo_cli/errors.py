@@ -66,7 +66,7 @@ class RewardError(PgrpoError, RuntimeError):
 
 
 class TrainingError(PgrpoError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class EvalError(PgrpoError, RuntimeError):

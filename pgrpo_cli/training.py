@@ -2,7 +2,7 @@
 
 A step samples G completions for each of P prompts, scores them, normalises each reward against the reward
 history of its preference group, and makes one clipped policy-gradient update of the adapter (several, if the
-recipe says so). Everything that a step draws is a function of (seed, step), so a run that goes on from a
+recipe says so). Everything that a step draws is a function of (seed, step), so a run that continues from a
 checkpoint repeats an uninterrupted one: on a CPU bit for bit, on a GPU as far as its kernels do.
 """
 
@@ -115,8 +115,8 @@ def train_policy(
 
     `policy` carries the checkpoint's adapter; `curve` evaluates it on held-out prompts now and then. When
     `stop_requested` answers True the step at hand is finished and saved, and Interrupted is raised. Raises
-    TrainingError, RewardError or CheckpointError where it cannot go on; the steps before a reward that failed
-    are saved.
+    TrainingError, RewardError or CheckpointError where it cannot continue; the steps before a reward that
+    failed are saved.
     """
     history = reward_history(recipe.history)
     parts = part_history(recipe.advantage, recipe.history, rewards.weights)
@@ -193,7 +193,7 @@ def train_policy(
             log.append(record)
             stopping = stop_requested()
             if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
-                # Last: a run goes on from a checkpoint, so all records up to it must be there before it is.
+                # Last: a run continues from a checkpoint, so all records up to it must be there before it is.
                 saver.save(step)
             observer.on_step(record, groups)
             if stopping and step < recipe.train.steps:

@@ -216,7 +216,7 @@ class _Session:
     # Commands. The docstring of each is its line in /help.
 
     def _as(self, name: str) -> None:
-        """GROUP: answer as for another preference group; the conversation begins anew"""
+        """GROUP: answer as for another preference group; a new conversation begins"""
         if not name:
             emit("\n".join(self.conversation.preference_groups))
             return
@@ -236,7 +236,7 @@ class _Session:
     def _base(self, rest: str) -> None:
         """show the answer of the base model, too, drawn with the same seed; again: no longer"""
         self.beside = not self.beside
-        self._note(f"The base model {'answers, too' if self.beside else 'is silent'}.")
+        self._note(f"The base model {'answers, too' if self.beside else 'no longer answers'}.")
 
     def _rewards(self, rest: str) -> None:
         """what the rewards of the recipe make of the last answer"""

@@ -44,7 +44,7 @@ SetOption = Annotated[
 ]
 RunDirOption = Annotated[
     Path | None,
-    path_option("--run-dir", "DIR", "Where the run lands. Default: runs/<recipe name>."),
+    path_option("--run-dir", "DIR", "Directory of the run. Default: runs/<recipe name>."),
 ]
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python files and plug-ins that the recipe names.")
@@ -80,7 +80,7 @@ DeviceOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the result.")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Go on although most prompts do not tell the model who asks.")
+    bool, typer.Option("--force", help="Continue although most prompts do not tell the model who asks.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 StepOption = Annotated[

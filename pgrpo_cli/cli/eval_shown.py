@@ -52,7 +52,7 @@ def show_result(result: EvalResult) -> None:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print the tables of a comparison, one a run beside the reference, and what they say."""
+    """Print the tables of a comparison, one per run beside the reference, and what they say."""
     from pgrpo_cli.report.sentences import comparison_sentence, grouping_sentence, learning_sentence
     from pgrpo_cli.report.tables import comparison_table, learning_table, to_rich
 

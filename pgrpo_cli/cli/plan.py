@@ -157,7 +157,7 @@ def _sentences(
         f"Largest rollout batch: {batch.count} prompts of {batch.prompt_tokens} tokens, "
         f"{batch.generations} completions of {batch.completion_tokens} each. "
         f"Largest micro-batch: {micro_batch.count} rows of {micro_batch.row_tokens} tokens.",
-        f"Budgets: {plan.tokens_per_batch} tokens a rollout batch{_left(recipe.rollout.tokens_per_batch)}, "
+        f"Budgets: {plan.tokens_per_batch} tokens per rollout batch{_left(recipe.rollout.tokens_per_batch)}, "
         f"{plan.tokens_per_micro_batch} a micro-batch{_left(recipe.train.tokens_per_micro_batch)}.",
     ]
     if longest is None:

@@ -26,7 +26,7 @@ MAX_GROUPS = 12
 """Preference groups that a text is scored for, unless they are named."""
 REFERENCES_PER_GROUP = 3
 ROW_REMEDY = (
-    'Write an object a line: {"text": "...", "prompt": "...", "preference_group": "..."}, and any columns; '
+    'Write one object per line: {"text": "...", "prompt": "...", "preference_group": "..."}, and columns; '
     "only `text` is needed."
 )
 ANY_GROUP = "any"

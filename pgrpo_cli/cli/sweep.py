@@ -1,6 +1,6 @@
 """`sweep`: the runs of a grid one after another, each in a process of its own.
 
-A process a run gives all memory back between runs, the GPU's too, which no clean-up inside one process
+One process per run gives all memory back between runs, the GPU's too, which no clean-up inside one process
 promises after an out-of-memory; and a run that crashes or is killed for memory costs itself only. It is in a
 process group of its own, so that Ctrl-C reaches it once, through here, and not a second time from the
 terminal, which would stop it at once instead of after its step.
@@ -68,7 +68,7 @@ def sweep(
             "--runs-dir",
             metavar="DIR",
             parser=path_parser("--runs-dir"),
-            help="Where the runs land, a directory each.",
+            help="Where the runs are, one directory per run.",
         ),
     ] = Path("runs"),
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each run when it is trained.")] = False,
@@ -79,7 +79,7 @@ def sweep(
     device: DeviceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train every combination of values and seeds, one run after another. Run again, it goes on."""
+    """Train every combination of values and seeds, one run after another; the same command resumes."""
     from pgrpo_cli.verbs.sweep import plan_sweep
 
     plan = plan_sweep(recipe, grid or (), seeds, overrides or (), runs_dir)
@@ -143,12 +143,12 @@ def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) 
                 if signum := child.stopped or _STOPPED.get(code):
                     raise Interrupted(
                         f"stopped in {run.path}; what is finished stays",
-                        remedy="The same command goes on.",
+                        remedy="The same command continues.",
                         exit_code=exit_code(signum),
                     )
                 if code:
                     failed[run.path] = f"`pgrpo {words[0]}` ended with {_ending(code)}"
-                    note(f"{run.path}: {failed[run.path]}; going on with the next run")
+                    note(f"{run.path}: {failed[run.path]}; continuing with the next run")
                     break
     return failed
 

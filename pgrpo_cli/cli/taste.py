@@ -61,7 +61,7 @@ def taste(
         path_option(
             "--prompts",
             "FILE",
-            "Questions: a line each, or JSON lines with a `prompt`. Default: those of the data, else "
+            "Questions: one per line, or JSON lines with a `prompt`. Default: those of the data, else "
             "what you type.",
         ),
     ] = None,
@@ -71,8 +71,8 @@ def taste(
         option(
             "--answers",
             "FILE",
-            "Read picks from a file, one of `1 2 = s` a line. `-`: JSON lines with a program, a pair on "
-            "standard output, a pick on standard input.",
+            "Read picks from a file, one of `1 2 = s` per line. `-`: JSON lines with a program, each pair on "
+            "standard output, each pick on standard input.",
         ),
     ] = None,
     output: Annotated[
@@ -206,7 +206,7 @@ def _ask_program(pair: Shown) -> str:
     if not line:
         return "q"
     if mark not in MARKS:
-        raise DataError(f"--answers -: found {mark[:60]!r}, not one of {_RULE}", remedy="Write one a line.")
+        raise DataError(f"--answers -: found {mark[:60]!r}, not one of {_RULE}", remedy="Write one per line.")
     return mark
 
 

@@ -82,7 +82,7 @@ def train(
         bool,
         typer.Option(
             "--accept-changes",
-            help="Go on although data, model or a reward's file are not what the run was trained with.",
+            help="Continue although data, model or a reward's file are not what the run was trained with.",
         ),
     ] = False,
     allow_code: AllowCodeOption = False,

@@ -93,7 +93,7 @@ class Conversation:
         )
 
     def keep(self, question: str, reply: Reply) -> None:
-        """The conversation goes on from this answer."""
+        """The conversation continues from this answer."""
         self.turns.append((question, reply))
 
     @contextmanager

@@ -14,7 +14,7 @@ from .records import LEAKED, text_key
 from .references import ReferenceRewards, reference_of
 from .summary import GroupCounts
 
-# Under so many prompts a preference group's spread is a guess and every epoch repeats the same few.
+# With fewer prompts the spread of a preference group is a guess, and every epoch repeats the same few.
 FEW_PROMPTS = 16
 # More preference groups with the same trouble are told in one line.
 MAX_LINES = 3
@@ -52,7 +52,8 @@ def one_dominates(facts: Facts) -> Iterator[str]:
         per_step = facts.recipe.train.prompts_per_step
         yield (
             f"preference group {largest.preference_group!r} has {largest.share:.0%} of the training prompts: "
-            f"of {per_step} prompts a step, about {(1 - largest.share) * per_step:.1f} are of all others"
+            f"of the {per_step} prompts of a step, about "
+            f"{(1 - largest.share) * per_step:.1f} are of all others"
         )
 
 

@@ -22,7 +22,7 @@ OURS = re.compile(
     rf"({'|'.join(SPLITS)})(/(data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json))?"
     rf"|{re.escape(MANIFEST)}|{re.escape(REJECTED)}|{re.escape(CLUSTERS)}"
 )
-PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data anew."
+PREPARE_AGAIN = "Run `pgrpo prepare` with the run's recipe again; it writes the same data."
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any] | None:

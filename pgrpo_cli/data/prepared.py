@@ -218,7 +218,7 @@ def _save_split(path: Path, prompts: Sequence[PreparedPrompt]) -> None:
 
 
 class _TokenLists(Sequence[list[int]]):
-    """The prompts' tokens: a list each when looked at, four bytes a token when stored."""
+    """The prompts' tokens: one list per prompt when read, four bytes per token when stored."""
 
     def __init__(self, prompts: Sequence[PreparedPrompt]) -> None:
         self._prompts = prompts

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file. Raises OSError, and ValueError where it is none."""
+    """The JSON in a file. Raises OSError, and ValueError if it is not JSON."""
     return parse_json(path.read_bytes())
 
 

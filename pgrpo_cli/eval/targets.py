@@ -215,7 +215,7 @@ def _adapter_hash(adapter: Path) -> str:
     except OSError as error:
         raise CheckpointError(
             f"{adapter} holds no readable adapter: {error.strerror}",
-            remedy="Move that folder away and run `pgrpo train` again: it goes on from the last checkpoint.",
+            remedy="Move that folder away and run `pgrpo train` again; it resumes from the last checkpoint.",
         ) from error
 
 

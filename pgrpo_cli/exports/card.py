@@ -45,7 +45,7 @@ def model_card(job: Job, written: Written, licence: str | None, presets: Sequenc
             f"- Licence of the base model: {said}.",
             f"- Compared with the run by {checked.by}, on {checked.prompts} held-out prompts: "
             f"{checked.greedy_equal} likeliest answers are the same; log-probabilities differ by "
-            f"{checked.mean_abs_logprob_difference:.4f} nats a token on average.",
+            f"{checked.mean_abs_logprob_difference:.4f} nats per token on average.",
             "",
             "The model is told who asks by what stands before the question. `presets.json` has these "
             "messages for each preference group:",

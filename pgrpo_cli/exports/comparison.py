@@ -84,8 +84,8 @@ def require_near(checked: Checked, answers: Sequence[Answer], found: Sequence[Re
         return
     raise ExportError(
         f"the exported model, as {checked.by} loads it, does not answer as the run's weights do: "
-        f"log-probabilities differ by {difference:.3g} nats a token on average, and {checked.bound:.2f} are "
-        f"allowed; {checked.greedy_equal} of {checked.prompts} answers are the run's. Likely cause: "
+        f"log-probabilities differ by {difference:.3g} nats per token on average, and {checked.bound:.2f} "
+        f"are allowed; {checked.greedy_equal} of {checked.prompts} answers are the run's. Likely cause: "
         + (
             f"the adapter was not applied, for the base model without it is only {from_base:.3g} away."
             if lost

@@ -12,7 +12,7 @@ from pgrpo_cli.recipe.templates import ChatTemplate, TemplateProblem
 Messages = Sequence[Mapping[str, Any]]
 
 _SAID = "Answer in one word."
-_MARK = "<<<the message goes on here>>> "
+_MARK = "<<<the message continues here>>> "
 
 
 class Chat:

@@ -152,7 +152,7 @@ def _fetched(at: Location, names: Sequence[str], *, bars: bool = False) -> Path:
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             raise ModelError(
                 f"{at.shown} was not downloaded: {first_line(error)}",
-                remedy="Run the same command again: it goes on with what is there.",
+                remedy="Run the same command again: it continues with what is there.",
             ) from error
 
 

@@ -101,7 +101,7 @@ def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
 def load_resolved(path: str | Path) -> Recipe:
     """The resolved recipe of a run, as `dump_resolved` wrote it.
 
-    A key that is newer than the run has the value under which the run goes on as it began. Raises
+    A key that is newer than the run has the value with which the run continues unchanged. Raises
     RecipeError, which names the version that wrote the file if it is another one.
     """
     document = read_document(Path(path))

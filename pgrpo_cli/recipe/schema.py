@@ -33,7 +33,7 @@ class Recipe(Section):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=200,
-        description="Name of the recipe; the run lands in `runs/<name>`.",
+        description="Name of the recipe; the run is in `runs/<name>`.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
     model: ModelSection = Field(description="The base model.")

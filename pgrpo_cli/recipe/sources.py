@@ -99,7 +99,7 @@ class TextSource(FilesSource):
 
 
 class JsonlSource(ColumnMapping, TextSource):
-    """JSON lines: an object a line with a prompt (or messages), a preference group, and any other columns.
+    """JSON lines: one object per line with a prompt (or messages), a preference group, and any other columns.
 
     A JSON array of such objects, and indented JSON, is read too.
     """

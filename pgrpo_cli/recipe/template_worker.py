@@ -120,7 +120,7 @@ def _expression(environment: Environment, source: str) -> nodes.Template:
 
 
 class Program:
-    """A compiled source. Raises Refused where it is none."""
+    """A compiled source. Raises Refused if it is invalid."""
 
     def __init__(self, kind: str, source: str) -> None:
         self.kind = kind

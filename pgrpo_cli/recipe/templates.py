@@ -41,7 +41,7 @@ class TemplateProblem(Exception):
 
 
 class _Jinja:
-    """Checked source. Raises TemplateProblem where it is none.
+    """Checked source. Raises TemplateProblem if it is invalid.
 
     `variables` are the names that it takes from outside.
     """
@@ -84,7 +84,7 @@ class Expression(_Jinja):
 
 
 class Pattern:
-    """A regular expression, Python's own. Raises TemplateProblem where it is none."""
+    """A regular expression of Python. Raises TemplateProblem if it is invalid."""
 
     def __init__(self, source: str, *, ignore_case: bool = False) -> None:
         self._kind, self._source = "pattern in any case" if ignore_case else "pattern", source

@@ -111,7 +111,7 @@ class Document:
 def parse(text: str, label: str, where: Callable[[int], str]) -> Document:
     """Read one YAML document. `where` names a line (from 1) in messages.
 
-    Raises InvalidRecipe where reading cannot go on; everything else is collected in `problems`.
+    Raises InvalidRecipe if reading cannot continue; everything else is collected in `problems`.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)

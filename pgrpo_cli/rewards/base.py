@@ -212,7 +212,7 @@ def import_extra(module: str, extra: str, label: str) -> Any:
 
 
 def texts_in(completion: Completion, column: str, label: str, setting: str) -> tuple[str, ...]:
-    """The text, or the texts of the list, in a column. Raises RewardError where there is none.
+    """The text, or the texts of the list, in a column. Raises RewardError if there is none.
 
     `label` names the reward, `setting` the key of its section that names the column.
     """

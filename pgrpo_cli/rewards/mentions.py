@@ -150,7 +150,7 @@ def _begins_a_sentence(text: str, place: int) -> bool:
 
 
 def outside_quotations(text: str, mentions: Sequence[Mention], titles: Sequence[Title]) -> list[Mention]:
-    """The mentions but for pieces of a quoted title: “The Matrix Reloaded” names no Matrix."""
+    """The mentions, without pieces of a quoted title: “The Matrix Reloaded” names no Matrix."""
     quoted = _quoted_titles(text)
     starts = [start for start, _, _ in quoted]
     kept = []
@@ -186,7 +186,7 @@ def _quoted_titles(text: str) -> list[tuple[int, int, str]]:
 
 
 def _is_whole(title: Title, content: str) -> bool:
-    """Whether the title fills the quotation, but for article, year and punctuation."""
+    """Whether the title fills the quotation, apart from article, year and punctuation."""
     folded = FoldedText.of(content)
     for match in title.pattern.finditer(folded.folded):
         start, end = folded.raw_span(*match.span())

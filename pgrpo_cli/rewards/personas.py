@@ -83,7 +83,7 @@ def build_personas(section: PersonasReward, context: BuildContext) -> PersonasFu
 
 
 def _persona(completion: Completion) -> Persona:
-    """The preference group's, or where preference groups are others (by lot, by clustering) the prompt's."""
+    """The preference group's, or if preference groups are not personas (random, clusters), the prompt's."""
     group = completion.preference_group
     name = group if group in PERSONAS else completion.columns.get("persona", group)
     if isinstance(name, str) and name in PERSONAS:
@@ -98,7 +98,7 @@ def _persona(completion: Completion) -> Persona:
 
 
 # The vocabulary of the genres. None of the core or mood words may occur in a persona's prompt: artists there
-# imply the genre. Genre names, subgenres, instruments, artists; a last `*` lets a word go on.
+# imply the genre. Genre names, subgenres, instruments, artists; a final `*` matches any ending of the word.
 CORE_TERMS: dict[str, str] = {
     "electronic": """
         electro*, techno, house music, trance, synth*, edm, dj, djs, ambient, drum machine*, remix*,

@@ -115,7 +115,7 @@ def flesch_kincaid_grade(text: str) -> float:
 
 
 def syllables(word: str) -> int:
-    """Syllables of an English word, estimated: runs of vowels but for a silent ending, at least one."""
+    """Syllables of an English word, estimated: runs of vowels without a silent ending, at least one."""
     # Accents go last: an accented ending is spoken.
     return max(1, len(VOWELS.findall(fold(SILENT_ENDING.sub("", word.casefold())))))
 

@@ -68,7 +68,7 @@ def flowing(text: str) -> float:
 
 
 def excited(text: str) -> float:
-    """Exclamation marks (1 each) and emphatic words (a half each), as 1 - exp(-hits / 2), full from 5 on."""
+    """Exclamation marks (1 each) and emphatic words (0.5 each), as 1 - exp(-hits / 2), full from 5 on."""
     hits = text.count("!") + 0.5 * distinct_hits(EMPHATIC, text)
     return min(1.0, (1 - math.exp(-hits / 2)) / (1 - math.exp(-5 / 2)))
 

@@ -63,7 +63,7 @@ class Term(NamedTuple):
 
 
 def term_patterns(terms: Iterable[str]) -> tuple[Term, ...]:
-    """One a term, for folded texts: whole words; a blank matches hyphens too; `symphon*` goes on."""
+    """One pattern per term, for folded texts: whole words; a blank matches hyphens; `symph*` is a prefix."""
     patterns = []
     for term in terms:
         pieces = fold(term).rstrip("*").split()

@@ -113,7 +113,7 @@ def _pattern(tokens: list[str]) -> str:
 
 
 def _boundary(char: str, look: str) -> str:
-    """Where a word of the script ends, no word goes on; some scripts write words without blanks."""
+    """The end of a word of the script; some scripts write words without blanks."""
     name = unicodedata.name(char, "")
     joined = name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"))
     return "" if joined else rf"{look}\w)"

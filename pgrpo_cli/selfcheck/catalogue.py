@@ -44,14 +44,14 @@ CHECKS = (
     Check("rates", "How fast does it copy and multiply?", 60, "machine"),
     Check("gradient", "Do LoRA gradients survive a rollout on NF4 weights?", 60, "exactness"),
     Check("model", "Can the model be built, and which paths does it take?", 120, "exactness"),
-    Check("resume", "Does a run with adamw_8bit go on as if it had not stopped?", 120, "runs"),
+    Check("resume", "Does a run with adamw_8bit continue as if it had not stopped?", 120, "runs"),
     Check("probe", "Do fast paths agree with the plain one, whatever the seed?", 120, "exactness"),
     Check("graphs", "Are decode steps captured in CUDA graphs?", 60, "speed"),
     Check("decoding", "How long does a token take?", 120, "speed"),
     Check("kernels", "How many kernels does the host launch for a token?", 60, "speed"),
     Check("update", "How long does an update take, and how much memory?", 120, "training"),
     Check("plan", "Does a run hold what `pgrpo plan` says?", 150, "memory"),
-    Check("out-of-memory", "Does a run go on where memory runs out?", 120, "drills"),
+    Check("out-of-memory", "Does a run continue where memory runs out?", 120, "drills"),
 )
 BY_NAME = {check.name: check for check in CHECKS}
 ALWAYS = ("versions", "device")

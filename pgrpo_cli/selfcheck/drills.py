@@ -1,4 +1,4 @@
-"""Memory is made to run out: in a rollout, in the capture of a graph, in an update. The run must go on in
+"""Memory is made to run out: in a rollout, in the capture of a graph, in an update. The run must continue in
 smaller pieces, with the same result but for rounding.
 """
 

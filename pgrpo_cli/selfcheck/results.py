@@ -112,7 +112,7 @@ class ResumedRun(Found):
 
 
 class Resume(Found):
-    """Runs of three steps with `adamw_8bit` that go on from a checkpoint."""
+    """Runs of three steps with `adamw_8bit` that continue from a checkpoint."""
 
     runs: tuple[ResumedRun, ...] = Field(description="On a GPU with deterministic kernels, too.")
 
@@ -204,7 +204,7 @@ class Drill(Found):
 
 
 class OutOfMemory(Found):
-    """A run goes on in smaller pieces, with the same result but for rounding."""
+    """A run continues in smaller pieces, with the same result but for rounding."""
 
     drills: tuple[Drill, ...] = Field(description="One for each place.")
 

@@ -2,7 +2,7 @@
 a check that hangs takes the others with it.
 
 One process runs as many checks as it can, which share one model. When it ends before its time, or a check
-takes longer than it may, that check has failed, and a new process goes on with the next one.
+takes longer than it may, that check has failed, and a new process continues with the next one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs of a few steps, made by `train` itself, and the check that one goes on as if it had not stopped."""
+"""Runs of a few steps, made by `train` itself, and the check that one continues as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _compared(
         return found, "a step changed nothing"
     if not share <= _DIFFERENCE:
         return found, (
-            f"what a step changes differs by {share:.0%} after going on: the state is not restored"
+            f"what a step changes differs by {share:.0%} after continuing: the state is not restored"
         )
     return found, None
 

@@ -19,7 +19,7 @@ from .guard import is_loopback
 
 MOST_CONNECTIONS = 512
 SHUTDOWN_SECONDS = 2
-"""How long answers at work may go on when the server is asked to end."""
+"""How long answers at work may continue when the server is asked to end."""
 
 
 def listening_socket(host: str, port: int, token: str | None) -> socket.socket:

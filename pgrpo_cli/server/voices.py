@@ -70,7 +70,7 @@ class Voices:
     def messages(self, voice: Voice, asked: Sequence[Message]) -> list[Message]:
         """What the model sees of a client's conversation.
 
-        A group's preset comes first, and a system message of the client goes on after the preset's. Where
+        A group's preset comes first, and a system message of the client continues after the preset's. Where
         nobody in particular asks, a system message of the client takes the place of the recipe's.
         """
         before = list(self.preset(voice).messages)

@@ -45,7 +45,7 @@ class Extension:
                 kept = f"; the adapter after step {self.before.train.steps} stays in {adapter}"
             atomic_write(self.run.recipe_path, dump_resolved(self.recipe))
         steps = f"step {self.done} to {self.recipe.train.steps} instead of {self.before.train.steps}"
-        return f"{self.run.path} goes on from {steps}{kept}{self._schedule()}"
+        return f"{self.run.path} continues from {steps}{kept}{self._schedule()}"
 
     def _schedule(self) -> str:
         """A sentence about the change of the learning rate, or nothing."""
@@ -72,7 +72,7 @@ def extension_of(run: RunDirectory, recipe: Recipe) -> Extension | None:
     done = checkpoint.step if checkpoint else 0
     if run.finished and checkpoint is None:
         raise RunError(
-            f"{run.path} is finished and has no checkpoint to go on from",
+            f"{run.path} is finished and has no checkpoint to continue from",
             remedy="Start anew with --fresh or another --run-dir.",
         )
     if recipe.train.steps < done:

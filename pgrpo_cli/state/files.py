@@ -79,8 +79,8 @@ def explained(what: str) -> Iterator[None]:
         why, remedy = refusal
         raise CheckpointError(
             f"{what} could not be written: {why}",
-            remedy=f"Everything saved before is intact. {remedy} and run the same command again: it goes on "
-            "from what is saved.",
+            remedy=f"Everything saved before is intact. {remedy} and run the same command again: it "
+            "continues from what is saved.",
         ) from error
 
 

@@ -71,7 +71,7 @@ def fingerprint_of(
 
 
 def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: bool) -> list[str]:
-    """Compare `found` with what the run goes on from after `step` (None: it begins), and keep it.
+    """Compare `found` with what the run continues from after `step` (None: it begins), and keep it.
 
     Returns sentences about other versions, and about changes if the user accepts those. Raises RunError for
     changes otherwise.
@@ -85,19 +85,19 @@ def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: b
     ]
     if changed and not accept:
         raise RunError(
-            f"{run.path} would go on from step {step}, but what it was trained with has changed: "
+            f"{run.path} would continue from step {step}, but what it was trained with has changed: "
             f"{', '.join(changed)}",
-            remedy="Put that back as it was, or start anew with --fresh. --accept-changes goes on: rewards "
+            remedy="Put that back as it was, or start anew with --fresh. --accept-changes continues: rewards "
             "and curves before and after are then not of one thing.",
         )
     sentences = [
-        f"{name} was {kept.versions.get(name)} and is {now}: the run goes on, but not bit for bit"
+        f"{name} was {kept.versions.get(name)} and is {now}: the run continues, but not bit for bit"
         for name, now in found.versions.items()
         if kept.versions.get(name) != now
     ]
     accepted = [*kept.accepted, {"step": step, "changed": changed}] if changed else kept.accepted
     if changed:
-        sentences.append(f"from step {step} on the run goes on with other {', '.join(changed)}")
+        sentences.append(f"from step {step} on the run continues with other {', '.join(changed)}")
     if sentences:
         _write(run, Fingerprint(found.parts, found.versions, accepted))
     return sentences

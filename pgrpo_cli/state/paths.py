@@ -73,5 +73,5 @@ def read_paths(run: RunDirectory, device: str) -> dict[str, Any] | None:
 def _damaged(run: RunDirectory, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{run.paths_path} is damaged: {error!r}",
-        remedy="Delete it: it is measured again, and the run goes on, but not bit for bit.",
+        remedy="Delete it: it is measured again, and the run continues, but not bit for bit.",
     )

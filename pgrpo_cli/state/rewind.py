@@ -56,4 +56,4 @@ def _lost(path: Path, what: str, step: int, found: set[int], missing: list[Path]
         return []
     why = "is missing" if path in missing else "is not complete"
     which = f"step {lost[0]}" if len(lost) == 1 else f"{len(lost)} steps from {lost[0]} to {lost[-1]}"
-    return [f"{path} {why}; the record of the {what} of {which} is lost, and training goes on without it"]
+    return [f"{path} {why}; the record of the {what} of {which} is lost, and training continues without it"]

@@ -156,7 +156,7 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
             )
             raise RunError(
                 f"{run.path} was made by a different recipe; these keys differ:\n{lines}",
-                remedy="Undo the change to go on with the run, or start anew: --fresh or another --run-dir.",
+                remedy="Undo the change to continue the run, or start anew: --fresh or another --run-dir.",
             )
         return
     take(run.path)

@@ -34,7 +34,7 @@ MOST_LINES = 1000
 
 
 class RunReader:
-    """Views of a run while it goes on, at a cost that does not grow with it.
+    """Views of a run while it trains, at a cost that does not grow with it.
 
     `metrics.jsonl` is read once, when it is first needed; later lines must be told. Of `history.sqlite` the
     latest steps are read each time.

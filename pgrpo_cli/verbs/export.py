@@ -127,7 +127,7 @@ def _said(checked: Checked) -> str:
     )
     return (
         f"Loaded again by {checked.by}: {checked.greedy_equal} of {checked.prompts} likeliest answers are "
-        f"the run's, log-probabilities differ by {checked.mean_abs_logprob_difference:.4f} nats a token on "
+        f"the run's, log-probabilities differ by {checked.mean_abs_logprob_difference:.4f} nats per token on "
         f"average{rounded}. From the same weights in float32 the export is {checked.export_difference:.4f} "
         f"away (allowed: {checked.bound:.2f}), the base model from the run {checked.trained_difference:.4f}."
     )

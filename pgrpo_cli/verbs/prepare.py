@@ -29,7 +29,7 @@ from pgrpo_cli.state.run import RunDirectory, claim, locked
 from .callbacks import Callbacks
 from .source import RecipeOrRun, StrPath, resolve
 
-# Called with (stage, done, total) as the work goes on.
+# Called with (stage, done, total) as the work continues.
 PrepareProgress = Callable[[str, int, int], None]
 
 

@@ -118,7 +118,7 @@ def taste(
 
 
 def questions_of(path: Path) -> list[Question]:
-    """The questions of a file: a line each, as text, or as JSON with a `prompt`. Raises DataError."""
+    """The questions of a file: one per line, as text, or as JSON with a `prompt`. Raises DataError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -236,7 +236,7 @@ def test_a_sweep_passes_a_signal_on_and_ends_with_its_code(
     if times == 1:
         (tmp_path / "go").touch()
     assert process.wait(timeout=120) == CODES[signum]
-    assert "stopped in " in process.stderr and "The same command goes on." in process.stderr
+    assert "stopped in " in process.stderr and "The same command continues." in process.stderr
     assert ("stopped after step 3 of 6" in process.stderr) == (times == 1)
     no_trace(process)
     assert len(list(runs.iterdir())) == 1

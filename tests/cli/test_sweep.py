@@ -106,7 +106,7 @@ def test_a_run_that_was_stopped_stops_the_sweep(
     assert result.exit_code == code
     assert len(played["calls"]) == 2
     assert "stopped in runs/tiny-grpo-seed1" in result.stderr
-    assert "The same command goes on." in result.stderr
+    assert "The same command continues." in result.stderr
 
 
 @pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

@@ -102,7 +102,7 @@ def test_a_reward_that_was_changed_in_between_stops_a_run_that_goes_on(tmp_path:
     assert "from step 6, but what it was trained with has changed: rewards.0.file\n" in refused.stderr
     assert files_in(run) == before
     accepted = trained(recipe, run, "--allow-code", "--accept-changes")
-    assert "warning: from step 6 on the run goes on with other rewards.0.file\n" in accepted.stderr
+    assert "warning: from step 6 on the run continues with other rewards.0.file\n" in accepted.stderr
     (run / "adapter").rename(tmp_path / "away too")
     run.rename(tmp_path / "renamed")
     assert "warning" not in trained(recipe, tmp_path / "renamed", "--allow-code").stderr

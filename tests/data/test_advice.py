@@ -63,7 +63,10 @@ def test_a_group_that_has_nearly_everything_is_warned_about():
     # 160 of 176 are 10/11; of 8 prompts a step 8/11 are left for the others.
     rows = [*enough("a", size=160), *enough("b")]
     (warning,) = warnings(rows, evaluation=HELD_OUT, made=recipe())
-    assert "'a' has 91% of the training prompts: of 8 prompts a step, about 0.7 are of all others" in warning
+    assert (
+        "'a' has 91% of the training prompts: of the 8 prompts of a step, about 0.7 are of all others"
+        in warning
+    )
     assert warnings([*enough("a", size=144), *enough("b")], evaluation=HELD_OUT) == []
 
 

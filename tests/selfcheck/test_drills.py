@@ -93,7 +93,7 @@ class ForGraphs(Tokens):
         return self.recorder.failed  # type: ignore[no-any-return]
 
 
-@pytest.mark.filterwarnings("ignore:decoding goes on without CUDA graphs")
+@pytest.mark.filterwarnings("ignore:decoding continues without CUDA graphs")
 def test_a_rollout_goes_on_where_its_graphs_do_not_fit(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

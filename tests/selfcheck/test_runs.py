@@ -64,7 +64,7 @@ def states(*values: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Ten
         (states(3.0, 5.0), 0.0, None),
         # The step changes the weights by (2, 0), which has the norm 2: 0.4 is a fifth of it.
         (states(3.0, 5.4), 0.2, None),
-        (states(3.0, 5.6), 0.3, "what a step changes differs by 30% after going on"),
+        (states(3.0, 5.6), 0.3, "what a step changes differs by 30% after continuing"),
         (states(3.0, float("nan")), float("nan"), "differs by nan%"),
     ],
 )

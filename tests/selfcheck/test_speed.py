@@ -49,7 +49,7 @@ def test_graphs_are_counted(with_graphs: Any) -> None:
     assert found.capture_seconds == found.first_seconds - found.next_seconds
 
 
-@pytest.mark.filterwarnings("ignore:decoding goes on without CUDA graphs")
+@pytest.mark.filterwarnings("ignore:decoding continues without CUDA graphs")
 def test_a_capture_that_fails_is_a_failure(with_graphs: Any) -> None:
     found, problem = speed.graphs(with_graphs(BrokenRecorder()))
     assert found.captured == 0

@@ -47,7 +47,7 @@ def test_a_finished_run_goes_on_and_keeps_all_that_it_had(tmp_path: Path) -> Non
     assert extension is not None
     assert files_in(run.path) == before
     assert extension.apply() == (
-        f"{run.path} goes on from step 6 to 9 instead of 6; the adapter after step 6 stays in "
+        f"{run.path} continues from step 6 to 9 instead of 6; the adapter after step 6 stays in "
         f"{run.path / 'adapter.replaced-1'}"
     )
     assert run.recipe() == with_aggregation(recipe(9))
@@ -82,7 +82,7 @@ def test_fewer_steps_than_are_done_are_refused(steps: int, taken: bool, tmp_path
 def test_a_finished_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", recipe(6))
     before = files_in(run.path)
-    with pytest.raises(RunError, match="no checkpoint to go on from"):
+    with pytest.raises(RunError, match="no checkpoint to continue from"):
         extension_of(run, recipe(9))
     assert files_in(run.path) == before
 

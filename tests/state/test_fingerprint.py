@@ -145,7 +145,7 @@ def test_a_change_is_refused_by_name_and_accepted_on_request(tmp_path: Path) -> 
     assert "--accept-changes" in str(no.value.remedy)
     assert run.fingerprint_path.read_bytes() == before
     told = settle(run, found(data="a", file="x", model="y"), step=4, accept=True)
-    assert told == ["from step 4 on the run goes on with other file, model"]
+    assert told == ["from step 4 on the run continues with other file, model"]
     assert read_fingerprint(run).accepted == [{"step": 4, "changed": ["file", "model"]}]  # type: ignore[union-attr]
     assert settle(run, found(data="a", file="x", model="y"), step=6, accept=False) == []
 
@@ -155,7 +155,7 @@ def test_other_versions_are_told_once(tmp_path: Path) -> None:
     settle(run, Fingerprint({}, {"torch": "1", "peft": "2"}), step=None, accept=False)
     newer = Fingerprint({}, {"torch": "3", "peft": "2"})
     assert settle(run, newer, step=4, accept=False) == [
-        "torch was 1 and is 3: the run goes on, but not bit for bit"
+        "torch was 1 and is 3: the run continues, but not bit for bit"
     ]
     assert settle(run, newer, step=4, accept=False) == []
 

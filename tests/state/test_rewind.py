@@ -70,9 +70,9 @@ def test_each_lost_record_is_told_once(run: RunDirectory) -> None:
     run.history_path.unlink()
     assert rewind(run, 3, [THEN], keep=2) == [
         f"{run.history_path} is missing; the record of the completions of 3 steps from 1 to 3 is lost, "
-        "and training goes on without it",
+        "and training continues without it",
         f"{run.metrics_path} is not complete; the record of the metrics of step 3 is lost, "
-        "and training goes on without it",
+        "and training continues without it",
     ]
     assert read_groups(run.history_path) == [THEN]
 

@@ -87,7 +87,7 @@ def with_examples(
 ) -> tuple[dict[str, tuple[PromptRecord, ...]], int]:
     """The records of each half (`train`, `eval`) with turns before their own; and how many have got none.
 
-    Raises DataError where no example can be had at all, or a rating is none.
+    Raises DataError if there is no example at all, or if a rating is not a number.
     """
     records = [record for half in halves.values() for record in half]
     _require(section, records)

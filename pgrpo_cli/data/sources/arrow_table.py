@@ -48,7 +48,7 @@ def parquet_rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
 
 
 def json_columns(schema: Any, label: str) -> list[str]:
-    """The columns of a table that JSON can hold. Raises DataError where a name stands twice."""
+    """The columns of a table that JSON can hold. Raises DataError if a name occurs twice."""
     doubles = [name for name, count in Counter(schema.names).items() if count > 1]
     if doubles:
         raise DataError(

@@ -48,7 +48,7 @@ class _Lines:
         self._characters += len(line)
         # A quote that is never closed swallows no more before it is given up.
         if self._characters > MAX_ROW:
-            raise csv.Error(f"the row goes on after {MAX_ROW:,} characters; is a quote not closed?")
+            raise csv.Error(f"the row has more than {MAX_ROW:,} characters; is a quote not closed?")
         return line
 
 

@@ -72,7 +72,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RowProblem("key twice in an object", f"{shown(name)} stands there twice")
+        raise RowProblem("key twice in an object", f"{shown(name)} occurs twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""JSON that is not one object a line: the items of an array, or indented objects one after the other."""
+"""JSON that is not one object per line: the items of an array, or indented objects one after the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def json_values(text: io.TextIOBase, name: str) -> Iterator[tuple[int, str]]:
     if array and not closed:
         raise reader.problem("the array is not closed")
     if closed and reader.next():
-        raise reader.problem("the file goes on after the array")
+        raise reader.problem("the file continues after the array")
 
 
 def begins_with_a_value(head: str) -> bool:
@@ -81,7 +81,7 @@ class _Reader:
         while True:
             try:
                 _, end = _DECODER.raw_decode(self._buffer, self._place)
-                # A number may go on in what is not read yet.
+                # The rest of a number may not have been read yet.
                 if end < len(self._buffer) or self._all_read:
                     found = self._buffer[self._place : end]
                     self._pass(end)
@@ -100,7 +100,7 @@ class _Reader:
         line = self.line + self._buffer.count("\n", self._place, place)
         return DataError(
             f"{self._name}:{line}: not JSON: {what}",
-            remedy="Correct the file, or write one object a line (JSON lines): then a broken one costs "
+            remedy="Correct the file, or write one object per line (JSON lines): then a broken one costs "
             "itself only.",
         )
 

@@ -1,4 +1,4 @@
-"""JSON files: an object a line, or an array, or indented; plain or gzip. A broken line costs itself only."""
+"""JSON files: one object per line, an array, or indented; plain or gzip. A broken line is lost alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WRAPPING = re.compile(r'\s*\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(?=\[)')
 def jsonl_rows(
     path: Path, name: str, notes: list[str], *, encoding: str | None = None, columns: Collection[str] = ()
 ) -> Iterator[RawRow]:
-    """The objects of the file as rows; `notes` gets a sentence where they are not one a line.
+    """The objects of the file as rows; `notes` gets a sentence if they are not one per line.
 
     An object alone whose only key, none of `columns`, has a list of objects gives these. Raises DataError
     where the file cannot be read or is of another format.

@@ -29,7 +29,7 @@ Text = str | TemplateProblem | None
 class RowMapper:
     """Makes records of rows. `needs_group`: whether a row must name its preference group.
 
-    Raises RecipeError where the template of the section is none.
+    Raises RecipeError if the template of the section is invalid.
     """
 
     def __init__(self, section: ColumnMapping, *, needs_group: bool = True) -> None:

@@ -153,7 +153,7 @@ def _look(start: bytes, encoding: str, note: str | None = None) -> Look:
 
 
 def _has_a_row(lines: list[str]) -> bool:
-    """Whether a line after the first is an object by itself, and no item of a list that goes on."""
+    """Whether a line after the first is an object by itself, and not an item of a list that continues."""
     return any(
         line.lstrip(SPACE).startswith("{")
         and _is_json(line)

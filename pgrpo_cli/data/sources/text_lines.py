@@ -16,7 +16,7 @@ MAX_ROW = 1 << 24
 
 
 def text_of(file: IO[bytes], encoding: str, newline: str) -> io.TextIOWrapper:
-    """The text of a file; a byte that is none is kept as a surrogate, so that it costs its own row only."""
+    """The text of a file. A byte that cannot be decoded is kept as a surrogate: only its own row is lost."""
     # A byte order mark is skipped where there is one.
     codec = "utf-8-sig" if encoding == "utf-8" else encoding
     return io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline=newline)
@@ -43,7 +43,7 @@ def bounded(readline: Callable[[int], Line], name: str) -> Iterator[Line]:
 def too_long(where: str) -> DataError:
     """A row that would not fit in memory where the next one is longer still."""
     return DataError(
-        f"{where}: the row goes on after {MAX_ROW:,} characters, which is the most that a row may have",
+        f"{where}: the row has more than {MAX_ROW:,} characters, the most that a row may have",
         remedy="Check that this is the right file, and that each of its rows is on a line of its own.",
     )
 
@@ -68,5 +68,5 @@ def text_problem(text: str, encoding: str) -> RowProblem | None:
 
 
 def legible(text: str) -> str:
-    """The text with a replacement character for each byte that is none."""
+    """The text with a replacement character for each byte that cannot be decoded."""
     return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")

@@ -89,7 +89,7 @@ class Graphs:
             self.clear()
         try:
             self._replays[key] = self._recorder.record(step)
-        # Any error: the warm-up has just run the step itself, so the run can go on without the graph.
+        # Any error: the warm-up has just run the step itself, so the run can continue without the graph.
         except Exception as error:
             short, cause = any(map(is_out_of_memory, _causes(error))), _first_cause(error)
         else:
@@ -107,7 +107,9 @@ class Graphs:
 
     def _give_up(self, cause: str) -> None:
         self.failure = cause
-        warnings.warn(f"decoding goes on without CUDA graphs, more slowly: {cause}", RunWarning, stacklevel=2)
+        warnings.warn(
+            f"decoding continues without CUDA graphs, more slowly: {cause}", RunWarning, stacklevel=2
+        )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -52,7 +52,7 @@ class Workspace:
 
     def release(self) -> bool:
         """Release all memory, and return whether there was any. May be called between any two steps of a
-        rollout, which then goes on with the packed weights.
+        rollout, which then continues with the packed weights.
         """
         held = self.bytes() > 0
         self.graphs.clear()

@@ -51,7 +51,7 @@ def deterministic(train: TrainSection, *, strict: bool) -> Iterator[None]:
             raise
         raise TrainingError(
             f"train.deterministic is true, and torch refuses an operation: {str(error).splitlines()[0]}",
-            remedy="Set train.deterministic to false and go on with the run: on a GPU it then no longer "
+            remedy="Set train.deterministic to false and continue the run: on a GPU it then no longer "
             "repeats itself bit for bit. Where CUBLAS_WORKSPACE_CONFIG is named: unset it, or set it to "
             ":4096:8, before Python starts.",
         ) from error

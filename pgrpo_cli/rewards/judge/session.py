@@ -188,7 +188,7 @@ class Failures:
             key = f", and the key in {section.api_key_env}" if section.api_key_env else ""
             raise RewardError(
                 f"{self._who} refuses requests: {failure}",
-                remedy=f"Check base_url and model{key}. Answers so far are kept: the same command goes on.",
+                remedy=f"Check base_url and model{key}. Answers so far are kept: the same command continues.",
             )
         if failure.passing and not self.answered:
             raise RewardError(

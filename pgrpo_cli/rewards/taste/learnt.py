@@ -106,7 +106,7 @@ def learn_taste(
     embed: Embed | None = None,
     components: int = 0,
 ) -> Taste:
-    """The taste of every user of at least one pick, but for OTHERS.
+    """The taste of every user of at least one pick, except OTHERS.
 
     `embed` and `components`: further features, if any.
     """

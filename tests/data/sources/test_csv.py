@@ -131,7 +131,7 @@ def test_a_long_cell_is_read(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_another_kind_of_file(tmp_path):
-    with pytest.raises(DataError, match=r"^rows\.csv:3: the row goes on after 16,777,216 characters"):
+    with pytest.raises(DataError, match=r"^rows\.csv:3: the row has more than 16,777,216 characters"):
         read(tmp_path, HEADER + b"one,a,1\n" + b"y" * (MAX_ROW + 1) + b",a,1\n")
 
 

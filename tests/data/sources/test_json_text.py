@@ -91,7 +91,7 @@ def test_a_whole_pair_and_an_escaped_escape_are_text(text):
 @pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '{"x": [{"a": 1, "a": 2}]}'])
 def test_a_key_that_stands_there_twice_is_refused(text):
     found = problem(parse_object, text)
-    assert (found.reason, found.detail) == ("key twice in an object", "'a' stands there twice")
+    assert (found.reason, found.detail) == ("key twice in an object", "'a' occurs twice")
 
 
 @given(st.text(max_size=40) | st.text(alphabet='[]{}",:\\ud8019.eE-+nul ', max_size=60))

@@ -161,7 +161,7 @@ def test_a_broken_first_line_costs_itself_only(tmp_path, broken):
         ('[{"a": 1}', "rows.jsonl:1: not JSON: ',' or ']' is needed after an item, found 'the end'"),
         ('[{"a": 1},\n', "rows.jsonl:2: not JSON: the array is not closed"),
         ("[", "rows.jsonl:1: not JSON: the array is not closed"),
-        ('[{"a": 1},\n{"a": 2}]\n]', "rows.jsonl:3: not JSON: the file goes on after the array"),
+        ('[{"a": 1},\n{"a": 2}]\n]', "rows.jsonl:3: not JSON: the file continues after the array"),
         ("[" * 100_000, "rows.jsonl:1: not JSON: lists and objects are nested too deep"),
     ],
 )

@@ -106,7 +106,7 @@ def test_three_gigabytes_in_one_row_end_with_a_message(tmp_path, kind, start, li
         for _ in range(GIGABYTES):
             file.write(MEMBER)
     message = told(tmp_path, type=kind, path=name)
-    assert f"{name}:{line}: the row goes on after 16,777,216 characters" in message
+    assert f"{name}:{line}: the row has more than 16,777,216 characters" in message
 
 
 @pytest.mark.parametrize("table", ["ratings", "movies"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgrpo_cli.data.conditioning.presets import plain_preset
 from pgrpo_cli.model.load.base_model import load_tokenizer
 from pgrpo_cli.pretrained import loading
 from pgrpo_cli.pretrained.chat import Chat
@@ -20,14 +21,12 @@ from pgrpo_cli.pretrained.location import Location, locate
 from . import llama_cpp
 from .converter import convert, find_converter
 from .gguf_file import TYPES, Gguf, rewrite, write_new
-from .job import Job, Written, checked
+from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
-from .merged import Base, adapted_base, own_dtype, require_tokens, save_base, save_merged
+from .merged import Base, adapted_base, bake, chats, own_dtype, require_tokens, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
-from .presets import default_preset, presets_of
 from .random_gguf import write_random
 from .reference import Answer, Read, read
-from .template import bake, chats
 
 MODEL, LORA = "model.gguf", "lora.gguf"
 _SCRATCH = ".scratch"
@@ -102,7 +101,7 @@ def write_ollama(job: Job, folder: Path) -> Written:
             tokenizer.convert_ids_to_tokens(list(job.stop_token_ids)),
             gguf.value(f"{gguf.architecture}.context_length"),
         ),
-        default_preset(target),
+        plain_preset(recipe),
         presets,
         [chat.written(answer.prompt.messages) for answer in job.answers],
         bos=bos or "",
@@ -110,7 +109,7 @@ def write_ollama(job: Job, folder: Path) -> Written:
     run = target.run.path.resolve().name
     return replace(
         written,
-        next=lambda folder: commands(folder, run, names),
+        commands=lambda folder: commands(folder, run, names),
         details={**written.details, "models": names},
     )
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgrpo_cli.data.conditioning.presets import Preset, group_preset, preference_groups_of
 from pgrpo_cli.eval.targets import EvalTarget
 
 from .comparison import Checked, compared, require_near
 from .formats import Format, bound
 from .reference import Answer, Read
+
+MOST_PRESETS = 100
+"""Preference groups that get a preset: the largest."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,14 @@ class Job:
 @dataclass(frozen=True)
 class Written:
     """What was found about a written export. `quantization`: the type of its weights. `base`: what the
-    adapter was merged into, as a sentence. `next`: from the folder, the commands that a user may type next.
+    adapter was merged into, as a sentence. `commands`: from the folder, what a user may type next.
     """
 
     checked: Checked
     quantization: str
     base: str
-    next: Callable[[Path], tuple[str, ...]] = field(repr=False)
+    commands: Callable[[Path], tuple[str, ...]] = field(repr=False)
     details: dict[str, Any] = field(default_factory=dict)
-
-    def commands(self, folder: Path) -> tuple[str, ...]:
-        """The commands for the export in `folder`."""
-        return self.next(folder)
 
 
 def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) -> Checked:
@@ -53,3 +53,10 @@ def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) 
     result = compared(job.answers, job.exact, found, bound=bound(quantization), by=by)
     require_near(result, job.answers, found)
     return result
+
+
+def presets_of(target: EvalTarget) -> tuple[list[Preset], int]:
+    """A preset for each preference group, the largest first, and how many more groups there are."""
+    names = preference_groups_of(target.run.path)
+    found = [group_preset(target.run.path, target.recipe, name) for name in names[:MOST_PRESETS]]
+    return found, len(names) - len(found)

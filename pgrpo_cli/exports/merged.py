@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.load.adapter import attach_adapter, restore_adapter
 from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer
 from pgrpo_cli.model.nf4 import nf4_layers
-from pgrpo_cli.pretrained.chat import Chat
+from pgrpo_cli.pretrained.chat import Chat, Messages
 from pgrpo_cli.pretrained.location import locate, quiet
 from pgrpo_cli.recipe.model import ModelSection, NoQuantization
+from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.files import write_json
 
 from .formats import MergeInto
 from .reference import Answer, Read, read
-from .template import bake, chats
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _SHORT = {dtype: name for name, dtype in DTYPES.items()}
@@ -143,6 +144,23 @@ def _prepare_configs(model: Any, dtype: torch.dtype, stop_token_ids: tuple[int, 
         config.validate(strict=True)
     except ValueError:
         config.do_sample = True
+
+
+def bake(tokenizer: Any, recipe: Recipe) -> Any:
+    """The tokenizer with one chat template, which begins by assigning the recipe's
+    `model.chat_template_kwargs`: no other program knows these.
+    """
+    variables = recipe.model.chat_template_kwargs
+    # Python's literals of what YAML holds are Jinja's.
+    assigned = "".join(f"{{%- set {name} = {value!r} -%}}" for name, value in variables.items())
+    tokenizer.chat_template = assigned + tokenizer.get_chat_template()
+    return tokenizer
+
+
+def chats(tokenizer: Any, prompts: Sequence[PreparedPrompt]) -> list[Messages]:
+    """The conversations of prompts as the template is given them."""
+    chat = Chat(tokenizer, "the exported tokenizer")
+    return [chat.written(prompt.messages) for prompt in prompts]
 
 
 def save_tokenizer(target: EvalTarget, folder: Path) -> None:

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli import __version__
+from pgrpo_cli.pretrained.location import locate
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.state.files import atomic_write, write_json
 
 from .card import model_card
 from .destination import MADE_BY, RECORD
-from .job import Job, Written
-from .licence import write_licence
-from .presets import as_json, presets_of
+from .job import Job, Written, presets_of
 
 PRESETS = "presets.json"
 """What stands before the question of somebody of each preference group."""
+_LICENCE = re.compile(r"(?i)(licen[cs]e|notice)(\.(md|txt))?")
+_LARGEST = 1 << 20
+"""Bytes of a licence's file."""
+_LONGEST = 100
 _OWN = (".pgrpo-export", RECORD)
 
 
 def finish(job: Job, written: Written, folder: Path) -> list[str]:
     """Write the files that every format has. Returns the names of all files of the export."""
-    licence = write_licence(job.target.recipe.model, job.target.recipe_dir, folder)
+    licence = _write_licence(job.target.recipe.model, job.target.recipe_dir, folder)
     presets, more = presets_of(job.target)
-    write_json(folder / PRESETS, as_json(presets))
+    write_json(
+        folder / PRESETS,
+        {
+            str(preset.preference_group): {"messages": list(preset.messages), "origin": preset.origin}
+            for preset in presets
+        },
+    )
     if more:
         job.on_note(
             f"note: {PRESETS} has the {len(presets)} largest preference groups; {more} more are left out"
@@ -57,3 +69,30 @@ def _record(job: Job, written: Written, licence: str | None, names: list[str]) -
         "checked": written.checked.as_json(),
         "files": names,
     }
+
+
+def _write_licence(section: ModelSection, recipe_dir: Path, folder: Path) -> str | None:
+    """Copy the licence files that lie beside the base model into `folder`.
+
+    Returns the name of the licence, such as apache-2.0, or of the file, or None where neither is known.
+    """
+    if section.id == "random":
+        return None
+    at = locate(section, recipe_dir)
+    source = at.files()
+    if at.gguf_file:
+        return _of_gguf(source / at.gguf_file)
+    copied = []
+    for path in sorted(source.iterdir()):
+        if _LICENCE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= _LARGEST:
+            shutil.copyfile(path, folder / path.name)
+            copied.append(path.name)
+    return copied[0] if copied else None
+
+
+def _of_gguf(path: Path) -> str | None:
+    from gguf import GGUFReader
+
+    field = GGUFReader(path).fields.get("general.license")
+    found = field.contents() if field is not None else None
+    return found[:_LONGEST] if isinstance(found, str) else None

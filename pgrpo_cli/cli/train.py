@@ -92,9 +92,12 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train the adapter, or resume a run that was interrupted."""
+    from pgrpo_cli.engines.world import rank_of_process
     from pgrpo_cli.verbs.train import train
 
-    callbacks = Terminal(quiet=quiet, profile=profile)
+    # Of a launcher's processes only the first one speaks.
+    follows = rank_of_process() > 0
+    callbacks = Terminal(quiet=quiet or follows, profile=0 if follows else profile)
     try:
         trained = train(
             recipe,
@@ -109,13 +112,15 @@ def train(
             callbacks=callbacks,
         )
     except (Interrupted, KeyboardInterrupt) as stop:
-        if callbacks.run is None:
+        if follows or callbacks.run is None:
             raise
         command = _train_command(recipe, callbacks, overrides, allow_code, force, allow_host or (), device)
         message = str(stop) or "stopped at once; everything up to the last checkpoint is saved"
         at_once = signal_of(stop) if isinstance(stop, KeyboardInterrupt) else None
         code = exit_code(at_once or callbacks.stop.signum or signal.SIGINT)
         raise Interrupted(message, remedy=f"Go on with: {command}", exit_code=code) from stop
+    if follows:
+        return
     if trained.was_finished:
         emit(
             f"{trained.path} is finished: the adapter is in {trained.adapter}. With more train.steps it goes "
@@ -168,20 +173,11 @@ def _train_command(
     device: str | None = None,
 ) -> str:
     """The command that trains the run that the callbacks have heard of, or resumes it."""
-    from pgrpo_cli.verbs.source import default_run_dir
+    from pgrpo_cli.verbs.launch import command_of, train_words
 
-    words = ["pgrpo", "train", str(recipe)]
     assert callbacks.run is not None
-    if callbacks.run.path not in (recipe, default_run_dir(callbacks.recipe)):
-        words += ["--run-dir", str(callbacks.run.path)]
-    for override in overrides or ():
-        words += ["--set", override]
-    if allow_code:
-        words.append("--allow-code")
-    if force:
-        words.append("--force")
-    for host in allowed_hosts:
-        words += ["--allow-host", host]
-    if device is not None:
-        words += ["--device", device]
-    return shlex.join(words)
+    words = train_words(
+        recipe, callbacks.run, callbacks.recipe, overrides or (),
+        allow_code=allow_code, force=force, allowed_hosts=allowed_hosts, device=device,
+    )  # fmt: skip
+    return command_of(words)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from .base import Section, Violation
 from .data import DataSection
+from .engine import Engine, NativeEngine, trl_can_express
 from .evaluation import EvalSection
 from .judge import JudgeSection
 from .model import AdapterSection, ModelSection, RandomModel
@@ -47,6 +48,7 @@ class Recipe(Section):
     train: TrainSection = Field(TrainSection(), description="The loop.")
     eval: EvalSection = Field(EvalSection(), description="Evaluation.")
     log: LogSection = Field(LogSection(), description="Trackers.")
+    engine: Engine = Field(NativeEngine(), description="What computes the steps: pgrpo itself, or TRL.")
 
     @property
     def resolved_loss(self) -> LossSection:
@@ -110,6 +112,7 @@ RULES: tuple[Callable[..., Iterator[Violation]], ...] = (
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
+    trl_can_express,
 )
 
 

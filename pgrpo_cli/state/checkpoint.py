@@ -6,6 +6,8 @@
                             history.safetensors         its preference groups and their numbers
                             part_history.*              the same of each part of the rewards, if kept
                             trainer.json                step, versions, in float16 the scale of the loss
+                            trl/                        with `engine.type: trl`: TRL's own checkpoint, which
+                                                        has the state of the optimizer
                             checksums.json              SHA-256 of the others
 
 A checkpoint is written under a temporary name and then renamed, so a checkpoint with its final name is
@@ -29,7 +31,7 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError, PgrpoError, RewardError, RunError
 
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, Adapter, save_adapter
-from .checksums import OURS, damage, hold, unheld, write_checksums
+from .checksums import ENGINE, OURS, damage, hold, unheld, write_checksums
 from .files import aside, explained, sync_directory, sync_tree, write_json
 from .history_files import load_history, save_history
 from .run import RunDirectory
@@ -44,7 +46,8 @@ class TrainingState:
 
     `optimizer`: what the optimizer stores, tensors and numbers, by `parameter name/field`. `loss_scale`: None
     if the loss is not scaled. `history`, `part_history`: their `state_dict`; the second is None if the run
-    does not normalise each part of its rewards by itself.
+    does not normalise each part of its rewards by itself. `engine_files`: a folder with what another engine
+    resumes from, on the same file system; it is moved into the checkpoint.
     """
 
     adapter: Adapter
@@ -52,6 +55,7 @@ class TrainingState:
     loss_scale: float | None
     history: Mapping[str, Any]
     part_history: Mapping[str, Any] | None = None
+    engine_files: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _drop_old(run: RunDirectory, keep: int) -> None:
     Each is renamed before it is deleted, so that a kill does not leave an incomplete one under its name.
     """
     for path in _by_step(run)[:-keep]:
-        if any(not OURS.fullmatch(entry.name) for entry in path.iterdir()):
+        if any(entry.name != ENGINE and not OURS.fullmatch(entry.name) for entry in path.iterdir()):
             continue
         with unheld(path) as free:
             if not free:
@@ -207,6 +211,8 @@ def _write(folder: Path, step: int, state: TrainingState) -> None:
     if state.loss_scale is not None:
         trainer["loss_scale"] = state.loss_scale
     write_json(folder / "trainer.json", trainer)
+    if state.engine_files is not None:
+        state.engine_files.rename(folder / ENGINE)
     write_checksums(folder)
     sync_tree(folder)
 

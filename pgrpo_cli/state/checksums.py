@@ -21,17 +21,22 @@ from pgrpo_cli.rewards.python_file import imported_files
 from .files import write_json
 
 CHECKSUMS = "checksums.json"
+ENGINE = "trl"
+"""The folder in a checkpoint for the files of TRL, whose names are not ours to choose."""
 # The files of a checkpoint or an adapter. Other names in a checksums.json are refused, since a stranger's
 # file could otherwise make us read any path.
 OURS = re.compile(
     r"(adapter_model|optimizer|(part_)?history)\.safetensors"
     r"|(adapter_config|(part_)?history|trainer|checksums)\.json|chat_template\.jinja"
+    rf"|{ENGINE}(/\.?\w[\w.-]*)+"
 )
 
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files in `folder` except the model card, which users may change."""
-    sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "README.md"}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    sums = {name: sha256(folder / name) for name in names if name != "README.md"}
     write_json(folder / CHECKSUMS, sums)
 
 

@@ -52,7 +52,8 @@ def read_paths(run: RunDirectory, device: str) -> dict[str, Any] | None:
     """What was measured; None where nothing was, or on another type of device. Raises CheckpointError."""
     try:
         record: dict[str, Any] = read_json(run.paths_path)
-        if record["device"] != device:
+        # A run on TRL has measured nothing.
+        if record["device"] != device or record.keys() == {"device", "compute_dtype"}:
             return None
         dtype, reason = record["rollout_dtype"], record["reason"]
         if dtype not in _ROLLOUT_DTYPES or not isinstance(reason, str | None):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.eval.sampling import held_out_curve
@@ -29,8 +35,10 @@ from pgrpo_cli.training import train_policy
 
 from .callbacks import Callbacks
 from .diagnosing import DiagnosingObserver
+from .launch import idle_sentence, train_words
 from .prepare import prepare_run
 from .source import RecipeOrRun, StrPath, resolve
+from .train_trl import callbacks_of, train_together, world_of
 
 
 @dataclass(frozen=True)
@@ -66,36 +74,64 @@ def train(
     the recipe says. Raises PgrpoError, which says what was found and what to do: Interrupted where
     `callbacks` asked for a stop.
     """
-    callbacks = callbacks or Callbacks()
+    callbacks = callbacks_of(callbacks or Callbacks())
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    world = world_of(recipe, device, allowed_hosts)
+    with ExitStack() as stack:
+        # The others of a launcher's processes wait for the first, which alone writes to the run.
+        opened = world.first(partial(_open, stack, run, recipe, recipe_dir, fresh, callbacks))
+        run = RunDirectory(opened.path)
+        finished = TrainedRun(run.path, run.adapter, recipe.train.steps)
+        if opened.was_finished:
+            return replace(finished, was_finished=True)
+        callbacks.on_run(run, recipe)
+        recipe = as_begun(run, recipe)
+        chosen = device_for(recipe, device)
+        if isinstance(source, str | os.PathLike) and chosen.type == "cuda":
+            words = train_words(
+                Path(source), run, recipe, overrides,
+                allow_code=allow_code, force=force, allowed_hosts=allowed_hosts,
+            )  # fmt: skip
+            if sentence := idle_sentence(torch.cuda.device_count(), words, recipe):
+                callbacks.on_note(sentence)
+        options: dict[str, Any] = {
+            "accept_changes": accept_changes, "allow_code": allow_code, "force": force,
+            "allowed_hosts": allowed_hosts, "device": chosen, "callbacks": callbacks,
+        }  # fmt: skip
+        if recipe.engine.type == "trl":
+            train_together(world, run, recipe, recipe_dir, opened.extension, **options)
+        else:
+            _train(run, recipe, recipe_dir, opened.extension, **options)
+    return finished
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run that is to be trained, and by this command alone; or one that is finished."""
+
+    path: Path
+    extension: Extension | None = None
+    was_finished: bool = False
+
+
+def _open(
+    held: ExitStack, run: RunDirectory, recipe: Recipe, recipe_dir: Path, fresh: bool, callbacks: Callbacks
+) -> _Opened:
+    """Claim the run for the recipe, and hold it as long as `held`. Raises RunError or CheckpointError."""
     if fresh:
         run = RunDirectory(next_free(run.path))
     # Refuses links in a run before anything below it is looked at.
     run_if_any(run.path)
-    finished = TrainedRun(run.path, run.adapter, recipe.train.steps)
     if run.finished and not has_other_steps(run, recipe):
         claim(run, recipe, recipe_dir)
         for problem in finished_adapter(run):
             callbacks.on_message(f"warning: {problem}")
-        return replace(finished, was_finished=True)
-    with locked(run):
-        extension = extension_of(run, recipe)
-        if extension is None:
-            claim(run, recipe, recipe_dir)
-        callbacks.on_run(run, recipe)
-        _train(
-            run,
-            recipe,
-            recipe_dir,
-            extension,
-            accept_changes=accept_changes,
-            allow_code=allow_code,
-            force=force,
-            allowed_hosts=allowed_hosts,
-            device=device,
-            callbacks=callbacks,
-        )
-    return finished
+        return _Opened(run.path, was_finished=True)
+    held.enter_context(locked(run))
+    extension = extension_of(run, recipe)
+    if extension is None:
+        claim(run, recipe, recipe_dir)
+    return _Opened(run.path, extension)
 
 
 def _train(
@@ -108,17 +144,15 @@ def _train(
     allow_code: bool,
     force: bool,
     allowed_hosts: Collection[str],
-    device: str | None,
+    device: torch.device,
     callbacks: Callbacks,
 ) -> None:
     """Load what the run is made of, from its last checkpoint if it has one, and train."""
-    recipe = as_begun(run, recipe)
     prepare_determinism(recipe.train)
-    chosen = device_for(recipe, device)
-    callbacks.on_note(describe(chosen))
+    callbacks.on_note(describe(device))
     rewards = build_rewards(
         recipe.rewards, recipe_dir, allow_code,
-        run_dir=run.path, allowed_hosts=allowed_hosts, device=chosen,
+        run_dir=run.path, allowed_hosts=allowed_hosts, device=device,
     )  # fmt: skip
     checkpoint, problems = latest_checkpoint(run)
     for problem in problems:
@@ -130,11 +164,11 @@ def _train(
         report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)
         callbacks.on_prepared(report)
     prompts = load_prepared(run.path, "train")
-    paths = Paths.from_record(read_paths(run, chosen.type)) if checkpoint else None
+    paths = Paths.from_record(read_paths(run, device.type)) if checkpoint else None
     policy = load_policy(
         recipe,
         recipe_dir=recipe_dir,
-        device=chosen,
+        device=device,
         adapter=checkpoint.path if checkpoint else None,
         tokenizer=tokenizer,
         paths=paths,
@@ -145,7 +179,7 @@ def _train(
     if paths is None or paths.tokens_per_batch is None:
         policy = replace(policy, paths=paths_with_budgets(policy, recipe, recipe_dir, prompts))
         measured = policy.paths.as_record()
-        write_paths(run, measured, device=chosen.type, compute_dtype=dtype_name(policy.dtype))
+        write_paths(run, measured, device=device.type, compute_dtype=dtype_name(policy.dtype))
     recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
     if policy.paths.reason:
         callbacks.on_message(f"this model takes a slower path: {policy.paths.reason}")

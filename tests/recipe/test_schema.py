@@ -51,6 +51,14 @@ CASES: list[RuleCase] = [
         changed(data={"source": JSONL}, rewards=[LENGTH, PERSONAS]),
         changed(data={"source": JSONL}, rewards=[LENGTH]),
     ),
+    (
+        # All that it refuses: test_engine.py.
+        "trl_can_express",
+        "adapter.dropout",
+        "engine.type is 'trl': TRL would sample with dropout on",
+        changed(adapter={"dropout": 0.1}, engine={"type": "trl"}),
+        changed(adapter={"dropout": 0.0}, engine={"type": "trl"}),
+    ),
 ]
 
 

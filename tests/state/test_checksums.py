@@ -39,12 +39,33 @@ def test_a_changed_and_a_missing_file_are_named(folder: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../adapter_config.json", "x/../adapter_config.json", "other"]
+    "name",
+    [
+        "/etc/passwd",
+        "../adapter_config.json",
+        "x/../adapter_config.json",
+        "other",
+        "trl/../x",
+        "trl/a/..",
+        "trl/",
+        "trl//x",
+    ],
 )
 def test_nothing_outside_the_folder_is_read(folder: Path, name: str) -> None:
     sums = json.loads((folder / "checksums.json").read_text())
     (folder / "checksums.json").write_text(json.dumps({**sums, name: "a"}))
     assert damage(folder, NEEDED) == f"checksums.json names {name!r}, which is not a file of a checkpoint"
+
+
+def test_files_of_trl_lie_in_a_folder_of_their_own_and_count_too(folder: Path) -> None:
+    (folder / "trl" / "shards").mkdir(parents=True)
+    for name in ("trl/optimizer.pt", "trl/shards/.metadata"):
+        (folder / name).write_text("x")
+    (folder / "checksums.json").unlink()
+    write_checksums(folder)
+    assert damage(folder, NEEDED) is None
+    (folder / "trl" / "shards" / ".metadata").write_text("y")
+    assert damage(folder, NEEDED) == "trl/shards/.metadata has changed"
 
 
 @pytest.mark.parametrize("content", [[], "text", 3, None, {}, {NEEDED[0]: 3}])

@@ -83,3 +83,10 @@ def test_a_damaged_record_of_the_dtype_is_refused(tmp_path, text):
     run.paths_path.write_text(text)
     with pytest.raises(CheckpointError, match=r"paths\.json is damaged"):
         as_begun(run, auto)
+
+
+def test_a_run_on_trl_has_measured_nothing_but_keeps_its_dtype(tmp_path):
+    run = make_run(tmp_path / "run", recipe_of(), adapter="done")
+    write_paths(run, {}, device="cpu", compute_dtype="bfloat16")
+    assert read_paths(run, "cpu") is None
+    assert as_begun(run, recipe_of()).model.compute_dtype == "bfloat16"

@@ -1,0 +1,137 @@
+"""What the first process writes down of each step, as the native engine does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pgrpo_cli.algo.history import RewardHistory
+from pgrpo_cli.algo.parts import PartHistory
+from pgrpo_cli.algo.types import UpdateResult
+from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.checkpoint import TrainingState, save_checkpoint
+from pgrpo_cli.state.history_store import HistoryStore
+from pgrpo_cli.state.records import (
+    ScoredStep,
+    all_part_rows,
+    completion_rows,
+    group_rows,
+    history_rows,
+    part_rows,
+    step_record,
+)
+from pgrpo_cli.state.rewind import rewind
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.state.runlog import RunLog, Tracker
+from pgrpo_cli.training import Observer
+
+_METRICS = {
+    "clip_fraction_low": "clip_ratio/low_mean",
+    "clip_fraction_high": "clip_ratio/high_mean",
+    "kl": "kl",
+}
+"""Our names of what TRL logs of an update."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What was gathered of a step: its completions without their entropy, tokens of one update, usage."""
+
+    scored: Mapping[str, Any]
+    tokens: int
+    padding: int
+    usage: Mapping[str, Mapping[str, float]]
+
+
+@dataclass
+class Recorder:
+    """Writes history.sqlite and metrics.jsonl, and tells the observer. Use as a context manager."""
+
+    run: RunDirectory
+    recipe: Recipe
+    observer: Observer
+    trackers: Sequence[Tracker]
+    history: RewardHistory
+    parts: PartHistory | None
+    facts: StepFacts | None = None
+    updates: list[UpdateResult] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, done: int) -> None:
+        """Put the run's files back to the checkpoint of step `done`, whose history is loaded."""
+        rows = (history_rows(self.history), all_part_rows(self.parts))
+        for warning in rewind(self.run, done, *rows, keep=self.recipe.train.keep_checkpoints):
+            self.observer.on_message(f"warning: {warning}")
+        self.done = done
+        self._phase: tuple[str, float] | None = None
+
+    def __enter__(self) -> Recorder:
+        self._store = HistoryStore(self.run.history_path).__enter__()
+        self._log = RunLog(self.run.metrics_path, self.trackers)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()
+        self._store.__exit__(kind, error, trace)
+
+    def enter(self, phase: str | None) -> None:
+        """A phase of the step at hand begins; None: none does."""
+        now = time.perf_counter()
+        if self._phase is not None:
+            name, began = self._phase
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - began
+        self._phase = None if phase is None else (phase, now)
+        if phase is not None:
+            self.observer.on_phase(self.done + 1, phase)
+
+    def updated(self, logs: Mapping[str, float]) -> None:
+        """TRL has made an update, and logs this; with the last of a step, that is written down."""
+        assert self.facts is not None
+        self.updates.append(
+            UpdateResult(
+                loss=logs["loss"],
+                grad_norm=logs["grad_norm"],
+                metrics={ours: logs[theirs] for ours, theirs in _METRICS.items() if theirs in logs},
+                tokens=self.facts.tokens,
+                padding=self.facts.padding,
+                reference_seconds=0.0,
+            )
+        )
+        if len(self.updates) == self.recipe.train.updates_per_rollout:
+            self._write(self.facts, logs["entropy"])
+            self.updates, self.seconds = [], {}
+
+    def _write(self, facts: StepFacts, entropy: float) -> None:
+        self.enter("save")
+        scored = ScoredStep(**facts.scored, entropy=entropy)
+        groups = self.history.stats(scored.preference_groups_N)
+        self._store.record_step(
+            completion_rows(scored),
+            group_rows(groups),
+            part_rows(self.parts, scored.preference_groups_N),
+        )
+        self.enter(None)
+        budgets = {"training": self.recipe.train.micro_batch_budget}
+        learning_rate = self.recipe.train.learning_rate_at(scored.step)
+        record = step_record(scored, self.updates, learning_rate, self.seconds, budgets, facts.usage)
+        self._log.append(record)
+        self.done = scored.step
+        self.observer.on_step(record, groups)
+
+    def save(self, engine_files: Path, adapter: Any) -> None:
+        """Make a checkpoint of the run of what TRL has saved in a folder, and of the histories."""
+        state = TrainingState(
+            adapter=adapter,
+            optimizer={},
+            loss_scale=None,
+            history=self.history.state_dict(),
+            part_history=None if self.parts is None else self.parts.state_dict(),
+            engine_files=engine_files,
+        )
+        save_checkpoint(self.run, self.done, state, keep=self.recipe.train.keep_checkpoints)

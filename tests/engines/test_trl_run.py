@@ -1,0 +1,243 @@
+"""`pgrpo train` with `engine.type: trl` in one process: the run directory is a run's, and it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pgrpo_cli.data.batches import Batches
+from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.engines.trl.run import rows_of
+from pgrpo_cli.engines.trl.run_trainer import RunTrainer
+from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.verbs.train import train
+from tests.support.loop import Watcher
+from tests.support.training import TINY, metrics, pgrpo, steps_in, tables, trained, write_tiny
+
+TRL = ("--set", "engine.type=trl")
+
+
+def losses_and_rewards(run):
+    return [(line["step"], line["loss"], line["reward_mean"], line["grad_norm"]) for line in metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of six steps that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = write_tiny(folder)
+    trained(recipe, folder / "run", *TRL)
+    return folder / "run"
+
+
+def test_every_step_has_its_record_and_its_completions(whole):
+    lines, rows = metrics(whole), tables(whole / "history.sqlite")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    recipe = RunDirectory(whole).recipe()
+    for line in lines:
+        assert line["learning_rate"] == recipe.train.learning_rate_at(line["step"])
+        assert line["grad_norm"] > 0 and 0 < line["entropy"] < 10
+        assert line["tokens"]["training"] >= line["tokens"]["completions"] > 12
+        assert 0 <= line["padding_fraction"] < 1
+    assert len(rows["completions"]) == 6 * 3 * 4
+    assert sum(row[1] for row in rows["preference_groups"]) == 6 * 3 * 4
+    assert steps_in(whole) == ["step-000002", "step-000004", "step-000006"]
+    seconds = json.loads((whole / "metrics.jsonl").read_text().splitlines()[0])["seconds"]
+    assert {"rollout", "reward", "training", "total"} <= seconds.keys()
+
+
+def test_a_step_has_the_prompts_of_the_native_engine(whole):
+    prompts, recipe = load_prepared(whole, "train"), RunDirectory(whole).recipe()
+    found = tables(whole / "history.sqlite")["completions"]
+    for step in range(1, 7):
+        expected = [prompt.prompt_id for prompt in Batches(prompts, 3, recipe.seed).at(step)]
+        assert [row[3] for row in found if row[0] == step and row[2] == 0] == expected
+
+
+def test_the_sampler_is_the_recipes(whole):
+    prompts, recipe = load_prepared(whole, "train"), RunDirectory(whole).recipe()
+    section = recipe.train.model_copy(update={"sampler": "balanced"})
+    found = rows_of(prompts, recipe.model_copy(update={"train": section}))
+    expected = [
+        p.prompt for step in range(1, 7) for p in Batches(prompts, 3, recipe.seed, "balanced").at(step)
+    ]
+    assert found["prompt"][:] == expected != rows_of(prompts, recipe)["prompt"][:]
+
+
+def test_the_first_update_begins_from_the_native_engines_adapter(whole, tmp_path):
+    """With a learning rate near 0 the adapters of both engines stay as they were made."""
+    weights = []
+    for options in ((), TRL):
+        run = tmp_path / f"run{len(options)}"
+        short = ("--set", "train.steps=1", "--set", "train.learning_rate=1e-12")
+        trained(write_tiny(tmp_path), run, *short, *options)
+        from safetensors.torch import load_file
+
+        weights.append(load_file(run / "adapter" / "adapter_model.safetensors"))
+    native, trl = weights
+    assert native.keys() == trl.keys()
+    for name in native:
+        assert torch.allclose(native[name], trl[name], atol=1e-9) and native[name].dtype == trl[name].dtype
+
+
+def test_verbs_work_on_it_as_on_any_run(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for words in (
+        ("groups", run),
+        ("doctor", run),
+        ("eval", run),
+        ("eval", run, "--checkpoint", 4),
+        ("compare", run, run),
+        ("export", run, "--to", "adapter"),
+    ):
+        result = pgrpo(*words)
+        assert result.exit_code == 0, (words, result.stderr)
+    assert (run / "eval" / "step-000006.json").exists() and (run / "eval" / "step-000004.json").exists()
+
+
+def test_a_stopped_run_goes_on_as_one_that_was_not(whole, tmp_path):
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6"):
+        train(recipe, run_dir=run, overrides=["engine.type=trl"], callbacks=Watcher(stop_after=3))
+    assert "step-000003" in steps_in(run)
+    result = trained(recipe, run, *TRL)
+    assert result.stdout.startswith("resumed from step 3\n")
+    assert metrics(run) == metrics(whole)
+    assert tables(run / "history.sqlite") == tables(whole / "history.sqlite")
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_damaged_checkpoint_of_trls_falls_back_to_the_one_before(whole, tmp_path):
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    (run / "checkpoints" / "step-000006" / "trl" / "optimizer.pt").write_bytes(b"torn")
+    result = trained(recipe, run, *TRL)
+    assert "trl/optimizer.pt has changed" in result.stderr
+    assert result.stdout.startswith("resumed from step 4\n")
+    assert metrics(run) == metrics(whole)
+
+
+def test_a_run_whose_adapter_is_missing_is_finished_from_its_last_checkpoint(whole, tmp_path):
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    trained(recipe, run, *TRL)
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_more_steps_continue_a_finished_run(whole, tmp_path):
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    trained(recipe, run, *TRL, "--set", "train.steps=8")
+    assert [line["step"] for line in metrics(run)] == list(range(1, 9))
+    assert metrics(run)[:6] == metrics(whole)
+
+
+def test_the_engine_of_a_run_cannot_change(whole, tmp_path):
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    result = pgrpo("train", recipe, "--run-dir", run)
+    assert result.exit_code == 2 and "engine.type: 'trl' in the run, 'native' in the recipe" in result.stderr
+
+
+def test_several_updates_make_one_step(tmp_path):
+    section = {**TINY["train"], "updates_per_rollout": 2, "schedule": "constant"}
+    narrow = {"clip_low": 1e-4, "clip_high": 1e-4}
+    recipe, run = write_tiny(tmp_path, train=section, loss=narrow), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        _stopped(recipe, run, after=3)
+    trained(recipe, run, *TRL)
+    rows = tables(run / "history.sqlite")
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6]
+    assert len(rows["completions"]) == sum(row[1] for row in rows["preference_groups"]) == 6 * 3 * 4
+    state = json.loads((run / "checkpoints" / "step-000006" / "trl" / "trainer_state.json").read_text())
+    assert state["global_step"] == 12
+    # The second update of a step is off-policy.
+    assert any(line["clip_fraction_low"] + line["clip_fraction_high"] > 0 for line in metrics(run))
+
+
+def _stopped(recipe, run, after):
+    train(recipe, run_dir=run, overrides=["engine.type=trl"], callbacks=Watcher(stop_after=after))
+
+
+def test_a_kl_penalty_is_to_the_base_model_also_after_a_stop(tmp_path, monkeypatch):
+    names = []
+    keep = RunTrainer._keep_adapter
+
+    def kept(self, adapter):
+        keep(self, adapter)
+        names.append(sorted(self.model.peft_config))
+
+    monkeypatch.setattr(RunTrainer, "_keep_adapter", kept)
+    recipe, run = write_tiny(tmp_path, loss={"beta": 0.1}), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        _stopped(recipe, run, after=4)
+    trained(recipe, run, *TRL)
+    # A new adapter is zero; later ones move away from the base model.
+    kl = [line["kl"] for line in metrics(run)]
+    assert kl[0] == pytest.approx(0, abs=1e-6) and min(kl[2:]) > kl[0]
+    assert names == [["default"]] * 2
+    assert {path.name for path in (run / "adapter").iterdir()} >= {"adapter_model.safetensors"}
+
+
+def test_rewards_normalised_each_by_itself_have_their_histories_and_parts(tmp_path):
+    sections = {
+        "rewards": [
+            {"type": "length", "unit": "characters", "max": 6},
+            {"type": "length", "name": "words", "unit": "words", "max": 3, "preference_groups": ["often"]},
+        ],
+        "advantage": {"aggregate": "normalize_then_sum"},
+        "history": {"update": "after", "min_count": 8},
+    }
+    recipe, run = write_tiny(tmp_path, **sections), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        _stopped(recipe, run, after=3)
+    trained(recipe, run, *TRL)
+    rows = tables(run / "history.sqlite")
+    parts = {(row[0], row[-1]) for row in rows["preference_group_parts"]}
+    assert {("often", "length"), ("often", "words")} <= parts and ("seldom", "words") not in parts
+    recorded = [json.loads(row[6]) for row in rows["completions"] if row[4] == "often"]
+    assert all({"length", "words"} == set(part) for part in recorded)
+
+
+def test_a_reward_that_fails_ends_the_run_with_its_message(tmp_path):
+    (tmp_path / "reward.py").write_text("def reward(completions, **_):\n    raise ValueError('down')\n")
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    recipe = write_tiny(tmp_path, rewards=rewards)
+    result = pgrpo("train", recipe, "--run-dir", tmp_path / "run", "--allow-code", *TRL)
+    assert result.exit_code == 1 and "down" in result.stderr
+
+
+def test_mistakes_in_engine_args_are_found_before_anything_is_made(tmp_path):
+    recipe = write_tiny(tmp_path)
+    result = pgrpo("train", recipe, "--run-dir", tmp_path / "run", *TRL, "--set", "engine.args={beta: 1}")
+    assert result.exit_code == 2 and "engine.args.beta: loss.beta sets it" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "trl", None)
+    result = pgrpo("train", write_tiny(tmp_path), "--run-dir", tmp_path / "run", *TRL)
+    assert result.exit_code == 2 and "pip install 'pgrpo-cli[trl]'" in result.stderr
+
+
+def test_the_native_engine_under_a_launcher_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = pgrpo("train", write_tiny(tmp_path), "--run-dir", tmp_path / "run")
+    assert result.exit_code == 2 and "--set engine.type=trl" in result.stderr
+
+
+def test_a_shipped_recipe_has_the_native_engine():
+    assert load_recipe("recipes/quickstart.yaml").engine.type == "native"

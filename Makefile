@@ -74,6 +74,7 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md and docs/mechanisms.md, from runs made here where benchmarks/personas.json has none.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mechanisms.py --write docs/mechanisms.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/advice.py --write docs/mechanisms.md
 	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
 
 lint: $(DEV)  ## Check style.

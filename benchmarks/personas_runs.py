@@ -21,8 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from pgrpo_cli import __version__
-from pgrpo_cli.diagnosis.estimator_advice import weight_of
-from pgrpo_cli.state.history_store import read_groups
+from pgrpo_cli.state.history_store import GroupRow, read_groups
 from pgrpo_cli.state.run import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,6 +143,14 @@ def record_of(run: Run, path: Path) -> dict[str, Any]:
         "loss": [round(step["loss"], 4) for step in steps],
         "weights": {group.preference_group: weight_of(group, G) for group in groups},
     }
+
+
+def weight_of(group: GroupRow, num_generations: int) -> float | None:
+    """The shrinkage weight w by the whole history; None for fewer than 10 prompts, or without a spread."""
+    within, between = group.within_variance, group.between_variance
+    if group.prompts < 10 or within is None or between is None or within <= 0:
+        return None
+    return between / (between + within / num_generations)
 
 
 def tuning_runs(methods: Sequence[str]) -> list[Run]:

@@ -164,6 +164,17 @@ def groups_table(rows: list[GroupRow], parts: Mapping[str, list[PartRow]] | None
     return table
 
 
+def efficiency_table(by_G: Mapping[int, Mapping[str, float]]) -> Table:
+    """The predicted efficiency of each estimator by number of completions per prompt."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("predicted efficiency")
+    for G in by_G:
+        table.add_column(f"G = {G}", justify="right")
+    for name in next(iter(by_G.values())):
+        table.add_row(name, *(f"{of_estimators[name]:.2f}" for of_estimators in by_G.values()))
+    return table
+
+
 def _cells(row: GroupRow) -> tuple[str, ...]:
     return (
         str(row.prompts), f"{row.n:.0f}", f"{row.mean:.4f}", _number(row.std),

@@ -136,31 +136,47 @@ def groups(
     as_json: JsonOption = False,
 ) -> None:
     """Show the reward history of every preference group of a run, and which estimator suits them."""
-    from pgrpo_cli.diagnosis.estimator_advice import estimator_advice, suiting, weight_of
+    from pgrpo_cli.diagnosis.estimator_advice import (
+        components_of,
+        efficiencies,
+        estimator_advice,
+        suiting,
+    )
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import run_at
+    from pgrpo_cli.state.run_view import view_of
 
     directory = run_at(run)
     rows, parts = read_groups(directory.history_path), read_parts(directory.history_path)
-    num_generations = directory.recipe().rollout.num_generations
+    view = view_of(directory)
+    num_generations = view.recipe.rollout.num_generations
+    means: dict[str, dict[str, float]] = {}
+    for group, of_group in parts.items():
+        for part_row in of_group:
+            means.setdefault(part_row.part, {})[group] = part_row.mean
+    components = components_of(view, means)
     if as_json:
 
-        def numbers(row: GroupRow) -> dict[str, Any]:
-            weight = weight_of(row, num_generations)
-            return row.numbers() | {"weight": weight, "advice": suiting(weight)}
+        def numbers(row: GroupRow, name: str) -> dict[str, Any]:
+            if name not in components:
+                return row.numbers() | {"weight": None, "efficiency": None, "advice": None}
+            predicted = efficiencies([components[name]], num_generations)
+            weight = components[name].weight(num_generations)
+            return row.numbers() | {"weight": weight, "efficiency": predicted, "advice": suiting(predicted)}
 
-        found = {row.preference_group: numbers(row) for row in rows}
+        found = {row.preference_group: numbers(row, row.preference_group) for row in rows}
         for group, part_rows in parts.items():
-            found.setdefault(group, {})["parts"] = {row.part: numbers(row) for row in part_rows}
+            of_parts = {row.part: numbers(row, f"{row.part}/{group}") for row in part_rows}
+            found.setdefault(group, {})["parts"] = of_parts
         emit(json.dumps(found, indent=2))
         return
-    from .display import groups_table
+    from .display import efficiency_table, groups_table
 
+    advice = estimator_advice(components, num_generations)
     stdout.print(groups_table(rows, parts))
-    # A run that keeps a history for each part makes its advantages from those.
-    of_parts = {f"{row.part}/{group}": row for group, of_group in parts.items() for row in of_group}
-    of_groups = {row.preference_group: row for row in rows}
-    emit(estimator_advice(of_parts or of_groups, num_generations).sentence)
+    if advice.efficiencies:
+        stdout.print(efficiency_table(advice.efficiencies))
+    emit(advice.sentence)
 
 
 def _train_command(

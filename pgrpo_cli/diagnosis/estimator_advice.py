@@ -1,110 +1,110 @@
-"""Which estimator suits a run, from the variance components of its reward history.
-
-The weight of a preference group is w = τ²/(τ² + s²/G). It is 0 if its prompts are equally difficult, and
-close to 1 if they differ much, or if rewards have changed much during training. The bounds come from the
-study in docs/reproduction.md, in which the mean weight at the end of a run predicts whether P-GRPO or GRPO
-did better.
-"""
+"""Which estimator suits a run: the one that is predicted to be most efficient with its recent rewards."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from pgrpo_cli.algo.estimators import PRESETS
+from pgrpo_cli.algo.estimators import PRESETS, resolve_estimator
 
-ENOUGH_PROMPTS = 10
-"""With fewer prompts τ² is mostly noise: with 10 its standard error is at least half of its value."""
-ALIKE, DIFFERENT = 0.75, 0.8
-"""P-GRPO was never behind GRPO for mean weights up to the first bound, and always behind from the second on.
+from .efficiency import ENOUGH_PROMPTS, Components, mean_efficiency, recent_components
+from .finding import Finding, Rule
+from .spread import DEAD_SHARE
+from .view import RunView
+
+COMPARED = ("pgrpo", "grpo", "pgrpo_adaptive")
+"""The estimators of the advice. pgrpo_shrinkage is predicted as pgrpo_adaptive is; those without a scale and
+pgrpo_centered lie between grpo and pgrpo_adaptive.
 """
+ABOUT = 0.95
+"""From this share of the best efficiency on pgrpo is taken, which is simpler: 5 % more completions make up
+for the rest.
+"""
+INEFFICIENT = 0.5
+"""Below this share of the best efficiency `doctor` speaks: the run needs twice as many completions."""
+GENERATIONS = (2, 4, 8, 16)
+"""Completions per prompt for which efficiencies are shown."""
 UNLIKE_SPREADS = 10.0
 """From this ratio of spreads s on, estimators without a scale mostly follow the preference group with the
 largest spread: at a ratio of 4 they lost nothing, at 32 a tenth of the area.
 """
 
 
-class Components(Protocol):
-    """The statistics of a preference group that are used here. Unknown variances are None."""
-
-    @property
-    def prompts(self) -> int: ...
-    @property
-    def within_variance(self) -> float | None: ...
-    @property
-    def between_variance(self) -> float | None: ...
-
-
 @dataclass(frozen=True)
 class Advice:
-    """The recommended `advantage.estimator` (None: too early to tell), and the reason."""
+    """The recommended `advantage.estimator` (None: too early to tell), and the reason.
+
+    `efficiencies`: of each of COMPARED, by number of completions per prompt; empty if it is too early.
+    """
 
     estimator: str | None
     sentence: str
+    efficiencies: Mapping[int, Mapping[str, float]]
 
 
-def weight_of(group: Components, num_generations: int) -> float | None:
-    """w for `num_generations` completions per prompt; None if there are too few rewards to tell."""
-    within, between = group.within_variance, group.between_variance
-    if group.prompts < ENOUGH_PROMPTS or within is None or between is None or within <= 0:
-        return None
-    return between / (between + within / num_generations)
+def efficiencies(components: list[Components], num_generations: int) -> dict[str, float]:
+    """The predicted efficiency of each of COMPARED, the mean over preference groups."""
+    return {name: mean_efficiency(resolve_estimator(name), components, num_generations) for name in COMPARED}
 
 
-def suiting(weight: float | None) -> str | None:
-    """The estimator that suits a run with this mean weight."""
-    if weight is None:
-        return None
-    return "pgrpo" if weight <= ALIKE else "pgrpo_adaptive"
+def suiting(predicted: Mapping[str, float]) -> str:
+    """The estimator that suits a run with these efficiencies."""
+    return "pgrpo" if predicted["pgrpo"] >= ABOUT * predicted["pgrpo_adaptive"] else "pgrpo_adaptive"
 
 
-def estimator_advice(groups: Mapping[str, Components], num_generations: int) -> Advice:
-    """The advice for a run, from the histories of all its preference groups."""
-    weights = {name: weight_of(group, num_generations) for name, group in groups.items()}
-    known = [weight for weight in weights.values() if weight is not None]
-    if not known:
-        return Advice(None, _TOO_EARLY)
-    weight = statistics.fmean(known)
-    spreads = {
-        name: math.sqrt(group.within_variance)
-        for name, group in groups.items()
-        if weights[name] is not None and group.within_variance is not None
+def components_of(view: RunView, part_means: Mapping[str, Mapping[str, float]]) -> dict[str, Components]:
+    """The components of each preference group. Where each part of the rewards has a history of its own
+    (`part_means`: part to preference group to mean), those of each part, as `part/preference group`.
+    """
+    completions = view.completions
+    of_parts = {
+        f"{part}/{group}": one
+        for part, means in part_means.items()
+        if part in completions.parts
+        for group, one in recent_components(completions, completions.parts[part], means).items()
     }
-    return Advice(suiting(weight), f"{_on_prompts(weight)}{_on_spreads(spreads)} {_BASIS}")
+    means = {name: past.mean for name, past in view.histories.items()}
+    return of_parts or recent_components(completions, completions.reward_N, means)
 
 
-_BASIS = (
-    "The rule comes from a simulation; runs of one language model did not confirm it (docs/reproduction.md)."
-)
+def estimator_advice(components: Mapping[str, Components], num_generations: int) -> Advice:
+    """The advice for a run with these components."""
+    if not components:
+        return Advice(None, _TOO_EARLY, {})
+    known = list(components.values())
+    by_G = {G: efficiencies(known, G) for G in sorted({*GENERATIONS, num_generations})}
+    predicted = by_G[num_generations]
+    estimator = suiting(predicted)
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in predicted.items())
+    sentence = (
+        f"Predicted efficiency at G = {num_generations}: {shown}; 1 is a baseline that knows the expected "
+        f"reward of every prompt. {_reason(estimator)}{_on_spreads(components)}"
+    )
+    return Advice(estimator, sentence, by_G)
+
+
 _TOO_EARLY = (
-    f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} prompts or more with "
+    f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} recent prompts with "
     "rewards that differ."
 )
 
 
-def _on_prompts(weight: float) -> str:
-    measured = f"w = {weight:.2f}, the mean of τ²/(τ² + s²/G) over preference groups"
-    if weight <= ALIKE:
+def _reason(estimator: str) -> str:
+    if estimator == "pgrpo":
         return (
-            f"Prompts of a preference group are alike ({measured}): pgrpo and pgrpo_adaptive suit, since "
-            "their baselines vary less than grpo's."
-        )
-    if weight < DIFFERENT:
-        return (
-            f"Prompts of a preference group differ somewhat ({measured}): pgrpo_adaptive suits; pgrpo does "
-            "no better than grpo."
+            "pgrpo suits: prompts of a preference group are about equally difficult, and the history keeps "
+            "up with recent rewards."
         )
     return (
-        f"Prompts of a preference group differ much, or the policy has moved far ({measured}): "
-        "pgrpo_adaptive suits, or grpo; pgrpo learns later than both."
+        "pgrpo_adaptive suits: prompts of a preference group differ in difficulty, or recent rewards have "
+        "left the history's mean behind, so that a prompt's own mean has to count."
     )
 
 
-def _on_spreads(spreads: Mapping[str, float]) -> str:
+def _on_spreads(components: Mapping[str, Components]) -> str:
     """A sentence if the rewards of some preference groups vary much more than those of others."""
+    spreads = {name: math.sqrt(one.within) for name, one in components.items()}
     largest, smallest = (pick(spreads, key=spreads.__getitem__) for pick in (max, min))
     ratio = spreads[largest] / spreads[smallest]
     if ratio < UNLIKE_SPREADS:
@@ -114,3 +114,56 @@ def _on_spreads(spreads: Mapping[str, float]) -> str:
         f" Rewards of {largest} vary {ratio:.3g} times as much as those of {smallest}: {unscaled}, "
         f"which do not divide by a spread, would mostly follow {largest}."
     )
+
+
+def find_inefficient(view: RunView) -> Iterator[Finding]:
+    """Another estimator would need far fewer completions."""
+    G, components = view.recipe.rollout.num_generations, _without_other_findings(view)
+    if not components:
+        return
+    predicted, own = efficiencies(components, G), mean_efficiency(view.estimator, components, G)
+    best = max(predicted.values())
+    if own >= INEFFICIENT * best:
+        return
+    name, better = view.recipe.advantage.estimator, suiting(predicted)
+    yield Finding(
+        "inefficient-estimator",
+        None,
+        "note",
+        f"With {G} completions per prompt the efficiency of {name} is predicted to be {own:.2f}, that of "
+        f"{better} {predicted[better]:.2f}: {name} needs about {best / own:.1f} times as many completions. "
+        "Runs of a small policy agree; runs of a language model are too noisy to tell.",
+        f"Set advantage.estimator={better}.",
+        {"efficiency": own, **predicted},
+    )
+
+
+def _without_other_findings(view: RunView) -> list[Components]:
+    """The components without what other rules speak of: a history that lags behind, and preference groups
+    whose prompts mostly have equal rewards.
+    """
+    groups, names = view.completions.generation_groups, view.completions.preference_groups
+    equal_P = groups.low_P == groups.high_P
+    return [
+        replace(one, lag=0.0)
+        for name, one in components_of(view, {}).items()
+        if equal_P[groups.preference_group_P == names.index(name)].mean() < DEAD_SHARE
+    ]
+
+
+def _lacks_components(view: RunView) -> str | None:
+    if view.recipe.advantage.aggregate == "normalize_then_sum":
+        return "each part of the rewards has a history of its own; see `pgrpo groups`"
+    if components_of(view, {}):
+        return None
+    return f"no preference group has {ENOUGH_PROMPTS} recent prompts with rewards that differ"
+
+
+RULES = (
+    Rule(
+        "inefficient-estimator",
+        "Does the estimator suit these rewards?",
+        _lacks_components,
+        find_inefficient,
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import completions, personalization, progress, reward_history, reward_parts, spread
+from . import completions, estimator_advice, personalization, progress, reward_history, reward_parts, spread
 from .finding import Diagnosis, Rule, examine
 from .view import MIN_STEPS, RunView
 
@@ -12,6 +12,7 @@ RULES: tuple[Rule, ...] = (
     *completions.RULES,
     *progress.RULES,
     *reward_history.RULES,
+    *estimator_advice.RULES,
     *personalization.RULES,
 )
 

@@ -104,10 +104,15 @@ def test_it_goes_on_from_its_state(kind):
     factor=st.sampled_from([1, 2, 4]),
 )
 def test_preference_groups_do_not_influence_each_other(rewards, factor):
-    together, alone = known(factor), known(factor)
-    together.update([*rewards, 1e9, -1e9, 0.0, 5.0], ["b"] * 8 + ["a"] * 4, num_generations=4, step=2)
-    alone.update(rewards, ["b"] * 8, num_generations=4, step=2)
-    assert together.stats(["b"]) == alone.stats(["b"])
+    """Two new preference groups, and one with a history."""
+    others = {"c": [100 * reward + 7 for reward in rewards], "a": [1e9, -1e9, 0.0, 5.0]}
+    together = known(factor)
+    groups = ["b"] * 8 + ["c"] * 8 + ["a"] * 4
+    together.update([*rewards, *others["c"], *others["a"]], groups, num_generations=4, step=2)
+    for name, values in {"b": rewards, **others}.items():
+        alone = known(factor)
+        alone.update(values, [name] * len(values), num_generations=4, step=2)
+        assert together.stats([name]) == alone.stats([name])
 
 
 def test_the_recipe_sets_it():

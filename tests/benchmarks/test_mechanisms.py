@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import mechanisms
+from benchmarks import advice, mechanisms
 from benchmarks.courses import Balanced, Newcomer, Noisy, Outliers, RareSuccesses, WorstGroup, prior_rewards
 from benchmarks.mechanisms import Arm, Row, Study, tables
 from benchmarks.small_policy import Course, Draws, World, train
@@ -146,3 +146,34 @@ def test_the_studies_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     mechanisms.main()
     assert len(json.loads(results.read_text())["newcomers"][0]["newcomer"]) == 2
     assert "| `pgrpo` | no prior |" in page.read_text()
+
+
+def test_ranks_are_correlated_by_hand() -> None:
+    # Ranks 1 2 3 4 beside 1 2 4 3: 1 - 6 · 2 / (4 · 15) = 0.8.
+    assert advice.rank_correlation([0.1, 0.2, 0.5, 9.0], [1.0, 2.0, 30.0, 4.0]) == pytest.approx(0.8)
+
+
+def test_a_recorded_run_is_looked_at_as_it_was() -> None:
+    recorder = advice.Recorder()
+    draws = Draws.of(WORLD, range(2), 12)
+    train(WORLD, draws, resolve_estimator("pgrpo"), torch.full((2,), 0.1), course=recorder)
+    found = advice.completions_of(recorder, 1, 12)
+    assert len(found) == 12 * 8 * 4
+    assert found.reward_N[:4].tolist() == recorder.received[0][1, 0].tolist()
+    assert [found.preference_groups[k] for k in found.preference_group_N[::4][:8]] == [
+        str(k) for k in draws.groups_S_B_P[1, 0].tolist()
+    ]
+    assert advice.completions_of(recorder, 1, 5).step_N.max() == 5
+
+
+def test_the_study_of_the_advice_in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (advice, mechanisms):
+        monkeypatch.setattr(module, "STEPS", 40)
+    monkeypatch.setattr(advice, "LOOKS", (20, 40))
+    monkeypatch.setattr(advice, "LEARNING_RATES", (0.4,))
+    found = advice.studied(World(noise=3.0), 8, 1)
+    # Noisy rewards: s² is 10 at first and τ² 0.25.
+    assert found.predicted["pgrpo"] > 0.85
+    assert found.predicted["grpo"] == pytest.approx(2 / torch.pi)
+    assert found.difference == pytest.approx(found.areas["pgrpo"] - found.areas["grpo"])
+    assert "| noise |" in advice.text_of({"noise": found})

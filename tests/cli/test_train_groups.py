@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,15 @@ def test_groups_of_a_finished_run(tmp_path: Path) -> None:
     assert set(ROWS) <= set(table)
     assert "within" in text
     often = groups["often"]
-    # G = 4; 10 prompts are enough for a weight.
-    between, noise = often["between_variance"], often["within_variance"] / 4
-    assert (often["prompts"], often["weight"]) == (11, pytest.approx(between / (between + noise)))
+    # G = 4; 10 prompts are enough. GRPO's efficiency depends on G alone: 3/4 · 8 / (3 π).
+    predicted = often["efficiency"]
+    assert (often["prompts"], predicted["grpo"]) == (11, pytest.approx(2 / math.pi))
+    assert predicted["pgrpo_adaptive"] == pytest.approx(1 - often["weight"] / 4)
     assert often["advice"] in ("pgrpo", "pgrpo_adaptive")
     assert (groups["é"]["prompts"], groups["é"]["weight"], groups["é"]["advice"]) == (1, None, None)
-    assert text.splitlines()[-1].startswith("Prompts of a preference group ")
-    assert f"w = {often['weight']:.2f}" in text
+    assert text.splitlines()[-1].startswith("Predicted efficiency at G = 4: ")
+    assert f"pgrpo {predicted['pgrpo']:.2f}, grpo 0.64" in text
+    assert table["grpo"][1:] == ["0.32", "0.64", "0.81", "0.91"]
     assert table["often"][1:4] == [str(often["prompts"]), f"{often['n']:.0f}", f"{often['mean']:.4f}"]
 
 

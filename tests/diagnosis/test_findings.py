@@ -24,6 +24,7 @@ def view(
     lines: list[dict[str, Any]] | None = None,
     counts: Mapping[str, int] | None = None,
     past: float = 48,
+    mean: float | None = None,
     **recipe: Any,
 ) -> RunView:
     """A run of 12 steps with one prompt a step and preference group, which gets its rewards of `given` in
@@ -47,9 +48,18 @@ def view(
             lengths=[9] * len(rows),
             texts=[row[4] for row in rows],
         ),
-        {name: PastRewards(past, 0.5, 0.5) for name in given},
+        {
+            name: PastRewards(past, mean_of(values) if mean is None else mean, 0.5)
+            for name, values in given.items()
+        },
         TrainingPrompts(counts or {}),
     )
+
+
+def mean_of(values: list[float | None]) -> float:
+    """Of the rewards that are known; 0 if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / max(len(known), 1)
 
 
 def only(view: RunView) -> Finding:
@@ -152,8 +162,8 @@ def test_one_gradient_in_twenty_that_is_not_clipped_is_enough() -> None:
 def test_a_young_history_does_not_lag() -> None:
     """Rewards of 5 and 6 beside a mean of 0.5 and a spread of 0.5; 64 past rewards are needed."""
     given: dict[str, list[float | None]] = {"a": [5.0, 6.0]}
-    assert diagnose(view(given, past=63)).findings == ()
-    assert only(view(given, past=64)).rule == "history-lag"
+    assert diagnose(view(given, past=63, mean=0.5)).findings == ()
+    assert only(view(given, past=64, mean=0.5)).rule == "history-lag"
 
 
 def test_the_gravest_comes_first() -> None:

@@ -65,6 +65,11 @@ def half_missing(progress: float, name: str, prompt: float, random: Random) -> d
     return found if random.random() < 0.3 else {**found, "helpful": float("nan")}
 
 
+def difficult(progress: float, name: str, prompt: float, random: Random) -> dict[str, float]:
+    """Prompts differ by more than their answers do."""
+    return healthy(progress, name, 6 * prompt, random)
+
+
 def noise(progress: float, name: str, prompt: float, random: Random) -> dict[str, float]:
     return healthy(0.0, name, prompt, random)
 
@@ -98,6 +103,7 @@ ILLNESSES: dict[str, tuple[Made, str | None]] = {
     "kl-explodes": (Made(kl=lambda progress: 0.01 * 1000**progress), None),
     "gradients-clipped": (Made(grad_norm=6.0), None),
     "history-lag": (Made(parts=only_in("loud", leaps)), "loud"),
+    "inefficient-estimator": (Made(parts=difficult), None),
     "rare-preference-group": (Made(training_prompts={"calm": 150, "loud": 150, "rare": 3}), "rare"),
 }
 

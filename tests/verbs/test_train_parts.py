@@ -61,15 +61,16 @@ def test_groups_show_the_parts(tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained(tiny(tmp_path), run)
     text = pgrpo("groups", run).stdout
-    assert [line.split()[0] for line in text.splitlines()[1:-1]] == [
+    assert [line.split()[0] for line in text.splitlines()[1:12]] == [
         "often", "length", "regex", "seldom", "length", "regex", "seldom", "é", "length", "regex", "seldom",
     ]  # fmt: skip
     found = json.loads(pgrpo("groups", run, "--json").stdout)
     assert set(found["often"]["parts"]) == {"length", "regex"}
     # The advice is on what the advantages are made from: the mean over the parts' histories.
-    weights = [p["weight"] for g in found.values() for p in g["parts"].values() if p["weight"] is not None]
-    assert weights
-    assert f"w = {sum(weights) / len(weights):.2f}" in text.splitlines()[-1]
+    numbers = [part for group in found.values() for part in group["parts"].values()]
+    predicted = [part["efficiency"]["pgrpo"] for part in numbers if part["efficiency"]]
+    assert predicted
+    assert f"pgrpo {sum(predicted) / len(predicted):.2f}, grpo" in text.splitlines()[-1]
     assert found["often"]["parts"]["length"]["n"] == found["often"]["n"]
     trained(tiny(tmp_path, advantage={}), tmp_path / "plain")
     plain = json.loads(pgrpo("groups", tmp_path / "plain", "--json").stdout)

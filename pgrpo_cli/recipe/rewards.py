@@ -126,8 +126,8 @@ class TasteReward(RewardBase):
     all users and each user's own deviation from it are learnt by logistic regression with an L1 penalty, as
     a person goes by few things; a tie is half a win each way. The value is 1 / (1 + exp(-u)), where u is the
     user's utility of the answer, in standard deviations of it over the answers of the picks. Each feature
-    counts up to the extremes of these answers, and on the side that the user likes up to the extreme of those
-    that they have picked. Beyond that it costs, so that training cannot run away along it. An answer without
+    counts up to the extremes of these answers, and on the side that the user likes up to what they have
+    picked at least twice. Beyond that it costs, so that training cannot run away along it. An answer without
     a letter or digit is worth 0, and a pick with such an answer is not learnt from. Whose taste counts
     is the prompt's preference group, where it has picks, or else its user. Users whose picks it cannot
     predict better than chance are refused. `pgrpo rewards try` shows what it has learnt of each user, and

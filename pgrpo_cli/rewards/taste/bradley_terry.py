@@ -74,7 +74,8 @@ class Model:
     user's `ranges`, from the lower to the upper ends.
 
     A range ends where the answers end that were picked from; on the side that the user likes, where those end
-    that the user has picked: who likes it short, but has never picked a single word, does not want one.
+    that the user has picked at least twice: who likes it short, but has not picked single words, does not
+    want them.
     `spread`: the deviation of a user's utility over the answers, at least one of which differs.
     """
 
@@ -110,9 +111,11 @@ def fit(comparisons: Comparisons) -> Model:
     liked_A = np.concatenate([shares_N >= 0.5, shares_N <= 0.5])
     ranges = {}
     for user, weights_F in weights.items():
-        liked_L_F = standardised_A_F[liked_A & (users_A == user)]
-        low_F = np.where(weights_F < 0, liked_L_F.min(axis=0), standardised_A_F.min(axis=0))
-        high_F = np.where(weights_F > 0, liked_L_F.max(axis=0), standardised_A_F.max(axis=0))
+        liked_L_F = np.sort(standardised_A_F[liked_A & (users_A == user)], axis=0)
+        # The second one, as a single pick may be a mistake.
+        place = min(1, len(liked_L_F) - 1)
+        low_F = np.where(weights_F < 0, liked_L_F[place], standardised_A_F.min(axis=0))
+        high_F = np.where(weights_F > 0, liked_L_F[-1 - place], standardised_A_F.max(axis=0))
         ranges[user] = low_F, high_F
     spread = {user: float((standardised_A_F @ found).std()) for user, found in weights.items()}
     return Model(

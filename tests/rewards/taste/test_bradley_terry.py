@@ -93,6 +93,15 @@ def test_on_the_side_that_is_liked_it_costs_beyond_what_was_picked(sign: float) 
     assert at[1] - at[0] == pytest.approx(1 / scale)
 
 
+@pytest.mark.parametrize(("often", "end"), [(1, 2.0), (2, 5.0)])
+def test_one_pick_alone_does_not_move_the_end_of_what_is_liked(often: int, end: float) -> None:
+    # 2 is picked over 1 ten times, and 5 once or twice.
+    first, second = [[2.0]] * 10 + [[5.0]] * often, [[1.0]] * (10 + often)
+    found = fit(comparisons(["a"] * (10 + often), first, second, [1] * (10 + often)))
+    answers = [*first, *second]
+    assert found.ranges["a"][1] == pytest.approx((end - np.mean(answers)) / np.std(answers))
+
+
 def test_a_feature_that_never_differs_counts_nothing() -> None:
     found = fit(comparisons(["a"] * 2, [[1.0, 7.0]] * 2, [[-1.0, 7.0]] * 2, [1, 1]))
     assert found.contributions("a", np.array([[0.0, 99.0]])) == pytest.approx(np.zeros((1, 2)))

@@ -41,6 +41,7 @@ from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import Adapter, finish_adapter, model_card
+from pgrpo_cli.state.best import Best
 from pgrpo_cli.state.checkpoint import Checkpoint, Saver, TrainingState
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import (
@@ -130,12 +131,16 @@ def train_policy(
     done = checkpoint.step if checkpoint else 0
 
     rows, keep = (history_rows(history), all_part_rows(parts)), recipe.train.keep_checkpoints
-    for warning in rewind(run, done, *rows, keep=keep):
+    best = Best.of(run, recipe.train)
+    # The curve first, since it says which checkpoint is the best one.
+    evaluated = curve is None or curve.rewind(done)
+    best_step = best.step if best else lambda: None
+    for warning in rewind(run, done, *rows, keep=keep, best=best_step()):
         observer.on_message(f"warning: {warning}")
 
     clock = _Clock(observer)
     state = partial(training_state, policy, optimizer, history, parts)
-    saver = Saver(run, state, keep=keep, saved=done)
+    saver = Saver(run, state, keep=keep, saved=done, best=best_step)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
@@ -145,11 +150,13 @@ def train_policy(
         Scorer(rewards) as scorer,
         saver,
     ):
-        if curve is not None and not curve.rewind(done) and curve.due(done):
+        if curve is not None and not evaluated and curve.due(done):
             clock.enter("evaluation")
             curve.record(done, policy, scorer, batch_budget)
             clock.enter(None)
         for step in range(done + 1, recipe.train.steps + 1):
+            if best is not None and best.exhausted():
+                break
             clock.begin(step)
             saver.done = step - 1
 
@@ -192,15 +199,20 @@ def train_policy(
             record = step_record(scored, updates, learning_rate, clock.seconds, budgets, usage)
             log.append(record)
             stopping = stop_requested()
-            if stopping or step == recipe.train.steps or step % recipe.train.save_every == 0:
+            done, over = step, step == recipe.train.steps or (best is not None and best.exhausted())
+            if stopping or over or step % recipe.train.save_every == 0 or best_step() == step:
                 # Last: a run continues from a checkpoint, so all records up to it must be there before it is.
                 saver.save(step)
             observer.on_step(record, groups)
-            if stopping and step < recipe.train.steps:
+            if stopping and not over:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
     own_template = None if recipe.model.chat_template is None else policy.tokenizer.chat_template
-    adapter = Adapter(*adapter_state(policy.model))
-    finish_adapter(run, adapter, model_card(recipe, history), chat_template=own_template)
+    adapter, kept = Adapter(*adapter_state(policy.model)), None
+    if best is not None:
+        adapter, kept, sentence = best.adapter(adapter, done)
+        observer.on_message(f"after step {done} of {recipe.train.steps}: {sentence}")
+    card = model_card(recipe, history)
+    finish_adapter(run, adapter, card, chat_template=own_template, step=kept)
 
 
 def personalized_advantages(

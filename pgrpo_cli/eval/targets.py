@@ -16,7 +16,7 @@ from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import RolloutSection
-from pgrpo_cli.state.adapter import finished_adapter
+from pgrpo_cli.state.adapter import finished_adapter, finished_step
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from pgrpo_cli.state.checksums import sha256_of_code
 from pgrpo_cli.state.fingerprint import versions
@@ -102,7 +102,7 @@ def eval_target(
     """
     _refuse_other_recipe(run, recipe)
     recipe = as_begun(run, recipe)
-    if checkpoint is None or (run.finished and checkpoint == recipe.train.steps):
+    if checkpoint is None or (run.finished and checkpoint == finished_step(run, recipe)):
         chosen, (found, warnings) = False, _newest(run, recipe)
     else:
         chosen, found, warnings = True, checkpoint_at(run, checkpoint), []
@@ -201,7 +201,7 @@ def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
 def _newest(run: RunDirectory, recipe: Recipe) -> tuple[Checkpoint, list[str]]:
     """The finished adapter, as a checkpoint, or else the newest one."""
     if run.finished:
-        return Checkpoint(run.adapter, recipe.train.steps), finished_adapter(run)
+        return Checkpoint(run.adapter, finished_step(run, recipe)), finished_adapter(run)
     checkpoint, warnings = latest_checkpoint(run, held=True)
     if checkpoint is None:
         raise RunError(f"{run.path} has nothing trained yet", remedy="Train it first with `pgrpo train`.")

@@ -107,11 +107,19 @@ def personas_reward_needs_personas(data: DataSection, rewards: tuple[Reward, ...
             yield Violation(("rewards", index, "type"), "personas", rule)
 
 
+def best_needs_evaluations(train: TrainSection, eval: EvalSection) -> Iterator[Violation]:
+    """The best step is that of an evaluation during training."""
+    if train.keep_best is not None and eval.every is None:
+        rule = "compares evaluations during training, of which there are none; set eval.every"
+        yield Violation(("train", "keep_best"), train.keep_best, rule)
+
+
 RULES: tuple[Callable[..., Iterator[Violation]], ...] = (
     random_context,
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
+    best_needs_evaluations,
     trl_can_express,
 )
 

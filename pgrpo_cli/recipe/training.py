@@ -246,6 +246,24 @@ class TrainSection(Section):
         description="Newest checkpoints kept. If one is damaged, the previous one is used.",
     )
 
+    keep_best: Literal["macro", "worst_group"] | None = Field(
+        None,
+        description="With `eval.every`: the finished adapter is that of the best evaluation, by the mean "
+        "over preference groups or by the smallest gain of one. Null: that of the last step.",
+    )
+    stop_after: int | None = Field(
+        None,
+        ge=1,
+        description="With `keep_best`: training ends after so many evaluations without a better one. Null: "
+        "after `steps`.",
+    )
+
+    def violations(self) -> Iterator[Violation]:
+        """What counts as better must be known."""
+        if self.stop_after is not None and self.keep_best is None:
+            rule = "counts evaluations that are no better; set train.keep_best to macro or worst_group"
+            yield Violation(("stop_after",), self.stop_after, rule)
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 1: a linear warm-up, then a constant, or a cosine that
         reaches 0 after the last step.

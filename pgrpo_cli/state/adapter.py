@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgrpo_cli import __version__
+from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
 
 from .checksums import CHECKSUMS, damage, write_checksums
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ADAPTER_BEING_WRITTEN = ".adapter.tmp"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_OF_STEP = "trainer.json"
 _ROWS = 100
 
 
@@ -43,12 +45,26 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     shutil.copymode(config, weights)
 
 
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in the files that `save_adapter` wrote. Raises OSError or ValueError where it cannot."""
+    from safetensors.torch import load_file
+
+    config, weights = (folder / name for name in ADAPTER_FILES)
+    return Adapter(load_file(weights), read_json(config))
+
+
 def finish_adapter(
-    run: RunDirectory, adapter: Adapter, model_card: str, *, chat_template: str | None = None
+    run: RunDirectory,
+    adapter: Adapter,
+    model_card: str,
+    *,
+    chat_template: str | None = None,
+    step: int | None = None,
 ) -> None:
     """Write the finished adapter, its checksums and its model card to `adapter/`, with one rename at the end.
 
-    `chat_template`: a chat template to save with the adapter, if it is not the base model's own.
+    `chat_template`: a chat template to save with the adapter, if it is not the base model's own. `step`: the
+    step that it is of, if that need not be the recipe's last one.
     """
     temporary = run.path / ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
@@ -58,6 +74,8 @@ def finish_adapter(
             save_adapter(adapter, temporary)
             if chat_template is not None:
                 atomic_write(temporary / "chat_template.jinja", chat_template)
+            if step is not None:
+                write_json(temporary / _OF_STEP, {"version": 1, "step": step})
             write_checksums(temporary)
             atomic_write(temporary / "README.md", model_card)
             sync_tree(temporary)
@@ -67,6 +85,22 @@ def finish_adapter(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.path)
+
+
+def finished_step(run: RunDirectory, recipe: Recipe) -> int:
+    """The step that the finished adapter is of. Raises CheckpointError where its file is damaged."""
+    try:
+        step = read_json(run.adapter / _OF_STEP)["step"]
+        if type(step) is not int or not 0 < step <= recipe.train.steps:
+            raise ValueError(f"step {step!r}")
+    except FileNotFoundError:
+        return recipe.train.steps
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run.adapter / _OF_STEP} is damaged: {error!r}",
+            remedy="Move that folder away and run `pgrpo train` again: it resumes from the last checkpoint.",
+        ) from error
+    return step
 
 
 def finished_adapter(run: RunDirectory) -> list[str]:

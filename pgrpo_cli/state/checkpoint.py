@@ -106,8 +106,12 @@ class Checkpoint:
         return read_json(self.path / "trainer.json")  # type: ignore[no-any-return]
 
 
-def save_checkpoint(run: RunDirectory, step: int, state: TrainingState, *, keep: int) -> Path:
-    """Write a checkpoint and delete all but the newest `keep`. Raises CheckpointError if writing fails."""
+def save_checkpoint(
+    run: RunDirectory, step: int, state: TrainingState, *, keep: int, best: int | None = None
+) -> Path:
+    """Write a checkpoint and delete all but the newest `keep` and that of the step `best`. Raises
+    CheckpointError if writing fails.
+    """
     final = run.checkpoints / f"step-{step:06d}"
     temporary = run.checkpoints / f".step-{step:06d}.tmp"
     with explained(f"checkpoint {final}"):
@@ -121,7 +125,7 @@ def save_checkpoint(run: RunDirectory, step: int, state: TrainingState, *, keep:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.checkpoints)
-    _drop_old(run, keep)
+    _drop_old(run, keep, best)
     return final
 
 
@@ -133,7 +137,8 @@ class Saver:
     finished step. This is possible because a step changes none of the saved state before its rewards are
     known.
 
-    `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept.
+    `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept, and
+    that of the step that `best` returns.
     """
 
     run: RunDirectory
@@ -141,10 +146,11 @@ class Saver:
     keep: int
     saved: int
     done: int = 0
+    best: Callable[[], int | None] = lambda: None
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a finished step. Raises CheckpointError if writing fails."""
-        save_checkpoint(self.run, step, self.state(), keep=self.keep)
+        save_checkpoint(self.run, step, self.state(), keep=self.keep, best=self.best())
         self.saved = step
 
     def __enter__(self) -> Saver:
@@ -155,8 +161,9 @@ class Saver:
             self.save(self.done)
 
 
-def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
-    """Keep the newest `keep` checkpoints up to `step`. Later ones are damaged and are renamed.
+def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int, best: int | None = None) -> None:
+    """Keep the newest `keep` checkpoints up to `step`, and that of the step `best`. Later ones are damaged
+    and are renamed.
 
     Also deletes what a killed process has left half written or half deleted.
     """
@@ -170,16 +177,18 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int) -> None:
         for path in _by_step(run):
             if _step_of(path) > step:
                 aside(path, "damaged")
-    _drop_old(run, keep)
+    _drop_old(run, keep, best)
 
 
-def _drop_old(run: RunDirectory, keep: int) -> None:
-    """Delete all checkpoints except the newest `keep`, those that are locked for reading, and those that
-    contain files which a run does not write.
+def _drop_old(run: RunDirectory, keep: int, best: int | None = None) -> None:
+    """Delete all checkpoints except the newest `keep`, that of the step `best`, those that are locked for
+    reading, and those that contain files which a run does not write.
 
     Each is renamed before it is deleted, so that a kill does not leave an incomplete one under its name.
     """
     for path in _by_step(run)[:-keep]:
+        if _step_of(path) == best:
+            continue
         if any(entry.name != ENGINE and not OURS.fullmatch(entry.name) for entry in path.iterdir()):
             continue
         with unheld(path) as free:

@@ -58,7 +58,7 @@ def read_curve(run: RunDirectory) -> list[CurvePoint]:
     """(step, preference group, mean reward, number of prompts), in order of steps; empty without a curve."""
     return [
         (record["step"], group, numbers["mean"], numbers["n"])
-        for record in _records(run)
+        for record in curve_records(run)
         for group, numbers in record["groups"].items()
     ]
 
@@ -67,7 +67,7 @@ def read_prompts(run: RunDirectory) -> dict[int, PromptValues]:
     """For each step, the mean reward of each prompt by preference group. Empty if there is no curve, or if it
     has no values by prompt.
     """
-    records = _records(run)
+    records = curve_records(run)
     if not all("prompts" in numbers for record in records for numbers in record["groups"].values()):
         return {}
     return {
@@ -90,7 +90,7 @@ def training_record(run: RunDirectory) -> TrainingRecord:
     )
 
 
-def _records(run: RunDirectory) -> list[dict[str, Any]]:
+def curve_records(run: RunDirectory) -> list[dict[str, Any]]:
     """The lines of the curve, up to the first invalid one."""
     path = curve_path(run)
     return list(takewhile(_is_curve_record, read_metrics(path))) if path.is_file() else []

@@ -22,15 +22,22 @@ _REWRITTEN = (
 
 
 def rewind(
-    run: RunDirectory, step: int, groups: Iterable[GroupRow], parts: Iterable[PartRow] = (), *, keep: int
+    run: RunDirectory,
+    step: int,
+    groups: Iterable[GroupRow],
+    parts: Iterable[PartRow] = (),
+    *,
+    keep: int,
+    best: int | None = None,
 ) -> list[str]:
     """Rewind checkpoints, history.sqlite and metrics.jsonl to `step` (0: to the start).
 
-    `groups` and `parts` are the statistics at that step; `keep` checkpoints are kept. Returns a message for
+    `groups` and `parts` are the statistics at that step; `keep` checkpoints are kept, and that of
+    the step `best`. Returns a message for
     each file that has lost records. Raises CheckpointError if a file is damaged or writing fails.
     """
     _remove_leftovers(run)
-    rewind_checkpoints(run, step, keep=keep)
+    rewind_checkpoints(run, step, keep=keep, best=best)
     missing = [path for path in (run.history_path, run.metrics_path) if not path.exists()]
     with HistoryStore(run.history_path) as store:
         store.rewind(step, groups, parts)

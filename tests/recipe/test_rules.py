@@ -63,6 +63,13 @@ CASES: list[RuleCase] = [
         changed(history={"kind": {"type": "window", "size": 15}, "update": "before"}),
     ),
     (
+        "TrainSection",
+        "train.stop_after",
+        "set train.keep_best to macro or worst_group",
+        changed(train={"stop_after": 2}, eval={"every": 5}),
+        changed(train={"stop_after": 2, "keep_best": "worst_group"}, eval={"every": 5}),
+    ),
+    (
         "RandomModel",
         "model.random.num_heads",
         "must divide model.random.hidden_size (36)",

@@ -52,6 +52,13 @@ CASES: list[RuleCase] = [
         changed(data={"source": JSONL}, rewards=[LENGTH]),
     ),
     (
+        "best_needs_evaluations",
+        "train.keep_best",
+        "of which there are none; set eval.every",
+        changed(train={"keep_best": "macro"}),
+        changed(train={"keep_best": "macro"}, eval={"every": 5}),
+    ),
+    (
         # All that it refuses: test_engine.py.
         "trl_can_express",
         "adapter.dropout",

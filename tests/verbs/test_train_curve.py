@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from pgrpo_cli.state.curve import curve_record, read_curve, rewind_curve
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.loop import Watcher, go
 from tests.support.results import rows_of
-from tests.support.training import outcome, pgrpo, write_tiny
+from tests.support.training import TINY, outcome, pgrpo, steps_in, write_tiny
 
 EVAL = {"every": 4, "num_completions": 2, "bootstrap_samples": 100, "max_prompts_per_group": 2}
 
@@ -70,3 +72,81 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
 
 def test_without_a_curve_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert read_curve(RunDirectory(tmp_path)) == [] and rewind_curve(RunDirectory(tmp_path), 3) == set()
+
+
+BEST = {"eval": {**EVAL, "every": 1}, "train": {**TINY["train"], "keep_checkpoints": 2, "keep_best": "macro"}}
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, macros: Sequence[float]) -> None:
+    """The held-out macro after each step, whatever the model does."""
+
+    def made(step: int, rows: Any) -> dict[str, Any]:
+        return {**curve_record(step, rows), "macro": macros[step]}
+
+    monkeypatch.setattr("pgrpo_cli.eval.sampling.curve_record", made)
+
+
+def adapter_of(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_the_best_step_is_kept_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, [0.0, 0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
+    recipe, run = write_tiny(tmp_path, **BEST), tmp_path / "run"
+    watcher = go(recipe, run)
+    assert watcher.messages[-1] == (
+        "after step 6 of 6: the adapter is that of step 2, the best of 6 evaluations by macro"
+    )
+    # Two are kept, and the best one.
+    assert steps_in(run) == ["step-000002", "step-000004", "step-000006"]
+    assert adapter_of(run / "adapter") == adapter_of(run / "checkpoints" / "step-000002")
+    assert adapter_of(run / "adapter") != adapter_of(run / "checkpoints" / "step-000006")
+    monkeypatch.undo()
+    assert pgrpo("eval", run, "--quiet").exit_code == 0
+    assert (run / "eval" / "step-000002.json").exists()
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (2, 5)])
+def test_a_run_that_keeps_the_best_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+) -> None:
+    scored(monkeypatch, [0.0, 0.1, 0.5, 0.2, 0.7, 0.6, 0.1])
+    recipe = write_tiny(tmp_path, **BEST)
+    go(recipe, tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(Interrupted):
+            go(recipe, tmp_path / "halting", watcher=Watcher(stop_after=stop))
+    go(recipe, tmp_path / "halting")
+    whole, halting = outcome(tmp_path / "whole"), outcome(tmp_path / "halting")
+    assert steps_in(tmp_path / "whole") == ["step-000004", "step-000006"]
+    for found in (whole, halting):
+        # A stop saves a step that an uninterrupted run does not.
+        del found["checkpoints"]
+    assert halting == whole
+
+
+def test_a_run_ends_without_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, [0.0, 0.3, 0.2, 0.1, 0.9, 0.9, 0.9])
+    sections = {**BEST, "train": {**BEST["train"], "stop_after": 2}}
+    recipe, run = write_tiny(tmp_path, **sections), tmp_path / "run"
+    watcher = go(recipe, run)
+    assert "after step 3 of 6: the adapter is that of step 1" in watcher.messages[-1]
+    assert [step for step, phase in watcher.events if phase == "done"] == [1, 2, 3]
+    assert steps_in(run) == ["step-000001", "step-000002", "step-000003"]
+    assert go(recipe, run).events == []
+    # Killed after the last checkpoint and before the adapter was in its place.
+    finished = adapter_of(run / "adapter")
+    shutil.rmtree(run / "adapter")
+    assert [phase for _, phase in go(recipe, run).events] == []
+    assert adapter_of(run / "adapter") == finished
+
+
+def test_a_best_checkpoint_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, [0.0, 0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
+    recipe, run = write_tiny(tmp_path, **BEST), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        go(recipe, run, watcher=Watcher(stop_after=5))
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+    watcher = go(recipe, run)
+    assert "the adapter is that of the last step, since" in watcher.messages[-1]
+    assert adapter_of(run / "adapter") == adapter_of(run / "checkpoints" / "step-000006")

@@ -1,0 +1,104 @@
+"""The best step of a run by its held-out curve: measures by hand, ties, and when to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgrpo_cli.errors import CheckpointError
+from pgrpo_cli.recipe.training import TrainSection
+from pgrpo_cli.state.adapter import finished_step
+from pgrpo_cli.state.best import Best, Measure
+from pgrpo_cli.state.curve import curve_path
+from pgrpo_cli.state.run import RunDirectory
+from tests.support.runs import recipe_of
+
+
+def run_with(folder: Path, *lines: dict[str, Any]) -> RunDirectory:
+    run = RunDirectory(folder)
+    curve_path(run).parent.mkdir()
+    curve_path(run).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def line(step: int, macro: float | None, **prompts: list[float]) -> dict[str, Any]:
+    groups = {
+        name: {"n": len(values), "mean": sum(values) / len(values), "prompts": dict(enumerate(values))}
+        for name, values in prompts.items()
+    }
+    return {"step": step, "macro": macro, "groups": groups}
+
+
+def best_of(tmp_path: Path, macros: list[float | None], stop_after: int | None = None) -> Best:
+    lines = [line(5 * i, macro) for i, macro in enumerate(macros)]
+    return Best(run_with(tmp_path, *lines), "macro", stop_after)
+
+
+def test_what_a_recipe_asks_for(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert Best.of(run, TrainSection()) is None
+    assert Best.of(run, TrainSection(keep_best="macro", stop_after=2)) == Best(run, "macro", 2)
+    assert Best(run, "macro", 2).step() is None and not Best(run, "macro", 2).exhausted()
+
+
+def test_the_highest_macro_and_the_first_of_equal_ones(tmp_path: Path) -> None:
+    # Steps 0, 5, 10, 15, 20: the one before training does not count.
+    best = best_of(tmp_path, [0.9, 0.2, 0.5, 0.5, None])
+    assert best.step() == 10
+    assert best.values() == {0: 0.9, 5: 0.2, 10: 0.5, 15: 0.5, 20: -math.inf}
+
+
+def test_the_smallest_gain_in_units_of_the_first_evaluation(tmp_path: Path) -> None:
+    # a: prompts 0 and 2, mean 1, spread sqrt 2. b: 10 and 30, mean 20, spread sqrt 200. c: one prompt, so 1.
+    run = run_with(
+        tmp_path,
+        line(0, 0.0, a=[0, 2], b=[10, 30], c=[1]),
+        line(4, 0.0, a=[3, 3], b=[10, 40], c=[2]),
+        line(8, 0.0, a=[2, 2], b=[20, 40], c=[2]),
+    )
+    # Step 4: 2 / sqrt 2, 5 / sqrt 200, 1. Step 8: 1 / sqrt 2, 10 / sqrt 200 = 1 / sqrt 2, 1.
+    best = Best(run, "worst_group")
+    assert best.values() == pytest.approx({0: 0, 4: 5 / math.sqrt(200), 8: 1 / math.sqrt(2)})
+    assert best.step() == 8
+
+
+@pytest.mark.parametrize(
+    ("macros", "over"),
+    [
+        ([0.5], False),
+        ([0.5, 0.6, 0.6], False),  # one evaluation without a better one
+        ([0.5, 0.6, 0.6, 0.4], True),
+        ([0.5, 0.6, 0.4, 0.7], False),
+        ([0.5, 0.4, 0.3], True),  # never better than before training
+        ([0.5, None, None], True),
+    ],
+)
+def test_it_is_over_after_two_evaluations_without_a_better_one(
+    tmp_path: Path, macros: list[float | None], over: bool
+) -> None:
+    best = best_of(tmp_path, macros, stop_after=2)
+    assert best.exhausted() is over
+    assert not Best(best.run, "macro").exhausted()
+
+
+@pytest.mark.parametrize("measure", ["macro", "worst_group"])
+def test_a_group_without_rewards_at_first(tmp_path: Path, measure: Measure) -> None:
+    run = run_with(tmp_path, line(0, None), line(4, 0.5, a=[0.5]))
+    assert Best(run, measure).step() == 4
+
+
+def test_the_finished_adapter_says_its_step(tmp_path: Path) -> None:
+    run, recipe = RunDirectory(tmp_path), recipe_of(train__steps=9)
+    (tmp_path / "adapter").mkdir()
+    assert finished_step(run, recipe) == 9
+    said = tmp_path / "adapter" / "trainer.json"
+    said.write_text('{"version": 1, "step": 4}')
+    assert finished_step(run, recipe) == 4
+    for text in ('{"step": 10}', '{"step": "4"}', "{}", "["):
+        said.write_text(text)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            finished_step(run, recipe)

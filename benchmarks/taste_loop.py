@@ -41,6 +41,8 @@ TASTES: dict[str, Callable[[str], float]] = {
     "brief": lambda text: -float(min(len(text.split()), 40)),
     # Spoken to: "you" and "your", up to six.
     "personal": lambda text: float(min(len(re.findall(r"\byour?\b", text.lower())), 6)),
+    # Loud: exclamation marks, up to three.
+    "loud": lambda text: float(min(text.count("!"), 3)),
     # Short words: letters per word.
     "plain": lambda text: -sum(map(len, text.split())) / max(len(text.split()), 1),
 }

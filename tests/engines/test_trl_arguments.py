@@ -57,6 +57,8 @@ OTHERWISE = {
     "train.deterministic": "refused (recipe/engine.py)",
     "train.sampler": "the rows of the data set come in its order",
     "train.save_every": "RunTrainer saves",
+    "train.keep_best": "needs eval.every, which is refused (recipe/engine.py)",
+    "train.stop_after": "needs train.keep_best",
     "train.keep_checkpoints": "the run's checkpoints are kept and dropped as ever",
 }
 

@@ -167,7 +167,7 @@ def _pair_row(pair: Pair) -> tuple[Cell, ...]:
         Cell(number(pair.reference_mean)),
         Cell(number(pair.run_mean)),
         Cell(number(pair.difference, signed=True), interval(pair)),
-        Cell(pair.explanation, tone=TONES[pair.verdict]),
+        Cell(pair.verdict, pair.explanation.removeprefix(pair.verdict).lstrip(": "), TONES[pair.verdict]),
         Cell(f"{pair.effect_size:+.2f}" if math.isfinite(pair.effect_size) else "n/a"),
         Cell(f"{pair.p_adjusted:.2g}" if math.isfinite(pair.p_adjusted) else "n/a"),
         Cell(str(pair.n)),

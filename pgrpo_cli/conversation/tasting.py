@@ -88,6 +88,11 @@ class Shown:
     seeds: tuple[int, int]
     instructions: tuple[str | None, str | None] = (None, None)
 
+    @property
+    def alike(self) -> bool:
+        """Whether both answers are the same, so that there is nothing to pick from."""
+        return self.answers[0].strip() == self.answers[1].strip()
+
 
 @dataclass(frozen=True)
 class TasteResult:
@@ -155,7 +160,7 @@ class Tasting:
         for question in self.questions:
             self._number += 1
             pair = self._between(question) if self.versus else self._among(question)
-            if pair is not None and self.versus and pair.answers[0].strip() == pair.answers[1].strip():
+            if pair is not None and self.versus and pair.alike:
                 self.pick(pair, "=")
             elif pair is not None:
                 return pair
@@ -191,16 +196,19 @@ class Tasting:
         return len(self._picked)
 
     def undo(self) -> Shown | None:
-        """Take the last pick back, and return its pair, to be shown again; None where there is none."""
-        if not self._picked:
-            return None
-        pair, record = self._picked[-1]
-        append(self.path, Undo(undone=record.id))
-        self._picked.pop()
-        self.asked.take_back()
-        if self.placing is not None:
-            self.placing.take_back()
-        return pair
+        """Take back the last pick that the user made, and return its pair, to be shown again; None where
+        there is none. Ties of equal answers, recorded since and never shown, are taken back, too.
+        """
+        while any(not pair.alike for pair, _ in self._picked):
+            pair, record = self._picked[-1]
+            append(self.path, Undo(undone=record.id))
+            self._picked.pop()
+            self.asked.take_back()
+            if self.placing is not None:
+                self.placing.take_back()
+            if not pair.alike:
+                return pair
+        return None
 
     def close(self) -> None:
         """Record where the picks of this session place the user, if there are any."""

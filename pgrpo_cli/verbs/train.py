@@ -86,6 +86,8 @@ def train(
             return replace(finished, was_finished=True)
         callbacks.on_run(run, recipe)
         recipe = as_begun(run, recipe)
+        # Before CUDA starts, which it does when a device is chosen.
+        prepare_determinism(recipe.train)
         chosen = device_for(recipe, device)
         if isinstance(source, str | os.PathLike) and chosen.type == "cuda":
             words = train_words(
@@ -148,7 +150,6 @@ def _train(
     callbacks: Callbacks,
 ) -> None:
     """Load what the run is made of, from its last checkpoint if it has one, and train."""
-    prepare_determinism(recipe.train)
     callbacks.on_note(describe(device))
     rewards = build_rewards(
         recipe.rewards, recipe_dir, allow_code,

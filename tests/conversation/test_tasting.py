@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,20 @@ def test_an_undone_pick_is_shown_again_and_counts_no_more(tmp_path: Path) -> Non
     with pytest.raises(IndexError):
         # Nor does the choice of the next pair remember it.
         tasting.asked.take_back()
+
+
+def test_undo_goes_back_behind_a_tie_that_nobody_was_shown(tmp_path: Path) -> None:
+    tasting = _tasting(tmp_path)
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "1")
+    # What `next_pair` records between two models that give the same answer.
+    tasting.pick(replace(pair, answers=("Yes.", "Yes. ")), "=")
+    assert tasting.undo() == pair
+    assert (read_feedback(tmp_path / "taste.jsonl").picks, tasting.picked) == ((), 0)
+    tasting.pick(replace(pair, answers=("Yes.", "Yes.")), "=")
+    assert tasting.undo() is None
+    assert tasting.picked == 1
 
 
 def test_a_skipped_pair_leaves_no_record(tmp_path: Path) -> None:

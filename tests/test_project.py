@@ -47,6 +47,15 @@ def test_every_dependency_is_pinned_within_its_bounds(text: str) -> None:
         assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
 
 
+@pytest.mark.parametrize("name", ["transformers", "peft", "bitsandbytes"])
+def test_no_older_release_of_a_library_whose_internals_we_use_is_allowed_than_was_tested(name: str) -> None:
+    """Patch releases aside: 4-bit layers, caches and adapters changed in minor releases without notice."""
+    (bound,) = (r for r in map(Requirement, PROJECT["project"]["dependencies"]) if r.name == name)
+    major, minor, _ = pins()[name].split(".")
+    assert not bound.specifier.contains(f"{major}.{int(minor) - 1}.99")
+    assert bound.specifier.contains(pins()[name])
+
+
 def test_the_changelog_has_this_version() -> None:
     assert re.search(rf"(?m)^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text())
 

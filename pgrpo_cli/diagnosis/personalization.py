@@ -1,4 +1,4 @@
-"""Rule about personalization: an evaluation that finds that all preference groups are served alike."""
+"""Rule about personalization: an evaluation that may have found all preference groups served alike."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .view import RunView
 
 
 def find_alike(view: RunView) -> Iterator[Finding]:
-    """The latest personalization matrix has no margin that is certainly above 0."""
+    """The latest personalization matrix has an interval of its margin, and that is not above 0."""
     found = view.personalization
-    if found is None or found.ci_low > 0:
+    if found is None or not found.ci_low <= 0:
         return
     numbers = {"margin": found.margin, "ci_low": found.ci_low, "ci_high": found.ci_high, "step": found.step}
     says = (
-        f"The evaluation after step {found.step} finds that all preference groups are served alike: an "
-        f"answer earns {shown(found.margin)} [{shown(found.ci_low)}, {shown(found.ci_high)}] standard "
-        "deviations more by its own preference group's reward than by the others'."
+        f"The evaluation after step {found.step} does not show that preference groups are served "
+        f"differently: an answer earns {shown(found.margin)} [{shown(found.ci_low)}, {shown(found.ci_high)}] "
+        "standard deviations more by its own preference group's reward than by the others'."
     )
     if found.ambiguous_share:
         says += f" {percent(found.ambiguous_share)} of the prompts read the same in another preference group."

@@ -33,9 +33,15 @@ def matrix_sentence(matrix: Matrix) -> str:
     margin = f"{number(tuned.mean, signed=True)} {interval(tuned)}".rstrip()
     if tuned.ci_low > 0:
         return f"The tuned model serves preference groups differently: own reward less others' is {margin}."
+    if math.isnan(tuned.ci_low):
+        return (
+            "Whether the tuned model serves preference groups differently cannot be told from so few "
+            f"held-out prompts: own reward less others' is {margin}."
+        )
     return (
-        f"All preference groups are served alike: own reward less others' is {margin}. Can the model tell "
-        "who asks? `pgrpo prepare` says what the prompts tell it, and data.conditioning adds to them."
+        "The tuned model is not shown to serve preference groups differently: own reward less others' is "
+        f"{margin}. Can the model tell who asks? `pgrpo prepare` says what the prompts tell it, and "
+        "data.conditioning adds to them."
     )
 
 

@@ -1,8 +1,9 @@
-"""An evaluation that finds that all preference groups are served alike."""
+"""An evaluation that may have found all preference groups served alike."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.support.results import result_of, spread
 RUN = view({"a": [0.0, 1.0, 1.0], "b": [0.0, 1.0, 1.0]})
 
 
-@pytest.mark.parametrize(("low", "found"), [(-0.1, True), (0.0, True), (0.01, False)])
+@pytest.mark.parametrize(("low", "found"), [(-0.1, True), (0.0, True), (0.01, False), (math.nan, False)])
 def test_a_margin_that_may_be_none_is_a_finding(low: float, found: bool) -> None:
     seen = replace(RUN, personalization=Personalization(28, 0.05, low, 0.2))
     assert [finding.rule for finding in diagnose(seen).findings] == ["served-alike"] * found
@@ -31,8 +32,9 @@ def test_what_prepare_found_stands_beside_it() -> None:
         replace(RUN, personalization=Personalization(28, 0.05, -0.1, 0.2, 0.4, 0.61, 0.5))
     )
     assert finding.says == (
-        "The evaluation after step 28 finds that all preference groups are served alike: an answer earns "
-        "0.05 [-0.1, 0.2] standard deviations more by its own preference group's reward than by the others'. "
+        "The evaluation after step 28 does not show that preference groups are served differently: an "
+        "answer earns 0.05 [-0.1, 0.2] standard deviations more by its own preference group's reward than "
+        "by the others'. "
         "40 % of the prompts read the same in another preference group. From the prompts, a plain classifier "
         "names the preference group of 61 % of those held out, where chance is 50 %."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -84,7 +85,12 @@ def test_the_matrix_and_the_held_out_curve_are_drawn_where_there_are_some() -> N
 
 
 @pytest.mark.parametrize(
-    ("low", "says"), [(-0.1, "served alike"), (0.1, "serves preference groups differently")]
+    ("low", "says"),
+    [
+        (-0.1, "not shown to serve preference groups differently"),
+        (0.1, "The tuned model serves preference groups differently"),
+        (math.nan, "cannot be told from so few held-out prompts"),
+    ],
 )
 def test_the_matrix_says_whether_everyone_is_served_alike(low: float, says: str) -> None:
     result = made()

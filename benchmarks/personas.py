@@ -20,16 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 
 from benchmarks.markdown import renew
-from benchmarks.personas_runs import (
-    METHODS,
-    ROOT,
-    Results,
-    chosen_rates,
-    compared_runs,
-    train_all,
-    tuning_runs,
-)
+from benchmarks.personas_runs import METHODS, chosen_rates, compared_runs, record_of, tuning_runs
 from benchmarks.personas_tables import LEAST_SEEDS, methods_of, tables
+from benchmarks.study import ROOT, Results, train_all
 
 RESULTS = Path(__file__).with_name("personas.json")
 
@@ -55,9 +48,10 @@ def main() -> None:
         console.print(text, highlight=False, markup=False)
 
     if not arguments.tables:
-        train_all(tuning_runs(arguments.methods), results, arguments.runs_dir, arguments.jobs, tell)
+        how = results, arguments.runs_dir, arguments.jobs, record_of, tell
+        train_all(tuning_runs(arguments.methods), *how)
         rates = chosen_rates(arguments.methods, results.records)
-        train_all(compared_runs(rates, arguments.seeds), results, arguments.runs_dir, arguments.jobs, tell)
+        train_all(compared_runs(rates, arguments.seeds), *how)
     tuned = [name for name in METHODS if all(r.name in results.records for r in tuning_runs([name]))]
     methods = methods_of(chosen_rates(tuned, results.records), results.records)
     if not methods:

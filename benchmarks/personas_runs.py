@@ -1,30 +1,19 @@
-"""The runs of the personas study: which there are, training them, and what is kept of each.
-
-Every run is `pgrpo train recipes/quickstart.yaml` with the overrides of `Run.overrides`, in a process of its
-own, and can be repeated by that command. Of a finished run one record stays in the results file, so that a
-study that is stopped goes on where it was, on another machine too; the directory of a run is then not needed.
-"""
+"""The runs of the personas study (`recipes/quickstart.yaml`): which there are, and what is kept of each."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.study import ROOT, Records, lines_of
 from pgrpo_cli import __version__
 from pgrpo_cli.state.history_store import GroupRow, read_groups
 from pgrpo_cli.state.run import RunDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -66,56 +55,13 @@ class Run:
         method = self.method.replace(", ", "-").replace(" ", "-")
         return f"{method}-{self.rate:g}-seed{self.seed}"
 
+    @property
+    def recipe(self) -> Path:
+        return RECIPE
+
     def overrides(self) -> tuple[str, ...]:
         """What `--set` takes."""
         return (*METHODS[self.method], f"train.learning_rate={self.rate:g}", f"seed={self.seed}", *SETTINGS)
-
-
-Records = dict[str, dict[str, Any]]
-
-
-class Results:
-    """The records of finished runs, by name, in one JSON file; written whole after each."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: Records = json.loads(path.read_text()) if path.is_file() else {}
-        self._lock = threading.Lock()
-
-    def add(self, name: str, record: Mapping[str, Any]) -> None:
-        """Keep a record, on disk before it returns."""
-        with self._lock:
-            self.records[name] = dict(record)
-            lines = [f"{json.dumps(n)}: {json.dumps(self.records[n])}" for n in sorted(self.records)]
-            new = self.path.with_suffix(".new")
-            new.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-            os.replace(new, self.path)
-
-
-def train_all(
-    runs: Sequence[Run], results: Results, directory: Path, jobs: int, tell: Callable[[str], None]
-) -> None:
-    """Train the runs that have no record, `jobs` at once. Raises SystemExit naming those that failed."""
-    todo = [run for run in runs if run.name not in results.records]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-
-    def one(run: Run) -> str | None:
-        path = directory / run.name
-        words = [word for override in run.overrides() for word in ("--set", override)]
-        command = [sys.executable, "-m", "pgrpo_cli", "train", str(RECIPE), "--run-dir", str(path), *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
-        if done.returncode:
-            tell(f"{run.name} failed with {done.returncode}:\n{done.stderr[-2000:]}")
-            return run.name
-        results.add(run.name, record_of(run, path))
-        tell(f"{run.name} is done; {sum(r.name in results.records for r in runs)} of {len(runs)}")
-        return None
-
-    with ThreadPoolExecutor(jobs) as pool:
-        failed = [name for name in pool.map(one, todo) if name]
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}; the same command tries them again")
 
 
 def record_of(run: Run, path: Path) -> dict[str, Any]:
@@ -123,10 +69,10 @@ def record_of(run: Run, path: Path) -> dict[str, Any]:
     that the reward history gives each preference group (None: too early to tell).
     """
     curve = []
-    for line in _lines(path / "eval" / "curve.jsonl"):
+    for line in lines_of(path / "eval" / "curve.jsonl"):
         prompts = {p: value for group in line["groups"].values() for p, value in group["prompts"].items()}
         curve.append({"step": line["step"], "prompts": {p: round(prompts[p], 6) for p in sorted(prompts)}})
-    steps = _lines(path / "metrics.jsonl")
+    steps = lines_of(path / "metrics.jsonl")
     groups = read_groups(path / "history.sqlite")
     G = RunDirectory(path).recipe().rollout.num_generations
     return {
@@ -173,7 +119,3 @@ def chosen_rates(methods: Sequence[str], records: Records) -> dict[str, float]:
 def compared_runs(rates: Mapping[str, float], seeds: int) -> list[Run]:
     """Every method at its rate with seeds 0 to `seeds` - 1, seed by seed."""
     return [Run(method, rate, seed) for seed in range(seeds) for method, rate in rates.items()]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.markdown import table
-from benchmarks.personas_runs import RATES, Records, Run
+from benchmarks.personas_runs import RATES, Run
+from benchmarks.study import Records
 from pgrpo_cli.rewards.personas import PERSONAS
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed

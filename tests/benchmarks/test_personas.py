@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks import personas, personas_runs
-from benchmarks.personas_runs import RATES, Results, Run, chosen_rates, compared_runs, train_all, tuning_runs
+from benchmarks.personas_runs import RATES, Run, chosen_rates, compared_runs, record_of, tuning_runs
 from benchmarks.personas_tables import methods_of, persona_of, tables
+from benchmarks.study import Results, train_all
 from pgrpo_cli.rewards.personas import PERSONAS
 from tests.support.training import write_tiny
 
@@ -98,18 +99,18 @@ def test_runs_are_trained_once_and_leave_a_record(tmp_path: Path, monkeypatch: p
     told: list[str] = []
     run = Run("pgrpo, random groups", 1e-3, 3)
     path = tmp_path / "results.json"
-    train_all([run], Results(path), tmp_path / "runs", 1, told.append)
+    train_all([run], Results(path), tmp_path / "runs", 1, record_of, told.append)
     kept = json.loads(path.read_text())[run.name]
     assert [point["step"] for point in kept["curve"]] == [0, 2]
     assert len(kept["training_reward"]) == len(kept["loss"]) == 2
     assert "seed=3" in kept["overrides"] and "train.learning_rate=0.001" in kept["overrides"]
     assert (kept["method"], kept["rate"], kept["seed"]) == ("pgrpo, random groups", 1e-3, 3)
     assert told == [f"{run.name} is done; 1 of 1"]
-    train_all([run], Results(path), tmp_path / "nowhere", 1, told.append)
+    train_all([run], Results(path), tmp_path / "nowhere", 1, record_of, told.append)
     assert len(told) == 1 and not (tmp_path / "nowhere").exists()
     with pytest.raises(SystemExit, match="failed: grpo-2-seed0"):
         monkeypatch.setattr(personas_runs, "SETTINGS", ("train.steps=none",))
-        train_all([Run("grpo", 2.0, 0)], Results(path), tmp_path / "runs", 1, told.append)
+        train_all([Run("grpo", 2.0, 0)], Results(path), tmp_path / "runs", 1, record_of, told.append)
     assert "train.steps" in told[-1]
 
 

@@ -63,12 +63,14 @@ def _leave_other_types(
     if not isinstance(tag, str) or tag not in known:
         return
     others = {key for other in known.values() for key in other.model_fields} - known[tag].model_fields.keys()
-    for key in [key for key in section if key in others]:
+    gone = [key for key in section if key in others]
+    for key in gone:
         del section[key]
-        place = document.origin((*path, key)).where
-        document.notes.append(
-            f"{where}: {dotted((*path, key))} ({place}) does not count: {tag!r} has no such key"
-        )
+    if gone:
+        names = ", ".join(dotted((*path, key)) for key in gone)
+        verb, ending = ("do", "s") if len(gone) > 1 else ("does", "")
+        place = document.origin((*path, gone[0])).where
+        document.notes.append(f"{where}: {names} ({place}) {verb} not count: {tag!r} has no such key{ending}")
 
 
 def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgrpo_cli.errors import ExportError
 
+from .formats import BOUND
 from .reference import Answer, Read
 
 _GIBBERISH = 2.0
@@ -48,18 +49,20 @@ def compared(
     """Compare how the exported model reads the run's answers with how the run itself does.
 
     `exact`: how the weights that were exported read them, in float32 before they were written. The likeliest
-    answers are the same where the likeliest token is at each place of the run's answer.
+    answers are the same where the likeliest token is at each place of the run's answer. `bound`: what the
+    type of numbers may lose; less is allowed if training changed less, since nothing of it would be left.
     """
     same = [list(read.likeliest) == list(answer.tokens) for answer, read in zip(answers, found, strict=True)]
     own = [answer.own for answer in answers]
+    trained = _difference(own, [answer.base for answer in answers])
     return Checked(
         prompts=len(answers),
         greedy_equal=sum(same),
         mean_abs_logprob_difference=_difference(own, found),
         export_difference=_difference(exact, found),
         rounding_difference=_difference(own, exact),
-        trained_difference=_difference(own, [answer.base for answer in answers]),
-        bound=bound,
+        trained_difference=trained,
+        bound=min(bound, max(BOUND, trained)),
         by=by,
     )
 
@@ -100,4 +103,5 @@ def _cause(checked: Checked) -> str:
         return "weights that are too large for the type of numbers that they were saved in."
     if checked.greedy_equal == 0 and checked.export_difference > _GIBBERISH:
         return "weights in the wrong order or place, or a tokenizer of another model."
-    return "the weights were rounded too much."
+    lost = " as much as training changed them" if checked.bound == checked.trained_difference else ""
+    return f"the weights were rounded too much{lost}."

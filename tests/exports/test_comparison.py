@@ -60,3 +60,19 @@ def test_a_lost_adapter_shows_below_the_bound_too() -> None:
     checked = compared(answers, [OWN], [read], bound=0.25, by="x")
     with pytest.raises(ExportError, match="adapter was not applied"):
         require_near(checked, answers, [read])
+
+
+def test_rounding_may_not_lose_as_much_as_training_changed() -> None:
+    # Training moved both tokens by 0.3, and rounding does by 0.35, the other way. The type may lose 0.7.
+    answers = [Answer(PROMPT, [5, 6], True, OWN, Read([-0.4, -0.5], [5, 6]))]
+    read = Read([0.25, 0.15], [5, 6])
+    checked = compared(answers, [OWN], [read], bound=0.7, by="x")
+    assert checked.bound == pytest.approx(0.3)
+    with pytest.raises(ExportError, match="as much as training changed"):
+        require_near(checked, answers, [read])
+    # What every type may lose is allowed after any training: here it changed 0.05, and 0.1 is lost.
+    barely = [Answer(PROMPT, [5, 6], True, OWN, Read([-0.15, -0.25], [5, 6]))]
+    read = Read([0.0, -0.1], [5, 6])
+    checked = compared(barely, [OWN], [read], bound=0.7, by="x")
+    assert checked.bound == 0.15
+    require_near(checked, barely, [read])

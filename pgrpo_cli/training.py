@@ -72,7 +72,7 @@ class Observer(Protocol):
 
 
 @dataclass
-class _Clock:
+class Clock:
     """The step at hand and the seconds spent in each of its phases, told to the observer as they begin."""
 
     observer: Observer
@@ -93,7 +93,7 @@ class _Clock:
         """End the current phase and begin the next one (None: no next one)."""
         now = time.perf_counter()
         if self._phase:
-            self.seconds[self._phase] = now - self._started
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._started
         self._phase, self._started = phase, now
         if phase:
             self.observer.on_phase(self.step, phase)
@@ -138,7 +138,7 @@ def train_policy(
     for warning in rewind(run, done, *rows, keep=keep, best=best_step()):
         observer.on_message(f"warning: {warning}")
 
-    clock = _Clock(observer)
+    clock = Clock(observer)
     state = partial(training_state, policy, optimizer, history, parts)
     saver = Saver(run, state, keep=keep, saved=done, best=best_step)
     batch_budget = rollout_budget(settings, clock.warn)
@@ -183,12 +183,7 @@ def train_policy(
 
             clock.enter("save")
             scored = scored_step(step, rollouts, scores_N, advantages)
-            groups = history.stats(rollouts.preference_groups_N)
-            store.record_step(
-                completion_rows(scored),
-                group_rows(groups),
-                part_rows(parts, rollouts.preference_groups_N),
-            )
+            groups = store_step(store, scored, history, parts)
             usage = pending.usage()
             if curve is not None and curve.due(step):
                 clock.enter("evaluation")
@@ -275,6 +270,17 @@ def scored_step(
         clipped_fraction=advantages.clipped_N.double().mean().item(),
         entropy=-sampled.mean().item(),
     )
+
+
+def store_step(
+    store: HistoryStore, scored: ScoredStep, history: RewardHistory, parts: PartHistory | None
+) -> dict[str, GroupStats]:
+    """Write down the completions of a step and what is known of their preference groups now; the latter."""
+    groups = history.stats(scored.preference_groups_N)
+    store.record_step(
+        completion_rows(scored), group_rows(groups), part_rows(parts, scored.preference_groups_N)
+    )
+    return groups
 
 
 def reward_history(section: HistorySection) -> RewardHistory:

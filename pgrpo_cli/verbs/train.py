@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,23 +21,18 @@ from pgrpo_cli.model.policy import Paths, dtype_name
 from pgrpo_cli.model.update.determinism import prepare_determinism
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.reward_sum import sentences_about
 from pgrpo_cli.state.adapter import finished_adapter
-from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.extend import Extension, extension_of, has_other_steps
-from pgrpo_cli.state.fingerprint import fingerprint_of, settle
 from pgrpo_cli.state.paths import as_begun, read_paths, write_paths
 from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free, run_if_any
-from pgrpo_cli.state.runlog import open_trackers
 from pgrpo_cli.training import train_policy
 
 from .callbacks import Callbacks
 from .diagnosing import DiagnosingObserver
 from .launch import idle_sentence, train_words
-from .prepare import prepare_run
 from .source import RecipeOrRun, StrPath, resolve
 from .train_trl import callbacks_of, train_together, world_of
+from .training_call import TrainingCall
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,15 @@ def train(
             )  # fmt: skip
             if sentence := idle_sentence(torch.cuda.device_count(), words, recipe):
                 callbacks.on_note(sentence)
-        options: dict[str, Any] = {
-            "accept_changes": accept_changes, "allow_code": allow_code, "force": force,
-            "allowed_hosts": allowed_hosts, "device": chosen, "callbacks": callbacks,
-        }  # fmt: skip
+        call = TrainingCall(
+            run, recipe, recipe_dir, opened.extension,
+            accept_changes=accept_changes, allow_code=allow_code, force=force,
+            allowed_hosts=allowed_hosts, device=chosen, callbacks=callbacks,
+        )  # fmt: skip
         if recipe.engine.type == "trl":
-            train_together(world, run, recipe, recipe_dir, opened.extension, **options)
+            train_together(call, world)
         else:
-            _train(run, recipe, recipe_dir, opened.extension, **options)
+            _train(call)
     return finished
 
 
@@ -136,67 +131,37 @@ def _open(
     return _Opened(run.path, extension)
 
 
-def _train(
-    run: RunDirectory,
-    recipe: Recipe,
-    recipe_dir: Path,
-    extension: Extension | None,
-    *,
-    accept_changes: bool,
-    allow_code: bool,
-    force: bool,
-    allowed_hosts: Collection[str],
-    device: torch.device,
-    callbacks: Callbacks,
-) -> None:
+def _train(call: TrainingCall) -> None:
     """Load what the run is made of, from its last checkpoint if it has one, and train."""
-    callbacks.on_note(describe(device))
-    rewards = build_rewards(
-        recipe.rewards, recipe_dir, allow_code,
-        run_dir=run.path, allowed_hosts=allowed_hosts, device=device,
-    )  # fmt: skip
-    checkpoint, problems = latest_checkpoint(run)
-    for problem in problems:
-        callbacks.on_message(f"warning: {problem}; falling back to the one before")
-    done = checkpoint.step if checkpoint else 0
-    trackers = open_trackers(recipe.log, run.path, recipe.model_dump(mode="json"), first_step=done + 1)
-    tokenizer = None
-    if checkpoint is None:
-        report, tokenizer = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)
-        callbacks.on_prepared(report)
+    run, recipe, callbacks = call.run, call.recipe, call.callbacks
+    callbacks.on_note(describe(call.device))
+    rewards = call.rewards()
+    beginning = call.begin()
+    checkpoint = beginning.checkpoint
     prompts = load_prepared(run.path, "train")
-    paths = Paths.from_record(read_paths(run, device.type)) if checkpoint else None
+    paths = Paths.from_record(read_paths(run, call.device.type)) if checkpoint else None
     policy = load_policy(
         recipe,
-        recipe_dir=recipe_dir,
-        device=device,
+        recipe_dir=call.recipe_dir,
+        device=call.device,
         adapter=checkpoint.path if checkpoint else None,
-        tokenizer=tokenizer,
+        tokenizer=beginning.tokenizer,
         paths=paths,
     )
-    found = fingerprint_of(run, recipe.model, recipe.rewards, recipe_dir)
-    for sentence in settle(run, found, step=done if checkpoint else None, accept=accept_changes):
-        callbacks.on_message(f"warning: {sentence}")
+    call.settle(checkpoint)
     if paths is None or paths.tokens_per_batch is None:
-        policy = replace(policy, paths=paths_with_budgets(policy, recipe, recipe_dir, prompts))
+        policy = replace(policy, paths=paths_with_budgets(policy, recipe, call.recipe_dir, prompts))
         measured = policy.paths.as_record()
-        write_paths(run, measured, device=device.type, compute_dtype=dtype_name(policy.dtype))
+        write_paths(run, measured, device=call.device.type, compute_dtype=dtype_name(policy.dtype))
     recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
     if policy.paths.reason:
         callbacks.on_message(f"this model takes a slower path: {policy.paths.reason}")
-    if checkpoint is not None:
-        callbacks.on_resumed(checkpoint.step)
-    if extension is not None:
-        callbacks.on_message(extension.apply())
-    try:
-        with callbacks.training(run, steps=recipe.train.steps, done=done) as observer:
-            train_policy(
-                run, recipe, policy, prompts, rewards,
-                checkpoint=checkpoint, observer=DiagnosingObserver(observer, run, recipe),
-                stop_requested=callbacks.stop_requested, trackers=trackers,
-                curve=held_out_curve(run, recipe),
-            )  # fmt: skip
-    finally:
-        # Also of a run that stops: what rewards such as a judge have used, and what failed.
-        for sentence in sentences_about(rewards):
-            callbacks.on_note(sentence)
+    call.go_on(checkpoint)
+    done = checkpoint.step if checkpoint else 0
+    with call.reporting(rewards), callbacks.training(run, steps=recipe.train.steps, done=done) as observer:
+        train_policy(
+            run, recipe, policy, prompts, rewards,
+            checkpoint=checkpoint, observer=DiagnosingObserver(observer, run, recipe),
+            stop_requested=callbacks.stop_requested, trackers=beginning.trackers,
+            curve=held_out_curve(run, recipe),
+        )  # fmt: skip

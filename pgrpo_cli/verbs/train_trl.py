@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,19 +19,14 @@ from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.resolved import with_value
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.reward_sum import sentences_about
 from pgrpo_cli.rewards.scoring import Scorer
-from pgrpo_cli.state.checkpoint import Checkpoint, latest_checkpoint
-from pgrpo_cli.state.extend import Extension
-from pgrpo_cli.state.fingerprint import fingerprint_of, settle
+from pgrpo_cli.state.checkpoint import Checkpoint
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.state.runlog import open_trackers
 
 from .callbacks import Callbacks
 from .diagnosing import DiagnosingObserver
-from .prepare import prepare_run
+from .training_call import TrainingCall
 
 
 class Follower(Callbacks):
@@ -86,89 +81,50 @@ def world_of(recipe: Recipe, wish: str | None, allowed_hosts: Collection[str]) -
     return joined(device)
 
 
-def train_together(
-    world: World,
-    run: RunDirectory,
-    recipe: Recipe,
-    recipe_dir: Path,
-    extension: Extension | None,
-    *,
-    accept_changes: bool,
-    allow_code: bool,
-    force: bool,
-    allowed_hosts: Collection[str],
-    device: torch.device,
-    callbacks: Callbacks,
-) -> None:
+def train_together(call: TrainingCall, world: World) -> None:
     """Train the run on TRL. Every process calls it; the first one prepares, writes and reports."""
+    from pgrpo_cli.engines.trl.rewards import RecipeReward
     from pgrpo_cli.engines.trl.run import build_trainer, device_of_process, train_on_trl
 
-    device = device_of_process(device)
-    if recipe.model.compute_dtype == "auto":
-        dtype = dtype_name(compute_dtype(recipe.model, device))
-        recipe = with_value(recipe, "model", "compute_dtype", dtype)
-    callbacks.on_note(f"{describe(device)} Engine: TRL, {world.size} process{'es' * (world.size > 1)}.")
-
-    def rewards_of_process() -> Any:
-        return build_rewards(
-            recipe.rewards, recipe_dir, allow_code,
-            run_dir=run.path, allowed_hosts=allowed_hosts, device=device,
-        )  # fmt: skip
-
+    call = replace(call, device=device_of_process(call.device))
+    if call.recipe.model.compute_dtype == "auto":
+        dtype = dtype_name(compute_dtype(call.recipe.model, call.device))
+        call = replace(call, recipe=with_value(call.recipe, "model", "compute_dtype", dtype))
+    run, recipe, callbacks = call.run, call.recipe, call.callbacks
+    callbacks.on_note(f"{describe(call.device)} Engine: TRL, {world.size} process{'es' * (world.size > 1)}.")
     found: dict[str, Any] = {}
 
-    def prepared() -> Checkpoint | None:
+    def begin() -> Checkpoint | None:
         # A judge's cache is made once, by the first process.
-        found["rewards"] = rewards_of_process()
-        checkpoint, problems = latest_checkpoint(run)
-        for problem in problems:
-            callbacks.on_message(f"warning: {problem}; falling back to the one before")
-        first_step = checkpoint.step + 1 if checkpoint else 1
-        found["trackers"] = open_trackers(
-            recipe.log, run.path, recipe.model_dump(mode="json"), first_step=first_step
-        )
-        if checkpoint is None:
-            report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)
-            callbacks.on_prepared(report)
-        return checkpoint
+        found["rewards"], beginning = call.rewards(), call.begin()
+        found["trackers"] = beginning.trackers
+        return beginning.checkpoint
 
-    checkpoint = world.first(prepared)
-    done = checkpoint.step if checkpoint else 0
-    rewards = found["rewards"] if world.leads else rewards_of_process()
+    checkpoint = world.first(begin)
+    rewards = found["rewards"] if world.leads else call.rewards()
     prompts = load_prepared(run.path, "train")
     scorer = Scorer(rewards)
-
-    from pgrpo_cli.engines.trl.rewards import RecipeReward
-
     trainer = build_trainer(
-        run, recipe, load_tokenizer(recipe.model, recipe_dir), prompts,
+        run, recipe, load_tokenizer(recipe.model, call.recipe_dir), prompts,
         RecipeReward(scorer, rewards.weights, prompts), world,
-        recipe_dir=recipe_dir, device=device, checkpoint=checkpoint,
+        recipe_dir=call.recipe_dir, device=call.device, checkpoint=checkpoint,
         stop_requested=callbacks.stop_requested,
     )  # fmt: skip
 
-    def settled() -> None:
-        fingerprint = fingerprint_of(run, recipe.model, recipe.rewards, recipe_dir)
-        for sentence in settle(run, fingerprint, step=done if checkpoint else None, accept=accept_changes):
-            callbacks.on_message(f"warning: {sentence}")
+    def settle() -> None:
+        call.settle(checkpoint)
         if checkpoint is None:
-            write_paths(run, {}, device=device.type, compute_dtype=recipe.model.compute_dtype)
-        else:
-            callbacks.on_resumed(done)
-        if extension is not None:
-            callbacks.on_message(extension.apply())
+            write_paths(run, {}, device=call.device.type, compute_dtype=recipe.model.compute_dtype)
+        call.go_on(checkpoint)
 
-    world.first(settled)
-    try:
-        with callbacks.training(run, steps=recipe.train.steps, done=done) as observer:
-            train_on_trl(
-                trainer, world, scorer,
-                observer=DiagnosingObserver(observer, run, recipe) if world.leads else observer,
-                trackers=found.get("trackers", ()),
-            )  # fmt: skip
-    finally:
-        for sentence in sentences_about(rewards):
-            callbacks.on_note(sentence)
+    world.first(settle)
+    done = checkpoint.step if checkpoint else 0
+    with call.reporting(rewards), callbacks.training(run, steps=recipe.train.steps, done=done) as observer:
+        train_on_trl(
+            trainer, world, scorer,
+            observer=DiagnosingObserver(observer, run, recipe) if world.leads else observer,
+            trackers=found.get("trackers", ()),
+        )  # fmt: skip
 
 
 def callbacks_of(callbacks: Callbacks) -> Callbacks:

@@ -12,6 +12,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.verbs import train as module
+from pgrpo_cli.verbs import training_call
 from pgrpo_cli.verbs.callbacks import Callbacks
 
 
@@ -73,8 +74,8 @@ def go(
     with ExitStack() as stack:
         stack.enter_context(patch.object(module, "load_policy", load))
         if rewards is not None:
-            stack.enter_context(patch.object(module, "build_rewards", lambda *_, **__: rewards))
+            stack.enter_context(patch.object(training_call, "build_rewards", lambda *_, **__: rewards))
         if tracker is not None:
-            stack.enter_context(patch.object(module, "open_trackers", lambda *_, **__: [tracker]))
+            stack.enter_context(patch.object(training_call, "open_trackers", lambda *_, **__: [tracker]))
         module.train(recipe_path, run_dir=run_path, overrides=overrides, callbacks=watcher)
     return watcher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +14,11 @@ from pgrpo_cli.algo.types import UpdateResult
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.checkpoint import TrainingState, save_checkpoint
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.records import (
-    ScoredStep,
-    all_part_rows,
-    completion_rows,
-    group_rows,
-    history_rows,
-    part_rows,
-    step_record,
-)
+from pgrpo_cli.state.records import ScoredStep, all_part_rows, history_rows, step_record
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
-from pgrpo_cli.training import Observer
+from pgrpo_cli.training import Clock, Observer, store_step
 
 _METRICS = {
     "clip_fraction_low": "clip_ratio/low_mean",
@@ -59,7 +50,6 @@ class Recorder:
     parts: PartHistory | None
     facts: StepFacts | None = None
     updates: list[UpdateResult] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def begin(self, done: int) -> None:
         """Put the run's files back to the checkpoint of step `done`, whose history is loaded."""
@@ -67,7 +57,8 @@ class Recorder:
         for warning in rewind(self.run, done, *rows, keep=self.recipe.train.keep_checkpoints):
             self.observer.on_message(f"warning: {warning}")
         self.done = done
-        self._phase: tuple[str, float] | None = None
+        self.clock = Clock(self.observer)
+        self.clock.begin(done + 1)
 
     def __enter__(self) -> Recorder:
         self._store = HistoryStore(self.run.history_path).__enter__()
@@ -79,16 +70,6 @@ class Recorder:
     ) -> None:
         self._log.close()
         self._store.__exit__(kind, error, trace)
-
-    def enter(self, phase: str | None) -> None:
-        """A phase of the step at hand begins; None: none does."""
-        now = time.perf_counter()
-        if self._phase is not None:
-            name, began = self._phase
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - began
-        self._phase = None if phase is None else (phase, now)
-        if phase is not None:
-            self.observer.on_phase(self.done + 1, phase)
 
     def updated(self, logs: Mapping[str, float]) -> None:
         """TRL has made an update, and logs this; with the last of a step, that is written down."""
@@ -105,21 +86,17 @@ class Recorder:
         )
         if len(self.updates) == self.recipe.train.updates_per_rollout:
             self._write(self.facts, logs["entropy"])
-            self.updates, self.seconds = [], {}
+            self.updates = []
+            self.clock.begin(self.done + 1)
 
     def _write(self, facts: StepFacts, entropy: float) -> None:
-        self.enter("save")
+        self.clock.enter("save")
         scored = ScoredStep(**facts.scored, entropy=entropy)
-        groups = self.history.stats(scored.preference_groups_N)
-        self._store.record_step(
-            completion_rows(scored),
-            group_rows(groups),
-            part_rows(self.parts, scored.preference_groups_N),
-        )
-        self.enter(None)
+        groups = store_step(self._store, scored, self.history, self.parts)
+        self.clock.enter(None)
         budgets = {"training": self.recipe.train.micro_batch_budget}
         learning_rate = self.recipe.train.learning_rate_at(scored.step)
-        record = step_record(scored, self.updates, learning_rate, self.seconds, budgets, facts.usage)
+        record = step_record(scored, self.updates, learning_rate, self.clock.seconds, budgets, facts.usage)
         self._log.append(record)
         self.done = scored.step
         self.observer.on_step(record, groups)

@@ -104,7 +104,7 @@ class RunTrainer(PGRPOTrainer):
 
     def _enter(self, phase: str | None) -> None:
         if self.recorder is not None:
-            self.recorder.enter(phase)
+            self.recorder.clock.enter(phase)
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(self._input_ids[prompt]) for prompt in prompts], None, {}

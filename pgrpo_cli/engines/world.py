@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from pgrpo_cli.errors import Interrupted, PgrpoError
+from pgrpo_cli.errors import PgrpoError
 
 T = TypeVar("T")
 
@@ -54,11 +54,15 @@ class World:
         self._tell((result, None))
         return result
 
-    def stop(self, stopped: Interrupted) -> NoReturn:
-        """Raise `stopped` in the first process; the others end without a message."""
-        if self.leads:
+    def stop(self, stopped: PgrpoError) -> NoReturn:
+        """Raise `stopped` in the first process, and end the others without a message once it has come here: a
+        launcher that sees one process end kills the rest, which may still be saving.
+        """
+
+        def raised() -> NoReturn:
             raise stopped
-        raise SystemExit(stopped.exit_code)
+
+        raise self.first(raised)
 
     def _tell(self, message: object) -> None:
         import torch

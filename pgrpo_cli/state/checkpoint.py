@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
@@ -69,16 +70,25 @@ class Checkpoint:
     @contextmanager
     def readable(self) -> Iterator[None]:
         """Turn errors while its contents are read, although the checksums are right, into CheckpointError."""
+        remedy = "Move that folder away and run the command again: it resumes from the previous one."
         try:
             yield
         except PgrpoError:
             raise
+        except UnpicklingError as error:
+            # torch explains at length how such a file could be loaded all the same.
+            raise CheckpointError(
+                f"checkpoint {self.path} contains a pickle with code in it, or a damaged one; nothing of it "
+                "is executed",
+                remedy=remedy,
+            ) from error
         except (
-            OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError
+            OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
+            SafetensorError,
         ) as error:  # fmt: skip
             raise CheckpointError(
                 f"checkpoint {self.path} cannot be resumed from: {type(error).__name__}: {error}",
-                remedy="Move that folder away and run the command again: it resumes from the previous one.",
+                remedy=remedy,
             ) from error
 
     def history_state(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def train_together(call: TrainingCall, world: World) -> None:
         train_on_trl(
             trainer, world, scorer,
             observer=DiagnosingObserver(observer, run, recipe) if world.leads else observer,
-            trackers=found.get("trackers", ()),
+            trackers=found.get("trackers", ()), allow_code=call.allow_code,
         )  # fmt: skip
 
 

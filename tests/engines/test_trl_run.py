@@ -17,7 +17,7 @@ from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.verbs.train import train
 from tests.support.loop import Watcher
-from tests.support.training import TINY, metrics, pgrpo, steps_in, tables, trained, write_tiny
+from tests.support.training import TINY, metrics, outcome, pgrpo, steps_in, tables, trained, write_tiny
 
 TRL = ("--set", "engine.type=trl")
 
@@ -210,12 +210,49 @@ def test_rewards_normalised_each_by_itself_have_their_histories_and_parts(tmp_pa
     assert all({"length", "words"} == set(part) for part in recorded)
 
 
-def test_a_reward_that_fails_ends_the_run_with_its_message(tmp_path):
-    (tmp_path / "reward.py").write_text("def reward(completions, **_):\n    raise ValueError('down')\n")
+FAILS = """
+import os
+from pathlib import Path
+
+steps = 0
+
+def reward(completions, **_):
+    global steps
+    steps += 1
+    if steps == 4 and Path(__file__).with_name("down").exists():
+        raise ValueError("down")
+    return [len(completion) for completion in completions]
+"""
+
+
+def test_after_a_reward_that_fails_the_last_finished_step_is_saved(tmp_path):
+    (tmp_path / "reward.py").write_text(FAILS)
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    recipe = write_tiny(tmp_path, rewards=rewards)
+    trained(recipe, tmp_path / "whole", "--allow-code", *TRL)
+    (tmp_path / "down").touch()
+    result = pgrpo("train", recipe, "--run-dir", tmp_path / "run", "--allow-code", *TRL)
+    assert result.exit_code == 1 and "down" in result.stderr
+    # Step 3 is saved although its turn has not come.
+    assert steps_in(tmp_path / "run") == ["step-000002", "step-000003"]
+    (tmp_path / "down").unlink()
+    result = trained(recipe, tmp_path / "run", "--allow-code", *TRL)
+    assert result.stdout.startswith("resumed from step 3\n")
+    run, whole = outcome(tmp_path / "run"), outcome(tmp_path / "whole")
+    kept, expected = run.pop("checkpoints"), whole.pop("checkpoints")
+    assert run == whole
+    last = [name for name in kept if name.startswith("step-000006/") and "trainer_state" not in name]
+    assert len(last) > 12 and all(kept[name] == expected[name] for name in last if "checksums" not in name)
+
+
+def test_a_reward_that_fails_in_the_first_step_leaves_no_checkpoint(tmp_path):
+    (tmp_path / "reward.py").write_text(FAILS.replace("steps == 4", "steps == 1"))
+    (tmp_path / "down").touch()
     rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
     recipe = write_tiny(tmp_path, rewards=rewards)
     result = pgrpo("train", recipe, "--run-dir", tmp_path / "run", "--allow-code", *TRL)
     assert result.exit_code == 1 and "down" in result.stderr
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_mistakes_in_engine_args_are_found_before_anything_is_made(tmp_path):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
+
 from pgrpo_cli.data.records import PreparedPrompt, completion_of
+from pgrpo_cli.errors import RewardError
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.scoring import Scorer
 
@@ -31,10 +34,19 @@ class RecipeReward:
         self.usage: Mapping[str, Mapping[str, float]] = {}
 
     def __call__(self, completions: Sequence[str], prompt_index: Sequence[int], **_: Any) -> list[float]:
-        """The value of each completion; NaN where there is none."""
-        pending = self._scorer.start()
+        """The value of each completion; NaN where there is none. Raises RewardError in every process if a
+        reward fails in one of them.
+        """
+        pending, failure = self._scorer.start(), None
         pairs = zip(prompt_index, completions, strict=True)
-        self.scores = pending.scores([completion_of(self._prompts[index], text) for index, text in pairs])
+        try:
+            self.scores = pending.scores([completion_of(self._prompts[index], text) for index, text in pairs])
+        except RewardError as error:
+            failure = error
+        # An error would not survive the way to another process; its words do.
+        words = gather_object([failure and (failure.message, failure.remedy)])
+        for message, remedy in filter(None, words):
+            raise RewardError(message, remedy=remedy) from failure
         self.usage = pending.usage()
         return [score.value for score in self.scores]
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.errors import Interrupted, RecipeError
+from pgrpo_cli.errors import Interrupted, RecipeError, RewardError
 from pgrpo_cli.model.load.adapter import attach_adapter
 from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.nf4 import keep_differentiable
@@ -136,10 +136,13 @@ def train_on_trl(
     *,
     observer: Observer,
     trackers: Sequence[Tracker] = (),
+    allow_code: bool = False,
 ) -> None:
-    """Train to the recipe's last step, and leave `adapter/` behind. Raises Interrupted after a stop.
+    """Train to the recipe's last step, and leave `adapter/` behind. Raises Interrupted after a stop, and
+    RewardError after a reward that failed; the steps before it are saved.
 
-    Every process calls it; the first one writes the run's files and tells the observer.
+    Every process calls it; the first one writes the run's files and tells the observer. `allow_code` permits
+    engines that execute what a checkpoint names.
     """
     run, recipe, checkpoint = trainer.run, trainer.recipe, trainer.checkpoint
     done = checkpoint.step if checkpoint else 0
@@ -148,6 +151,7 @@ def train_on_trl(
         def begin() -> None:
             recorder = Recorder(run, recipe, observer, trackers, trainer.history, trainer.parts)
             if checkpoint is not None:
+                trainer.refuse_checkpoint(allow_code)
                 trainer.load_histories(checkpoint.path)
             recorder.begin(done)
             trainer.recorder = open_files.enter_context(recorder)
@@ -155,7 +159,11 @@ def train_on_trl(
         world.first(begin)
         open_files.enter_context(scorer)
         if done < recipe.train.steps:
-            trainer.train(resume_from_checkpoint=str(checkpoint.path / ENGINE) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint.path / ENGINE) if checkpoint else None)
+            except RewardError as error:
+                trainer.save_finished_step()
+                world.stop(error)
     step = trainer.state.global_step // trainer.updates if done < recipe.train.steps else done
     if step < recipe.train.steps:
         world.stop(Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved"))
@@ -164,7 +172,7 @@ def train_on_trl(
 
 def _finish(trainer: RunTrainer) -> None:
     run, recipe = trainer.run, trainer.recipe
-    saved = sorted(run.checkpoints.glob("step-*"))[-1] / ENGINE
+    saved = sorted(run.checkpoints.glob("step-*"))[-1]
     own_template = None if recipe.model.chat_template is None else trainer.processing_class.chat_template
     card = model_card(recipe, trainer.history)
     finish_adapter(run, trainer.adapter_in(saved), card, chat_template=own_template)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.model.load.adapter import WEIGHTS, adapter_state
+from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.model.load.adapter import WEIGHTS, adapter_state, restore_adapter
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.adapter import Adapter
-from pgrpo_cli.state.checkpoint import Checkpoint
+from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
 from pgrpo_cli.state.run import RunDirectory
 
+from .flow import Flow, StepEnd
 from .recording import Recorder, StepFacts
 from .rewards import INDEX, RecipeReward, summed_usage
 from .trainer import PGRPOTrainer
@@ -48,6 +52,7 @@ class RunTrainer(PGRPOTrainer):
         self.run, self.recipe, self.reward, self.checkpoint = run, recipe, reward, checkpoint
         self.recorder: Recorder | None = None
         self.stopping = False
+        self.unsaved: StepEnd | None = None
         self._stop_requested = stop_requested
         self._prompts = prompts
         self._input_ids = {prompt.prompt: prompt.input_ids for prompt in prompts}
@@ -57,7 +62,7 @@ class RunTrainer(PGRPOTrainer):
             reward_funcs=[reward],
             advantage=recipe.advantage,
             history=recipe.history,
-            callbacks=[_Flow(self)],
+            callbacks=[Flow(self)],
             **arguments,
         )
         self.remove_callback(PrinterCallback)
@@ -101,6 +106,48 @@ class RunTrainer(PGRPOTrainer):
             self.history.load_state_dict(self.checkpoint.history_state())
             if self.parts is not None:
                 self.parts.load_state_dict(self.checkpoint.part_history_state())
+
+    def refuse_checkpoint(self, allow_code: bool) -> None:
+        """Raise CheckpointError, or RecipeError, unless TRL may read its files in the checkpoint of the run.
+
+        A run directory may come from a stranger. TRL reads pickles, but nothing of them is executed; FSDP and
+        DeepSpeed can execute what theirs name.
+        """
+        checkpoint = self.checkpoint
+        assert checkpoint is not None
+        if self._engine_reads and not allow_code:
+            raise RecipeError(
+                f"FSDP and DeepSpeed can execute code that a checkpoint names, and {checkpoint.path} is one",
+                remedy="If this run is your own, or you trust who made it, add --allow-code.",
+            )
+        with checkpoint.readable():
+            state = TrainerState.load_from_json(str(checkpoint.path / ENGINE / TRAINER_STATE_NAME))
+            if state.global_step != checkpoint.step * self.updates:
+                raise ValueError(f"{ENGINE}/{TRAINER_STATE_NAME} is that of update {state.global_step}")
+
+    @property
+    def _engine_reads(self) -> bool:
+        """Whether the weights are in pieces, which only the engine that made them can read."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+        if self._engine_reads:
+            super()._load_from_checkpoint(folder, model)
+            return
+        assert self.checkpoint is not None
+        # TRL would load whatever models and adapters it finds in its folder.
+        restore_adapter(self.accelerator.unwrap_model(self.model), self.checkpoint.path)
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        with self.checkpoint.readable() if self.checkpoint else nullcontext():
+            super()._load_optimizer_and_scheduler(folder)
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        with self.checkpoint.readable() if self.checkpoint else nullcontext():
+            super()._load_rng_state(folder)
+
+    def _load_scaler(self, folder: str | None) -> None:
+        """Only float16 has one, which is refused."""
 
     def _enter(self, phase: str | None) -> None:
         if self.recorder is not None:
@@ -171,6 +218,15 @@ class RunTrainer(PGRPOTrainer):
             "clipped_fraction": self._advantages.clipped_N.double().mean().item(),
         }
 
+    def save_finished_step(self) -> None:
+        """Save the last finished step after a reward has failed, unless it is saved. Every process calls it.
+
+        Until its rewards are known a step changes nothing that is saved, except for the random numbers.
+        """
+        if self.unsaved is not None:
+            self.unsaved.put_back(self.state)
+            self._save_checkpoint(self.model, None)
+
     def _get_output_dir(self, trial: Any) -> str:
         """TRL saves beside the run's checkpoints, under a name that is removed if it stays unfinished."""
         return str(self.run.checkpoints / f".step-{self.state.global_step // self.updates:06d}.trl.tmp")
@@ -188,7 +244,7 @@ class RunTrainer(PGRPOTrainer):
             place.rmdir()
 
     def adapter_in(self, saved: Path) -> Adapter:
-        """The adapter of a checkpoint that TRL has written."""
+        """The adapter of a checkpoint, TRL's or the run's."""
         from safetensors.torch import load_file
 
         _, config = adapter_state(self.accelerator.unwrap_model(self.model))
@@ -210,26 +266,6 @@ class RunTrainer(PGRPOTrainer):
         for name, parameter in _trainable(model):
             if parameter.dtype != adapter[name].dtype:
                 parameter.data = adapter[name].to(parameter.device)
-
-
-class _Flow(TrainerCallback):
-    """When a step of the recipe is done: what is saved, when it ends, what is written down."""
-
-    def __init__(self, trainer: RunTrainer) -> None:
-        self._trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer, train = self._trainer, self._trainer.recipe.train
-        step, update = divmod(state.global_step, trainer.updates)
-        if update:
-            return
-        control.should_save = trainer.stopping or step == train.steps or step % train.save_every == 0
-        control.should_training_stop = trainer.stopping or step == train.steps
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        # At the end TRL logs a summary, which is no update.
-        if self._trainer.recorder is not None and "grad_norm" in logs:
-            self._trainer.recorder.updated(logs)
 
 
 def _trainable(model: Any) -> list[tuple[str, Tensor]]:

@@ -75,6 +75,7 @@ reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reprodu
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mechanisms.py --write docs/mechanisms.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/advice.py --write docs/mechanisms.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/capture.py --write docs/mechanisms.md
 	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
 
 lint: $(DEV)  ## Check style.

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from . import completions, estimator_advice, personalization, progress, reward_history, reward_parts, spread
+from . import (
+    capture,
+    completions,
+    estimator_advice,
+    personalization,
+    progress,
+    reward_history,
+    reward_parts,
+    spread,
+)
 from .finding import Diagnosis, Rule, examine
 from .view import MIN_STEPS, RunView
 
@@ -10,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     *spread.RULES,
     *reward_parts.RULES,
     *completions.RULES,
+    *capture.RULES,
     *progress.RULES,
     *reward_history.RULES,
     *estimator_advice.RULES,

@@ -50,7 +50,7 @@ def reward_bounds(rewards: Sequence[RewardBase], preference_group: str | None) -
     return low, high
 
 
-def _difficulty(view: RunView, preference_group: str | None, mean: float) -> Difficulty:
+def difficulty(view: RunView, preference_group: str | None, mean: float) -> Difficulty:
     """Whether a mean reward is near the minimum or the maximum of the rewards."""
     bounds = reward_bounds(view.recipe.rewards, preference_group)
     if bounds is None:
@@ -92,7 +92,7 @@ def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
     completions = view.completions
     rewards = completions.reward_N[own_N]
     n, value = len(rewards), float(rewards.mean())
-    kind = _difficulty(view, name, value)
+    kind = difficulty(view, name, value)
     parts = [values_N[own_N] for values_N in completions.parts.values()]
     if kind == "unknown" and parts and not any(np.nan_to_num(values).any() for values in parts):
         kind = "too hard"
@@ -163,7 +163,7 @@ def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: f
     groups = view.completions.generation_groups
     mean = float(groups.mean_P[dead_P].mean())
     others = groups.mean_P[own_P & ~dead_P]
-    kind = _difficulty(view, name, mean)
+    kind = difficulty(view, name, mean)
     if kind == "unknown" and len(others) and abs(mean - others.mean()) > _ROUNDING:
         kind = "too hard" if mean < others.mean() else "too easy"
     if not view.estimator.centered:

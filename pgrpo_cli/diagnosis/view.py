@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -104,6 +104,11 @@ class Completions:
             np.array(lengths, np.int64),
             tuple(texts),
         )
+
+    @classmethod
+    def none(cls) -> Completions:
+        """No completions."""
+        return cls.of(steps=(), prompts=(), preference_groups=(), rewards=(), parts=(), lengths=(), texts=())
 
     def __len__(self) -> int:
         return len(self.step_N)
@@ -250,6 +255,8 @@ class RunView:
     """Empty if unknown."""
     personalization: Personalization | None = None
     """None as long as no evaluation has a matrix."""
+    first_completions: Completions = field(default_factory=Completions.none)
+    """Of the first `RECENT_STEPS` steps; none before twice as many are done."""
 
     @property
     def estimator(self) -> Estimator:

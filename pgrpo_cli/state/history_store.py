@@ -212,6 +212,12 @@ def read_latest(path: Path, steps: int) -> tuple[list[ScoredCompletion], list[Gr
     return completions, groups
 
 
+def read_first(path: Path, steps: int) -> list[ScoredCompletion]:
+    """The completions of the first `steps` steps in order of training. Works while a run writes."""
+    rest = "FROM completions WHERE step <= ? ORDER BY step, prompt, generation"
+    return _rows_of(ScoredCompletion, path, rest, (steps,))
+
+
 def encode_parts(parts: Mapping[str, float]) -> str:
     """Reward parts as JSON text; NaN becomes null."""
     return json.dumps({k: None if v != v else v for k, v in parts.items()}, sort_keys=True)

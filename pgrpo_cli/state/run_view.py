@@ -22,7 +22,7 @@ from pgrpo_cli.diagnosis.view import (
 from pgrpo_cli.recipe.schema import Recipe
 
 from .files import write_json
-from .history_store import GroupRow, ScoredCompletion, decode_parts, read_latest
+from .history_store import GroupRow, ScoredCompletion, decode_parts, read_first, read_latest
 from .results import kept_results
 from .run import RunDirectory
 from .runlog import read_metrics
@@ -37,13 +37,14 @@ class RunReader:
     """Views of a run while it trains, at a cost that does not grow with it.
 
     `metrics.jsonl` is read once, when it is first needed; later lines must be told. Of `history.sqlite` the
-    latest steps are read each time.
+    first steps are read once, and the latest ones each time.
     """
 
     def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
         self._run, self._recipe = run, recipe
         self._lines: list[Mapping[str, Any]] | None = None
         self._prompts = _training_prompts(run)
+        self._first = Completions.none()
         sampled = recipe.train.prompts_per_step * recipe.rollout.num_generations
         self._steps = min(WINDOW_STEPS, max(RECENT_STEPS, MOST_COMPLETIONS // sampled))
 
@@ -60,10 +61,13 @@ class RunReader:
             self._lines = []
             for record in read_metrics(self._run.metrics_path) if self._run.metrics_path.is_file() else ():
                 self._keep(record)
+        if not len(self._first) and completions and completions[-1].step >= 2 * RECENT_STEPS:
+            self._first = _columns(read_first(self._run.history_path, RECENT_STEPS))
         return RunView(
             recipe=self._recipe,
             metrics=Metrics(tuple(self._lines)),
             completions=_columns(completions),
+            first_completions=self._first,
             histories={row.preference_group: _past(row) for row in groups},
             training_prompts=self._prompts,
         )

@@ -91,6 +91,7 @@ views = st.builds(
     training_prompts=st.builds(
         TrainingPrompts, st.dictionaries(st.sampled_from(NAMES), st.integers(0, 10**6))
     ),
+    first_completions=completions(),
 )
 
 

@@ -74,6 +74,10 @@ def noise(progress: float, name: str, prompt: float, random: Random) -> dict[str
     return healthy(0.0, name, prompt, random)
 
 
+def only_calm_learns(progress: float, name: str, prompt: float, random: Random) -> dict[str, float]:
+    return healthy(3 * progress if name == "calm" else 0.0, name, prompt, random)
+
+
 def leaps(progress: float, name: str, prompt: float, random: Random) -> dict[str, float]:
     """From nothing to all in the second half: the mean of the past then says nothing of the present."""
     found = healthy(0.0, name, 0.0, random)
@@ -95,6 +99,10 @@ ILLNESSES: dict[str, tuple[Made, str | None]] = {
     "cut-at-limit": (Made(finished=0.02), None),
     "length-collapse": (Made(length=lambda progress: 40.0 if progress < 0.5 else 8.0), None),
     "diversity-collapse": (Made(texts=2, entropy=lambda progress: 1.5 - 1.4 * progress), "calm"),
+    "majority-capture": (
+        Made(parts=only_calm_learns, words=lambda progress, _: " with thanks" if progress > 0.4 else ""),
+        "calm",
+    ),
     "reward-falls": (
         Made(parts=changed(helpful=lambda p, o, r: 0.5 - 0.4 * p + 0.15 * r.standard_normal())),
         None,

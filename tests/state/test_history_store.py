@@ -12,6 +12,7 @@ from pgrpo_cli.state.history_store import (
     ScoredCompletion,
     encode_parts,
     read_curves,
+    read_first,
     read_groups,
     read_latest,
     read_parts,
@@ -144,6 +145,7 @@ READERS = {
     "parts": read_parts,
     "curves": read_curves,
     "latest": lambda path: read_latest(path, 10),
+    "first": lambda path: read_first(path, 10),
 }
 TAMPERED = {
     "another column": ("DROP TABLE preference_groups; CREATE TABLE preference_groups (a)", "groups"),
@@ -153,6 +155,7 @@ TAMPERED = {
     "infinity": ("UPDATE preference_groups SET mean = 9e999", "groups"),
     "text for a step": ("UPDATE completions SET step = 'x' WHERE step = 3 AND generation = 0", "curves"),
     "no text": ("UPDATE completions SET text = NULL", "latest"),
+    "a number for a name": ("UPDATE completions SET prompt_id = x'00' WHERE step = 1", "first"),
     "text for a length": ("UPDATE completions SET length = 'long'", "latest"),
     "a table for ever": (
         "DROP TABLE completions; CREATE VIEW completions AS WITH RECURSIVE r(step) AS "

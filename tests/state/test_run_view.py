@@ -103,6 +103,26 @@ def test_the_latest_steps_only(run: RunDirectory) -> None:
     assert [row.preference_group for row in groups] == ["calm", "loud"]
 
 
+def test_the_first_steps_are_read_once_there_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    real = run_view.read_first
+    monkeypatch.setattr(run_view, "read_first", lambda path, n: (reads.append(n), real(path, n))[1])
+    steps: dict[int, set[int]] = {}
+    readers: list[RunReader] = []
+
+    def look(run: RunDirectory, record: dict[str, Any]) -> None:
+        readers[:] = readers or [RunReader(run, run.recipe())]
+        steps[record["step"]] = set(readers[0].view().first_completions.step_N.tolist())
+
+    run = make(tmp_path / "run", on_step=look)
+    first = set(range(1, RECENT_STEPS + 1))
+    assert steps == {step: first if step >= 2 * RECENT_STEPS else set() for step in range(1, STEPS + 1)}
+    assert reads == [RECENT_STEPS]
+    assert set(view_of(run).first_completions.step_N.tolist()) == first
+
+
 @pytest.mark.parametrize("manifest", ["", "[]", '{"preference_groups": {"a": {}}}', None])
 def test_without_a_manifest_nothing_is_known_of_the_data(manifest: str | None, tmp_path: Path) -> None:
     run = make(tmp_path / "run", steps=1)

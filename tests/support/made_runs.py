@@ -56,6 +56,8 @@ class Made:
     """Share of completions that end by themselves."""
     texts: int = 1000
     """Different texts that a prompt may get."""
+    words: Callable[[float, str], str] = lambda progress, preference_group: ""
+    """What each text ends with."""
     kl: Callable[[float], float | None] = lambda progress: 0.05 * progress
     """None: not recorded, as with beta 0."""
     entropy: Callable[[float], float] = lambda progress: 1.5 - 0.3 * progress
@@ -144,7 +146,11 @@ def _rollouts(
         completion_mask_N_T=mask_N_T,
         sampling_logprobs_N_T=torch.full(mask_N_T.shape, -made.entropy(progress)),
         finished_N=torch.tensor(random.random(P * G) < made.finished),
-        texts_N=tuple(f"answer {random.integers(made.texts)} to {n // G}" for n in range(P * G)),
+        texts_N=tuple(
+            f"answer {random.integers(made.texts)} to {n // G}"
+            + made.words(progress, prompts_P[n // G].preference_group)
+            for n in range(P * G)
+        ),
     )
     return rollouts, scores_N
 

@@ -22,6 +22,7 @@ from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
 from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import Batches
+from pgrpo_cli.data.history_labels import HistoryLabels
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.eval.sampling import HeldOutCurve
@@ -123,6 +124,7 @@ def train_policy(
     parts = part_history(recipe.advantage, recipe.history, rewards.weights)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
+    labels = HistoryLabels(recipe.history, prompts, recipe.seed)
     batches = Batches(prompts, recipe.train.prompts_per_step, recipe.seed, recipe.train.sampler)
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -168,8 +170,10 @@ def train_policy(
 
             clock.enter("reward")
             scores_N = pending.scores(rollouts.completions())
+            labels_P = labels.of(rollouts.prompts)
+            labels_N = [label for label in labels_P for _ in range(rollouts.num_generations)]
             advantages = personalized_advantages(
-                scores_N, rollouts.preference_groups_N, history, parts, recipe.advantage, recipe.history,
+                scores_N, labels_N, history, parts, recipe.advantage, recipe.history,
                 num_generations=rollouts.num_generations, step=step,
             )  # fmt: skip
 
@@ -182,7 +186,9 @@ def train_policy(
             ]
 
             clock.enter("save")
-            scored = scored_step(step, rollouts, scores_N, advantages)
+            scored = scored_step(
+                step, rollouts, scores_N, advantages, random_groups_P=labels_P if labels.random else None
+            )
             groups = store_step(store, scored, history, parts)
             usage = pending.usage()
             if curve is not None and curve.due(step):
@@ -212,7 +218,7 @@ def train_policy(
 
 def personalized_advantages(
     scores_N: Sequence[Score],
-    preference_groups_N: Sequence[str],
+    labels_N: Sequence[str],
     history: RewardHistory,
     parts: PartHistory | None,
     advantage: AdvantageSection,
@@ -221,18 +227,19 @@ def personalized_advantages(
     num_generations: int,
     step: int,
 ) -> Advantages:
-    """Enter the rewards into the history of their preference groups, and normalise them against it.
+    """Enter the rewards into the histories of `labels_N`, mostly the preference groups of the completions,
+    and normalise them against these.
 
     With `parts` it is the parts of each reward that are normalised, each against its own history.
     """
     rewards_N = [score.value for score in scores_N]
     parts_N = [score.terms for score in scores_N]
-    groups_N, G = preference_groups_N, num_generations
+    G = num_generations
 
     def enter() -> None:
-        history.update(rewards_N, groups_N, num_generations=G, step=step)
+        history.update(rewards_N, labels_N, num_generations=G, step=step)
         if parts is not None:
-            parts.update(parts_N, groups_N, num_generations=G, step=step)
+            parts.update(parts_N, labels_N, num_generations=G, step=step)
 
     def normalised(min_count: int) -> Advantages:
         common: dict[str, Any] = {
@@ -240,9 +247,9 @@ def personalized_advantages(
             "clip": advantage.clip,
         }  # fmt: skip
         if parts is None:
-            return compute_advantages(rewards_N, groups_N, history=history, **common)
+            return compute_advantages(rewards_N, labels_N, history=history, **common)
         common["renormalize"] = advantage.renormalize
-        return compute_part_advantages(parts_N, groups_N, history=parts, **common)
+        return compute_part_advantages(parts_N, labels_N, history=parts, **common)
 
     if section.update == "before":
         enter()
@@ -253,15 +260,23 @@ def personalized_advantages(
 
 
 def scored_step(
-    step: int, rollouts: Rollouts, scores_N: Sequence[Score], advantages: Advantages
+    step: int,
+    rollouts: Rollouts,
+    scores_N: Sequence[Score],
+    advantages: Advantages,
+    *,
+    random_groups_P: Sequence[str] | None = None,
 ) -> ScoredStep:
-    """What the run's records need to know of a step."""
+    """What the run's records need to know of a step. `random_groups_P`: the preference group drawn for the
+    history of each prompt, if they are drawn.
+    """
     sampled = rollouts.sampling_logprobs_N_T[rollouts.completion_mask_N_T]
     return ScoredStep(
         step=step,
         num_generations=rollouts.num_generations,
         prompt_ids_P=[prompt.prompt_id for prompt in rollouts.prompts],
         preference_groups_P=[prompt.preference_group for prompt in rollouts.prompts],
+        random_groups_P=random_groups_P,
         texts_N=rollouts.texts_N,
         lengths_N=rollouts.lengths_N,
         finished_N=rollouts.finished_N.tolist(),
@@ -276,10 +291,9 @@ def store_step(
     store: HistoryStore, scored: ScoredStep, history: RewardHistory, parts: PartHistory | None
 ) -> dict[str, GroupStats]:
     """Write down the completions of a step and what is known of their preference groups now; the latter."""
-    groups = history.stats(scored.preference_groups_N)
-    store.record_step(
-        completion_rows(scored), group_rows(groups), part_rows(parts, scored.preference_groups_N)
-    )
+    labels_P = scored.history_labels_P
+    groups = history.stats(labels_P)
+    store.record_step(completion_rows(scored), group_rows(groups), part_rows(parts, labels_P))
     return groups
 
 

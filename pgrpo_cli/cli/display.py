@@ -103,7 +103,8 @@ class LiveDisplay(LineDisplay):
         self._progress.update(self._task, completed=record["step"], reward=text)
         # Another thread draws: it sees the groups before this step or after it.
         seen = dict(self._seen)
-        for name, group in record["groups"].items():
+        # `groups` are those of the histories: under the control of random ones, these.
+        for name, group in record.get("random_groups", record["groups"]).items():
             first_mean = seen[name].first_mean if name in seen else group["mean"]
             seen[name] = _Seen(groups[name], first_mean, group["mean"])
         self._seen = dict(_most_seen(seen, self._KEPT))

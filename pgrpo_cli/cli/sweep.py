@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -61,6 +61,14 @@ def sweep(
         str | None,
         option("--seeds", "N|LIST", "How many seeds, from the recipe's on, or which: 3, or 0,1,7."),
     ] = None,
+    control: Annotated[
+        Literal["random_groups"] | None,
+        option(
+            "--control",
+            "random_groups",
+            "Beside each run, one whose prompts share reward histories by chance (the paper's ablation).",
+        ),
+    ] = None,
     overrides: SetOption = None,
     runs_dir: Annotated[
         Path,
@@ -82,7 +90,7 @@ def sweep(
     """Train every combination of values and seeds, one run after another; the same command resumes."""
     from pgrpo_cli.verbs.sweep import plan_sweep
 
-    plan = plan_sweep(recipe, grid or (), seeds, overrides or (), runs_dir)
+    plan = plan_sweep(recipe, grid or (), seeds, overrides or (), runs_dir, control)
     if dry_run or not quiet:
         _show_plan(plan, evaluate)
     if dry_run:

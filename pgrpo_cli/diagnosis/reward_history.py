@@ -82,6 +82,8 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
 def _lacks_past(view: RunView) -> str | None:
     if view.estimator.baseline != "history":
         return f"advantage.estimator {view.recipe.advantage.estimator} does not subtract the history's mean"
+    if view.recipe.history.preference_groups == "random":
+        return "history.preference_groups is random: histories are not those of the preference groups"
     enough = any(past.n >= LEAST_PAST for past in view.histories.values())
     return None if enough else f"no preference group has {LEAST_PAST} rewards yet"
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from .base import Section, Violation
 from .evaluation import EvalSection
 from .model import AdapterSection, ModelSection
-from .training import RolloutSection, TrainSection
+from .training import HistorySection, RolloutSection, TrainSection
 
 
 class NativeEngine(Section):
@@ -61,7 +61,7 @@ Engine = Annotated[NativeEngine | TrlEngine, Field(discriminator="type")]
 
 def trl_can_express(
     engine: Engine, model: ModelSection, adapter: AdapterSection, rollout: RolloutSection,
-    train: TrainSection, eval: EvalSection,
+    history: HistorySection, train: TrainSection, eval: EvalSection,
 ) -> Iterator[Violation]:  # fmt: skip
     """What the engine trl does not do is refused, and never left out in silence."""
     if not isinstance(engine, TrlEngine):
@@ -71,6 +71,10 @@ def trl_can_express(
         (
             ("rollout", "tokens_per_batch"), rollout.tokens_per_batch, "auto",
             "TRL decodes all completions of a process together; set it to auto",
+        ),
+        (
+            ("history", "preference_groups"), history.preference_groups, "named",
+            "only the native engine makes the control of random preference groups; set it to named",
         ),
         (
             ("train", "deterministic"), train.deterministic, False,

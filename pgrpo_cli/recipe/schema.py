@@ -114,12 +114,23 @@ def best_needs_evaluations(train: TrainSection, eval: EvalSection) -> Iterator[V
         yield Violation(("train", "keep_best"), train.keep_best, rule)
 
 
+def random_groups_need_a_history(advantage: AdvantageSection, history: HistorySection) -> Iterator[Violation]:
+    """A control differs from the run that it is the control of."""
+    if history.preference_groups == "random" and not advantage.resolved_estimator.uses_history:
+        rule = (
+            f"advantage.estimator {advantage.estimator!r} uses no reward history, so random preference "
+            "groups would change nothing; remove it, or take an estimator with a history, such as 'pgrpo'"
+        )
+        yield Violation(("history", "preference_groups"), "random", rule)
+
+
 RULES: tuple[Callable[..., Iterator[Violation]], ...] = (
     random_context,
     labels_differ,
     some_reward_counts,
     personas_reward_needs_personas,
     best_needs_evaluations,
+    random_groups_need_a_history,
     trl_can_express,
 )
 

@@ -154,6 +154,13 @@ class HistorySection(Section):
         "mean than this many standard deviations. Null: as it is, as in the paper.",
     )
 
+    preference_groups: Literal["named", "random"] = Field(
+        "named",
+        description="`random`: the control of an experiment. The prompts share their histories by chance, in "
+        "as many preference groups of the same sizes; rewards, sampling and evaluation stay with the named "
+        "ones. `pgrpo sweep --control random_groups` makes such runs beside the others.",
+    )
+
     def violations(self) -> Iterator[Violation]:
         """A window shorter than `min_count` is never used."""
         kind = self.kind

@@ -24,7 +24,8 @@ class ScoredStep:
 
     There are N = P·G completions, prompt-major: the G completions of the first prompt come first. `entropy`:
     the mean of -log p over all sampled tokens, in nats. `finished_N`: whether a completion ended by itself.
-    `clipped_fraction`: the share of completions whose advantage was clipped.
+    `clipped_fraction`: the share of completions whose advantage was clipped. `random_groups_P`: with
+    `history.preference_groups: random`, what was drawn for each prompt in place of its preference group.
     """
 
     step: int
@@ -38,11 +39,12 @@ class ScoredStep:
     advantages_N: Sequence[float]
     clipped_fraction: float
     entropy: float
+    random_groups_P: Sequence[str] | None = None
 
     @property
-    def preference_groups_N(self) -> list[str]:
-        """The preference group of each completion."""
-        return [group for group in self.preference_groups_P for _ in range(self.num_generations)]
+    def history_labels_P(self) -> Sequence[str]:
+        """Whose history the rewards of each prompt have entered."""
+        return self.preference_groups_P if self.random_groups_P is None else self.random_groups_P
 
 
 def group_rows(groups: Mapping[str, GroupStats]) -> list[GroupRow]:
@@ -122,12 +124,9 @@ def step_record(
     in this step, by label.
     """
     update, tokens = updates[-1], sum(u.tokens for u in updates)
-    by_group: dict[str, list[float]] = {}
-    rewards: list[float] = []
-    for group, score in zip(scored.preference_groups_N, scored.scores_N, strict=True):
-        if not math.isnan(score.value):
-            rewards.append(score.value)
-            by_group.setdefault(group, []).append(score.value)
+    values_N = [score.value for score in scored.scores_N]
+    rewards = [value for value in values_N if not math.isnan(value)]
+    drawn = scored.random_groups_P
     lowered = [u.lowered_scale for u in updates if u.lowered_scale is not None]
     completion_tokens = sum(scored.lengths_N)
     return {
@@ -145,12 +144,25 @@ def step_record(
         "completion_length_mean": statistics.fmean(scored.lengths_N),
         "truncated_fraction": 1 - statistics.fmean(scored.finished_N),
         **update.metrics,
-        "groups": {name: {"n": len(v), "mean": statistics.fmean(v)} for name, v in sorted(by_group.items())},
+        "groups": _means(scored.preference_groups_P, values_N),
+        **({"random_groups": _means(drawn, values_N)} if drawn is not None else {}),
         "tokens": {"completions": completion_tokens, "training": tokens, "budgets": budgets},
         **({"usage": usage} if usage else {}),
         "padding_fraction": sum(u.padding for u in updates) / tokens,
         **_times(seconds, sum(u.reference_seconds for u in updates), completion_tokens, tokens),
     }
+
+
+def _means(labels_P: Sequence[str], values_N: Sequence[float]) -> dict[str, dict[str, float]]:
+    """The number and the mean of the rewards of each label, in the order of labels; missing ones are left
+    out.
+    """
+    G = len(values_N) // len(labels_P)
+    found: dict[str, list[float]] = {}
+    for n, value in enumerate(values_N):
+        if not math.isnan(value):
+            found.setdefault(labels_P[n // G], []).append(value)
+    return {label: {"n": len(v), "mean": statistics.fmean(v)} for label, v in sorted(found.items())}
 
 
 def _times(

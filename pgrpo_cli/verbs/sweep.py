@@ -19,6 +19,11 @@ from pgrpo_cli.state.run import run_if_any
 
 Status = Literal["new", "started", "trained", "done", "different"]
 
+Control = Literal["random_groups"]
+"""A control that is made beside each run."""
+CONTROLS: dict[Control, str] = {"random_groups": "history.preference_groups=random"}
+"""The override that makes it."""
+
 _SEED = "seed"
 _LONGEST_VALUE = 40
 MOST_RUNS = 1000
@@ -69,12 +74,14 @@ def plan_sweep(
     seeds: str | None = None,
     overrides: Sequence[str] = (),
     runs_dir: Path = Path("runs"),
+    control: Control | None = None,
 ) -> Sweep:
     """Every combination of the grid's values with every seed; all recipes are checked before the first run.
 
     `grid`: KEY=VALUE,VALUE,... each; `seeds`: a number of seeds from the recipe's on, or a list with commas.
-    Seeds share their data: `data.seed` is set to the recipe's seed unless it is set. Raises RecipeError for a
-    grid that cannot be read and for any recipe that breaks a rule.
+    Seeds share their data: `data.seed` is set to the recipe's seed unless it is set. With `control` each run
+    is followed by its control, unless its estimator uses no history. Raises RecipeError for a grid that
+    cannot be read, for any recipe that breaks a rule, and for a control that no run has.
     """
     notes: list[str] = []
     base = load_recipe(recipe_path, overrides)
@@ -82,26 +89,40 @@ def plan_sweep(
     numbers = seeds_of(seeds, base.seed)
     if numbers:
         axes.append((_SEED, [str(number) for number in numbers]))
-    _refuse_bad_axes(axes)
+    _refuse_bad_axes(axes, control)
     keys = [key for key, _ in axes]
     shared: tuple[str, ...] = ()
     if _SEED in keys and base.data.seed is None:
         shared = (f"data.seed={base.seed}",)
         notes.append(f"data.seed={base.seed}: all runs get the same prompts and the same split.")
-    runs, taken = [], set()
-    for values in product(*(found for _, found in axes)):
-        chosen = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-        name = "-".join([base.name, *map(_short, keys, values)])
-        if name in taken:
+    runs: dict[str, PlannedRun] = {}
+
+    def add(name: str, words: tuple[str, ...]) -> Recipe:
+        if name in runs:
             raise RecipeError(
                 f"two runs of the sweep would both be {name}", remedy="Give the grid values that differ more."
             )
-        taken.add(name)
-        words = (*overrides, *shared, *chosen)
-        path = path_of(name, "the grid's run", runs_dir)
-        runs.append(PlannedRun(path, words, load_recipe(recipe_path, words, notes.append)))
+        recipe = load_recipe(recipe_path, words, notes.append)
+        runs[name] = PlannedRun(path_of(name, "the grid's run", runs_dir), words, recipe)
+        return recipe
+
+    without: list[str] = []
+    for values in product(*(found for _, found in axes)):
+        chosen = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+        name, words = "-".join([base.name, *map(_short, keys, values)]), (*overrides, *shared, *chosen)
+        recipe = add(name, words)
+        if control and recipe.history.preference_groups == "random":
+            raise RecipeError(
+                f"--control {control}: {name} has history.preference_groups=random already",
+                remedy="Leave one of the two out.",
+            )
+        if control and recipe.advantage.resolved_estimator.uses_history:
+            add(f"{name}-{control}", (*words, CONTROLS[control]))
+        elif control:
+            without.append(recipe.advantage.estimator)
+    notes += _control_notes(control, list(dict.fromkeys(without)), len(without) < len(runs))
     # Most runs have the same to tell.
-    return Sweep(tuple(runs), tuple(dict.fromkeys(notes)))
+    return Sweep(tuple(runs.values()), tuple(dict.fromkeys(notes)))
 
 
 def seeds_of(text: str | None, first: int) -> list[int]:
@@ -152,9 +173,29 @@ def _axis(entry: str) -> tuple[str, list[str]]:
     return key.strip(), values
 
 
-def _refuse_bad_axes(axes: Sequence[tuple[str, Sequence[str]]]) -> None:
-    if not axes:
-        raise RecipeError("a sweep varies something", remedy="Give --grid KEY=VALUE,VALUE,... or --seeds N.")
+def _control_notes(control: Control | None, without: Sequence[str], some: bool) -> list[str]:
+    """What a control is, and which runs have none. Raises RecipeError if no run has one."""
+    if control is None:
+        return []
+    why = f"advantage.estimator {' and '.join(without)} uses no reward history, and would learn the same"
+    if not some:
+        raise RecipeError(
+            f"--control {control}: no run can have it: {why}",
+            remedy="Take an estimator with a history, such as advantage.estimator=pgrpo.",
+        )
+    what = (
+        f"--control {control}: beside each run one whose prompts share their reward histories by chance; "
+        "rewards and evaluation stay with the named preference groups, so `pgrpo compare` takes both."
+    )
+    return [what, *([f"no control: {why}."] if without else [])]
+
+
+def _refuse_bad_axes(axes: Sequence[tuple[str, Sequence[str]]], control: Control | None) -> None:
+    if not axes and control is None:
+        raise RecipeError(
+            "a sweep varies something",
+            remedy="Give --grid KEY=VALUE,VALUE,..., --seeds N or --control random_groups.",
+        )
     keys = [key for key, _ in axes]
     for key in keys:
         if keys.count(key) > 1:
@@ -165,7 +206,7 @@ def _refuse_bad_axes(axes: Sequence[tuple[str, Sequence[str]]]) -> None:
     for key, values in axes:
         if len(set(values)) < len(values):
             raise RecipeError(f"{key}: a value is named twice: {','.join(values)}")
-    count = 1
+    count = 1 if control is None else 2
     for _, values in axes:
         count *= len(values)
     if count > MOST_RUNS:

@@ -45,6 +45,13 @@ def test_a_group_is_shown_with_its_first_and_latest_mean() -> None:
     assert "2/100" in bar
 
 
+def test_histories_of_drawn_preference_groups_are_shown_in_place_of_the_named_ones() -> None:
+    display = display_of(20)
+    line = record(1, {"a": 0.25}) | {"random_groups": {"random-1": {"mean": 0.25}}}
+    display.on_step(line, {"random-1": stats(4)})
+    assert frame(display)[1].split() == ["random-1", "1", "0.500", "0.250", "0.250", "+0.000"]
+
+
 @pytest.mark.parametrize("height", [4, 10, 24])
 def test_more_groups_than_fit_leave_the_head_and_the_bar_on_the_terminal(height: int) -> None:
     display = display_of(height)

@@ -75,6 +75,15 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(recipe: Path, played: dict[s
     assert played["calls"] == [] and not Path("runs").exists()
 
 
+def test_the_plan_has_the_controls(recipe: Path, played: dict[str, Any]) -> None:
+    result = pgrpo("sweep", recipe, "--control", "random_groups", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "runs/tiny-random_groups" in result.stdout
+    assert "history.preference_groups=random" in result.stdout.replace("\n", "").replace(" ", "")
+    assert "`pgrpo compare` takes both" in result.stderr.replace("\n", " ")
+    assert pgrpo("sweep", recipe, "--control", "other").exit_code == 2
+
+
 def test_a_run_that_fails_does_not_stop_the_rest(recipe: Path, played: dict[str, Any]) -> None:
     played["codes"] = {"tiny-grpo-seed1": 1, "tiny-pgrpo-seed0": -9}
     result = pgrpo("sweep", recipe, *GRID, "--eval", "--set", "train.steps=2", "--allow-code")

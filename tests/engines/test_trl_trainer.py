@@ -206,6 +206,11 @@ def test_arguments_that_would_have_no_effect_are_refused(tmp_path, name, value):
         trainer_of(tmp_path, config={name: value})
 
 
+def test_random_preference_groups_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="preference_groups must be 'named'"):
+        trainer_of(tmp_path, history={"preference_groups": "random"})
+
+
 def test_rewards_of_one_name_have_histories_of_their_own(tmp_path):
     rewards = [as_trl_reward("same", vowels), as_trl_reward("same", small)]
     trainer = trainer_of(tmp_path, rewards=rewards, advantage={"aggregate": "normalize_then_sum"})

@@ -24,6 +24,7 @@ def test_keys_of_the_other_engine_are_refused(tmp_path):
 REFUSED = {
     "adapter.dropout": ({"adapter__dropout": 0.1}, "dropout on"),
     "rollout.tokens_per_batch": ({"rollout__tokens_per_batch": 4096}, "together"),
+    "history.preference_groups": ({"history__preference_groups": "random"}, "set it to named"),
     "train.deterministic": ({"train__deterministic": True}, "full_determinism"),
     "eval.every": ({"eval__every": 5}, "--checkpoint"),
     "model.compute_dtype": ({"model__compute_dtype": "float16"}, "bfloat16 or float32"),

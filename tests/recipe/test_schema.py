@@ -59,6 +59,13 @@ CASES: list[RuleCase] = [
         changed(train={"keep_best": "macro"}, eval={"every": 5}),
     ),
     (
+        "random_groups_need_a_history",
+        "history.preference_groups",
+        "advantage.estimator 'grpo' uses no reward history",
+        changed(history={"preference_groups": "random"}, advantage={"estimator": "grpo"}),
+        changed(history={"preference_groups": "random"}, advantage={"estimator": "pgrpo_centered"}),
+    ),
+    (
         # All that it refuses: test_engine.py.
         "trl_can_express",
         "adapter.dropout",

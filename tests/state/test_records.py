@@ -97,6 +97,15 @@ def test_the_scale_of_the_loss_is_told_where_gradients_overflowed() -> None:
     assert record(512.0, 128.0)["loss_scale"] == 128.0
 
 
+def test_drawn_preference_groups_stand_beside_the_named_ones() -> None:
+    """Two prompts with two completions each, of rewards (1, 2) and (missing, 6), in one drawn group."""
+    drawn = replace(SCORED, random_groups_P=["random-2", "random-2"])
+    record = step_record(drawn, UPDATES, 0.5, {"training": 1.0}, {})
+    assert record["groups"] == {"a": {"n": 2, "mean": 1.5}, "b": {"n": 1, "mean": 6.0}}
+    assert record["random_groups"] == {"random-2": {"n": 3, "mean": 3.0}}
+    assert "random_groups" not in step_record(SCORED, UPDATES, 0.5, {"training": 1.0}, {})
+
+
 def test_a_single_reward_has_no_spread() -> None:
     scores = [SCORES[0], *[Score(NAN, {})] * 3]
     record = step_record(replace(SCORED, scores_N=scores), UPDATES, 0.5, {"training": 1.0}, {})
@@ -112,7 +121,7 @@ def history() -> RewardHistory:
 
 
 def test_the_preference_groups_of_a_step_are_rows(history: RewardHistory) -> None:
-    (row,) = group_rows(history.stats(SCORED.preference_groups_N))
+    (row,) = group_rows(history.stats(SCORED.history_labels_P))
     assert (row.preference_group, row.n, row.mean, row.std) == ("a", 2, 2.0, pytest.approx(math.sqrt(2)))
     assert (row.first_step, row.last_step, row.prompts) == (4, 4, 1)
 

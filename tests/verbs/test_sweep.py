@@ -108,6 +108,52 @@ def test_what_cannot_be_planned_is_refused_before_anything_runs(
         plan_sweep(recipe, grid, seeds)
 
 
+def test_each_run_is_followed_by_its_control(recipe: Path) -> None:
+    grid = ["advantage.estimator=grpo,pgrpo,pgrpo_adaptive"]
+    plan = plan_sweep(recipe, grid, "2", control="random_groups")
+    assert names(plan) == [
+        "tiny-grpo-seed4",
+        "tiny-grpo-seed5",
+        *(
+            f"tiny-{estimator}-seed{seed}{control}"
+            for estimator in ("pgrpo", "pgrpo_adaptive")
+            for seed in (4, 5)
+            for control in ("", "-random_groups")
+        ),
+    ]
+    one, other = plan.runs[2:4]
+    assert other.overrides == (*one.overrides, "history.preference_groups=random")
+    history = one.recipe.history.model_copy(update={"preference_groups": "random"})
+    assert other.recipe == one.recipe.model_copy(update={"history": history})
+    # Of grpo there is none, and the plan says why.
+    assert plan.notes[-1].startswith("no control: advantage.estimator grpo uses no reward history")
+    assert "share their reward histories by chance" in plan.notes[-2]
+
+
+def test_a_control_alone_is_a_sweep_of_two(recipe: Path) -> None:
+    plan = plan_sweep(recipe, [], control="random_groups")
+    assert names(plan) == ["tiny", "tiny-random_groups"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["advantage.estimator=grpo"], "no run can have it: advantage.estimator grpo uses no reward history"),
+        (["history.preference_groups=random"], "has history.preference_groups=random already"),
+    ],
+)
+def test_a_control_of_nothing_is_refused(recipe: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        plan_sweep(recipe, [], "2", overrides, control="random_groups")
+
+
+def test_controls_count_as_runs(recipe: Path) -> None:
+    """501 runs with as many controls are 1002."""
+    assert len(plan_sweep(recipe, [], "2", control="random_groups").runs) == 4
+    with pytest.raises(RecipeError, match="the grid has 1002 runs"):
+        plan_sweep(recipe, [], "501", control="random_groups")
+
+
 def test_two_values_that_look_alike_in_a_name_are_refused(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="two runs of the sweep would both be tiny-"):
         plan_sweep(recipe, ["model.system_prompt=Be kind!,Be kind?"])

@@ -61,6 +61,8 @@ class PGRPOTrainer(GRPOTrainer):
         self.preference_group = preference_group
         self.advantage_section = AdvantageSection.model_validate(advantage or {})
         self.history_section = HistorySection.model_validate(history or {})
+        if self.history_section.preference_groups != "named":
+            raise ValueError("history: preference_groups must be 'named': only pgrpo's own engine draws them")
         super().__init__(*args, **kwargs)
         self._refuse_arguments()
         self._require_column(getattr(self.train_dataset, "column_names", None))

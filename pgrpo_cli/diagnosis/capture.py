@@ -132,10 +132,11 @@ class _Side:
     @cached_property
     def words(self) -> list[Words]:
         """Of each prompt."""
-        return [_words(self.completions.texts_N[span]) for span in self.spans[-MOST_PROMPTS:]]
+        return [words_of(self.completions.texts_N[span]) for span in self.spans[-MOST_PROMPTS:]]
 
 
-def _words(texts: Sequence[str]) -> Words:
+def words_of(texts: Sequence[str]) -> Words:
+    """Words and signs, as they are written, of the completions of a prompt."""
     found: dict[str, float] = {}
     for text in texts:
         for word in set(_WORD.findall(text)):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import capture
+from benchmarks import capture, captured_run
 from benchmarks.capture import BASE, CHANGES, MOMENTS, SHARES_K, Policy, Setting, captured, tables, train
+from pgrpo_cli.recipe.load import load_recipe
 
 
 def test_success_before_training_is_what_the_world_says() -> None:
@@ -90,3 +92,16 @@ def test_every_change_changes_something() -> None:
     settings = [{**vars(BASE), **keys} for keys in CHANGES.values()]
     assert all(one not in settings[:n] for n, one in enumerate(settings))
     assert tables([], 2) == ""
+
+
+def test_the_task_on_a_language_model_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["captured_run.py", str(tmp_path / "task")])
+    captured_run.main()
+    recipe = load_recipe(tmp_path / "task" / "captured.yaml")
+    counts = Counter(row["preference_group"] for row in captured_run.rows())
+    assert counts == captured_run.PROMPTS and sum(counts.values()) == 100
+    assert [reward.preference_groups for reward in recipe.rewards] == [("A",), ("B",), ("C",), ("D",)]
+    # All ask for the same things, and one line a prompt is written.
+    asked = {row["prompt"].partition(": ")[2] for row in captured_run.rows()}
+    assert len(asked) == captured_run.PROMPTS["A"]
+    assert len((tmp_path / "task" / "captured.jsonl").read_text().splitlines()) == 100

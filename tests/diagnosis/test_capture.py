@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgrpo_cli.diagnosis.capture import find_captured, followed
+from pgrpo_cli.diagnosis.capture import find_captured, followed, words_of
 from pgrpo_cli.diagnosis.rules import diagnose
 from pgrpo_cli.diagnosis.view import Completions, Metrics, RunView, TrainingPrompts
 from pgrpo_cli.recipe.schema import Recipe
@@ -46,6 +46,11 @@ def test_words_by_chance_are_no_change() -> None:
     """Every prompt has a word of its own: the halves share none, so nothing has moved."""
     first, now = ([{f"{side}{p}": 1.0} for p in range(8)] for side in ("first", "now"))
     assert followed(first, now, first, now).share is None
+
+
+def test_the_words_of_a_prompt_are_counted_by_completion() -> None:
+    """However often a word stands in one."""
+    assert words_of(["Yes, yes, Sir", "yes!"]) == {"Yes": 0.5, "yes": 1.0, ",": 0.5, "Sir": 0.5, "!": 0.5}
 
 
 words = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from([0.25, 0.5, 1.0]), max_size=5)

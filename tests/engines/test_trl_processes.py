@@ -9,7 +9,7 @@ import pytest
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.history import RewardHistory
 from tests.support.trl_engine import STEPS, G
-from tests.support.trl_processes import torchrun, trainer_of
+from tests.support.trl_processes import LOSS_TYPES, replayed, torchrun, trainer_of
 
 MODULE = "tests.support.trl_processes"
 
@@ -49,3 +49,17 @@ def test_a_history_that_differs_between_processes_is_found_before_a_checkpoint_i
     assert done.returncode != 0
     assert "step 2: the reward history of process 0 is not that of process 1" in done.stderr
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one_with_twice_the_batch(tmp_path, monkeypatch):
+    done = torchrun(2, MODULE, "replay", tmp_path)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for loss_type in LOSS_TYPES:
+        alone = replayed(tmp_path / "alone", loss_type)
+        for rank in ranks:
+            assert rank[loss_type]["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4), loss_type
+            assert rank[loss_type]["loss"] == pytest.approx(alone["loss"], rel=1e-4, abs=1e-6), loss_type
+        assert min(alone["grad_norm"]) > 1e-3

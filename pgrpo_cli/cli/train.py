@@ -172,7 +172,8 @@ def groups(
         return
     from .display import efficiency_table, groups_table
 
-    advice = estimator_advice(components, num_generations)
+    drawn = view.recipe.history.preference_groups == "random"
+    advice = estimator_advice(components, num_generations, random_groups=drawn)
     stdout.print(groups_table(rows, parts))
     if advice.efficiencies:
         stdout.print(efficiency_table(advice.efficiencies))

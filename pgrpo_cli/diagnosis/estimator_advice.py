@@ -68,10 +68,14 @@ def components_of(view: RunView, part_means: Mapping[str, Mapping[str, float]]) 
     return of_parts or recent_components(completions, completions.reward_N, means)
 
 
-def estimator_advice(components: Mapping[str, Components], num_generations: int) -> Advice:
-    """The advice for a run with these components."""
+def estimator_advice(
+    components: Mapping[str, Components], num_generations: int, *, random_groups: bool = False
+) -> Advice:
+    """The advice for a run with these components. `random_groups`: its histories are of preference groups
+    drawn by chance.
+    """
     if not components:
-        return Advice(None, _TOO_EARLY, {})
+        return Advice(None, _RANDOM if random_groups else _TOO_EARLY, {})
     known = list(components.values())
     by_G = {G: efficiencies(known, G) for G in sorted({*GENERATIONS, num_generations})}
     predicted = by_G[num_generations]
@@ -84,6 +88,10 @@ def estimator_advice(components: Mapping[str, Components], num_generations: int)
     return Advice(estimator, sentence, by_G)
 
 
+_RANDOM = (
+    "No estimator is recommended: history.preference_groups is random, so these histories are not those of "
+    "the run's preference groups."
+)
 _TOO_EARLY = (
     f"Too early to tell which estimator suits: no preference group has {ENOUGH_PROMPTS} recent prompts with "
     "rewards that differ."
@@ -154,6 +162,8 @@ def _without_other_findings(view: RunView) -> list[Components]:
 def _lacks_components(view: RunView) -> str | None:
     if view.recipe.advantage.aggregate == "normalize_then_sum":
         return "each part of the rewards has a history of its own; see `pgrpo groups`"
+    if view.recipe.history.preference_groups == "random":
+        return "history.preference_groups is random: histories are not those of the preference groups"
     if components_of(view, {}):
         return None
     return f"no preference group has {ENOUGH_PROMPTS} recent prompts with rewards that differ"

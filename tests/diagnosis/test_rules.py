@@ -197,6 +197,12 @@ def test_a_history_that_forgets_does_not_lag(tmp_path: Path) -> None:
     assert "advantage.estimator grpo does not subtract the history's mean" in diagnosis.unanswered.values()
 
 
+def test_random_preference_groups_have_no_history_that_could_be_judged(tmp_path: Path) -> None:
+    drawn = Made(recipe={"history__preference_groups": "random"})
+    unanswered = diagnose(view_of(make(tmp_path / "run", drawn))).unanswered
+    assert sum(why.startswith("history.preference_groups is random") for why in unanswered.values()) == 2
+
+
 def test_what_dead_prompts_cost_depends_on_the_estimator(tmp_path: Path) -> None:
     parts = ILLNESSES["dead-generation-groups"][0].parts
     assert "They distinguish prompts" in said(tmp_path / "history", Made(parts=parts)).says

@@ -73,7 +73,7 @@ def chat(
             "--temperature",
             min=0,
             max=10,
-            help="0 takes the likeliest words. Default: as in evaluations.",
+            help="0 takes the likeliest words. Default: as in evaluations, at most 0.6.",
             show_default=False,
         ),
     ] = None,

@@ -89,8 +89,14 @@ class Conversation:
             which=which or self.which,
             seed=seed,
             max_tokens=self.max_tokens,
-            temperature=self.temperature,
+            temperature=self._temperature,
         )
+
+    @property
+    def _temperature(self) -> float:
+        if self.temperature is None:
+            return self.speaker.recipe.eval.conversation_temperature
+        return self.temperature
 
     def keep(self, question: str, reply: Reply) -> None:
         """The conversation continues from this answer."""

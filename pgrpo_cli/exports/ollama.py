@@ -77,9 +77,9 @@ def _parameter(value: Any) -> str:
 
 
 def parameters_of(recipe: Recipe, stop: Sequence[str], context: int | None) -> dict[str, Any]:
-    """How the run samples, and where an answer ends."""
+    """How `pgrpo chat` samples, and where an answer ends."""
     found: dict[str, Any] = {
-        "temperature": float(recipe.rollout.temperature),
+        "temperature": recipe.eval.conversation_temperature,
         "top_p": float(recipe.rollout.top_p),
         "top_k": int(recipe.rollout.top_k),
         # The run knows no such penalty, and Ollama has had one by default.

@@ -105,6 +105,12 @@ class LmEvalSection(Section):
     )
 
 
+CONVERSATION_TEMPERATURE = 0.6
+"""The highest temperature of answers to a person. At 1, by which evaluations sample, a small model says much
+that it is not sure of: SmolLM2 mixes languages.
+"""
+
+
 class EvalSection(Section):
     """Evaluation on held-out prompts."""
 
@@ -150,3 +156,8 @@ class EvalSection(Section):
                 "lower this one or raise that one"
             )
             yield Violation(("judge", "pairs"), self.judge.pairs, rule)
+
+    @property
+    def conversation_temperature(self) -> float:
+        """That of answers to a person: evaluations' own, at most `CONVERSATION_TEMPERATURE`."""
+        return min(self.temperature, CONVERSATION_TEMPERATURE)

@@ -73,13 +73,14 @@ class Completions:
                 await JSONResponse(await answer.whole())(scope, receive, send)
 
     def _reply(self, voice: Voice, asked: ChatRequest) -> Reply:
+        usual = self._speaker.recipe.eval.conversation_temperature
         messages = self._voices.messages(voice, [message.as_message() for message in asked.messages])
         return self._speaker.ask(
             messages,
             which=voice.which,
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             max_tokens=asked.limit,
-            temperature=asked.temperature,
+            temperature=usual if asked.temperature is None else asked.temperature,
             top_p=asked.top_p,
         )
 

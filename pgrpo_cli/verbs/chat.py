@@ -39,8 +39,8 @@ def chat(
     """Load the model of a run, also of one that still trains, and begin a conversation with it.
 
     At most one of `group`, `user` and `profile` says who asks. `base`: the base model answers. `step`: the
-    checkpoint after that step, None for the newest adapter. `max_tokens` and `temperature`: None for those of
-    the recipe. Raises PgrpoError.
+    checkpoint after that step, None for the newest adapter. `max_tokens`: None for that of training;
+    `temperature`: None for that of evaluations, at most 0.6. Raises PgrpoError.
     """
     if sum(value is not None for value in (group, user, profile)) > 1:
         raise RecipeError(

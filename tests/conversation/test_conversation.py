@@ -11,6 +11,7 @@ from pgrpo_cli import chat
 from pgrpo_cli.conversation.conversation import FEEDBACK, TASTE, Conversation
 from pgrpo_cli.errors import DataError, RecipeError
 from pgrpo_cli.feedback import Placed, append, read_feedback
+from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.verbs.chat import AnswerRewards
 from tests.support.training import trained, write_tiny
 
@@ -145,3 +146,20 @@ def test_a_conversation_is_saved_as_json(conversation: Conversation, tmp_path: P
     assert saved["turns"][0]["question"] == "Öne?"
     assert saved["turns"][0]["answer"] == answer
     assert saved["preference_group"] == "often"
+
+
+def test_an_answer_is_drawn_at_a_low_temperature_unless_another_is_wished(run: Path) -> None:
+    conversation = chat(run, group="often")
+    assert conversation.speaker.recipe.eval.temperature == 1.0
+
+    def said(wished: float | None) -> list[str]:
+        conversation.temperature = wished
+        answers = []
+        for conversation.seed in range(24):
+            answers.append(conversation.ask("One?").read())
+        return answers
+
+    usual = said(None)
+    assert usual == said(0.6) and usual != said(1.0) and usual != said(0.0)
+    # One that evaluates at less talks at less.
+    assert EvalSection(temperature=0.3).conversation_temperature == 0.3

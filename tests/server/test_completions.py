@@ -32,6 +32,7 @@ def direct(speaker: Speaker, run: Path, group: str | None, messages: Any = QUEST
     before: Any = [{"role": "system", "content": "Be brief."}]
     if group is not None:
         before = list(group_preset(run, speaker.recipe, group).messages)
+    options.setdefault("temperature", speaker.recipe.eval.conversation_temperature)
     return speaker.ask([*before, *messages], **options).read()
 
 
@@ -58,11 +59,14 @@ def test_a_system_message_of_the_client_goes_on_after_the_groups_and_replaces_th
 ) -> None:
     messages = [{"role": "system", "content": "Rhyme."}, *QUESTION]
     of_group = "Be brief.\n\nAbout the user: they write often\n\nRhyme."
-    expected = speaker.ask([{"role": "system", "content": of_group}, *QUESTION], seed=1).read()
+    usual = speaker.recipe.eval.conversation_temperature
+    asked = [{"role": "system", "content": of_group}, *QUESTION]
+    expected = speaker.ask(asked, seed=1, temperature=usual).read()
     assert said(client, "run@often", messages, seed=1) == expected
-    assert said(client, "run", messages, seed=1) == speaker.ask(messages, seed=1).read()
+    plain = speaker.ask(messages, seed=1, temperature=usual).read()
+    assert said(client, "run", messages, seed=1) == plain
     developer = [{"role": "developer", "content": [{"type": "text", "text": "Rhyme."}]}, *QUESTION]
-    assert said(client, "run", developer, seed=1) == speaker.ask(messages, seed=1).read()
+    assert said(client, "run", developer, seed=1) == plain
 
 
 def test_sampling_is_that_of_the_request(client: openai.OpenAI, speaker: Speaker, run: Path) -> None:

@@ -90,7 +90,8 @@ def test_one_chats_as_a_group_beside_the_base_model_and_rates(
     assert liked.messages == (system, {"role": "user", "content": "often 3"})
     # What was rated is what the model says to these messages with this seed, to both.
     assert liked.seed is not None
-    assert speaker.ask(liked.messages, seed=liked.seed).read() == liked.answer
+    usual = speaker.recipe.eval.conversation_temperature
+    assert speaker.ask(liked.messages, seed=liked.seed, temperature=usual).read() == liked.answer
     # The conversation went on from the tuned model's answer.
     assert disliked.messages[1:] == (
         {"role": "user", "content": "often 3"},

@@ -86,6 +86,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "a quarter of the rate, 4 times the steps": {"rate": 0.1, "steps": 400},
     "`balanced`, a quarter of the rate, 4 times the steps": {"balanced": True, "rate": 0.1, "steps": 400},
     "4 times the prompts a step": {"completions": 128},
+    "`balanced`, 4 times the prompts a step": {"balanced": True, "completions": 128},
     "G = 4, half the prompts": {"num_generations": 4},
     "G = 8, a quarter of the prompts": {"num_generations": 8},
     "G = 8, the same prompts": {"num_generations": 8, "completions": 128},
@@ -94,6 +95,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "who asks is read twice as well": {"tag": 0.5},
     "who asks is read four times as well": {"tag": 1.0},
     "who asks is read less than half as well": {"tag": 0.1},
+    "`balanced`, who asks is read four times as well": {"balanced": True, "tag": 1.0},
 }
 WORLDS: dict[str, tuple[Setting, tuple[str, ...]]] = {
     "every preference group starts at 7 %": (BASE, tuple(CHANGES)),
@@ -105,7 +107,20 @@ WORLDS: dict[str, tuple[Setting, tuple[str, ...]]] = {
             "`loss.beta: 0.04`",
             "`balanced` and `beta: 0.04`",
             "`balanced`, a quarter of the rate, 4 times the steps",
+            "`balanced`, 4 times the prompts a step",
             "who asks is read four times as well",
+        ),
+    ),
+    "every preference group starts at 2 %, and who asks is read less than half as well": (
+        replace(BASE, first_K=(0.02,) * 4, tag=0.1),
+        (
+            "none",
+            "`train.sampler: balanced`",
+            "`loss.beta: 0.04`",
+            "`balanced` and `beta: 0.04`",
+            "`balanced`, a quarter of the rate, 4 times the steps",
+            "`balanced`, 4 times the prompts a step",
+            "`balanced`, who asks is read four times as well",
         ),
     ),
 }

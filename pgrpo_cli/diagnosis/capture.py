@@ -228,12 +228,15 @@ def _captured(view: RunView, first: _Change, found: Sequence[tuple[_Change, Foll
 
 
 def _remedy(view: RunView) -> str:
-    settings = [] if view.recipe.train.sampler == "balanced" else ["train.sampler=balanced"]
-    settings.append(f"loss.beta={shown(max(0.04, 2 * view.recipe.loss.beta))}")
+    """In the order of what helped most in the small policy."""
+    train, beta = view.recipe.train, max(0.04, 2 * view.recipe.loss.beta)
+    sampler = "" if train.sampler == "balanced" else "train.sampler=balanced, and "
     return (
-        f"In a new run set {' and '.join(settings)}; more train.steps at a lower train.learning_rate and "
-        "more train.prompts_per_step help as well. Say clearly who asks (`data.conditioning`). "
-        "docs/mechanisms.md has the measurements, under Majority capture."
+        f"In a new run set {sampler}train.learning_rate={shown(train.learning_rate / 4)} with "
+        f"train.steps={4 * train.steps}, or train.prompts_per_step={4 * train.prompts_per_step}: then none "
+        f"runs ahead before the others are found. loss.beta={shown(beta)} helps less surely. Say clearly who "
+        "asks (`data.conditioning`), and give each preference group a reward that it earns now and then from "
+        "the start. docs/mechanisms.md has the measurements, under Majority capture."
     )
 
 

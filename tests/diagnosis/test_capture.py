@@ -137,7 +137,12 @@ def test_what_is_said() -> None:
         "'meal'. The reward of 'many' has risen from 0.25 to 0.75, theirs have not (0.1 to 0 on average)."
     )
     assert finding.numbers["preference_groups"] == 2
-    assert "train.sampler=balanced and loss.beta=0.04;" in finding.remedy
+    # A quarter of the rate of 1e-4, four times 200 steps or 8 prompts.
+    assert finding.remedy.startswith(
+        "In a new run set train.sampler=balanced, and train.learning_rate=2.5e-05 with train.steps=800, or "
+        "train.prompts_per_step=32:"
+    )
+    assert "loss.beta=0.04 " in finding.remedy
 
 
 def test_of_one_preference_group() -> None:
@@ -153,7 +158,9 @@ def test_of_one_preference_group() -> None:
 def test_the_remedy_is_what_the_recipe_does_not_have() -> None:
     balanced = view(captured, train__sampler="balanced", loss__beta=0.05)
     (finding,) = find_captured(balanced)
-    assert "In a new run set loss.beta=0.1;" in finding.remedy
+    assert (
+        finding.remedy.startswith("In a new run set train.learning_rate=") and "beta=0.1 " in finding.remedy
+    )
 
 
 def own_words(name: str, late: float, number: int) -> Row:

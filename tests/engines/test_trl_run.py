@@ -245,14 +245,15 @@ def test_after_a_reward_that_fails_the_last_finished_step_is_saved(tmp_path):
     assert len(last) > 12 and all(kept[name] == expected[name] for name in last if "checksums" not in name)
 
 
-def test_a_reward_that_fails_in_the_first_step_leaves_no_checkpoint(tmp_path):
-    (tmp_path / "reward.py").write_text(FAILS.replace("steps == 4", "steps == 1"))
+@pytest.mark.parametrize(("step", "saved"), [(1, []), (3, ["step-000002"])])
+def test_a_reward_that_fails_where_all_is_saved_leaves_it_as_it_is(tmp_path, step, saved):
+    (tmp_path / "reward.py").write_text(FAILS.replace("steps == 4", f"steps == {step}"))
     (tmp_path / "down").touch()
     rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
     recipe = write_tiny(tmp_path, rewards=rewards)
     result = pgrpo("train", recipe, "--run-dir", tmp_path / "run", "--allow-code", *TRL)
     assert result.exit_code == 1 and "down" in result.stderr
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoints/*")) == saved
 
 
 def test_mistakes_in_engine_args_are_found_before_anything_is_made(tmp_path):

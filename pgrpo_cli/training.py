@@ -207,6 +207,20 @@ def train_policy(
             observer.on_step(record, groups)
             if stopping and not over:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
+    finish(run, recipe, policy, history, best, done=done, observer=observer)
+
+
+def finish(
+    run: RunDirectory,
+    recipe: Recipe,
+    policy: Policy,
+    history: RewardHistory,
+    best: Best | None,
+    *,
+    done: int,
+    observer: Observer,
+) -> None:
+    """Leave `adapter/` behind: that of the last step, or of the best evaluation where the recipe keeps it."""
     own_template = None if recipe.model.chat_template is None else policy.tokenizer.chat_template
     adapter, kept = Adapter(*adapter_state(policy.model)), None
     if best is not None:

@@ -97,31 +97,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "who asks is read less than half as well": {"tag": 0.1},
     "`balanced`, who asks is read four times as well": {"balanced": True, "tag": 1.0},
 }
+CURES = (
+    "none",
+    "`train.sampler: balanced`",
+    "`loss.beta: 0.04`",
+    "`balanced` and `beta: 0.04`",
+    "`balanced`, a quarter of the rate, 4 times the steps",
+    "`balanced`, 4 times the prompts a step",
+)
+"""The changes that are tried in every world."""
 WORLDS: dict[str, tuple[Setting, tuple[str, ...]]] = {
     "every preference group starts at 7 %": (BASE, tuple(CHANGES)),
     "the preference group with 13 % of the prompts starts at 1 %": (
         replace(BASE, first_K=(0.07, 0.07, 0.01, 0.07)),
-        (
-            "none",
-            "`train.sampler: balanced`",
-            "`loss.beta: 0.04`",
-            "`balanced` and `beta: 0.04`",
-            "`balanced`, a quarter of the rate, 4 times the steps",
-            "`balanced`, 4 times the prompts a step",
-            "who asks is read four times as well",
-        ),
+        (*CURES, "who asks is read four times as well"),
     ),
     "every preference group starts at 2 %, and who asks is read less than half as well": (
         replace(BASE, first_K=(0.02,) * 4, tag=0.1),
-        (
-            "none",
-            "`train.sampler: balanced`",
-            "`loss.beta: 0.04`",
-            "`balanced` and `beta: 0.04`",
-            "`balanced`, a quarter of the rate, 4 times the steps",
-            "`balanced`, 4 times the prompts a step",
-            "`balanced`, who asks is read four times as well",
-        ),
+        (*CURES, "`balanced`, who asks is read four times as well"),
     ),
 }
 """Each with the changes that are tried in it."""

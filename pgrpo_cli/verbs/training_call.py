@@ -25,7 +25,7 @@ from .prepare import prepare_run
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a run goes on: at its newest checkpoint, or None at its start, with prepared data.
+    """Where training continues: at the newest checkpoint, or at the start (None), with prepared data.
 
     `tokenizer`: that of the preparation; None where there was none.
     """

@@ -67,6 +67,8 @@ def test_one_chats_as_a_group_beside_the_base_model_and_rates(
             "run@often", "run@seldom", "run@é", "run", "base",
         ]  # fmt: skip
         assert "About the user: they write often" in tab.evaluate("at('told').textContent")
+        # Of 600 seeds that the page might draw, one has an empty answer here, which nobody can rate.
+        tab.evaluate("crypto.getRandomValues = (numbers) => numbers.fill(3)")
         write(tab, "user", "ana")
         first = asked(tab, "often 3")
         assert len(first) == 2
@@ -89,7 +91,7 @@ def test_one_chats_as_a_group_beside_the_base_model_and_rates(
     system = {"role": "system", "content": "Be brief.\n\nAbout the user: they write often"}
     assert liked.messages == (system, {"role": "user", "content": "often 3"})
     # What was rated is what the model says to these messages with this seed, to both.
-    assert liked.seed is not None
+    assert liked.seed == 3
     usual = speaker.recipe.eval.conversation_temperature
     assert speaker.ask(liked.messages, seed=liked.seed, temperature=usual).read() == liked.answer
     # The conversation went on from the tuned model's answer.

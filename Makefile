@@ -71,12 +71,14 @@ bench: $(DEV)  ## Measure speed and memory (benchmarks/README.md); two hours on 
 	$(OFFLINE) $(BIN)/python benchmarks/prepare.py --json prepare.json
 	$(OFFLINE) $(BIN)/python benchmarks/evaluation.py --json evaluation.json
 
-reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction.md and docs/mechanisms.md, from runs made here where benchmarks/personas.json has none.
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
+reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reproduction-tables.md and docs/mechanisms.md; runs of SmolLM2 without a record in benchmarks/ are made first.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py --json regimes.json --write docs/reproduction-tables.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mechanisms.py --write docs/mechanisms.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/advice.py --write docs/mechanisms.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/capture.py --write docs/mechanisms.md
-	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
+	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction-tables.md
+	$(OFFLINE) $(BIN)/python benchmarks/four_groups.py tune --jobs 2
+	$(OFFLINE) $(BIN)/python benchmarks/four_groups.py compare --jobs 2 --write docs/reproduction-tables.md
 
 lint: $(DEV)  ## Check style.
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
     python benchmarks/four_groups.py tune --jobs 2        # rates, on seeds and prompts that do not count
     python benchmarks/four_groups.py power                # what difference so many seeds can show
     python benchmarks/four_groups.py compare --jobs 2     # the runs that count
-    python benchmarks/four_groups.py tables --write docs/reproduction.md
+    python benchmarks/four_groups.py tables --write docs/reproduction-tables.md
 
 The task is `benchmarks/four_groups/recipe.yaml`. A step has 32 completions in every shape: 16 prompts with 2,
 8 with 4, 4 with 8. The measure is the area under the held-out success rate, each preference group counted

@@ -1,6 +1,6 @@
 """P-GRPO and its rivals on a real model: the seven personas on SmolLM2-135M, several seeds each.
 
-    python benchmarks/personas.py --jobs 2 --write docs/reproduction.md
+    python benchmarks/personas.py --jobs 2 --write docs/reproduction-tables.md
     python benchmarks/personas.py --tables              # from the results that there are, training nothing
 
 The rate of each method is the one of RATES with the higher training reward over the second half of its run

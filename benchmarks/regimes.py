@@ -1,7 +1,7 @@
 """When does P-GRPO help? Every estimator in many regimes, with a small policy and the project's own
 algorithm.
 
-    python benchmarks/regimes.py --json regimes.json --write docs/reproduction.md
+    python benchmarks/regimes.py --json regimes.json --write docs/reproduction-tables.md
     python benchmarks/regimes.py --regimes baseline "difficulty 4" --quick
 
 A regime is a world of benchmarks/small_policy.py: the baseline, or one of its factors lower or higher. In

@@ -147,6 +147,7 @@ def steps(history: RewardHistory, groups: int, calls: int = 2000) -> dict[str, f
 def files(history: RewardHistory) -> dict[str, float]:
     """A checkpoint and back."""
     prepare_libraries()
+    from pgrpo_cli.histories import RewardHistories
     from pgrpo_cli.model.load.from_recipe import load_policy
     from pgrpo_cli.model.update.optimizer import build_optimizer
     from pgrpo_cli.recipe.load import load_recipe
@@ -157,10 +158,12 @@ def files(history: RewardHistory) -> dict[str, float]:
     recipe = load_recipe(ROOT / "recipes" / "smoke.yaml")
     policy = load_policy(recipe, recipe_dir=ROOT / "recipes")
     optimizer = build_optimizer(policy, recipe.train)
+    histories = RewardHistories(recipe.advantage, recipe.history)
+    histories.history = history
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder))
         begun = time.perf_counter()
-        path = save_checkpoint(run, 1, training_state(policy, optimizer, history, None), keep=1)
+        path = save_checkpoint(run, 1, training_state(policy, optimizer, histories), keep=1)
         saved = time.perf_counter()
         checkpoint, _ = latest_checkpoint(run)
         assert checkpoint is not None

@@ -94,21 +94,20 @@ def decoding(ours: OurStep, repeat: int) -> dict[str, float]:
 
 def training(ours: OurStep, repeat: int) -> dict[str, float]:
     """Operations a second of one update."""
+    from pgrpo_cli.histories import RewardHistories
     from pgrpo_cli.model.rollout.sample import sample
     from pgrpo_cli.model.rollout.sampling import sampling_settings
     from pgrpo_cli.model.update.optimizer import build_optimizer
     from pgrpo_cli.model.update.policy_update import policy_update
     from pgrpo_cli.rewards.base import Score
-    from pgrpo_cli.training import personalized_advantages, reward_history
 
     policy, recipe = ours.policy, ours.recipe
     rollouts = sample(policy, ours.batches[0], sampling_settings(recipe.rollout), seed=0)
     scores_N = [Score(n % 7 / 7, {}) for n in range(ours.shape.num_completions)]
-    history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
-    advantages = personalized_advantages(
-        scores_N, rollouts.preference_groups_N, history, None, recipe.advantage, recipe.history,
-        num_generations=rollouts.num_generations, step=1,
-    )  # fmt: skip
+    optimizer = build_optimizer(policy, recipe.train)
+    advantages = RewardHistories(recipe.advantage, recipe.history).advantages(
+        scores_N, rollouts.preference_groups_N, num_generations=rollouts.num_generations, step=1
+    )
     tokens = 0
 
     def update() -> None:

@@ -118,6 +118,7 @@ def our_step(settings: Settings) -> OurStep:
 
 def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     """Steps as `pgrpo train` makes them, records on disk left out; seconds by phase."""
+    from pgrpo_cli.histories import RewardHistories
     from pgrpo_cli.model.rollout.sample import sample
     from pgrpo_cli.model.rollout.sampling import sampling_settings
     from pgrpo_cli.model.update.optimizer import build_optimizer
@@ -125,12 +126,12 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
     from pgrpo_cli.rewards.base import TextReward
     from pgrpo_cli.rewards.reward_sum import RewardSum, Term
     from pgrpo_cli.rewards.scoring import Scorer
-    from pgrpo_cli.training import personalized_advantages, reward_history
 
     ours = our_step(settings)
     policy, recipe = ours.policy, ours.recipe
     scorer = Scorer(RewardSum((Term("length", 1.0, None, TextReward(_reward)),)))
-    history, optimizer = reward_history(recipe.history), build_optimizer(policy, recipe.train)
+    histories = RewardHistories(recipe.advantage, recipe.history)
+    optimizer = build_optimizer(policy, recipe.train)
     phases: dict[str, list[float]] = {"rollout": [], "update": [], "total": []}
     peak = _PeakMemory(policy.device)
     for step, batch in enumerate(ours.batches, start=1):
@@ -140,10 +141,9 @@ def run_ours(settings: Settings) -> tuple[dict[str, list[float]], float]:
         finish(policy.device, clock)
         assert set(rollouts.lengths_N) == {ours.shape.completion_tokens}
         scores_N = scorer.start().scores(rollouts.completions())
-        advantages = personalized_advantages(
-            scores_N, rollouts.preference_groups_N, history, None, recipe.advantage,
-            recipe.history, num_generations=rollouts.num_generations, step=step,
-        )  # fmt: skip
+        advantages = histories.advantages(
+            scores_N, rollouts.preference_groups_N, num_generations=rollouts.num_generations, step=step
+        )
         policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
         finish(policy.device, clock)
         phases["rollout"].append(clock[1] - clock[0])

@@ -17,15 +17,14 @@ from typing import Any, Protocol
 import torch
 from torch.optim import Optimizer
 
-from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.algo.parts import PartHistory, compute_part_advantages
 from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.history_labels import HistoryLabels
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.eval.sampling import HeldOutCurve
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.model.load.adapter import adapter_state
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.batching import rollout_budget
@@ -36,7 +35,6 @@ from pgrpo_cli.model.update.determinism import deterministic
 from pgrpo_cli.model.update.optimizer import build_optimizer, optimizer_state, restore_optimizer
 from pgrpo_cli.model.update.policy_update import policy_update, update_budget
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.rewards.reward_sum import RewardSum
 from pgrpo_cli.rewards.scoring import Scorer
@@ -45,15 +43,7 @@ from pgrpo_cli.state.adapter import Adapter, finish_adapter, model_card
 from pgrpo_cli.state.best import Best
 from pgrpo_cli.state.checkpoint import Checkpoint, Saver, TrainingState
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.records import (
-    ScoredStep,
-    all_part_rows,
-    completion_rows,
-    group_rows,
-    history_rows,
-    part_rows,
-    step_record,
-)
+from pgrpo_cli.state.records import ScoredStep, step_record
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
@@ -120,8 +110,7 @@ def train_policy(
     TrainingError, RewardError or CheckpointError where it cannot continue; the steps before a reward that
     failed are saved.
     """
-    history = reward_history(recipe.history)
-    parts = part_history(recipe.advantage, recipe.history, rewards.weights)
+    histories = RewardHistories(recipe.advantage, recipe.history, rewards.weights)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
     labels = HistoryLabels(recipe.history, prompts, recipe.seed)
@@ -129,19 +118,19 @@ def train_policy(
     if recipe.train.gradient_checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if checkpoint is not None:
-        restore(checkpoint, policy, optimizer, history, parts)
+        restore(checkpoint, policy, optimizer, histories)
     done = checkpoint.step if checkpoint else 0
 
-    rows, keep = (history_rows(history), all_part_rows(parts)), recipe.train.keep_checkpoints
+    keep = recipe.train.keep_checkpoints
     best = Best.of(run, recipe.train)
     # The curve first, since it says which checkpoint is the best one.
     evaluated = curve is None or curve.rewind(done)
     best_step = best.step if best else lambda: None
-    for warning in rewind(run, done, *rows, keep=keep, best=best_step()):
+    for warning in rewind(run, done, *histories.rows(), keep=keep, best=best_step()):
         observer.on_message(f"warning: {warning}")
 
     clock = Clock(observer)
-    state = partial(training_state, policy, optimizer, history, parts)
+    state = partial(training_state, policy, optimizer, histories)
     saver = Saver(run, state, keep=keep, saved=done, best=best_step)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
@@ -172,10 +161,9 @@ def train_policy(
             scores_N = pending.scores(rollouts.completions())
             labels_P = labels.of(rollouts.prompts)
             labels_N = [label for label in labels_P for _ in range(rollouts.num_generations)]
-            advantages = personalized_advantages(
-                scores_N, labels_N, history, parts, recipe.advantage, recipe.history,
-                num_generations=rollouts.num_generations, step=step,
-            )  # fmt: skip
+            advantages = histories.advantages(
+                scores_N, labels_N, num_generations=rollouts.num_generations, step=step
+            )
 
             clock.enter("training")
             updates = [
@@ -189,7 +177,7 @@ def train_policy(
             scored = scored_step(
                 step, rollouts, scores_N, advantages, random_groups_P=labels_P if labels.random else None
             )
-            groups = store_step(store, scored, history, parts)
+            groups = histories.record(store, scored)
             usage = pending.usage()
             if curve is not None and curve.due(step):
                 clock.enter("evaluation")
@@ -207,7 +195,7 @@ def train_policy(
             observer.on_step(record, groups)
             if stopping and not over:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
-    finish(run, recipe, policy, history, best, done=done, observer=observer)
+    finish(run, recipe, policy, histories.history, best, done=done, observer=observer)
 
 
 def finish(
@@ -228,49 +216,6 @@ def finish(
         observer.on_message(f"after step {done} of {recipe.train.steps}: {sentence}")
     card = model_card(recipe, history)
     finish_adapter(run, adapter, card, chat_template=own_template, step=kept)
-
-
-def personalized_advantages(
-    scores_N: Sequence[Score],
-    labels_N: Sequence[str],
-    history: RewardHistory,
-    parts: PartHistory | None,
-    advantage: AdvantageSection,
-    section: HistorySection,
-    *,
-    num_generations: int,
-    step: int,
-) -> Advantages:
-    """Enter the rewards into the histories of `labels_N`, mostly the preference groups of the completions,
-    and normalise them against these.
-
-    With `parts` it is the parts of each reward that are normalised, each against its own history.
-    """
-    rewards_N = [score.value for score in scores_N]
-    parts_N = [score.terms for score in scores_N]
-    G = num_generations
-
-    def enter() -> None:
-        history.update(rewards_N, labels_N, num_generations=G, step=step)
-        if parts is not None:
-            parts.update(parts_N, labels_N, num_generations=G, step=step)
-
-    def normalised(min_count: int) -> Advantages:
-        common: dict[str, Any] = {
-            "num_generations": G, "estimator": advantage.resolved_estimator, "min_count": min_count,
-            "clip": advantage.clip,
-        }  # fmt: skip
-        if parts is None:
-            return compute_advantages(rewards_N, labels_N, history=history, **common)
-        common["renormalize"] = advantage.renormalize
-        return compute_part_advantages(parts_N, labels_N, history=parts, **common)
-
-    if section.update == "before":
-        enter()
-        return normalised(0)
-    advantages = normalised(section.min_count)
-    enter()
-    return advantages
 
 
 def scored_step(
@@ -301,60 +246,19 @@ def scored_step(
     )
 
 
-def store_step(
-    store: HistoryStore, scored: ScoredStep, history: RewardHistory, parts: PartHistory | None
-) -> dict[str, GroupStats]:
-    """Write down the completions of a step and what is known of their preference groups now; the latter."""
-    labels_P = scored.history_labels_P
-    groups = history.stats(labels_P)
-    store.record_step(completion_rows(scored), group_rows(groups), part_rows(parts, labels_P))
-    return groups
-
-
-def reward_history(section: HistorySection) -> RewardHistory:
-    """An empty history of the recipe's kind."""
-    kind = section.kind
-    return RewardHistory(
-        kind.type,
-        decay=getattr(kind, "decay", None),
-        window=getattr(kind, "size", None),
-        winsorize=section.winsorize,
-    )
-
-
-def part_history(
-    advantage: AdvantageSection, section: HistorySection, weights: Mapping[str, float]
-) -> PartHistory | None:
-    """Empty histories of the parts of the rewards, where the recipe normalises each by itself."""
-    if advantage.aggregate == "sum_then_normalize":
-        return None
-    return PartHistory(weights, reward_history(section))
-
-
-def training_state(
-    policy: Policy, optimizer: Optimizer, history: RewardHistory, parts: PartHistory | None
-) -> TrainingState:
+def training_state(policy: Policy, optimizer: Optimizer, histories: RewardHistories) -> TrainingState:
     """What a checkpoint holds."""
     return TrainingState(
         adapter=Adapter(*adapter_state(policy.model)),
         optimizer=optimizer_state(policy, optimizer),
         loss_scale=policy.loss_scale.value if policy.dtype == torch.float16 else None,
-        history=history.state_dict(),
-        part_history=None if parts is None else parts.state_dict(),
+        histories=histories.states(),
     )
 
 
-def restore(
-    checkpoint: Checkpoint,
-    policy: Policy,
-    optimizer: Optimizer,
-    history: RewardHistory,
-    parts: PartHistory | None,
-) -> None:
+def restore(checkpoint: Checkpoint, policy: Policy, optimizer: Optimizer, histories: RewardHistories) -> None:
     """Load what the checkpoint holds, except for the adapter. Raises CheckpointError if it does not fit."""
     with checkpoint.readable():
-        history.load_state_dict(checkpoint.history_state())
-        if parts is not None:
-            parts.load_state_dict(checkpoint.part_history_state())
+        histories.load_states(checkpoint.history_state)
         policy.loss_scale.restore(checkpoint.loss_scale())
         restore_optimizer(policy, optimizer, checkpoint.optimizer_state())

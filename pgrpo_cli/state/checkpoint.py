@@ -46,16 +46,15 @@ class TrainingState:
     """What a run resumes from, in tensors and plain values.
 
     `optimizer`: what the optimizer stores, tensors and numbers, by `parameter name/field`. `loss_scale`: None
-    if the loss is not scaled. `history`, `part_history`: their `state_dict`; the second is None if the run
-    does not normalise each part of its rewards by itself. `engine_files`: a folder with what another engine
-    resumes from, on the same file system; it is moved into the checkpoint.
+    if the loss is not scaled. `histories`: the `state_dict` of each reward history by its name, `history`,
+    and `part_history` if the run normalises each part of its rewards by itself. `engine_files`: a folder with
+    what another engine resumes from, on the same file system; it is moved into the checkpoint.
     """
 
     adapter: Adapter
     optimizer: Mapping[str, Any]
     loss_scale: float | None
-    history: Mapping[str, Any]
-    part_history: Mapping[str, Any] | None = None
+    histories: Mapping[str, Mapping[str, Any]]
     engine_files: Path | None = None
 
 
@@ -91,13 +90,9 @@ class Checkpoint:
                 remedy=remedy,
             ) from error
 
-    def history_state(self) -> dict[str, Any]:
-        """The state for `RewardHistory.load_state_dict`."""
-        return load_history(self.path, "history")
-
-    def part_history_state(self) -> dict[str, Any]:
-        """The state for `PartHistory.load_state_dict`, if the run normalises each part by itself."""
-        return load_history(self.path, "part_history")
+    def history_state(self, name: str = "history") -> dict[str, Any]:
+        """The `state_dict` of the reward history of that name."""
+        return load_history(self.path, name)
 
     def optimizer_state(self) -> dict[str, Any]:
         """What the optimizer stored, by `parameter name/field`."""
@@ -223,9 +218,8 @@ def _write(folder: Path, step: int, state: TrainingState) -> None:
             name, _, field = key.rpartition("/")
             scalars.setdefault(name, {})[field] = value
     save_file(tensors, folder / "optimizer.safetensors")
-    save_history(state.history, folder, "history")
-    if state.part_history is not None:
-        save_history(state.part_history, folder, "part_history")
+    for name, history in state.histories.items():
+        save_history(history, folder, name)
     trainer = {"version": 1, "step": step, "pgrpo_version": __version__, "optimizer_scalars": scalars}
     if state.loss_scale is not None:
         trainer["loss_scale"] = state.loss_scale

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.recipe.training import HistorySection
-from pgrpo_cli.training import reward_history
+from pgrpo_cli.histories import RewardHistories
+from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from tests.support.history import comparable
 
 nan = math.nan
@@ -116,5 +116,5 @@ def test_preference_groups_do_not_influence_each_other(rewards, factor):
 
 
 def test_the_recipe_sets_it():
-    assert reward_history(HistorySection()).winsorize is None
-    assert reward_history(HistorySection(winsorize=4.0)).winsorize == 4.0
+    for section, limit in ((HistorySection(), None), (HistorySection(winsorize=4.0), 4.0)):
+        assert RewardHistories(AdvantageSection(), section).history.winsorize == limit

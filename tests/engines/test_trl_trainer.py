@@ -55,8 +55,8 @@ def assert_equal(native, trainer):
     assert [line["loss"] for line in logged] == pytest.approx(native.losses, rel=1e-6, abs=1e-6)
     assert [line["grad_norm"] for line in logged] == pytest.approx(native.grad_norms, rel=1e-4)
     stats = trainer.history.stats()
-    assert list(stats) == list(native.history.stats())
-    for name, ours in native.history.stats().items():
+    assert list(stats) == list(native.histories.history.stats())
+    for name, ours in native.histories.history.stats().items():
         assert vars(stats[name]) == pytest.approx(vars(ours), rel=1e-12)
 
 
@@ -97,7 +97,7 @@ def test_rewards_normalised_each_by_itself_are_the_native_engines(tmp_path, reno
     advantage = {"aggregate": "normalize_then_sum", "renormalize": renormalize}
     native, trainer = both(tmp_path, TWO, advantage=advantage)
     assert_equal(native, trainer)
-    pairs = list(zip(native.parts.all_stats(), trainer.parts.all_stats(), strict=True))
+    pairs = list(zip(native.histories.parts.all_stats(), trainer.histories.parts.all_stats(), strict=True))
     assert len(pairs) == 4
     for (*key, ours), (*their_key, theirs) in pairs:
         assert their_key == key
@@ -111,7 +111,7 @@ def test_a_completion_without_a_reward_trains_nothing(tmp_path, aggregation, bet
     values = {"loss__aggregation": aggregation, "loss__beta": beta}
     native, trainer = both(tmp_path, {"vowels": of_odd_starts_only}, pieces=4, **values)
     assert_equal(native, trainer)
-    missing = N * STEPS - sum(s.n for s in native.history.stats().values())
+    missing = N * STEPS - sum(s.n for s in native.histories.history.stats().values())
     assert 0 < missing < N * STEPS
 
 
@@ -136,7 +136,7 @@ def test_a_resumed_run_has_the_history_of_one_that_was_not_interrupted(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.seen == whole.seen[2:]
     assert resumed.history.stats() == whole.history.stats()
-    assert list(resumed.parts.all_stats()) == list(whole.parts.all_stats())
+    assert list(resumed.histories.parts.all_stats()) == list(whole.histories.parts.all_stats())
     assert {s.n for s in resumed.history.stats().values()} == {N * STEPS // 2}
 
 
@@ -215,7 +215,7 @@ def test_rewards_of_one_name_have_histories_of_their_own(tmp_path):
     rewards = [as_trl_reward("same", vowels), as_trl_reward("same", small)]
     trainer = trainer_of(tmp_path, rewards=rewards, advantage={"aggregate": "normalize_then_sum"})
     trainer.train()
-    assert {part for _, part, _ in trainer.parts.all_stats()} == {"same", "same-2"}
+    assert {part for _, part, _ in trainer.histories.parts.all_stats()} == {"same", "same-2"}
 
 
 def test_a_sum_counts_what_applies_and_is_missing_where_nothing_does(tmp_path):

@@ -13,11 +13,13 @@ import torch
 
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.errors import CheckpointError, RunError
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.update.optimizer import build_optimizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from pgrpo_cli.state import checkpoint as checkpoint_module
 from pgrpo_cli.state.adapter import finish_adapter, finished_adapter
 from pgrpo_cli.state.checkpoint import (
@@ -34,6 +36,10 @@ from tests.support.history import comparable, contents
 from tests.support.training import TINY, files_in, write_tiny
 
 
+def window_of_three() -> RewardHistories:
+    return RewardHistories(AdvantageSection(), HistorySection(kind={"type": "window", "size": 3}))
+
+
 class Setup:
     """A policy, an optimizer and a reward history that have made two steps with made gradients."""
 
@@ -42,7 +48,8 @@ class Setup:
         self.recipe: Recipe = load_recipe(write_tiny(folder, **sections))
         self.policy: Policy = load_policy(self.recipe, recipe_dir=folder)
         self.optimizer = build_optimizer(self.policy, self.recipe.train)
-        self.history = RewardHistory("window", window=3)
+        self.histories = window_of_three()
+        self.history = self.histories.history
         self.run = RunDirectory(folder / "run")
         self.run.path.mkdir()
         for seed in (1, 2):
@@ -59,7 +66,7 @@ class Setup:
         return save_checkpoint(self.run, step, self.state(), keep=keep)
 
     def state(self) -> TrainingState:
-        return training_state(self.policy, self.optimizer, self.history, None)
+        return training_state(self.policy, self.optimizer, self.histories)
 
     def finish(self, card: str, chat_template: str | None = None) -> None:
         finish_adapter(self.run, self.state().adapter, card, chat_template=chat_template)
@@ -83,7 +90,7 @@ def test_weights_optimizer_and_history_come_back_bit_for_bit(setup: Setup) -> No
     assert history.stats() == setup.history.stats()
     policy = load_policy(setup.recipe, recipe_dir=setup.folder, adapter=checkpoint.path)
     optimizer = build_optimizer(policy, setup.recipe.train)
-    restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
+    restore(checkpoint, policy, optimizer, window_of_three())
     for name, parameter in setup.policy.trainable.items():
         restored = policy.trainable[name]
         assert torch.equal(parameter, restored)
@@ -107,7 +114,7 @@ def test_the_states_of_an_8_bit_optimizer_come_back_bit_for_bit(tmp_path: Path) 
     assert checkpoint is not None
     policy = load_policy(setup.recipe, recipe_dir=tmp_path, adapter=checkpoint.path)
     optimizer = build_optimizer(policy, setup.recipe.train)
-    restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
+    restore(checkpoint, policy, optimizer, window_of_three())
     states = [
         (setup.optimizer.state[parameter], optimizer.state[policy.trainable[name]])
         for name, parameter in setup.policy.trainable.items()
@@ -310,7 +317,7 @@ def test_the_scale_of_the_loss_comes_back_where_there_is_one(tmp_path: Path) -> 
 
     def resumed(checkpoint: Checkpoint) -> None:
         optimizer = build_optimizer(policy, setup.recipe.train)
-        restore(checkpoint, policy, optimizer, RewardHistory("window", window=3), None)
+        restore(checkpoint, policy, optimizer, window_of_three())
 
     resumed(checkpoint)
     assert policy.loss_scale.value == 256.0

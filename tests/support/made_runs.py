@@ -18,14 +18,15 @@ import torch
 
 from pgrpo_cli.algo.types import UpdateResult
 from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.model.rollouts import Rollouts
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.records import completion_rows, group_rows, step_record
+from pgrpo_cli.state.records import step_record
 from pgrpo_cli.state.run import RunDirectory, claim
 from pgrpo_cli.state.runlog import RunLog
-from pgrpo_cli.training import personalized_advantages, reward_history, scored_step
+from pgrpo_cli.training import scored_step
 
 from .recipes import changed
 
@@ -98,19 +99,16 @@ def make(
     run.data.mkdir()
     counts = {name: {"train": count, "eval": 2} for name, count in made.training_prompts.items()}
     (run.data / "manifest.json").write_text(json.dumps({"version": 1, "preference_groups": counts}))
-    history, random = reward_history(recipe.history), np.random.default_rng(0)
+    histories = RewardHistories(recipe.advantage, recipe.history)
+    random = np.random.default_rng(0)
     with HistoryStore(run.history_path) as store, RunLog(run.metrics_path) as log:
         for step in range(1, steps + 1):
             progress = (step - 1) / (STEPS - 1)
             rollouts, scores_N = _rollouts(step, progress, made, recipe, random)
             groups_N = rollouts.preference_groups_N
-            advantages = personalized_advantages(
-                scores_N, groups_N, history, None, recipe.advantage, recipe.history,
-                num_generations=G, step=step,
-            )  # fmt: skip
-            groups = history.stats(groups_N)
+            advantages = histories.advantages(scores_N, groups_N, num_generations=G, step=step)
             scored = scored_step(step, rollouts, scores_N, advantages)
-            store.record_step(completion_rows(scored), group_rows(groups))
+            histories.record(store, scored)
             kl = made.kl(progress)
             metrics = {} if kl is None else {"kl": kl * float(random.uniform(0.8, 1.2))}
             loss = -advantages.advantages_N.mean().item()

@@ -14,8 +14,8 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig
 
-from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.engines.trl import PGRPOTrainer
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import sampling_settings
@@ -24,7 +24,6 @@ from pgrpo_cli.model.update.optimizer import build_optimizer
 from pgrpo_cli.model.update.policy_update import policy_update
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
-from pgrpo_cli.training import part_history, personalized_advantages, reward_history
 from tests.support.policies import make_prompts
 from tests.support.recipes import changed
 
@@ -68,12 +67,11 @@ def recipe_of(**values: Any) -> Recipe:
 class NativeSteps:
     """What the native engine made of a few steps."""
 
-    history: RewardHistory
+    histories: RewardHistories
     rollouts: list[Rollouts] = field(default_factory=list)
     advantages: list[list[float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
-    parts: Any = None
 
 
 def score(ids: Sequence[int], rewards: Rewards) -> Score:
@@ -88,15 +86,13 @@ def native_steps(policy: Policy, recipe: Recipe, rewards: Rewards) -> NativeStep
     """The native engine's steps; the policy is trained."""
     prompts, optimizer = make_prompts(PROMPTS), build_optimizer(policy, recipe.train)
     weights = {name: WEIGHTS[name] for name in rewards}
-    done = NativeSteps(reward_history(recipe.history))
-    done.parts = part_history(recipe.advantage, recipe.history, weights)
+    done = NativeSteps(RewardHistories(recipe.advantage, recipe.history, weights))
     for step in range(1, recipe.train.steps + 1):
         rollouts = sample(policy, prompts, sampling_settings(recipe.rollout), seed=step)
-        advantages = personalized_advantages(
-            [score(ids, rewards) for ids in completion_ids(rollouts)],
-            rollouts.preference_groups_N, done.history, done.parts, recipe.advantage, recipe.history,
-            num_generations=G, step=step,
-        )  # fmt: skip
+        scores_N = [score(ids, rewards) for ids in completion_ids(rollouts)]
+        advantages = done.histories.advantages(
+            scores_N, rollouts.preference_groups_N, num_generations=G, step=step
+        )
         update = policy_update(policy, optimizer, rollouts, advantages, recipe, step=step)
         done.rollouts.append(rollouts)
         done.advantages.append(advantages.advantages_N.tolist())

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.history_table import HistoryTable
 from pgrpo_cli.errors import Interrupted, TrainingError
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.recipe.load import load_recipe
-from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.checkpoint import latest_checkpoint
 from pgrpo_cli.state.history_store import read_groups
 from pgrpo_cli.state.run import RunDirectory
-from pgrpo_cli.training import part_history, personalized_advantages, reward_history
 from tests.support.history import read_completions
 from tests.support.loop import Tracker, Watcher, go
 from tests.support.rewards import Plain, summed
@@ -215,28 +215,23 @@ def test_running_out_of_memory_is_told_recorded_and_changes_nothing_else(tmp_pat
 )
 def test_a_batch_enters_the_history_before_or_after(update: Any, expected: list[float]) -> None:
     recipe = recipe_of(history__update=update)
-    history = reward_history(recipe.history)
     scores = [Score(value, {}) for value in (1.0, 3.0, 5.0, 7.0)]
     advantage = recipe.advantage.model_copy(update={"epsilon": 0.0})
-    found = personalized_advantages(
-        scores, ["p"] * 4, history, None, advantage, recipe.history, num_generations=2, step=1
-    )
+    histories = RewardHistories(advantage, recipe.history)
+    found = histories.advantages(scores, ["p"] * 4, num_generations=2, step=1)
     assert found.advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
-    assert (history.count("p"), history.mean("p")) == (4, 4.0)
+    assert (histories.history.count("p"), histories.history.mean("p")) == (4, 4.0)
 
 
 @pytest.mark.parametrize("aggregate", ["sum_then_normalize", "normalize_then_sum"])
 def test_a_history_is_used_from_its_least_count_on(aggregate: str) -> None:
     recipe = recipe_of(history={"update": "after", "min_count": 6}, advantage={"aggregate": aggregate})
-    history = reward_history(recipe.history)
-    parts = part_history(recipe.advantage, recipe.history, summed(Plain(all_missing)).weights)
+    advantage = recipe.advantage.model_copy(update={"epsilon": 0.0})
+    histories = RewardHistories(advantage, recipe.history, summed(Plain(all_missing)).weights)
     found = []
     for step in (1, 2, 3):
         scores = [Score(value, {}, {"r0": value}) for value in (1.0, 3.0, 5.0, 7.0)]
-        advantage = recipe.advantage.model_copy(update={"epsilon": 0.0})
-        made = personalized_advantages(
-            scores, ["p"] * 4, history, parts, advantage, recipe.history, num_generations=2, step=step
-        )
+        made = histories.advantages(scores, ["p"] * 4, num_generations=2, step=step)
         found.append(made.advantages_N.tolist())
     # 0 and 4 rewards: each prompt's own mean (2, 6) and standard deviation (sqrt 2).
     own = [-1 / math.sqrt(2), 1 / math.sqrt(2)] * 2
@@ -247,10 +242,11 @@ def test_a_history_is_used_from_its_least_count_on(aggregate: str) -> None:
 
 
 def test_every_kind_of_history_is_made(tmp_path: Path) -> None:
-    def kind(**values: Any) -> Recipe:
-        return load_recipe(write_tiny(tmp_path, history={"kind": values}))
+    def history(**kind: Any) -> RewardHistory:
+        recipe = load_recipe(write_tiny(tmp_path, history={"kind": kind}))
+        return RewardHistories(recipe.advantage, recipe.history).history
 
-    assert reward_history(kind(type="cumulative").history).kind == "cumulative"
-    ema, window = reward_history(kind(type="ema", decay=0.5).history), kind(type="window", size=3).history
+    assert history(type="cumulative").kind == "cumulative"
+    ema, window = history(type="ema", decay=0.5), history(type="window", size=3)
     assert (ema.kind, ema.decay) == ("ema", 0.5)
-    assert (reward_history(window).kind, reward_history(window).window) == ("window", 3)
+    assert (window.kind, window.window) == ("window", 3)

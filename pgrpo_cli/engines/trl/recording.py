@@ -8,17 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.algo.parts import PartHistory
 from pgrpo_cli.algo.types import UpdateResult
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.checkpoint import TrainingState, save_checkpoint
 from pgrpo_cli.state.history_store import HistoryStore
-from pgrpo_cli.state.records import ScoredStep, all_part_rows, history_rows, step_record
+from pgrpo_cli.state.records import ScoredStep, step_record
 from pgrpo_cli.state.rewind import rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
-from pgrpo_cli.training import Clock, Observer, store_step
+from pgrpo_cli.training import Clock, Observer
 
 _METRICS = {
     "clip_fraction_low": "clip_ratio/low_mean",
@@ -46,15 +45,14 @@ class Recorder:
     recipe: Recipe
     observer: Observer
     trackers: Sequence[Tracker]
-    history: RewardHistory
-    parts: PartHistory | None
+    histories: RewardHistories
     facts: StepFacts | None = None
     updates: list[UpdateResult] = field(default_factory=list)
 
     def begin(self, done: int) -> None:
         """Put the run's files back to the checkpoint of step `done`, whose history is loaded."""
-        rows = (history_rows(self.history), all_part_rows(self.parts))
-        for warning in rewind(self.run, done, *rows, keep=self.recipe.train.keep_checkpoints):
+        rows, keep = self.histories.rows(), self.recipe.train.keep_checkpoints
+        for warning in rewind(self.run, done, *rows, keep=keep):
             self.observer.on_message(f"warning: {warning}")
         self.done = done
         self.clock = Clock(self.observer)
@@ -92,7 +90,7 @@ class Recorder:
     def _write(self, facts: StepFacts, entropy: float) -> None:
         self.clock.enter("save")
         scored = ScoredStep(**facts.scored, entropy=entropy)
-        groups = store_step(self._store, scored, self.history, self.parts)
+        groups = self.histories.record(self._store, scored)
         self.clock.enter(None)
         budgets = {"training": self.recipe.train.micro_batch_budget}
         learning_rate = self.recipe.train.learning_rate_at(scored.step)
@@ -107,8 +105,7 @@ class Recorder:
             adapter=adapter,
             optimizer={},
             loss_scale=None,
-            history=self.history.state_dict(),
-            part_history=None if self.parts is None else self.parts.state_dict(),
+            histories=self.histories.states(),
             engine_files=engine_files,
         )
         save_checkpoint(self.run, self.done, state, keep=self.recipe.train.keep_checkpoints)

@@ -149,7 +149,7 @@ def train_on_trl(
     with ExitStack() as open_files:
 
         def begin() -> None:
-            recorder = Recorder(run, recipe, observer, trackers, trainer.history, trainer.parts)
+            recorder = Recorder(run, recipe, observer, trackers, trainer.histories)
             if checkpoint is not None:
                 trainer.refuse_checkpoint(allow_code)
                 trainer.load_histories(checkpoint.path)

@@ -103,9 +103,7 @@ class RunTrainer(PGRPOTrainer):
         """Read them from the checkpoint of the run."""
         assert self.checkpoint is not None
         with self.checkpoint.readable():
-            self.history.load_state_dict(self.checkpoint.history_state())
-            if self.parts is not None:
-                self.parts.load_state_dict(self.checkpoint.part_history_state())
+            self.histories.load_states(self.checkpoint.history_state)
 
     def refuse_checkpoint(self, allow_code: bool) -> None:
         """Raise CheckpointError, or RecipeError, unless TRL may read its files in the checkpoint of the run.

@@ -13,15 +13,16 @@ from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.algo.types import Advantages
 from pgrpo_cli.errors import CheckpointError, TrainingError
+from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from pgrpo_cli.rewards.base import Score
 from pgrpo_cli.state.history_files import history_checksum, load_history, save_history
-from pgrpo_cli.training import part_history, personalized_advantages, reward_history
 
-_HISTORY, _PART_HISTORY = "pgrpo_history", "pgrpo_part_history"
-"""Names of the files in a checkpoint of TRL's."""
+_PREFIX = "pgrpo_"
+"""What the names of the histories' files begin with in a checkpoint of TRL's."""
 
 
 class PGRPOTrainer(GRPOTrainer):
@@ -59,17 +60,21 @@ class PGRPOTrainer(GRPOTrainer):
         GRPOConfig that `advantage` takes the place of.
         """
         self.preference_group = preference_group
-        self.advantage_section = AdvantageSection.model_validate(advantage or {})
-        self.history_section = HistorySection.model_validate(history or {})
-        if self.history_section.preference_groups != "named":
+        advantage_section = AdvantageSection.model_validate(advantage or {})
+        history_section = HistorySection.model_validate(history or {})
+        if history_section.preference_groups != "named":
             raise ValueError("history: preference_groups must be 'named': only pgrpo's own engine draws them")
         super().__init__(*args, **kwargs)
         self._refuse_arguments()
         self._require_column(getattr(self.train_dataset, "column_names", None))
         self.reward_labels = _distinct(self.reward_func_names)
-        self.history = reward_history(self.history_section)
-        self.parts = part_history(self.advantage_section, self.history_section, self.part_weights)
+        self.histories = RewardHistories(advantage_section, history_section, self.part_weights)
         self._scored: tuple[Sequence[Score], Sequence[str]] = ((), ())
+
+    @property
+    def history(self) -> RewardHistory:
+        """The rewards of every preference group."""
+        return self.histories.history
 
     @property
     def part_weights(self) -> dict[str, float]:
@@ -95,16 +100,13 @@ class PGRPOTrainer(GRPOTrainer):
 
     def save_histories(self, folder: Path) -> None:
         """Write the histories into a checkpoint of TRL's."""
-        save_history(self.history.state_dict(), folder, _HISTORY)
-        if self.parts is not None:
-            save_history(self.parts.state_dict(), folder, _PART_HISTORY)
+        for name, state in self.histories.states().items():
+            save_history(state, folder, f"{_PREFIX}{name}")
 
     def load_histories(self, folder: Path) -> None:
         """Read them from such a checkpoint. Raises CheckpointError if they are not there, or do not fit."""
         try:
-            self.history.load_state_dict(load_history(folder, _HISTORY))
-            if self.parts is not None:
-                self.parts.load_state_dict(load_history(folder, _PART_HISTORY))
+            self.histories.load_states(lambda name: load_history(folder, f"{_PREFIX}{name}"))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} has no usable reward history: {error}",
@@ -134,10 +136,9 @@ class PGRPOTrainer(GRPOTrainer):
     def _personalized(self) -> Advantages:
         """Enter the rewards of the step into the history, and normalise them against it."""
         scores_N, groups_N = self._scored
-        return personalized_advantages(
-            scores_N, groups_N, self.history, self.parts, self.advantage_section, self.history_section,
-            num_generations=self.num_generations, step=self.step,
-        )  # fmt: skip
+        return self.histories.advantages(
+            scores_N, groups_N, num_generations=self.num_generations, step=self.step
+        )
 
     def _train_only(self, output: dict[str, Any], valid_N: Tensor) -> None:
         """Mask the completions that have no reward: neither the surrogate nor the KL penalty counts them."""
@@ -170,8 +171,7 @@ class PGRPOTrainer(GRPOTrainer):
 
     def _require_equal_histories(self) -> None:
         """Raise TrainingError, in all processes, if they do not have the same histories bit for bit."""
-        states = [self.history.state_dict(), *([self.parts.state_dict()] if self.parts else [])]
-        ours = " ".join(history_checksum(state) for state in states)
+        ours = " ".join(history_checksum(state) for state in self.histories.states().values())
         sums = gather_object([ours])
         if differing := [rank for rank, theirs in enumerate(sums) if theirs != sums[0]]:
             raise TrainingError(

@@ -59,7 +59,8 @@ def test_lines_of_a_pipe_are_questions_and_commands(run: Path) -> None:
     assert (liked.rating, edited.edited) == (1, "Yes.")
     saved = json.loads(said.read_text("utf-8"))
     assert [turn["question"] for turn in saved["turns"]] == ["Hello?"]
-    assert "system: " in result.stderr and "Comes daily." in result.stderr
+    for note in ("Device: cpu, ", "system: ", "Comes daily."):
+        assert note in result.stderr
 
 
 def test_a_mistake_is_told_and_the_conversation_goes_on(run: Path) -> None:

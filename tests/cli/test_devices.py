@@ -36,6 +36,14 @@ def test_commands_that_load_a_model_name_the_device(recipe: Path, tmp_path: Path
     # Nothing is loaded the second time.
     assert "Device:" not in pgrpo("eval", run).stderr
     assert "Device:" not in pgrpo("eval", run, "--fresh", "--quiet").stderr
+    answers = tmp_path / "picks"
+    answers.write_text("1\n")
+    for words in (
+        ("taste", run, "--user", "ana", "--between", "samples", "--answers", answers),
+        ("export", run, "--to", "adapter", "--output", tmp_path / "adapter"),
+    ):
+        result = pgrpo(*words)
+        assert result.exit_code == 0 and "Device: cpu, " in result.stderr, words
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])

@@ -80,6 +80,12 @@ def test_all_seeds_pass(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> No
         assert 0 < mean <= worst <= most < 0.1
 
 
+def test_a_gpu_is_tried_with_twenty_seeds(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Subject, "on_gpu", property(lambda self: True))
+    found, problem = exactness.probe(subject)
+    assert problem is None and (found.seeds, found.passed) == (20, 20)
+
+
 def test_positions_that_are_wrong_fail(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = packing.pack
     monkeypatch.setattr(exactness, "_SEEDS_CPU", 2)

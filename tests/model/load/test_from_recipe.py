@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pgrpo_cli.model.load import from_recipe
 from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.load.from_recipe import adapted, load_policy
 from pgrpo_cli.model.load.random_model import random_tokenizer
@@ -33,6 +34,11 @@ def test_a_policy_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
     recipe = recipe_for(None)
     base = load_base_model(recipe.model, tmp_path, CPU)
-    policy = adapted(base, random_tokenizer(), recipe, torch.device("cuda"), paths=Paths())
+    # The two timings of a GPU, and the probe, are made once, when the model is loaded.
+    monkeypatch.setattr(from_recipe, "probe", lambda policy: Paths(graphs=False))
+    monkeypatch.setattr(from_recipe, "fastest_dtype", lambda policy: torch.bfloat16)
+    monkeypatch.setattr(from_recipe, "rows_from_which_copies_are_faster", lambda model: 7)
+    policy = adapted(base, random_tokenizer(), recipe, torch.device("cuda"))
+    assert policy.paths == Paths(graphs=False, rollout_dtype=torch.bfloat16, copy_from_rows=7)
     assert policy.head_chunk == 512
     assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -32,6 +32,10 @@ from pydantic import (
 from .errors import DataError, PathError, PgrpoError
 from .paths import shown
 
+FEEDBACK = "feedback.jsonl"
+"""The file of a run that ratings are appended to."""
+TASTE = "taste.jsonl"
+"""The file of a run that picks are appended to, and where they place users."""
 LONGEST_LINE = 1 << 24
 """Bytes of a line."""
 SHOWN_PROBLEMS = 5

@@ -18,7 +18,6 @@ from pgrpo_cli.paths import path_of
 from .callbacks import Terminal
 from .common import (
     AllowCodeOption,
-    AllowHostOption,
     DeviceOption,
     GroupOption,
     JsonOption,
@@ -83,7 +82,6 @@ def taste(
     run_dir: RunDirOption = None,
     overrides: SetOption = None,
     allow_code: AllowCodeOption = False,
-    allow_host: AllowHostOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -108,7 +106,6 @@ def taste(
         overrides=overrides or (),
         seed=seed,
         allow_code=allow_code,
-        allowed_hosts=allow_host or (),
         device=device,
         callbacks=Terminal(quiet=quiet or as_json),
     )

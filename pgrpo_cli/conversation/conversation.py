@@ -20,7 +20,7 @@ from pgrpo_cli.data.conditioning.presets import (
 )
 from pgrpo_cli.data.records import Message
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback import Placed, Rating, append, read_feedback
+from pgrpo_cli.feedback import FEEDBACK, TASTE, Placed, Rating, append, read_feedback
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.seeding import recorded_seed
@@ -28,11 +28,6 @@ from pgrpo_cli.state.files import atomic_write
 from pgrpo_cli.stats.result_types import Which
 
 from .speaker import Reply, Speaker
-
-FEEDBACK = "feedback.jsonl"
-"""The file of a run that ratings are appended to."""
-TASTE = "taste.jsonl"
-"""The file of a run that picks are appended to, and where they place users."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgrpo_cli.eval.matrix import cross_scores, group_rewards
+from pgrpo_cli.errors import PgrpoError, RewardError
+from pgrpo_cli.eval.matrix import cross_scores, depends
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
@@ -30,8 +31,10 @@ class Placing:
 
     rewards: RewardSum
     groups: Sequence[str]
+    on_note: Callable[[str], None] = lambda text: None
     _scores: dict[tuple[str, str], Floats] = field(default_factory=dict)
     _picks: list[tuple[Floats, Floats, float]] = field(default_factory=list)
+    _told: bool = False
 
     def add(self, question: Question, answers: tuple[str, str], mark: str) -> None:
         """A pick: `1`, `2` or `=`."""
@@ -69,8 +72,8 @@ class Placing:
             return np.zeros(len(self.groups))
         return np.nanstd(np.stack(list(self._scores.values())), axis=0)  # type: ignore[no-any-return]
 
-    def _scored(self, question: Question, answers: Iterable[str]) -> list[Floats]:
-        """The reward of each answer by each preference group."""
+    def _scored(self, question: Question, answers: Sequence[str]) -> list[Floats]:
+        """The reward of each answer by each preference group, NaN where it cannot be computed."""
         missing = [text for text in answers if (question.text, text) not in self._scores]
         if missing:
             messages = [{"role": "user", "content": question.text}]
@@ -78,7 +81,14 @@ class Placing:
                 Completion(question.prompt_id, "", question.text, text, question.columns, messages)
                 for text in missing
             ]
-            by_group = cross_scores(self.rewards, completions, self.groups)
+            try:
+                by_group = cross_scores(self.rewards, completions, self.groups)
+            except RewardError as error:
+                # Such as a question that lacks a column which a reward reads: its picks tell nothing.
+                if not self._told:
+                    self.on_note(f"note: picks of some questions do not place you: {error.message}")
+                    self._told = True
+                return [np.full(len(self.groups), np.nan) for _ in answers]
             for index, text in enumerate(missing):
                 self._scores[question.text, text] = np.array([by_group[g][index] for g in self.groups])
         return [self._scores[question.text, text] for text in answers]
@@ -90,21 +100,21 @@ def placing_of(
     groups: Sequence[str],
     run_dir: Path,
     *,
-    allow_code: bool,
-    hosts: Iterable[str],
     device: Any,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> Placing | None:
     """What places a person among the groups of a run; None where its rewards treat all groups alike.
 
-    Judges and code of the user's, which cost money or time, have no part in it. Raises RecipeError where a
-    reward cannot be built.
+    Only rewards that tell preference groups apart are built. Judges and code of the user's, which cost money
+    or time, have no part in it. Where one of them cannot be built, such as a taste reward of picks that
+    cannot be predicted yet, `on_note` is told, and nobody is placed.
     """
-    if len(groups) < 2 or not any(
-        section.by_preference_group or section.preference_groups for section in recipe.rewards
-    ):
+    sections = [section for section in recipe.rewards if section.weight != 0 and depends(section)]
+    if len(groups) < 2 or not sections:
         return None
-    rewards = build_rewards(
-        recipe.rewards, recipe_dir, allow_code, run_dir=run_dir, allowed_hosts=hosts, device=device
-    )
-    by_group = group_rewards(rewards, recipe.rewards, "auto", len(groups))
-    return None if by_group is None else Placing(by_group, tuple(groups))
+    try:
+        rewards = build_rewards(sections, recipe_dir, False, run_dir=run_dir, device=device)
+    except PgrpoError as error:
+        on_note(f"note: nobody is placed in a preference group: {error.message}")
+        return None
+    return Placing(rewards, tuple(groups), on_note)

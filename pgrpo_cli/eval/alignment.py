@@ -8,7 +8,7 @@ import torch
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt, completion_of
-from pgrpo_cli.errors import CheckpointError, EvalError
+from pgrpo_cli.errors import CheckpointError, EvalError, RewardError
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.model.policy import Paths, Policy
@@ -89,7 +89,11 @@ def evaluate_policy(
     matrix = None
     if by_group is not None:
         limited = section["matrix"] == "auto"
-        matrix = evaluate_matrix(by_group, prompts, rows, resampler, limited=limited)
+        try:
+            matrix = evaluate_matrix(by_group, prompts, rows, resampler, limited=limited)
+        except RewardError as error:
+            # Such as a reward of one preference group that reads a column which rows of others do not have.
+            on_note(f"note: there is no personalization matrix: {error.message}")
     return EvalResult(
         **dict(header),
         **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),

@@ -35,7 +35,7 @@ def group_rewards(
     chosen = tuple(
         term
         for term, section in zip(rewards.terms, sections, strict=True)
-        if term.weight != 0 and _depends(section, asked=mode is True)
+        if term.weight != 0 and (depends(section) or (mode is True and section.by_preference_group is None))
     )
     return RewardSum(chosen) if chosen else None
 
@@ -76,7 +76,10 @@ def cross_scores(
         }
 
 
-def _depends(section: RewardBase, *, asked: bool) -> bool:
+def depends(section: RewardBase) -> bool:
+    """Whether a reward is known to depend on the preference group. Of judges and code of the user's, which
+    cost money or time, this is not known.
+    """
     if section.by_preference_group is None:
-        return asked
+        return False
     return section.by_preference_group or section.preference_groups is not None

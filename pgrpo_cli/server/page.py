@@ -18,9 +18,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pgrpo_cli.conversation.conversation import FEEDBACK
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.feedback import Rating, append
+from pgrpo_cli.feedback import FEEDBACK, Rating, append
 
 from .errors import ApiError
 from .requests import Conversation, Seed

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pgrpo_cli.conversation.conversation import TASTE
 from pgrpo_cli.conversation.speaker import Speaker
 from pgrpo_cli.conversation.tasting import (
     Contestant,
@@ -30,7 +29,7 @@ from pgrpo_cli.conversation.tasting import (
 )
 from pgrpo_cli.data.conditioning.presets import plain_preset, preference_groups_of
 from pgrpo_cli.eval.matrix import MOST_GROUPS
-from pgrpo_cli.feedback import checked_name
+from pgrpo_cli.feedback import TASTE, checked_name
 
 from .answering import AnswerQueue
 from .errors import ApiError

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pgrpo_cli.errors import RunError
+from pgrpo_cli.feedback import FEEDBACK, TASTE
 from pgrpo_cli.paths import made_folder, shown
 from pgrpo_cli.recipe.load import written_by
 
@@ -28,8 +29,9 @@ _FILES = frozenset(
     | {f"{name}.sqlite{log}" for name in ("history", "judge") for log in ("", "-wal", "-shm")}
     | {"fingerprint.json", "report.html", "compare.html", "rejected.jsonl", "traceback.txt"}
 )
-# A user may bring the answers of a judge; a process that was killed early leaves no more than its lock.
-_BEFORE_A_RUN = frozenset({LOCK, *(f"judge.sqlite{log}" for log in ("", "-wal", "-shm"))})
+# A user may bring the answers of a judge; picks are made before a run is trained on them; a process that was
+# killed early leaves no more than its lock.
+_BEFORE_A_RUN = frozenset({LOCK, FEEDBACK, TASTE, *(f"judge.sqlite{log}" for log in ("", "-wal", "-shm"))})
 _SHOWN = 5
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from pgrpo_cli.conversation.conversation import TASTE
 from pgrpo_cli.conversation.placing import Placing, placing_of
 from pgrpo_cli.conversation.speaker import Speaker, load_speaker
 from pgrpo_cli.conversation.tasting import (
@@ -27,7 +26,7 @@ from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
-from pgrpo_cli.feedback import checked_name
+from pgrpo_cli.feedback import TASTE, checked_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
@@ -54,7 +53,6 @@ def taste(
     overrides: Sequence[str] = (),
     seed: int = 0,
     allow_code: bool = False,
-    allowed_hosts: Collection[str] = (),
     device: str | None = None,
     callbacks: Callbacks | None = None,
 ) -> Tasting:
@@ -77,14 +75,14 @@ def taste(
     picks, notes = earlier_picks(path, user)
     for note in notes:
         callbacks.on_message(note)
-    questions = _questions(run, recipe, recipe_dir, prompts, callbacks)
+    questions = _questions(run, recipe, recipe_dir, prompts, allow_code, callbacks)
     groups = preference_groups_of(run.path)[:MOST_GROUPS] if read_manifest(run.path) else []
-    placing = placing_of(
-        recipe, recipe_dir, groups, run.path, allow_code=allow_code, hosts=allowed_hosts, device=chosen
-    )
+    placing = placing_of(recipe, recipe_dir, groups, run.path, device=chosen, on_note=callbacks.on_note)
     if placing is not None:
+        known = {(question.prompt_id, question.text): question for question in questions}
         for pick in picks:
-            placing.add(Question(pick.prompt_id or "", pick.messages[-1]["content"]), pick.answers, pick.pick)
+            place = (pick.prompt_id or "", pick.messages[-1]["content"])
+            placing.add(known.get(place) or Question(*place), pick.answers, pick.pick)
     preset = _preset(run, recipe, group, placing)
     if between == SAMPLES:
         versus, candidates = (
@@ -160,7 +158,12 @@ def _speaker(
 
 
 def _questions(
-    run: RunDirectory, recipe: Recipe, recipe_dir: Path, prompts: StrPath | None, callbacks: Callbacks
+    run: RunDirectory,
+    recipe: Recipe,
+    recipe_dir: Path,
+    prompts: StrPath | None,
+    allow_code: bool,
+    callbacks: Callbacks,
 ) -> list[Question]:
     """Those of the file, or what held-out users ask in the data; empty where there is neither."""
     if prompts is not None:
@@ -171,7 +174,7 @@ def _questions(
             return []
         with locked(run):
             claim(run, recipe, recipe_dir)
-            report, _ = prepare_run(run, recipe, recipe_dir, allow_code=False)
+            report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
             callbacks.on_prepared(report)
     return questions_of_data(run.path)
 

@@ -18,6 +18,7 @@ import pgrpo_cli
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.verbs.compare import _labels
 from tests.support.recipes import changed
+from tests.support.training import write_half_referenced
 
 RECIPE = changed(
     name="tiny",
@@ -218,3 +219,11 @@ def test_what_cannot_be_compared(runs: Path) -> None:
 def test_runs_go_by_their_names_unless_two_have_the_same() -> None:
     assert _labels([Path("x/a"), Path("x/b"), Path("x/a")]) == ["a", "b", "a"]
     assert _labels([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
+
+
+def test_a_reward_of_one_group_that_reads_its_rows_costs_the_matrix_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    succeeds("train", write_half_referenced(tmp_path), "--run-dir", run, "--quiet")
+    said = succeeds("eval", run)
+    assert "note: there is no personalization matrix: reward 'chrf': the data lack column" in said.stderr
+    assert json.loads((run / "eval" / "step-000006.json").read_text())["matrix"] is None

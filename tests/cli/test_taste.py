@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.feedback import read_feedback
-from tests.support.training import trained, write_tiny
+from tests.support.training import trained, write_half_referenced, write_tiny
 
 REWARDS = [
     {"type": "length", "name": "short", "unit": "characters", "max": 3, "preference_groups": ["often"]},
@@ -130,6 +130,46 @@ def test_without_a_run_the_base_model_of_a_recipe_answers_questions_of_a_file(fo
     picks = read_feedback(folder / "picks.jsonl").picks
     assert sorted(pick.messages[-1]["content"] for pick in picks) == ["What shall I cook?", "Where to?"]
     assert {name for pick in picks for name in pick.models} == {"base"}
+
+
+def test_a_run_begins_where_picks_were_made_before(folder: Path) -> None:
+    questions, run = folder / "questions.txt", folder / "new"
+    questions.write_text("What shall I cook?\n")
+    begun = _taste(
+        folder / "tiny.yaml", "--prompts", questions, "--run-dir", run, "--answers", _answers(folder, "1\n")
+    )
+    assert begun.exit_code == 0, begun.stderr
+    picks = (run / "taste.jsonl").read_bytes()
+    trained(folder / "tiny.yaml", run, "--set", "train.steps=1")
+    assert (run / "taste.jsonl").read_bytes() == picks
+
+
+def test_who_cannot_be_placed_by_a_question_goes_on_picking(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(write_half_referenced(tmp_path), run)
+    for _ in range(2):
+        # The second time the picks of the first are read again.
+        result = _taste(run, "--answers", _answers(tmp_path, "1\n1\n1\n"))
+        assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("do not place you: reward 'chrf'") == 1
+
+
+def test_a_reward_that_takes_no_part_in_the_placement_is_not_built(folder: Path) -> None:
+    (folder / "mine.py").write_text("raise SystemExit('it was run')")
+    code = {"type": "python", "file": "mine.py", "weight": 0.5}
+    recipe = write_tiny(folder, rewards=[*REWARDS, code])
+    result = _taste(recipe, "--run-dir", folder / "new", "--answers", _answers(folder, "1\n"), "--json")
+    assert result.exit_code == 0, result.stderr
+    assert set(json.loads(result.stdout)["placement"]) == {"often", "seldom", "é", "nobody yet"}
+
+
+def test_picks_that_cannot_be_predicted_yet_are_no_reason_to_stop(folder: Path) -> None:
+    """A taste reward of picks that are no better than chance, which more picks may help."""
+    (folder / "early.jsonl").write_text("")
+    recipe = write_tiny(folder, rewards=[{"type": "taste", "path": "early.jsonl"}])
+    result = _taste(recipe, "--run-dir", folder / "new", "--answers", _answers(folder, "1\n"))
+    assert result.exit_code == 0, result.stderr
+    assert "note: nobody is placed in a preference group: " in result.stderr
 
 
 def test_the_data_of_a_recipe_are_prepared_for_their_questions(folder: Path) -> None:

@@ -32,8 +32,8 @@ def test_a_marker_that_a_kill_left_empty_is_one(tmp_path: Path) -> None:
     assert files_in(tmp_path) == {MARKER: b""}
 
 
-def test_a_lock_and_the_answers_of_a_judge_may_be_there_before(tmp_path: Path) -> None:
-    for name in (".lock", "judge.sqlite", "judge.sqlite-wal"):
+def test_a_lock_the_answers_of_a_judge_and_picks_may_be_there_before(tmp_path: Path) -> None:
+    for name in (".lock", "judge.sqlite", "judge.sqlite-wal", "taste.jsonl"):
         (tmp_path / name).touch()
     take(tmp_path)
     assert is_run(tmp_path)

@@ -49,6 +49,23 @@ def write_tiny(folder: Path, **sections: Any) -> Path:
     return path
 
 
+def write_half_referenced(folder: Path) -> Path:
+    """A recipe of two preference groups. Only the rows of the first have a reference, and a reward of it."""
+    rewards = [
+        {"type": "chrf", "preference_groups": ["often"]},
+        {"type": "length", "unit": "characters", "max": 6, "preference_groups": ["seldom"]},
+    ]
+    path = write_tiny(folder, rewards=rewards)
+    own: dict[str, dict[str, str]] = {"often": {"reference": "daily"}, "seldom": {}}
+    rows = [
+        {"prompt": f"{group} {i}", "preference_group": group, **own[group]}
+        for group in own
+        for i in range(12)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def pgrpo(*arguments: object) -> Result:
     """Run the command in this process; an exception that is no exit is raised."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

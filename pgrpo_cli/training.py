@@ -22,7 +22,7 @@ from pgrpo_cli.algo.types import Advantages, GroupStats
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.history_labels import HistoryLabels
 from pgrpo_cli.data.records import PreparedPrompt
-from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.errors import Interrupted, RewardError
 from pgrpo_cli.eval.sampling import HeldOutCurve
 from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.model.load.adapter import adapter_state
@@ -124,7 +124,7 @@ def train_policy(
     keep = recipe.train.keep_checkpoints
     best = Best.of(run, recipe.train)
     # The curve first, since it says which checkpoint is the best one.
-    evaluated = curve is None or curve.rewind(done)
+    evaluated = curve is None or curve.rewind(done if checkpoint else -1)
     best_step = best.step if best else lambda: None
     for warning in rewind(run, done, *histories.rows(), keep=keep, best=best_step()):
         observer.on_message(f"warning: {warning}")
@@ -179,9 +179,14 @@ def train_policy(
             )
             groups = histories.record(store, scored)
             usage = pending.usage()
+            failure = None
             if curve is not None and curve.due(step):
                 clock.enter("evaluation")
-                curve.record(step, policy, scorer, batch_budget)
+                try:
+                    curve.record(step, policy, scorer, batch_budget)
+                except RewardError as error:
+                    # The step itself is done: it is saved before the run ends.
+                    failure = error
             clock.enter(None)
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             learning_rate = recipe.train.learning_rate_at(step)
@@ -189,10 +194,13 @@ def train_policy(
             log.append(record)
             stopping = stop_requested()
             done, over = step, step == recipe.train.steps or (best is not None and best.exhausted())
-            if stopping or over or step % recipe.train.save_every == 0 or best_step() == step:
+            due = over or step % recipe.train.save_every == 0 or best_step() == step
+            if stopping or failure or due:
                 # Last: a run continues from a checkpoint, so all records up to it must be there before it is.
                 saver.save(step)
             observer.on_step(record, groups)
+            if failure:
+                raise failure
             if stopping and not over:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
     finish(run, recipe, policy, histories.history, best, done=done, observer=observer)

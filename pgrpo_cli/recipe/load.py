@@ -99,14 +99,10 @@ def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
 
 
 def load_resolved(path: str | Path) -> Recipe:
-    """The resolved recipe of a run, as `dump_resolved` wrote it.
-
-    A key that is newer than the run has the value with which the run continues unchanged. Raises
-    RecipeError, which names the version that wrote the file if it is another one.
+    """The resolved recipe of a run, as `dump_resolved` wrote it. Raises RecipeError, which names the version
+    that wrote the file if it is another one.
     """
     document = read_document(Path(path))
-    if written_by(Path(path)) is not None:
-        _add_newer_keys(document)
     try:
         return _checked(document, (), None)
     except InvalidRecipe as error:
@@ -127,7 +123,11 @@ def _add_newer_keys(document: Document) -> None:
 
 
 def read_document(path: Path) -> Document:
-    """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read."""
+    """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read.
+
+    In the resolved recipe of a run, a key that is newer than the run has the value with which the run
+    continues unchanged.
+    """
     label = str(path)
     if path.is_dir():
         raise RecipeError(f"{label}: is a directory; a recipe is a YAML file", remedy=_recipes_in(path))
@@ -151,7 +151,10 @@ def read_document(path: Path) -> Document:
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"{label}:{line}: found the byte 0x{raw[error.start]:02x}; a recipe is UTF-8 text"
         raise RecipeError(message, remedy="Save the file as UTF-8.") from error
-    return parse(text, label, lambda line: f"{label}:{line}")
+    document = parse(text, label, lambda line: f"{label}:{line}")
+    if written_by(path) is not None:
+        _add_newer_keys(document)
+    return document
 
 
 def _near_file(path: Path) -> str:

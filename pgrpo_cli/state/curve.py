@@ -116,7 +116,8 @@ def _held_out(run: RunDirectory) -> dict[int, dict[str | None, float]]:
 
 
 def _seconds(record: dict[str, Any]) -> float:
+    """Those of the step itself: how often a run evaluates is not its speed."""
     try:
-        return float(record["seconds"]["total"])
+        return float(record["seconds"]["total"]) - float(record["seconds"].get("evaluation", 0))
     except (KeyError, TypeError, ValueError):
         return math.nan

@@ -82,9 +82,8 @@ class RunDirectory:
 
     @property
     def started(self) -> bool:
-        """Whether training has begun, so that the recipe is no longer free to change."""
-        has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-        return self.finished or has_checkpoints or self.history_path.exists()
+        """Whether something has been trained that is kept, so that the recipe is no longer free to change."""
+        return self.finished or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     @property
     def finished(self) -> bool:

@@ -287,12 +287,13 @@ def _intact(run_dir: Path, manifest: dict[str, Any]) -> bool:
 
 
 def _refuse_if_trained_on(run_dir: Path, existing: dict[str, Any], manifest: dict[str, Any]) -> None:
-    if not any((run_dir / "checkpoints").glob("step-*")):
+    kept = "checkpoints" if any((run_dir / "checkpoints").glob("step-*")) else "an adapter"
+    if kept == "an adapter" and not (run_dir / "adapter" / "adapter_config.json").exists():
         return
     prepared.discard(run_dir)
     keys = ("seed", "model", "data", "sources", "preference_groups", "rejected", "left_out", "files")
     differing = [key for key in keys if existing.get(key) != manifest[key]]
     raise RunError(
-        f"{run_dir} has checkpoints that were trained on other data: {', '.join(differing)} would differ",
+        f"{run_dir} has {kept} trained on other data: {', '.join(differing)} would differ",
         remedy="Prepare into another directory (--run-dir), or put data and recipe back as they were.",
     )

@@ -143,12 +143,16 @@ def seeds_of(text: str | None, first: int) -> list[int]:
 
 
 def split_values(text: str) -> list[str]:
-    """Values between commas that stand outside brackets and quotes: `a,[1,2],"x,y"` are three."""
+    """Values between commas that stand outside brackets and quotes: `a,[1,2],"x,y"` are three.
+
+    A quote opens where a value or an item begins: the apostrophe of `Don't` is text. Raises RecipeError for
+    one that has no end.
+    """
     values, current, closers, quote = [], "", "", ""
     for character in text:
         if quote:
             quote = "" if character == quote else quote
-        elif character in "'\"":
+        elif character in "'\"" and current.rstrip()[-1:] in ("", *"[{,:"):
             quote = character
         elif character in "[{":
             closers = {"[": "]", "{": "}"}[character] + closers
@@ -159,6 +163,11 @@ def split_values(text: str) -> list[str]:
             current = ""
             continue
         current += character
+    if quote:
+        raise RecipeError(
+            f"--grid: a value begins with {quote} and has no end: {text}",
+            remedy="Close it, or put the other kind of quotes around the value.",
+        )
     return [*values, current.strip()]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgrpo_cli import __version__
-from pgrpo_cli.recipe.load import load_resolved
+from pgrpo_cli.recipe.load import load_recipe, load_resolved
 from pgrpo_cli.recipe.resolved import (
     ABSENT,
     differing_keys,
@@ -57,6 +57,12 @@ def test_a_resolved_recipe_comes_back_equal_and_complete(tmp_path: Path) -> None
     assert written["train"]["optimizer"]["epsilon"] == 1e-8
     assert written["model"]["revision"] is None
     assert set(written) == set(Recipe.model_fields)
+
+
+def test_characters_that_yaml_takes_for_line_breaks_come_back(tmp_path: Path) -> None:
+    text = "a\x85b\u2028c\u2029d\ufeffe"
+    recipe = Recipe.model_validate(changed(model={"id": "random", "system_prompt": text}))
+    assert roundtrip(recipe, tmp_path).model.system_prompt == text
 
 
 @settings(max_examples=40)
@@ -168,6 +174,9 @@ def test_a_run_from_before_advantages_were_clipped_clips_none(tmp_path: Path) ->
     old = dump_resolved(recipe).replace("  clip: 5.0\n", "")
     path.write_text(old)
     assert (recipe.advantage.clip, load_resolved(path).advantage.clip) == (5.0, None)
+    # So does a command that is given the run, and may override a key.
+    assert load_recipe(path).advantage.clip is None
+    assert load_recipe(path, ["advantage.clip=3"]).advantage.clip == 3.0
     assert load_resolved(tmp_path / "recipe.yaml").advantage.clip == 5.0
 
 

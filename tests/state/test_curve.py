@@ -54,7 +54,11 @@ def test_rewards_seconds_and_the_held_out_curve(tmp_path: Path) -> None:
         for step, reward in ((1, 0.25), (2, 0.75)):
             row = ScoredCompletion(step, 0, 0, "p", "calm", reward, "{}", 0.0, 4, "text")
             store.record_step([row], [])
-    lines = [{"step": 1, "seconds": {"total": 2.5}}, {"step": 2, "seconds": {"total": 1.5}}, {"step": 3}]
+    lines = [
+        {"step": 1, "seconds": {"total": 2.5}},
+        {"step": 2, "seconds": {"total": 61.5, "evaluation": 60.0}},
+        {"step": 3},
+    ]
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "sec')
     rows = rows_of("tuned", {"calm": {"a": [0.25, 0.75]}, "loud": {"b": [1.0], "c": [0.5]}})
     append_record(run, curve_record(2, rows))

@@ -24,13 +24,15 @@ def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:
     for seed in (1, 2):
         claim(run, recipe_of(seed=seed), tmp_path)
         assert run.recipe().seed == seed
+    # A run that failed in its first step keeps nothing that was trained.
+    run.history_path.touch()
+    claim(run, recipe_of(seed=3), tmp_path)
     assert not run.started
 
 
 @pytest.mark.parametrize(
     "sign",
     [
-        "history.sqlite",
         "checkpoints/step-000001/x",
         "checkpoints/.step-000001.tmp/x",
         "adapter/adapter_config.json",

@@ -151,6 +151,15 @@ def test_data_that_checkpoints_depend_on_are_not_replaced(folder):
     assert contents(folder / "run") == before
 
 
+def test_data_that_an_adapter_depends_on_are_not_replaced(folder):
+    run(folder)
+    (folder / "run" / "adapter").mkdir()
+    (folder / "run" / "adapter" / "adapter_config.json").touch()
+    write_rows(folder, rows(a=30, c=20))
+    with pytest.raises(RunError, match="has an adapter trained on other data"):
+        run(folder)
+
+
 def test_damaged_data_are_repaired_even_under_checkpoints(folder):
     run(folder)
     (folder / "run" / "checkpoints" / "step-000010").mkdir(parents=True)

@@ -79,10 +79,17 @@ def test_other_seeds_are_refused(text: str) -> None:
         ("[1,2],[3]", ["[1,2]", "[3]"]),
         ('{type: ema, decay: 0.9},"x,y"', ["{type: ema, decay: 0.9}", '"x,y"']),
         ("a,", ["a", ""]),
+        ("Don't hurry,Be quick", ["Don't hurry", "Be quick"]),
+        ("['a,b', c],\"it's, so\"", ["['a,b', c]", '"it\'s, so"']),
     ],
 )
 def test_values_are_split_at_commas_outside_brackets_and_quotes(text: str, expected: list[str]) -> None:
     assert split_values(text) == expected
+
+
+def test_a_quote_without_an_end_is_refused() -> None:
+    with pytest.raises(RecipeError, match="begins with ' and has no end: 'twas,so"):
+        split_values("'twas,so")
 
 
 @pytest.mark.parametrize(

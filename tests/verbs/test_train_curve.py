@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.errors import Interrupted, RewardError
+from pgrpo_cli.eval.sampling import HeldOutCurve
 from pgrpo_cli.state.curve import curve_record, read_curve, rewind_curve
 from pgrpo_cli.state.run import RunDirectory
 from tests.support.loop import Watcher, go
@@ -44,6 +45,43 @@ def test_a_run_with_a_curve_is_the_same_run_and_goes_on_exactly(tmp_path: Path) 
     assert with_curve == outcome(tmp_path / "halting")
     for key in ("data", "metrics", "tables", "adapter"):
         assert with_curve[key] == plain[key], key
+
+
+def test_a_reward_that_fails_in_an_evaluation_costs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_tiny(tmp_path, eval=EVAL, train={**TINY["train"], "save_every": 5})
+    go(recipe, tmp_path / "whole")
+    record = HeldOutCurve.record
+
+    def away(curve: HeldOutCurve, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise RewardError("the judge is away")
+        record(curve, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HeldOutCurve, "record", away)
+        with pytest.raises(RewardError):
+            go(recipe, tmp_path / "run")
+    # The update of step 4 was made before: it is saved as what it is.
+    assert steps_in(tmp_path / "run") == ["step-000004"]
+    go(recipe, tmp_path / "run")
+    whole, run = outcome(tmp_path / "whole"), outcome(tmp_path / "run")
+    for key in ("metrics", "tables", "adapter"):
+        assert run[key] == whole[key], key
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_run_that_begins_anew_is_evaluated_anew(tmp_path: Path) -> None:
+    """Its data or its rewards may have changed since it failed in its first step."""
+    recipe, curve = write_tiny(tmp_path, eval=EVAL), tmp_path / "run" / "eval" / "curve.jsonl"
+    with pytest.raises(Interrupted):
+        go(recipe, tmp_path / "run", watcher=Watcher(stop_after=1))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = lines(tmp_path / "run")
+    curve.write_text(json.dumps({**before[0], "macro": 9.0}) + "\n")
+    go(recipe, tmp_path / "run")
+    assert lines(tmp_path / "run")[0] == before[0]
 
 
 def test_its_last_point_is_what_eval_finds(tmp_path: Path) -> None:

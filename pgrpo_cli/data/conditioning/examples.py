@@ -121,14 +121,16 @@ def _pools(
     section: ExamplesConditioning, halves: Mapping[str, Sequence[PromptRecord]]
 ) -> dict[str | None, Pool]:
     """Examples of each user or group from training, or from what is held out where it has nothing else."""
-    found: dict[str | None, list[Example]] = {}
+    found: dict[str | None, list[Example]] = defaultdict(list)
+    trained = {_owner(section, record) for record in halves["train"]}
     for half in ("train", "eval"):
-        of_half: dict[str | None, list[Example]] = defaultdict(list)
         for record in halves[half]:
             owner = _owner(section, record)
-            if owner is not None and owner not in found and (example := _example(section, record)):
-                of_half[owner].append(example)
-        found |= of_half
+            # What is held out of somebody who has training rows must not stand in these rows' prompts.
+            if owner is None or (half == "eval" and owner in trained):
+                continue
+            if example := _example(section, record):
+                found[owner].append(example)
     if halves["train"] and not found:
         raise DataError(
             f"no row has a rated answer in column {section.answer_column!r}, which "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
-from pgrpo_cli.data.row_problem import RowProblem, preference_group_name
+from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback import Pick, Rating, read_feedback
 from pgrpo_cli.recipe.sources import FeedbackSource, OpinionsSource
@@ -68,7 +68,7 @@ def _maker(context: ReadContext) -> Maker:
                 if (
                     first := seen.setdefault(record.id, f"{row.file}:{row.line}")
                 ) != f"{row.file}:{row.line}":
-                    raise RowProblem("id stands twice", f"{first} has the same record")
+                    raise LeftOut("id stands twice", f"{first} has the same record")
                 yield _prompt(row, record, needs_group=context.groups_from_rows)
             except RowProblem as problem:
                 yield row.rejected(problem)

@@ -36,14 +36,18 @@ def sample(
     budget: TokenBudget | None = None,
     on_batch: OnBatch = lambda rows, completions: None,
 ) -> Rollouts:
-    """Sample G completions for each prompt. A completion depends on the weights, the prompt and the seed, not
-    on the other completions of its batch. `on_batch` is called before the next batch is decoded.
+    """Sample G completions for each prompt. A completion depends on the weights, the prompt, the seed, and on
+    how often the prompt occurs before in `prompts`; not on the other completions of its batch. `on_batch` is
+    called before the next batch is decoded.
 
     `budget`: the number of cached tokens per batch, which is lowered if they do not fit; None: that of
     `settings`. Raises TrainingError if not even one completion fits into the memory of the device.
     """
     G, T = settings.num_generations, settings.max_completion_tokens
     pad_token_id = policy.tokenizer.pad_token_id
+    ids_P = [prompt.prompt_id for prompt in prompts]
+    # A step may have a prompt twice, where a preference group or the data have few of them.
+    occurrence_P = [ids_P[:i].count(prompt_id) for i, prompt_id in enumerate(ids_P)]
     ids_N_T = torch.full((len(prompts) * G, T), pad_token_id)
     logprobs_N_T = torch.zeros(ids_N_T.shape)
     lengths_N = torch.zeros(len(ids_N_T), dtype=torch.long)
@@ -53,7 +57,10 @@ def sample(
 
     def decode_batch(batch: Batch) -> torch.Tensor:
         uniform_N_T = torch.cat(
-            [uniforms(seed, prompts[i].prompt_id, G, T)[batch.generations] for i in batch.prompts]
+            [
+                uniforms(seed, prompts[i].prompt_id, G, T, occurrence=occurrence_P[i])[batch.generations]
+                for i in batch.prompts
+            ]
         )
         rows = torch.tensor([i * G + g for i in batch.prompts for g in batch.generations])
         drawing = replace(settings, num_generations=len(batch.generations))

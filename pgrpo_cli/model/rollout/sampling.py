@@ -1,8 +1,8 @@
 """Drawing the next tokens of all rows, from uniform numbers that are fixed beforehand.
 
 Each completion has a row of uniform numbers, one per position, which depends only on (seed, prompt id,
-completion). A token is then a function of its logits and its own number. So a completion does not depend on
-the batch that it is decoded in.
+completion) and, where a step has a prompt several times, on which of them it is. A token is then a function of
+its logits and its own number. So a completion does not depend on the batch that it is decoded in.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ def sampling_settings(section: RolloutSection) -> SamplingSettings:
     return SamplingSettings(**(section.model_dump() | {"tokens_per_batch": section.batch_budget}))
 
 
-def uniforms(seed: int, prompt_id: str, num_generations: int, num_tokens: int) -> torch.Tensor:
-    """Uniform numbers in [0, 1) for the completions of one prompt, shape [G, T], float32 on the CPU."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "sampling", prompt_id))
+def uniforms(
+    seed: int, prompt_id: str, num_generations: int, num_tokens: int, *, occurrence: int = 0
+) -> torch.Tensor:
+    """Uniform numbers in [0, 1) for the completions of one prompt, shape [G, T], float32 on the CPU.
+
+    `occurrence`: how often the prompt has occurred before in the same batch, so that it gets other ones.
+    """
+    again = (occurrence,) if occurrence else ()
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sampling", prompt_id, *again))
     return torch.rand(num_generations, num_tokens, generator=generator)
 
 

@@ -100,6 +100,13 @@ def test_examples_come_from_training_where_the_user_has_any_there() -> None:
     assert asked["train"] == [["q1"]]
 
 
+def test_what_is_held_out_stands_in_no_prompt_of_training() -> None:
+    # None of ana's training rows says what she liked.
+    asked = given([rated("q1", None), rated("q2", None), rated("other", user="ben")], [rated("held")])
+    assert asked["train"][:2] == [["q1"], ["q2"]]
+    assert asked["eval"] == [["held"]]
+
+
 @pytest.mark.parametrize(
     ("count", "liked", "disliked"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (4, 2, 2), (5, 3, 2), (9, 4, 5)]
 )

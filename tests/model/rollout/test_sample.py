@@ -61,6 +61,17 @@ def test_both_paths_sample_the_same_completions():
     assert shared.texts_N == plain.texts_N
 
 
+@pytest.mark.parametrize("paths", [Paths(), PLAIN], ids=["shared", "plain"])
+def test_a_prompt_that_a_step_has_twice_gets_other_completions(paths):
+    policy = replace(tiny_policy("llama", torch.float32), paths=paths)
+    settings, (first, second) = SamplingSettings(3, 10), PROMPTS[:2]
+    once = sample(policy, [first, second], settings, seed=5)
+    twice = sample(policy, [first, second, first], settings, seed=5)
+    # The first time it has those that it has alone.
+    assert twice.texts_N[:6] == once.texts_N
+    assert len(set(twice.texts_N)) == 9
+
+
 def test_a_recurrent_model_samples_on_the_plain_path():
     policy = replace(tiny_policy("qwen3_next", torch.float32, **HYBRID), paths=PLAIN)
     policy.model.eval()

@@ -1,8 +1,8 @@
 """Drawing the next tokens of all rows, from uniform numbers that are fixed beforehand.
 
 Each completion has a row of uniform numbers, one per position, which depends only on (seed, prompt id,
-completion) and, where a step has a prompt several times, on which of them it is. A token is then a function of
-its logits and its own number. So a completion does not depend on the batch that it is decoded in.
+completion) and, where a step has a prompt several times, on which of them it is. A token is then a function
+of its logits and its own number. So a completion does not depend on the batch that it is decoded in.
 """
 
 from __future__ import annotations

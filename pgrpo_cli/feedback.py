@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -217,7 +217,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a file holds, in its order, without picks that were taken back.
+    """What a file holds, in its order, without picks that were taken back. Where somebody has rated an answer
+    several times, it has the last rating.
 
     `notes` are sentences for the user: they name the problems, and a last line that a kill cut short.
     """
@@ -285,7 +286,7 @@ def read_feedback(path: Path) -> Feedback:
     if (more := len(notes) - SHOWN_PROBLEMS) > 0:
         notes[SHOWN_PROBLEMS:] = [f"{shown(path)}: {more} more broken lines are skipped."]
     return Feedback(
-        tuple(record for record in records.values() if isinstance(record, Rating)),
+        _last_of_each(record for record in records.values() if isinstance(record, Rating)),
         tuple(record for record in records.values() if isinstance(record, Pick)),
         tuple(record for record in records.values() if isinstance(record, Placed)),
         tuple(problems),
@@ -332,6 +333,19 @@ def _take(line: bytes, number: int, records: dict[str, Record]) -> Problem | Non
     else:
         records[record.id] = record
     return None
+
+
+def _last_of_each(ratings: Iterable[Rating]) -> tuple[Rating, ...]:
+    """The ratings without those that the same person has replaced: a Like, then a Dislike of the same answer.
+    What they wanted instead stands beside their rating.
+    """
+    last: dict[str, Rating] = {}
+    for rating in ratings:
+        same = rating.model_dump_json(exclude={"id", "time", "rating", "edited"})
+        key = f"{same} {rating.edited is None}"
+        last.pop(key, None)
+        last[key] = rating
+    return tuple(last.values())
 
 
 def _problem(error: ValidationError, number: int) -> Problem:

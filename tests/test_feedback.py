@@ -116,6 +116,23 @@ def test_a_pick_is_taken_back(path: Path) -> None:
     assert found.problems == ()
 
 
+def test_of_several_ratings_of_an_answer_by_somebody_the_last_counts(path: Path) -> None:
+    liked = Rating(user="ana", messages=MESSAGES, answer="Tea.", rating=1, seed=3)
+    wanted = liked.model_copy(update={"id": "wanted", "rating": None, "edited": "Coffee."})
+    bens = liked.model_copy(update={"id": "bens", "user": "ben"})
+    again = liked.model_copy(update={"id": "again", "seed": 4})
+    disliked = liked.model_copy(update={"id": "disliked", "rating": -1})
+    for record in (liked, wanted, bens, again, disliked):
+        append(path, record)
+    found = [(rating.id, rating.rating, rating.edited) for rating in read_feedback(path).ratings]
+    assert found == [
+        ("wanted", None, "Coffee."),
+        ("bens", 1, None),
+        ("again", 1, None),
+        ("disliked", -1, None),
+    ]
+
+
 def test_where_somebody_was_placed_is_read(path: Path) -> None:
     append(path, Placed(user="ana", probabilities={"terse": 0.6, "loud": 0.1}, nobody=0.3))
     append(path, Placed(user="ben", probabilities={"terse": 0.4, "loud": 0.4}, nobody=0.2))

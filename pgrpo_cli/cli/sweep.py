@@ -170,7 +170,8 @@ def _commands(
     if status != "trained":
         yield ["train", *words]
     if evaluate:
-        yield ["eval", *words]
+        # Data that `train` has prepared in spite of a warning are there.
+        yield ["eval", *(word for word in words if word != "--force")]
 
 
 def _ending(code: int) -> str:

@@ -106,6 +106,14 @@ def test_a_run_that_fails_does_not_stop_the_rest(recipe: Path, played: dict[str,
     assert "Next: pgrpo compare runs/tiny-grpo-seed0 runs/tiny-pgrpo-seed1" in result.stderr
 
 
+def test_data_are_forced_where_they_are_prepared(recipe: Path, played: dict[str, Any]) -> None:
+    assert pgrpo("sweep", recipe, "--seeds", "1", "--eval", "--force", "--quiet").exit_code == 0
+    train, evaluation = played["calls"]
+    # `eval` prepares nothing, and has no such option.
+    assert train[-2:] == ["--force", "--quiet"] and evaluation[-1] == "--quiet"
+    assert "--force" not in evaluation
+
+
 @pytest.mark.parametrize(("ended", "code"), [(130, 130), (143, 143), (-15, 143), (129, 129)])
 def test_a_run_that_was_stopped_stops_the_sweep(
     recipe: Path, played: dict[str, Any], ended: int, code: int

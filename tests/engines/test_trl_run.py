@@ -166,6 +166,20 @@ def test_several_updates_make_one_step(tmp_path):
     assert any(line["clip_fraction_low"] + line["clip_fraction_high"] > 0 for line in metrics(run))
 
 
+class InTraining(Watcher):
+    """Asks for a stop once the completions of step 3 are scored."""
+
+    def stop_requested(self):
+        return (3, "training") in self.events
+
+
+def test_a_stop_in_the_update_lets_no_other_step_begin(tmp_path):
+    recipe, watcher = write_tiny(tmp_path), InTraining()
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6"):
+        train(recipe, run_dir=tmp_path / "run", overrides=["engine.type=trl"], callbacks=watcher)
+    assert (4, "rollout") not in watcher.events
+
+
 def _stopped(recipe, run, after):
     train(recipe, run_dir=run, overrides=["engine.type=trl"], callbacks=Watcher(stop_after=after))
 

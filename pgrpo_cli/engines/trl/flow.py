@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
@@ -53,9 +54,11 @@ class Flow(TrainerCallback):
         step, update = divmod(state.global_step, trainer.updates)
         if update:
             return
-        control.should_save = trainer.stopping or step == train.steps or step % train.save_every == 0
+        # A signal may have come to one process only.
+        over = step == train.steps or any(gather_object([trainer.stop_requested()]))
+        control.should_save = over or step % train.save_every == 0
         trainer.unsaved = None if control.should_save else StepEnd.of(state)
-        control.should_training_stop = trainer.stopping or step == train.steps
+        control.should_training_stop = over
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         # At the end TRL logs a summary, which is no update.

@@ -51,9 +51,8 @@ class RunTrainer(PGRPOTrainer):
     ) -> None:
         self.run, self.recipe, self.reward, self.checkpoint = run, recipe, reward, checkpoint
         self.recorder: Recorder | None = None
-        self.stopping = False
         self.unsaved: StepEnd | None = None
-        self._stop_requested = stop_requested
+        self.stop_requested = stop_requested
         self._prompts = prompts
         self._input_ids = {prompt.prompt: prompt.input_ids for prompt in prompts}
         self._completions: tuple[Sequence[str], Sequence[Sequence[int]]] = ((), ())
@@ -167,17 +166,13 @@ class RunTrainer(PGRPOTrainer):
         self, inputs: Sequence[Mapping[str, Any]], rewards_N_F: Tensor
     ) -> tuple[list[Score], list[str]]:
         """The same, with every part of each reward; and what the records need to know of the completions."""
-        stop = self._stop_requested()
         rows_N = gather_object(
             [
-                (row[INDEX], text, len(ids), ids[-1] in self.eos_token_ids, score, stop)
+                (row[INDEX], text, len(ids), ids[-1] in self.eos_token_ids, score)
                 for row, text, ids, score in zip(inputs, *self._completions, self.reward.scores, strict=True)
             ]
         )
-        indices_N, self._texts_N, self._lengths_N, self._finished_N, scores_N, stops = zip(
-            *rows_N, strict=True
-        )
-        self.stopping = any(stops)
+        indices_N, self._texts_N, self._lengths_N, self._finished_N, scores_N = zip(*rows_N, strict=True)
         self._prompts_P = [self._prompts[index] for index in indices_N[:: self.num_generations]]
         groups_N = [self._prompts[index].preference_group for index in indices_N]
         return list(scores_N), groups_N

@@ -59,8 +59,9 @@ def test_a_resolved_recipe_comes_back_equal_and_complete(tmp_path: Path) -> None
     assert set(written) == set(Recipe.model_fields)
 
 
-def test_characters_that_yaml_takes_for_line_breaks_come_back(tmp_path: Path) -> None:
-    text = "a\x85b\u2028c\u2029d\ufeffe"
+@pytest.mark.parametrize("character", "\x85\u2028\u2029\ufeff")
+def test_a_character_that_yaml_takes_for_a_line_break_comes_back(tmp_path: Path, character: str) -> None:
+    text = f"a{character}b"
     recipe = Recipe.model_validate(changed(model={"id": "random", "system_prompt": text}))
     assert roundtrip(recipe, tmp_path).model.system_prompt == text
 

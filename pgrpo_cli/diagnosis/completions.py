@@ -17,8 +17,10 @@ SHORTER = 1 / 3
 """Ratio to the length in the first steps. A change of prompts rarely makes so large a difference."""
 LEAST_LENGTH = 8.0
 """Tokens in the first steps. Shorter completions cannot shrink much."""
-DISTINCT_SHARE = 0.5
-"""Share of distinct texts among the completions of a prompt. Below it, most samples are repetitions."""
+NEW_SHARE = 0.43
+"""Share of new texts among the completions of a prompt after its first. Below it, most samples are
+repetitions: of 8 texts fewer than 4 are distinct, of 2 mostly one.
+"""
 LEAST_PROMPTS = 8
 """Number of generation groups that are needed to judge diversity."""
 LONG_ANSWER = 4.0
@@ -75,12 +77,13 @@ def find_alike(view: RunView) -> Iterator[Finding]:
     lengths_P = np.add.reduceat(completions.length_N, completions.starts_P) / groups.size_P
     usable_P = recent_P & (groups.size_P >= 2) & (lengths_P >= LONG_ANSWER)
     distinct_P = groups.distinct_P / groups.size_P
+    new_P = (groups.distinct_P - 1) / np.maximum(groups.size_P - 1, 1)
     findings: list[tuple[float, Finding]] = []
     for name, own_P in group_masks(
         groups.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(distinct_P[own_P].mean())
-        if share < DISTINCT_SHARE:
+        if new_P[own_P].mean() < NEW_SHARE:
             findings.append((share, _alike(view, name, share, int(own_P.sum()))))
     yield from (finding for _, finding in sorted(findings, key=lambda pair: pair[0]))
 

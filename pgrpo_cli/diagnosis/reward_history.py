@@ -28,6 +28,7 @@ a standard deviation, but hardly teach a taste.
 TRIAL_PROMPTS = 100
 """A run that samples fewer prompts than this in total is a trial, in which every preference group is rare."""
 _TWO_ERRORS = 2.0
+_ADAPTIVE = ", so that it forgets sooner; or advantage.estimator=pgrpo_adaptive, which"
 
 
 def find_lag(view: RunView) -> Iterator[Finding]:
@@ -39,6 +40,9 @@ def find_lag(view: RunView) -> Iterator[Finding]:
     for name, own_P in group_masks(groups.preference_group_P, names, recent_P, LEAST_PROMPTS):
         past = None if name is None else view.histories.get(name)
         if name is None or past is None or past.n < LEAST_PAST or not past.std > 0:
+            continue
+        if _remembered(view, past.n) <= int(groups.counted_P[own_P].sum()):
+            # It has forgotten what is older than these steps: it cannot lag behind them.
             continue
         now, error = _mean_and_error(view, own_P)
         if abs(now - past.mean) - _TWO_ERRORS * error > LAG * past.std:
@@ -58,14 +62,17 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
     past, kind = view.histories[name], view.recipe.history.kind
     lag = (now - past.mean) / past.std
     way = "up" if lag > 0 else "down"
-    if isinstance(kind, WindowHistory):
-        remedy = f"Set history.kind.size={max(16, kind.size // 4)}"
+    remembered, least = _remembered(view, past.n), 4.0 * view.recipe.rollout.num_generations
+    # A quarter of the rewards remembered now, but at least those of some prompts.
+    memory = min(max(remembered / 4, least), 200.0)
+    if memory >= remembered:
+        remedy = "Set advantage.estimator=pgrpo_adaptive, which"
+    elif isinstance(kind, WindowHistory):
+        remedy = f"Set history.kind.size={memory:.0f}{_ADAPTIVE}"
     else:
-        # A quarter of the rewards remembered now, but at least those of some prompts.
-        remembered = 1 / (1 - kind.decay) if isinstance(kind, EmaHistory) else past.n
-        memory = min(max(remembered / 4, 4.0 * view.recipe.rollout.num_generations), 200.0)
         decay = round(1 - 1 / memory, 4)
-        remedy = f"Set history.kind.type=ema and history.kind.decay={decay:g} (about {memory:.0f} rewards)"
+        ema = f"history.kind.type=ema and history.kind.decay={decay:g} (about {memory:.0f} rewards)"
+        remedy = f"Set {ema}{_ADAPTIVE}"
     return Finding(
         "history-lag",
         name,
@@ -73,10 +80,17 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
         f"The history mean of preference group {name!r} ({shown(past.mean)}) lags behind its rewards of the "
         f"last {RECENT_STEPS} steps (mean {shown(now)}) by {abs(lag):.1f} standard deviations: most answers "
         f"are pushed {way}, good or bad.",
-        f"{remedy}, so that it forgets sooner; or advantage.estimator=pgrpo_adaptive, which combines it "
-        "with the mean of the other answers to the same prompt.",
+        f"{remedy} combines it with the mean of the other answers to the same prompt.",
         {"history_mean": past.mean, "recent_mean": now, "std": past.std, "prompts": int(own_P.sum())},
     )
+
+
+def _remembered(view: RunView, n: int) -> float:
+    """How many of `n` rewards a history of the run's kind remembers."""
+    kind = view.recipe.history.kind
+    if isinstance(kind, WindowHistory):
+        return min(n, kind.size)
+    return min(n, 1 / (1 - kind.decay)) if isinstance(kind, EmaHistory) else n
 
 
 def _lacks_past(view: RunView) -> str | None:

@@ -200,7 +200,13 @@ def _lacks_generation_groups(view: RunView) -> str | None:
 def find_missing_rewards(view: RunView) -> Iterator[Finding]:
     """Completions without a reward, from which nothing is learnt."""
     completions = view.completions
-    share = float(1 - completions.scored_N.mean())
+    scored_N = completions.scored_N
+    if view.recipe.advantage.aggregate == "normalize_then_sum":
+        # The rewards that a completion has count without those that are missing.
+        labels = {section.label for section in view.recipe.rewards if section.weight != 0}
+        parts = [own_N for name, own_N in completions.parts.items() if name.partition(".")[0] in labels]
+        scored_N = np.any([scored_N, *(~np.isnan(own_N) for own_N in parts)], axis=0)
+    share = float(1 - scored_N.mean())
     if share < MISSING_SHARE:
         return
     yield Finding(

@@ -81,6 +81,8 @@ class Policy:
     """Tokens whose logits exist at the same time: `HEAD_CHUNK` of the device. A memory plan runs on the meta
     device and sets the value of the device that it plans for.
     """
+    logit_scale: float = 1.0
+    """What the model multiplies the result of its output layer by, as Granite and Cohere do."""
     workspace: Workspace = field(default_factory=Workspace, compare=False, repr=False)
     loss_scale: LossScale = field(default_factory=LossScale, compare=False, repr=False)
 
@@ -111,10 +113,14 @@ class Policy:
         return self.model.get_base_model().get_decoder()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The output layer: hidden states [..., D] to logits [..., V], soft-capped if the model's are."""
+        """The output layer: hidden states [..., D] to logits [..., V], soft-capped or scaled if the model's
+        are.
+        """
         logits = self.model.get_base_model().get_output_embeddings()(hidden)
         cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

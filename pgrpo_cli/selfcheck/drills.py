@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -123,8 +123,8 @@ def problem_of(drill: results.Drill) -> str | None:
 
 
 def in_rollout(subject: Subject, policy: Policy, limiter: Limiter) -> results.Drill:
-    """Without graphs, so that nothing but the batch can be made smaller."""
-    policy = plainly(policy)
+    """Without graphs and copies of weights, so that nothing but the batch can be made smaller."""
+    policy = replace(policy, paths=replace(policy.paths, graphs=False, copy_from_rows=None))
     settings = _settings(subject)
     whole, taken = limiter.measured(lambda: sample(policy, subject.prompts(_PROMPTS), settings, seed=0))
     budget, again, ran_out = rollout_budget(settings), whole, False

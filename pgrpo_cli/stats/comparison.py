@@ -319,7 +319,9 @@ def _explanation(
     count = seeds if several else line.units
     text = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
     if alone != says:
-        text = f"can't tell: {alone} by itself, but not as one of {comparisons} comparisons"
+        corrected = f"{alone} by itself, but not as one of {comparisons} comparisons"
+        single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"
+        text = f"can't tell: {corrected if comparisons > 1 else single}"
         return text if needed is None else f"{text}; about {needed} {unit}s would be enough"
     if not math.isnan(visible):
         text += f", which show differences of {visible:.2g} or more"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +166,62 @@ def test_a_young_history_does_not_lag() -> None:
     given: dict[str, list[float | None]] = {"a": [5.0, 6.0]}
     assert diagnose(view(given, past=63, mean=0.5)).findings == ()
     assert only(view(given, past=64, mean=0.5)).rule == "history-lag"
+
+
+def test_a_history_that_has_forgotten_what_is_older_does_not_lag() -> None:
+    """Ten steps with one prompt of four completions: 40 recent rewards."""
+    given: dict[str, list[float | None]] = {"a": [5.0, 6.0]}
+
+    def found(**kind: Any) -> Sequence[Finding]:
+        return diagnose(view(given, past=200, mean=0.5, history={"kind": kind})).findings
+
+    assert found(type="window", size=40) == found(type="ema", decay=0.975) == ()
+    # A window of a quarter, but of four prompts with eight completions at least.
+    (lagging,) = found(type="window", size=100)
+    assert "Set history.kind.size=32, so that it forgets sooner" in lagging.remedy
+    (lagging,) = found(type="ema", decay=0.99)
+    assert "history.kind.decay=0.9688 (about 32 rewards), so that it forgets sooner" in lagging.remedy
+
+
+def test_no_history_shorter_than_four_prompts_is_proposed() -> None:
+    given: dict[str, list[float | None]] = {"a": [5.0, 6.0]}
+    recipe = {"history": {"kind": {"type": "window", "size": 64}}, "rollout": {"num_generations": 32}}
+    finding = only(view(given, past=200, mean=0.5, **recipe))
+    assert "Set advantage.estimator=pgrpo_adaptive" in finding.remedy and "size" not in finding.remedy
+
+
+def test_with_two_completions_the_same_text_twice_is_no_diversity() -> None:
+    rows = [(step, p, text) for step in range(1, 13) for p in range(2) for text in ("a", "a")]
+
+    def found(texts: Sequence[str]) -> list[str]:
+        seen = view({"a": [0.0, 1.0]})
+        completions = Completions.of(
+            steps=[step for step, _, _ in rows],
+            prompts=[p for _, p, _ in rows],
+            preference_groups=["a"] * len(rows),
+            rewards=[float(n % 5) for n in range(len(rows))],
+            parts=[{"keyword": float(n % 5)} for n in range(len(rows))],
+            lengths=[9] * len(rows),
+            texts=texts,
+        )
+        return [finding.rule for finding in diagnose(replace(seen, completions=completions)).findings]
+
+    assert "diversity-collapse" in found([text for _, _, text in rows])
+    assert "diversity-collapse" not in found([f"{n}" for n in range(len(rows))])
+
+
+def test_where_rewards_are_normalised_before_they_are_summed_a_missing_one_costs_itself_alone() -> None:
+    both = [KEYWORD, {"type": "length", "max": 9}]
+    given: dict[str, list[float | None]] = {"a": [None, None]}
+
+    def rules(aggregate: str, parts: Mapping[str, float]) -> list[str]:
+        seen = view(given, parts=parts, rewards=both, advantage={"aggregate": aggregate})
+        return [finding.rule for finding in diagnose(seen).findings]
+
+    half = {"keyword": math.nan, "length": 0.5}
+    assert "missing-rewards" in rules("sum_then_normalize", half)
+    assert "missing-rewards" not in rules("normalize_then_sum", half)
+    assert "missing-rewards" in rules("normalize_then_sum", dict.fromkeys(half, math.nan))
 
 
 def test_the_gravest_comes_first() -> None:

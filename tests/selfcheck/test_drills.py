@@ -64,6 +64,23 @@ def test_rollouts_and_updates_go_on_with_the_same_result(subject: Subject, polic
         assert drill.difference is not None and drill.difference < 0.02
 
 
+def test_nothing_but_the_batch_can_be_made_smaller_in_a_rollout(
+    subject: Subject, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither graphs nor copies of weights are given back in the place of a part of the batch."""
+    seen: list[tuple[bool, int | None]] = []
+    whole = drills.sample
+
+    def watched(of: Policy, *arguments: Any, **options: Any) -> Any:
+        seen.append((of.paths.graphs, of.paths.copy_from_rows))
+        return whole(of, *arguments, **options)
+
+    monkeypatch.setattr(drills, "sample", watched)
+    paths = replace(policy.paths, graphs=True, copy_from_rows=5)
+    drills.in_rollout(subject, replace(policy, paths=paths), Tokens(policy))
+    assert set(seen) == {(False, None)}
+
+
 class Cramped(ReplayRecorder):
     """Records nothing while `full`."""
 

@@ -133,6 +133,18 @@ def test_preference_groups_are_corrected_for_their_number_and_the_macro_line_is_
     assert found[None].p_adjusted == found[None].p_value
 
 
+def test_a_single_test_that_its_interval_contradicts_says_both() -> None:
+    # Skewed: the bootstrap's interval excludes 0, and the t-test does not. Nothing is corrected.
+    ours = {"g": {f"p{i}": v for i, v in enumerate([0.1, 1.0, 1.0, 1.7, 0.1, 0.1])}}
+    theirs = {"g": dict.fromkeys(ours["g"], 0.0)}
+    for pair in lines(Side("a", (0,), (ours,)), Side("b", (0,), (theirs,))).values():
+        assert pair.ci_low > 0 and pair.p_value > 0.05
+        expected = (
+            "can't tell: ahead by its interval, but its p-value is 0.059; about 11 prompts would be enough"
+        )
+        assert pair.explanation == expected
+
+
 def test_only_prompts_of_all_runs_count() -> None:
     one, other = side("a", [0.5, 0.5]), side("b", [0.0, 0.0], first=50)
     del one.values[1]["g0"]["p03"], other.values[0]["g0"]["p04"], other.values[1]["g1"]["p00"]

@@ -21,6 +21,7 @@ from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
 from .base_model import load_base_model, load_tokenizer
+from .logit_scale import measured_logit_scale
 from .precision import device_for
 from .probe import probe
 
@@ -71,6 +72,7 @@ def adapted(
         restore_adapter(model, adapter)
     use_adapted_linears(model)
     policy = Policy(model, tokenizer, device, head_chunk=HEAD_CHUNK[device.type])
+    policy = replace(policy, logit_scale=measured_logit_scale(policy))
     if paths is None:
         paths = replace(
             probe(policy), rollout_dtype=fastest_dtype(policy), copy_from_rows=_copy_from_rows(policy)

@@ -6,7 +6,8 @@ have no keys. Every row holds a copy of its prompt, padded on the left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,19 +33,34 @@ def decode_padded(
     rows = [prompt.input_ids for prompt in prompts for _ in range(settings.num_generations)]
     ids_N_T, mask_N_T = _left_padded(rows, policy)
     sampler = _Sampler(settings, uniform_N_T)
-    sequences_N_T = policy.model.generate(
-        input_ids=ids_N_T,
-        attention_mask=mask_N_T.long(),
-        max_new_tokens=settings.max_completion_tokens,
-        do_sample=False,
-        num_beams=1,
-        logits_processor=[sampler],
-        eos_token_id=list(policy.stop_token_ids),
-        pad_token_id=policy.tokenizer.pad_token_id,
-        **options,
-    )
+    with _own_settings_only(policy.model.get_base_model()) as model:
+        sequences_N_T = model.generate(
+            input_ids=ids_N_T,
+            attention_mask=mask_N_T.long(),
+            max_new_tokens=settings.max_completion_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=[sampler],
+            eos_token_id=list(policy.stop_token_ids),
+            pad_token_id=policy.tokenizer.pad_token_id,
+            **options,
+        )
     new_N_T = sequences_N_T[:, ids_N_T.shape[1] :].cpu()
     return new_N_T, torch.stack(sampler.logprobs, dim=1)[:, : new_N_T.shape[1]]
+
+
+@contextmanager
+def _own_settings_only(model: Any) -> Iterator[Any]:
+    """Within the block the model has no generation config of its own, with which `generate` would complete
+    the settings: a repetition penalty or a least length there would change what is sampled from.
+    """
+    from transformers import GenerationConfig
+
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield model
+    finally:
+        model.generation_config = kept
 
 
 class _Sampler:

@@ -244,6 +244,9 @@ def shared_prefix_attention(
     scaling = width**-0.5 if scaling is None else scaling
     bias = cache.bias_A_L(sliding_window)
     query = query.reshape(M, heads, -1, width)
+    if query.dtype == torch.float16:
+        # Products that are scaled afterwards can exceed the largest number of float16.
+        query, scaling = query * scaling, 1.0
 
     # The scores of both parts are computed apart and joined for one softmax over all keys. Its weights are
     # split again, because the values of both parts are stored apart too.

@@ -36,6 +36,7 @@ def test_a_policy_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     base = load_base_model(recipe.model, tmp_path, CPU)
     # The two timings of a GPU, and the probe, are made once, when the model is loaded.
     monkeypatch.setattr(from_recipe, "probe", lambda policy: Paths(graphs=False))
+    monkeypatch.setattr(from_recipe, "measured_logit_scale", lambda policy: 1.0)
     monkeypatch.setattr(from_recipe, "fastest_dtype", lambda policy: torch.bfloat16)
     monkeypatch.setattr(from_recipe, "rows_from_which_copies_are_faster", lambda model: 7)
     policy = adapted(base, random_tokenizer(), recipe, torch.device("cuda"))

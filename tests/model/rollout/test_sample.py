@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.rollout.batching import batches_by_tokens
@@ -72,6 +73,20 @@ def test_a_prompt_that_a_step_has_twice_gets_other_completions(paths):
     assert len(set(twice.texts_N)) == 9
 
 
+def test_settings_that_a_model_brings_change_nothing_on_the_plain_path():
+    """A repetition penalty and a least length, as the generation configs of some models have them."""
+    policy = replace(tiny_policy("llama", torch.float32), paths=PLAIN)
+    expected = sample(policy, PROMPTS, SamplingSettings(3, 10), seed=5)
+    for model in (policy.model, policy.model.get_base_model()):
+        model.generation_config = GenerationConfig(
+            eos_token_id=1, pad_token_id=1, repetition_penalty=1.5, min_new_tokens=8, no_repeat_ngram_size=1
+        )
+    found = sample(policy, PROMPTS, SamplingSettings(3, 10), seed=5)
+    assert torch.equal(found.completion_ids_N_T, expected.completion_ids_N_T)
+    assert torch.equal(found.sampling_logprobs_N_T, expected.sampling_logprobs_N_T)
+    assert policy.model.get_base_model().generation_config.repetition_penalty == 1.5
+
+
 def test_a_recurrent_model_samples_on_the_plain_path():
     policy = replace(tiny_policy("qwen3_next", torch.float32, **HYBRID), paths=PLAIN)
     policy.model.eval()
@@ -90,6 +105,15 @@ def test_completions_do_not_depend_on_the_batch(tokens_per_batch):
     alone = sample(policy, PROMPTS[2:3], SamplingSettings(2, 12), seed=3)
     width = alone.completion_ids_N_T.shape[1]
     assert torch.equal(whole.completion_ids_N_T[4:6, :width], alone.completion_ids_N_T)
+
+
+def test_products_above_the_largest_float16_are_scaled_before_they_overflow():
+    policy = tiny_policy("llama", torch.float16)
+    for layer in policy.decoder.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.weight.data.normal_(std=20.0)
+    rollouts = sample(policy, PROMPTS, SamplingSettings(2, 6), seed=3)
+    assert rollouts.sampling_logprobs_N_T.isfinite().all()
 
 
 def test_completions_end_at_their_first_stop_token_and_leave_the_batch():

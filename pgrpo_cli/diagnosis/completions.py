@@ -19,7 +19,7 @@ LEAST_LENGTH = 8.0
 """Tokens in the first steps. Shorter completions cannot shrink much."""
 NEW_SHARE = 0.43
 """Share of new texts among the completions of a prompt after its first. Below it, most samples are
-repetitions: of 8 texts fewer than 4 are distinct, of 2 mostly one.
+repetitions: of 8 texts at most 4 are distinct, of 2 mostly one.
 """
 LEAST_PROMPTS = 8
 """Number of generation groups that are needed to judge diversity."""

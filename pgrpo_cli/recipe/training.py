@@ -213,7 +213,9 @@ Optimizer = Annotated[AdamW | AdamW8bit, Field(discriminator="type")]
 class TrainSection(Section):
     """The loop."""
 
-    steps: int = Field(200, ge=1, le=10_000_000, description="Steps: each is one rollout and `updates_per_rollout` optimizer updates.")
+    steps: int = Field(
+        200, ge=1, le=10_000_000, description="Steps: one rollout each, and `updates_per_rollout` updates."
+    )
     prompts_per_step: int = Field(8, ge=1, le=65_536, description="Prompts sampled per step (P).")
     sampler: Literal["proportional", "balanced"] = Field(
         "proportional",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback import read_feedback
 from pgrpo_cli.recipe.load import load_recipe, sample_data, shipped_recipes
 from pgrpo_cli.rewards.base import Completion
@@ -57,3 +58,30 @@ def test_its_rows_are_prepared_and_can_be_scored(path: Path, tmp_path: Path) -> 
     # A reward that cannot tell a short text from a formal one would teach nobody.
     for first, second in zip(trials[::2], trials[1::2], strict=True):
         assert first.total != second.total
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "rewards"),
+    [
+        ("helpsteer2", ("coherence", "verbosity"), ()),
+        ("ultrafeedback", ("honesty", "truthfulness"), ("rewards=[{type: rouge}]",)),
+        ("personalllm", ("model 1", "model 2"), ("rewards=[{type: rouge}]",)),
+    ],
+)
+def test_sets_that_ask_one_prompt_for_several_groups_say_who_asks(
+    name: str, groups: tuple[str, ...], rewards: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Rows as the source makes them; without `data.conditioning` they are refused."""
+    rows = [
+        {"prompt": f"Question {n}?", "preference_group": group, "reference": f"{group} {n}"}
+        for n in range(20)
+        for group in groups
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"data.source={{type: jsonl, path: {tmp_path / 'rows.jsonl'}}}"
+    recipe = load_recipe(shipped_recipes()[name], [source, *rewards])
+    report = prepare_data(recipe, tmp_path / "run", tmp_path, byte_tokenizer())
+    assert report.rejected == {}
+    plain = load_recipe(shipped_recipes()[name], [source, *rewards, "data.conditioning={type: prompt}"])
+    with pytest.raises(DataError, match="cannot tell who asks"):
+        prepare_data(plain, tmp_path / "other", tmp_path, byte_tokenizer())

@@ -85,7 +85,7 @@ def _lag(view: RunView, name: str, now: float, own_P: Flags) -> Finding:
     )
 
 
-def _remembered(view: RunView, n: int) -> float:
+def _remembered(view: RunView, n: float) -> float:
     """How many of `n` rewards a history of the run's kind remembers."""
     kind = view.recipe.history.kind
     if isinstance(kind, WindowHistory):

@@ -103,7 +103,7 @@ def write_ollama(job: Job, folder: Path) -> Written:
         ),
         plain_preset(recipe),
         presets,
-        [chat.written(answer.prompt.messages) for answer in job.answers],
+        [answer.prompt.messages for answer in job.answers],
         bos=bos or "",
     )
     run = target.run.path.resolve().name

@@ -26,7 +26,8 @@ _TRIED = (
 @dataclass(frozen=True)
 class RoleTemplate:
     """What is written: `start`, then `default` if there is no system message, then each message between the
-    two texts of its role, then `answer`.
+    two texts of its role, then `answer`. A system message for which `around` has no texts stands with a blank
+    line in front of the first user message, as `Chat` puts it.
     """
 
     start: str
@@ -36,21 +37,37 @@ class RoleTemplate:
 
     def text(self, messages: Messages) -> str:
         """A conversation, as Ollama writes it."""
-        default = "" if messages and messages[0]["role"] == "system" else self.default
-        written = (f"{self.around[m['role']][0]}{m['content']}{self.around[m['role']][1]}" for m in messages)
-        return f"{self.start}{default}{''.join(written)}{self.answer}"
+        written = [self.start]
+        if not messages or messages[0]["role"] != "system":
+            written.append(self.default)
+        told = ""
+        for message in messages:
+            role, content = message["role"], message["content"]
+            if role not in self.around:
+                told = f"{content}\n\n"
+                continue
+            before, after = self.around[role]
+            if role == "user":
+                content, told = told + content, ""
+            written.append(f"{before}{content}{after}")
+        return "".join([*written, self.answer])
 
     def go(self, *, bos: str = "") -> str:
         """The same in Go's language, without the text `bos`, which llama.cpp puts first by itself."""
         start, default = self.start.removeprefix(bos), self.default.removeprefix(bos)
-        roles = []
+        roles, told, system = [], "", ""
+        if "system" not in self.around:
+            told = '{{ if $system }}{{ $system }}\n\n{{ $system = "" }}{{ end }}'
+            # Ollama has the system message in `.Messages`, too, where no role of the template takes it.
+            system = "{{ $system := .System }}"
         for role, (before, after) in self.around.items():
             # A system message comes first.
             before = before.removeprefix(bos) if role == "system" else before
-            text = f"{_literal(before)}{{{{ .Content }}}}{_literal(after)}"
+            content = f"{told if role == 'user' else ''}{{{{ .Content }}}}"
+            text = f"{_literal(before)}{content}{_literal(after)}"
             roles.append(f'{{{{ if eq .Role "{role}" }}}}{text}{{{{ end }}}}')
         head = f"{{{{ if not .System }}}}{_literal(default)}{{{{ end }}}}" if default else ""
-        body = f"{{{{ range .Messages }}}}{''.join(roles)}{{{{ end }}}}"
+        body = f"{system}{{{{ range .Messages }}}}{''.join(roles)}{{{{ end }}}}"
         return f"{_literal(start)}{head}{body}{_literal(self.answer)}"
 
 
@@ -59,8 +76,6 @@ def role_template(chat: Chat) -> RoleTemplate:
     try:
         made = _made(chat)
         for roles in _TRIED:
-            if "system" in roles and "system" not in made.around:
-                continue
             messages = [{"role": role, "content": f"{_MARKS[role]} {n}"} for n, role in enumerate(roles)]
             if made.text(messages) != chat.text(messages, add_generation_prompt=True):
                 raise _Odd

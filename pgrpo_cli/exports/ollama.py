@@ -111,22 +111,12 @@ def write_modelfiles(
     template: RoleTemplate = role_template(chat)
     require_same(template, chat, conversations)
     text = template.go(bos=bos)
-    (folder / MODELFILE).write_text(modelfile(weights, text, parameters, _written(default, chat)), "utf-8")
+    (folder / MODELFILE).write_text(modelfile(weights, text, parameters, default), "utf-8")
     names = names_of([str(preset.preference_group) for preset in presets])
     for preset in presets:
         path = folder / f"{MODELFILE}.{names[str(preset.preference_group)]}"
-        path.write_text(modelfile(weights, text, parameters, _written(preset, chat)), "utf-8")
+        path.write_text(modelfile(weights, text, parameters, preset), "utf-8")
     return names
-
-
-def _written(preset: Preset, chat: Chat) -> Preset:
-    """A preset that the template can write: without a system message where it has no place for one."""
-    if chat.has_system_role:
-        return preset
-    told, *rest = preset.messages or ({"role": "user", "content": ""},)
-    if told["role"] != "system":
-        return preset
-    return Preset(preset.preference_group, tuple(rest), preset.origin, preset.user_id)
 
 
 def commands(folder: Path, run: str, names: Mapping[str, str]) -> tuple[str, ...]:

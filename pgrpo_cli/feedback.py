@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,8 @@ TASTE = "taste.jsonl"
 LONGEST_LINE = 1 << 24
 """Bytes of a line."""
 SHOWN_PROBLEMS = 5
+_LONGEST_NAME = 200
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 Message = dict[str, str]
 """A role (system, user, assistant or tool) and its content."""
@@ -73,9 +76,14 @@ def _is_printable(text: str) -> str:
     return text
 
 
+def decoded(text: str) -> str:
+    """`text` with U+FFFD for each byte of a command line or a terminal that could not be decoded."""
+    return _NO_TEXT.sub("\ufffd", text)
+
+
 def _decodable(value: object) -> object:
-    # A byte that a terminal could not decode costs that character, and not the record.
-    return value.encode("utf-8", errors="replace").decode() if isinstance(value, str) else value
+    # Such a byte costs that character, and not the record.
+    return decoded(value) if isinstance(value, str) else value
 
 
 def _are_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -88,7 +96,7 @@ def _are_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 _ROLES = ("system", "user", "assistant", "tool")
-Name = Annotated[str, Field(max_length=200), AfterValidator(_is_printable)]
+Name = Annotated[str, Field(max_length=_LONGEST_NAME), AfterValidator(_is_printable)]
 Text = Annotated[str, Field(max_length=1_000_000), BeforeValidator(_decodable)]
 Messages = Annotated[
     tuple[dict[str, Text], ...], Field(min_length=1, max_length=1_000), AfterValidator(_are_messages)
@@ -236,6 +244,21 @@ def checked_name(text: str, where: str) -> str:
         return _NAME.validate_python(text)
     except ValidationError as error:
         raise DataError(f"{where}: {_short(text)}: {_said(error)}", remedy="Choose another name.") from error
+
+
+def recorded_name(text: str) -> str:
+    """The name of a file or folder as records have it: escapes for what cannot be printed, and cut short."""
+    return shown(text)[:_LONGEST_NAME].strip() or "unnamed"
+
+
+@contextmanager
+def recordable() -> Iterator[None]:
+    """Raise DataError for a record that is made within the block and breaks a rule."""
+    try:
+        yield
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+        raise DataError(f"it cannot be recorded: {place}: {_said(error)}") from error
 
 
 def append(path: Path, record: Record) -> None:

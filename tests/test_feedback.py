@@ -257,7 +257,7 @@ def test_no_bytes_at_all_stop_the_reader(
 
 def test_a_character_that_is_none_costs_itself_only(path: Path) -> None:
     append(path, Rating(messages=MESSAGES, answer="Caf\udce9", rating=1))
-    assert read_feedback(path).ratings[0].answer == "Caf?"
+    assert read_feedback(path).ratings[0].answer == "Caf\ufffd"
 
 
 def test_nothing_is_written_through_a_link(path: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from .common import (
     SeedOption,
     StepOption,
     option,
+    text_option,
 )
 from .failures import show_error
 from .interrupts import StopRequest, forwarded_signals
@@ -54,13 +55,13 @@ def chat(
     ] = None,
     profile: Annotated[
         str | None,
-        option("--profile", "TEXT", "Describe who asks, in words."),
+        text_option("--profile", "TEXT", "Describe who asks, in words."),
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="Let the base model answer.")] = False,
     step: StepOption = None,
     once: Annotated[
         str | None,
-        option("--once", "TEXT", "Answer one question on standard output."),
+        text_option("--once", "TEXT", "Answer one question on standard output."),
     ] = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[

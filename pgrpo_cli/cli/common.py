@@ -26,6 +26,17 @@ def option(name: str, metavar: str, help: str, **rules: Any) -> Any:
     return typer.Option(name, metavar=metavar, help=help, show_default=False, **rules)
 
 
+def text_option(name: str, metavar: str, help: str) -> Any:
+    """An option that is any text."""
+    return option(name, metavar, help, parser=_text)
+
+
+def _text(text: str) -> str:
+    from pgrpo_cli.feedback import decoded
+
+    return decoded(text)
+
+
 def path_option(name: str, metavar: str, help: str) -> Any:
     """An option that is a path."""
     return option(name, metavar, help, parser=path_parser(name))

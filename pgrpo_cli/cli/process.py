@@ -38,7 +38,8 @@ def open_streams() -> None:
     """Make the standard streams fit to be written to, whatever the parent has left of them.
 
     A stream that it has closed is opened on nothing: the next file would take its number, and what a library
-    prints would land in that file. A character that a stream's encoding lacks is written as an escape.
+    prints would land in that file. A character that a stream's encoding lacks is written as an escape, and a
+    byte that is none in the encoding of the standard input is read as U+FFFD.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -48,6 +49,7 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 

@@ -21,6 +21,7 @@ from .common import (
     SetOption,
     option,
     path_option,
+    text_option,
 )
 from .terminal import emit, note, stdout
 
@@ -62,7 +63,7 @@ def try_on_texts(
     recipe: RecipeArgument,
     texts: Annotated[
         list[str] | None,
-        option("--text", "TEXT", "A completion to score. Repeatable."),
+        text_option("--text", "TEXT", "A completion to score. Repeatable."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -82,7 +83,7 @@ def try_on_texts(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        option(
+        text_option(
             "--column",
             "KEY=VALUE",
             "A column of the data row, JSON or text: --column reference='Good.'. Repeatable.",
@@ -90,7 +91,7 @@ def try_on_texts(
     ] = None,
     prompt: Annotated[
         str | None,
-        option("--prompt", "TEXT", "The user's message before it."),
+        text_option("--prompt", "TEXT", "The user's message before it."),
     ] = None,
     run_dir: RunDirOption = None,
     overrides: SetOption = None,

@@ -19,8 +19,18 @@ from pgrpo_cli.data.conditioning.presets import (
     user_preset,
 )
 from pgrpo_cli.data.records import Message
-from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback import FEEDBACK, TASTE, Placed, Rating, append, read_feedback
+from pgrpo_cli.errors import DataError, PathError
+from pgrpo_cli.feedback import (
+    FEEDBACK,
+    TASTE,
+    Placed,
+    Rating,
+    append,
+    checked_name,
+    read_feedback,
+    recordable,
+)
+from pgrpo_cli.paths import shown
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.seeding import recorded_seed
@@ -128,21 +138,23 @@ class Conversation:
     def rate(self, rating: Literal[1, -1] | None, edited: str | None = None) -> Path:
         """Keep what the person makes of the last answer: +1, −1, or the answer that they wanted.
 
-        It is on the disk when this returns. Returns the file. Raises DataError without an answer, OSError.
+        It is on the disk when this returns. Returns the file. Raises DataError without an answer and for one
+        that cannot be recorded, PgrpoError where the disk refuses.
         """
         question, reply = self._last()
-        record = Rating(
-            user=self.persona.user,
-            preference_group=self.persona.preset.preference_group,
-            messages=tuple(self._before_last(question)),
-            answer=reply.text,
-            rating=rating,
-            edited=edited,
-            model=reply.which,
-            run=self.speaker.name,
-            step=self.speaker.step if reply.which == "tuned" else 0,
-            seed=reply.seed,
-        )
+        with recordable():
+            record = Rating(
+                user=self.persona.user,
+                preference_group=self.persona.preset.preference_group,
+                messages=tuple(self._before_last(question)),
+                answer=reply.text,
+                rating=rating,
+                edited=edited,
+                model=reply.which,
+                run=self.speaker.name,
+                step=self.speaker.step if reply.which == "tuned" else 0,
+                seed=reply.seed,
+            )
         path = self.run_dir / FEEDBACK
         append(path, record)
         return path
@@ -160,7 +172,7 @@ class Conversation:
         )
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON. Raises OSError."""
+        """Write the conversation as JSON. Raises PathError where the disk refuses."""
         turns = [
             {"question": question, "answer": reply.text, "model": reply.which, "seed": reply.seed}
             for question, reply in self.turns
@@ -174,7 +186,12 @@ class Conversation:
             "before": list(persona.preset.messages),
             "turns": turns,
         }
-        atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        try:
+            atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise PathError(
+                f"{shown(path)} could not be written: {error.strerror}", remedy="Name another file."
+            ) from error
 
     def _last(self) -> tuple[str, Reply]:
         if not self.turns:
@@ -200,8 +217,10 @@ def persona_of(
 ) -> Persona:
     """Whom the model is told about: at most one of the three, else nobody in particular.
 
-    Raises DataError where the run knows no such group or user.
+    Raises DataError where the run knows no such group or user, or the user has no name that can be recorded.
     """
+    if user is not None:
+        user = checked_name(user, "the user's name")
     if profile is not None:
         return Persona(profile_preset(recipe, profile))
     if group is not None:

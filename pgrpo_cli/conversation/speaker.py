@@ -20,6 +20,7 @@ from pgrpo_cli.errors import DataError, TrainingError
 from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.sampling import eval_sampling
 from pgrpo_cli.eval.targets import EvalTarget, sampling_of
+from pgrpo_cli.feedback import recorded_name
 from pgrpo_cli.model.load.base_model import model_limits
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.cpu_weights import rollout_weights
@@ -98,12 +99,13 @@ class Reply:
 class Speaker:
     """A base model with an adapter, loaded once.
 
-    `name` and `step` say which run and how many of its steps. `ask` may be called from several threads; the
-    answers are computed one after the other.
+    `name` and `step` say which run, as records name it, and how many of its steps. `ask` may be called from
+    several threads; the answers are computed one after the other.
     """
 
     def __init__(self, policy: Policy, recipe: Recipe, recipe_dir: Path, *, name: str, step: int) -> None:
-        self.policy, self.recipe, self.name, self.step = policy, recipe, name, step
+        self.policy, self.recipe, self.step = policy, recipe, step
+        self.name = recorded_name(name)
         self._chat = Chat(
             policy.tokenizer, f"model.id: {recipe.model.id!r}", recipe.model.chat_template_kwargs
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
-from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback
+from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback, recordable
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.taste.asked import Asked
 from pgrpo_cli.rewards.text import is_blank
@@ -171,19 +171,20 @@ class Tasting:
         if mark == "s":
             self.skipped += 1
             return
-        record = Pick(
-            user=self.user,
-            preference_group=self.preference_group,
-            prompt_id=pair.question.prompt_id,
-            messages=(*self.before, {"role": "user", "content": pair.question.text}),
-            answers=pair.answers,
-            pick=mark,  # type: ignore[arg-type]
-            models=(pair.contestants[0].name, pair.contestants[1].name),
-            run=self.run,
-            steps=(pair.contestants[0].step, pair.contestants[1].step),
-            seeds=pair.seeds,
-            instructions=pair.instructions,
-        )
+        with recordable():
+            record = Pick(
+                user=self.user,
+                preference_group=self.preference_group,
+                prompt_id=pair.question.prompt_id,
+                messages=(*self.before, {"role": "user", "content": pair.question.text}),
+                answers=pair.answers,
+                pick=mark,  # type: ignore[arg-type]
+                models=(pair.contestants[0].name, pair.contestants[1].name),
+                run=self.run,
+                steps=(pair.contestants[0].step, pair.contestants[1].step),
+                seeds=pair.seeds,
+                instructions=pair.instructions,
+            )
         append(self.path, record)
         self._picked.append((pair, record))
         self.asked.add(pair.question.text, pair.answers)

@@ -16,7 +16,9 @@ from pgrpo_cli.errors import CheckpointError
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` in one rename, after the bytes have reached the disk."""
+    """Replace `path` by `content` in one rename, after the bytes have reached the disk. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)

@@ -52,10 +52,10 @@ def chat(
     target = eval_target(directory, recipe, directory.recipe_dir, step)
     for warning in target.warnings:
         callbacks.on_note(f"note: {warning}")
+    persona = persona_of(directory.path, target.recipe, group=group, user=user, profile=profile)
     chosen = device_for(target.recipe, device)
     callbacks.on_note(describe(chosen))
     speaker = load_speaker(target, chosen)
-    persona = persona_of(directory.path, target.recipe, group=group, user=user, profile=profile)
     which: Which = "base" if base else "tuned"
     return Conversation(speaker, directory.path, persona, which, seed, max_tokens, temperature)
 

@@ -26,7 +26,7 @@ from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
-from pgrpo_cli.feedback import TASTE, checked_name
+from pgrpo_cli.feedback import TASTE, checked_name, recorded_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
@@ -105,7 +105,7 @@ def taste(
         order,
         path,
         user,
-        run.path.resolve().name,
+        speaker.name,
         candidates,
         versus,
         preset.preference_group if group or versus else None,
@@ -121,7 +121,7 @@ def questions_of(path: Path) -> list[Question]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}", remedy="Name a file of text.") from error
-    found = []
+    found, name = [], recorded_name(path.name)[:180]
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -138,7 +138,7 @@ def questions_of(path: Path) -> list[Question]:
                     f"{path}:{number}: no question: {error!r}",
                     remedy='Write a line of text, or JSON such as {"prompt": "What shall I cook?"}.',
                 ) from error
-        found.append(Question(f"{path.name}:{number}", text, columns))
+        found.append(Question(f"{name}:{number}", text, columns))
     if not found:
         raise DataError(f"{path} has no questions", remedy="Write one on each line.")
     return found
@@ -229,4 +229,4 @@ def _contestant(
         raise RunError(f"{other.path} has nothing trained yet", remedy="Train it first.")
     group = preset.preference_group
     theirs = plain_preset(recipe) if group is None else group_preset(other.path, recipe, group)
-    return replace(Contestant(name, loaded, "tuned", theirs), name=other.path.resolve().name[:200])
+    return replace(Contestant(name, loaded, "tuned", theirs), name=loaded.name)

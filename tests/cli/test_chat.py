@@ -121,11 +121,42 @@ def test_an_answer_stays_where_a_retry_fails_or_is_stopped(
     assert rating.answer == "An answer."
 
 
+def test_what_cannot_be_written_ends_no_conversation(run: Path) -> None:
+    place = run.parent
+    lines = (
+        "Hello?", "/save .", f"/save {place}", f"/save {place}/no/x.json", f"/edit {'x' * 1_000_001}", "/up",
+        f"/save {place}/said.json",
+    )  # fmt: skip
+    result = _chat(run, lines="\n".join(lines))
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("could not be written: Is a directory") == 2
+    assert "no/x.json could not be written: No such file or directory" in result.stderr
+    assert "it cannot be recorded: edited: " in result.stderr
+    assert [rating.rating for rating in read_feedback(run / "feedback.jsonl").ratings] == [1]
+    assert len(json.loads((place / "said.json").read_text("utf-8"))["turns"]) == 1
+
+
+@pytest.mark.parametrize(("name", "recorded"), [("x" * 240, "x" * 200), ("a\nb", "a\\nb"), (" ", "unnamed")])
+def test_answers_of_a_run_of_any_name_are_rated(run: Path, name: str, recorded: str) -> None:
+    result = _chat(run.rename(run.with_name(name)), lines="Hello?\n/up\n")
+    assert result.exit_code == 0, result.stderr
+    (rating,) = read_feedback(run.with_name(name) / "feedback.jsonl").ratings
+    assert rating.run == recorded
+
+
+def test_a_byte_that_is_no_text_is_asked_as_a_character(run: Path) -> None:
+    result = _chat(run, "--once", "caf\udce9?", "--profile", "Sings \udce9.", "--json")
+    assert result.exit_code == 0, result.stderr
+    prompt = json.loads(result.stdout)["prompt"]
+    assert "caf\ufffd?" in prompt and "Sings \ufffd." in prompt
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
         (("--as", "nobody", "--once", "x"), 2, "no preference group 'nobody'"),
         (("--as", "often", "--user", "ana"), 2, "all say who asks"),
+        (("--user", "x" * 201, "--once", "x"), 2, "the user's name: "),
         (("--json",), 2, "--json: found no --once"),
         (("--step", 1, "--once", "x"), 2, "step"),
     ],

@@ -87,6 +87,15 @@ def test_characters_that_an_encoding_lacks_are_escapes(encoding: str, run: Path)
     assert names == told
 
 
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape", "ascii"])
+def test_a_byte_that_is_no_text_is_read_as_a_character(encoding: str) -> None:
+    script = (
+        "import sys; from pgrpo_cli.cli.process import open_streams as o; o(); print(ascii(sys.stdin.read()))"
+    )
+    done = shell(f"printf 'caf\\xe9' | {sys.executable} -c '{script}'", PYTHONIOENCODING=encoding)
+    assert done.stdout == rb"'caf\ufffd'" + b"\n"
+
+
 def test_a_message_is_read_by_a_terminal_that_knows_few_characters() -> None:
     done = shell("pgrpo train 日本語.yaml", PYTHONIOENCODING="latin-1")
     assert done.returncode == 2

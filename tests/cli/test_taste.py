@@ -181,6 +181,16 @@ def test_the_data_of_a_recipe_are_prepared_for_their_questions(folder: Path) -> 
     assert len(read_feedback(folder / "new" / "taste.jsonl").picks) == 1
 
 
+def test_picks_are_kept_whatever_the_run_and_the_file_of_questions_are_called(folder: Path) -> None:
+    run = (folder / "run").rename(folder / ("x" * 240))
+    questions = folder / ("q" * 240)
+    questions.write_text("What shall I cook?\nWhere to?\n")
+    result = _taste(run, "--prompts", questions, "--answers", _answers(folder, "1\n"))
+    assert result.exit_code == 0, result.stderr
+    (pick,) = read_feedback(run / "taste.jsonl").picks
+    assert pick.run == "x" * 200 and (pick.prompt_id or "").startswith("qqq")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

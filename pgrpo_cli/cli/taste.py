@@ -114,6 +114,8 @@ def taste(
     finally:
         # Also where it is stopped: what was picked stays, and says something.
         tasting.close()
+    if tasting.no_choice and not quiet:
+        note(tasting.no_choice)
     result = tasting.result()
     if as_json:
         emit(json.dumps(_as_json(result)))

@@ -42,11 +42,14 @@ class Reply:
     what has come so far stays.
     """
 
-    def __init__(self, speaker: Speaker, prompt: PreparedPrompt, which: Which, seed: int, settings: Any):
+    def __init__(
+        self, speaker: Speaker, prompt: PreparedPrompt, which: Which, seed: int, settings: Any, stop: Event
+    ) -> None:
         self.prompt, self.which, self.seed = prompt.prompt, which, seed
         self.text, self.finished, self.tokens = "", False, 0
         self.prompt_tokens = len(prompt.input_ids)
         self._stop = Event()
+        self._stops = (self._stop, stop)
         self._speaker, self._asked, self._settings = speaker, prompt, settings
 
     def __iter__(self) -> Generator[str, None, None]:
@@ -79,14 +82,10 @@ class Reply:
         return "".join(self)
 
     def _work(self, streamer: Any, failures: list[BaseException]) -> None:
-        def stopped(input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
-            return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
-
         try:
             (ids_T,) = self._speaker.decode(
-                [self._asked], self.which, [self.seed], self._settings, streamer=streamer,
-                stopping_criteria=[stopped],
-            )  # fmt: skip
+                [self._asked], self.which, [self.seed], self._settings, self._stops, streamer=streamer
+            )
             self.tokens = len(ids_T)
             self.finished = bool(ids_T) and ids_T[-1] in self._speaker.policy.stop_token_ids
         except BaseException as error:
@@ -137,11 +136,12 @@ class Speaker:
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        stop: Event | None = None,
     ) -> Reply:
         """The answer to a conversation that ends with a user's message.
 
         `max_tokens`: its longest; `temperature` and `top_p`: None for those of evaluations; a temperature of
-        0 takes the likeliest tokens.
+        0 takes the likeliest tokens. `stop` ends the answer early when it is set.
         Raises DataError where the conversation leaves no room for an answer.
         """
         settings = replace(self._settings, max_completion_tokens=max_tokens or self.max_tokens)
@@ -149,19 +149,25 @@ class Speaker:
             settings = replace(settings, greedy=temperature == 0, temperature=temperature or 1.0)
         if top_p is not None:
             settings = replace(settings, top_p=top_p)
-        return Reply(self, self._prompt(messages, settings), which, seed, settings)
+        return Reply(self, self._prompt(messages, settings), which, seed, settings, stop or Event())
 
     def answers(
-        self, conversations: Sequence[Sequence[Message]], *, which: Which, seeds: Sequence[int]
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        which: Which,
+        seeds: Sequence[int],
+        stop: Event | None = None,
     ) -> list[str]:
         """The answer to each conversation, drawn by its seed as `ask` would draw it, in one batch.
 
+        `stop` ends all of them early when it is set.
         Raises DataError where a conversation leaves no room for an answer, TrainingError where the memory of
         the device does not hold them.
         """
         prompts = [self._prompt(messages, self._settings) for messages in conversations]
         try:
-            ids_N_T = self.decode(prompts, which, seeds, self._settings)
+            ids_N_T = self.decode(prompts, which, seeds, self._settings, [stop or Event()])
         except RuntimeError as error:
             raise _explained(error) from error
         return [self.policy.tokenizer.decode(ids_T, skip_special_tokens=True) for ids_T in ids_N_T]
@@ -183,11 +189,18 @@ class Speaker:
         which: Which,
         seeds: Sequence[int],
         settings: SamplingSettings,
+        stops: Sequence[Event] = (),
         **options: Any,
     ) -> list[list[int]]:
-        """The tokens of an answer to each prompt, up to its stop token; `options` go to transformers'
-        `generate`. One batch at a time.
+        """The tokens of an answer to each prompt, up to its stop token, or until one of `stops` is set;
+        `options` go to transformers' `generate`. One batch at a time.
         """
+
+        def stopped(input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+            return torch.full(
+                (len(input_ids),), any(stop.is_set() for stop in stops), device=input_ids.device
+            )
+
         uniform_N_T = torch.cat(
             [
                 uniforms(seed, prompt.prompt_id, 1, settings.max_completion_tokens)
@@ -199,7 +212,9 @@ class Speaker:
             self.policy.base() if which == "base" else nullcontext(),
             rollout_weights(self.policy, num_rows=len(prompts)),
         ):
-            ids_N_T, _ = decode_padded(self.policy, prompts, settings, uniform_N_T, **options)
+            ids_N_T, _ = decode_padded(
+                self.policy, prompts, settings, uniform_N_T, stopping_criteria=[stopped], **options
+            )
         return [_up_to_stop(ids_T, self.policy.stop_token_ids) for ids_T in ids_N_T.tolist()]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from threading import Event
 
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset
 from pgrpo_cli.data.prepared import load_prepared
@@ -32,6 +33,8 @@ from .speaker import Speaker
 
 CANDIDATES = 4
 """Answers among which the pair that tells most is looked for."""
+MOST_ALIKE = 10
+"""Questions in a row without two answers to choose from, after which no more are asked."""
 MARKS = ("1", "2", "=")
 INSTRUCTIONS = (
     "Answer in a few words.",
@@ -148,22 +151,34 @@ class Tasting:
     asked: Asked = field(default_factory=Asked)
     confidence: float = 0.95
     skipped: int = 0
+    no_choice: str | None = None
+    """Why there are no more pairs although there may be questions, as a sentence."""
     _picked: list[tuple[Shown, Pick]] = field(default_factory=list)
     _number: int = 0
 
-    def next_pair(self) -> Shown | None:
-        """The next pair; None where there are no questions left.
+    def next_pair(self, stop: Event | None = None) -> Shown | None:
+        """The next pair; None where there are no questions left, where `MOST_ALIKE` in a row gave none, and
+        soon after `stop` is set.
 
         Two answers that are the same have nothing to pick from: between two models they are a tie, which is
         recorded; a question that has no other samples, or none with a word, is passed over.
         """
-        for question in self.questions:
+        stop, self.no_choice = stop or Event(), None
+        for _ in range(MOST_ALIKE):
+            question = next(self.questions, None)
+            if question is None:
+                return None
             self._number += 1
-            pair = self._between(question) if self.versus else self._among(question)
+            pair = self._between(question, stop) if self.versus else self._among(question, stop)
+            if stop.is_set():
+                # The answers may be cut short.
+                return None
             if pair is not None and self.versus and pair.alike:
                 self.pick(pair, "=")
             elif pair is not None:
                 return pair
+        answers = "The two answers were the same" if self.versus else "There were no two different answers"
+        self.no_choice = f"{answers} for {MOST_ALIKE} questions in a row, so no more are asked."
         return None
 
     def pick(self, pair: Shown, mark: str) -> None:
@@ -240,18 +255,19 @@ class Tasting:
             placement={} if self.placing is None else self.placing.probabilities(),
         )
 
-    def _between(self, question: Question) -> Shown:
+    def _between(self, question: Question, stop: Event) -> Shown:
         """An answer of each of the two, drawn with the same seed, in drawn order."""
         assert self.versus is not None
         seed = self._seed("answer")
         order = (0, 1) if self._seed("order") % 2 else (1, 0)
         contestants = (self.versus[order[0]], self.versus[order[1]])
         first, second = (
-            by.speaker.ask(by.asked(question), which=by.which, seed=seed).read() for by in contestants
+            by.speaker.ask(by.asked(question), which=by.which, seed=seed, stop=stop).read()
+            for by in contestants
         )
         return Shown(self._number, question, (first, second), contestants, (seed, seed))
 
-    def _among(self, question: Question) -> Shown | None:
+    def _among(self, question: Question, stop: Event) -> Shown | None:
         """Of a few answers, for several groups or with several instructions, the pair that tells most."""
         rng = random.Random(self._seed("candidates"))
         drawn: list[tuple[Contestant, str | None]]
@@ -268,6 +284,7 @@ class Tasting:
             [by.asked(question, instruction) for by, instruction in drawn],
             which=drawn[0][0].which,
             seeds=seeds,
+            stop=stop,
         )
         spoken = [i for i, text in enumerate(texts) if not is_blank(text)]
         places = [(i, j) for i, j in combinations(spoken, 2) if texts[i].strip() != texts[j].strip()]

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -137,8 +138,9 @@ class TasteTests:
         return key, self._sessions[key]
 
     async def _next_pair(self, session: _Session) -> None:
-        """Its answers are computed when their turn comes. They are short, and are not stopped."""
-        session.shown = await self._queue.run(session.tasting.next_pair, lambda: None)
+        """Its answers are computed when their turn comes."""
+        stop = Event()
+        session.shown = await self._queue.run(lambda: session.tasting.next_pair(stop), stop.set)
 
     def _tasting(self, asked: BeginRequest) -> Tasting:
         """Raises DataError for a name that is none, and where there is nothing to ask."""
@@ -176,7 +178,7 @@ def _state(key: str, session: _Session, *, ended: bool = False) -> dict[str, Any
     if shown is not None:
         pair = {"number": shown.number, "question": shown.question.text, "answers": list(shown.answers)}
     else:
-        verdict = [] if ended else ["There are no questions left."]
+        verdict = [] if ended else [tasting.no_choice or "There are no questions left."]
         verdict += tasting.result().sentences() or ["The picks are kept."]
     return {
         "id": key, "picked": tasting.picked, "skipped": tasting.skipped, "pair": pair, "verdict": verdict,

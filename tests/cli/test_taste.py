@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.feedback import read_feedback
 from tests.support.training import trained, write_half_referenced, write_tiny
 
@@ -77,6 +78,16 @@ def test_names_are_told_at_the_end_only(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     pairs, _, end = result.stdout.partition("tuned against base")
     assert "base" not in pairs and "tuned" not in pairs and "win rate" in end
+
+
+def test_equal_answers_end_the_test_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reply, "read", lambda self: "Yes.")
+    questions = folder / "questions.txt"
+    questions.write_text("\n".join(map(str, range(12))))
+    result = _taste(folder / "run", "--between", "base,tuned", "--prompts", questions, lines="1\n")
+    assert result.exit_code == 0, result.stderr
+    assert "The two answers were the same for 10 questions in a row, so no more are asked." in result.stderr
+    assert "0 won, 0 lost, 10 the same" in result.stdout
 
 
 def test_a_program_gets_a_pair_a_line_and_answers_with_a_pick(folder: Path) -> None:

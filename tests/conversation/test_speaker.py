@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -122,6 +122,18 @@ def test_an_answer_that_nobody_waits_for_stops(speaker: Speaker, monkeypatch: py
     assert reply.text == first
     monkeypatch.undo()
     assert speaker.ask(QUESTION).read() == _sampled(speaker, 0)
+
+
+def test_answers_end_after_the_token_at_hand_when_they_are_asked_to(speaker: Speaker) -> None:
+    whole = speaker.answers([QUESTION] * 3, which="base", seeds=[0, 1, 2])
+    stop = Event()
+    stop.set()
+    reply = speaker.ask(QUESTION, max_tokens=1500, stop=stop)
+    reply.read()
+    assert reply.tokens == 1
+    cut = speaker.answers([QUESTION] * 3, which="base", seeds=[0, 1, 2], stop=stop)
+    assert max(map(len, cut)) < max(map(len, whole))
+    assert all(text.startswith(part) for text, part in zip(whole, cut, strict=True))
 
 
 def test_an_answer_can_be_stopped_from_another_thread(speaker: Speaker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -24,11 +25,11 @@ class _Says:
     answer: Callable[[str, int], str]
     step: int = 6
 
-    def ask(self, messages: Any, *, which: str, seed: int) -> Any:
+    def ask(self, messages: Any, *, which: str, seed: int, stop: Event) -> Any:
         text = self.answer(messages[-1]["content"], seed)
         return type("Reply", (), {"read": lambda self: text})()
 
-    def answers(self, conversations: Any, *, which: str, seeds: Any) -> list[str]:
+    def answers(self, conversations: Any, *, which: str, seeds: Any, stop: Event) -> list[str]:
         asked = zip(conversations, seeds, strict=True)
         return [self.answer(": ".join(m["content"] for m in messages), seed) for messages, seed in asked]
 
@@ -135,6 +136,42 @@ def test_two_models_that_say_the_same_are_a_tie_without_asking(tmp_path: Path) -
     assert tasting.next_pair() is None
     assert tasting.result().ties == 3
     assert tasting.result().win_rate.mean == 0.5
+
+
+@pytest.mark.parametrize("between", [True, False], ids=["two models", "samples"])
+def test_after_ten_questions_without_a_choice_no_more_are_asked(tmp_path: Path, between: bool) -> None:
+    # Question 3 has a choice; of those after it ten are asked.
+    def answer(question: str, seed: int) -> str:
+        return f"{seed}" if question.startswith("question 3") else "Yes."
+
+    model, yes = _contestant("tuned", answer), _contestant("base", lambda question, seed: "Yes.")
+    given: dict[str, Any] = {"versus": (yes, model)} if between else {"versus": None, "candidates": [model]}
+    questions = _questions()
+    tasting = _tasting(tmp_path, questions=questions, **given)
+    pair = tasting.next_pair()
+    assert pair is not None and pair.question.prompt_id == "q3" and tasting.no_choice is None
+    assert tasting.next_pair() is None
+    assert tasting.no_choice is not None and "for 10 questions in a row, so no more" in tasting.no_choice
+    assert next(questions).prompt_id == "q14"
+    assert tasting.result().ties == (13 if between else 0)
+
+
+@pytest.mark.parametrize("between", [True, False], ids=["two models", "samples"])
+def test_a_stop_ends_the_questions_and_records_nothing(tmp_path: Path, between: bool) -> None:
+    stop, asked = Event(), []
+
+    def answer(question: str, seed: int) -> str:
+        stop.set()
+        asked.append(question)
+        # Cut short, so that it equals the other one.
+        return ""
+
+    model = _contestant("base", answer)
+    given: dict[str, Any] = {"versus": (model, model)} if between else {"versus": None, "candidates": [model]}
+    tasting = _tasting(tmp_path, **given)
+    assert tasting.next_pair(stop) is None
+    assert all("question 0" in question for question in asked)
+    assert tasting.picked == 0 and tasting.no_choice is None
 
 
 def test_samples_that_are_the_same_are_passed_over(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import httpx2
@@ -58,6 +61,41 @@ def test_the_answers_are_those_of_both_models_and_nothing_tells_whose(
         for model, answer, seed in zip(pick.models, pick.answers, pick.seeds, strict=True):
             messages = [system, pick.messages[-1]]
             assert speaker.ask(messages, which=model, seed=seed).read() == answer  # type: ignore[arg-type]
+
+
+def test_a_server_that_ends_waits_for_no_pair(
+    speaker: Speaker, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Event()
+
+    def ask(messages: Any, *, stop: Event, **options: Any) -> Any:
+        asked.set()
+        return type("Reply", (), {"read": lambda self: str(stop.wait(15))})()
+
+    monkeypatch.setattr(speaker, "ask", ask)
+
+    def begin(url: str) -> None:
+        with suppress(httpx2.HTTPError):
+            httpx2.post(f"{url}/page/tastings", json={"user": "ana"}, timeout=60)
+
+    with served(speaker, copy) as url:
+        browser = Thread(target=begin, args=(url,))
+        browser.start()
+        assert asked.wait(20)
+        told = time.monotonic()
+    assert time.monotonic() - told < 6
+    browser.join(20)
+    assert not (copy / "taste.jsonl").exists()
+
+
+def test_equal_answers_end_the_test_with_a_sentence(
+    speaker: Speaker, copy: Path, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = type("Reply", (), {"read": lambda self: "Yes."})()
+    monkeypatch.setattr(speaker, "ask", lambda *messages, **options: reply)
+    state = begun(client)
+    assert state["pair"] is None and state["picked"] == 10
+    assert state["verdict"][0].startswith("The two answers were the same for 10 questions in a row")
 
 
 def test_samples_are_answers_of_the_tuned_model(client: httpx2.Client, copy: Path) -> None:

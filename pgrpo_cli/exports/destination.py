@@ -23,6 +23,12 @@ _SHOWN = 3
 
 def refuse_foreign(folder: Path) -> None:
     """Raise ExportError if something at `folder` would be lost: another folder, or files put beside one."""
+    if folder.name in ("", ".."):
+        raise ExportError(
+            f"--output: {shown(folder)} is no name of a folder; an export replaces its folder as a whole",
+            remedy=f"Name a folder in it, such as {shown(folder / 'exported')}.",
+            exit_code=2,
+        )
     if not os.path.lexists(folder):
         return
     remedy = "Give --output a new or an empty folder."

@@ -132,9 +132,11 @@ def run_if_any(path: Path) -> RunDirectory | None:
 def next_free(path: Path) -> Path:
     """`path`, or the first of path-2, path-3, ... that does not exist."""
     number, candidate = 1, path
+    # `.` has no name of its own.
+    named = path if path.name not in ("", "..") else path.resolve()
     while candidate.exists():
         number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
+        candidate = named.with_name(f"{named.name}-{number}")
     return candidate
 
 

@@ -90,6 +90,8 @@ def compare(
     page = paths[-1] / "compare.html" if html is None else Path(html)
     if html is not None and not page.parent.is_dir():
         raise RunError(f"{page.parent}: there is no such folder", remedy="Make it, or name another file.")
+    if page.is_dir():
+        raise RunError(f"{page}: is a folder", remedy="Name a file for the page: --html FILE.")
     if page.parent.is_dir():
         _try_to_write(page)
     labels = _labels(paths)

@@ -68,11 +68,16 @@ def taste(
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
     chosen = device_for(recipe, device)
     callbacks.on_note(describe(chosen))
-    speaker = _speaker(run, recipe, recipe_dir, chosen, callbacks)
     path = run.path / TASTE if output is None else Path(output)
+    if output is not None and not path.parent.is_dir():
+        raise DataError(
+            f"--output: {path.parent}: there is no such folder", remedy="Make it, or name another file."
+        )
+    # A file that cannot be read is found before the model is loaded.
+    picks, notes = earlier_picks(path, user)
+    speaker = _speaker(run, recipe, recipe_dir, chosen, callbacks)
     if output is None:
         run.path.mkdir(parents=True, exist_ok=True)
-    picks, notes = earlier_picks(path, user)
     for note in notes:
         callbacks.on_message(note)
     questions = _questions(run, recipe, recipe_dir, prompts, allow_code, callbacks)

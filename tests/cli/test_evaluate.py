@@ -187,7 +187,8 @@ def test_what_a_reader_must_know_is_said(runs: Path) -> None:
 
 def test_nothing_is_sampled_for_a_comparison_that_will_be_refused(runs: Path) -> None:
     assert pgrpo("compare", runs / "a").exit_code == 2
-    assert pgrpo("compare", runs / "a", runs / "b", "--html", "no/page.html").exit_code == 2
+    for page in ("no/page.html", ".", runs):
+        assert pgrpo("compare", runs / "a", runs / "b", "--html", page).exit_code == 2
     assert not (runs / "a" / "eval").exists()
 
 
@@ -210,6 +211,8 @@ def test_what_cannot_be_compared(runs: Path) -> None:
         ((runs / "a",), "at least two runs, got 1"),
         ((runs / "a", runs / "nothing"), "there is no such run"),
         ((runs / "a", runs / "a", "--html", "no/page.html"), "no: there is no such folder"),
+        ((runs / "a", runs / "a", "--html", "."), ".: is a folder"),
+        ((runs / "a", runs / "a", "--html", f"{runs}/"), f"{runs}: is a folder"),
     ]:
         result = pgrpo("compare", *words)
         assert (result.exit_code, result.stdout) == (2, ""), words

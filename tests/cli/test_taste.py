@@ -210,6 +210,8 @@ def test_picks_are_kept_whatever_the_run_and_the_file_of_questions_are_called(fo
         (("--between", "base,nowhere"), "nowhere"),
         (("--answers", "nowhere.txt"), "cannot be read"),
         (("--prompts", "nowhere.txt"), "cannot be read"),
+        (("--output", "nowhere/picks.jsonl"), "nowhere: there is no such folder"),
+        (("--output", "."), "no regular file"),
         (("--as", "nobody"), "no preference group 'nobody'"),
     ],
 )

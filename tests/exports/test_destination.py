@@ -60,6 +60,17 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("folder", [".", "..", "/", "out/.."])
+def test_what_is_no_name_of_a_folder_is_refused(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="is no name of a folder") as caught:
+        written(Path(folder), one="1")
+    assert caught.value.exit_code == 2 and "exported" in str(caught.value.remedy)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_file_put_beside_an_export_is_not_replaced(tmp_path: Path) -> None:
     written(tmp_path / "out", one="1")
     (tmp_path / "out" / "notes.txt").write_text("mine")

@@ -12,11 +12,13 @@ from tests.support.runs import recipe_of
 from tests.support.training import files_in
 
 
-def test_a_free_directory_is_found(tmp_path: Path) -> None:
+def test_a_free_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert next_free(tmp_path / "a") == tmp_path / "a"
     for name in ("a", "a-2"):
         (tmp_path / name).mkdir()
     assert next_free(tmp_path / "a") == tmp_path / "a-3"
+    monkeypatch.chdir(tmp_path / "a")
+    assert next_free(Path()) == tmp_path / "a-3"
 
 
 def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def export(
         path_option(
             "--output",
             "DIR",
-            "A new folder, or that of an earlier export, which is replaced. Default: export/FORMAT in "
-            "the run.",
+            "A new folder, or that of an earlier export, which is replaced. Default: in the run, "
+            "export/FORMAT-TYPE such as export/gguf-q8_0, or export/FORMAT if no type is chosen.",
         ),
     ] = None,
     step: StepOption = None,

@@ -57,9 +57,9 @@ def export(
     """Write the model of a run, or that of its checkpoint after `step`, in the format `to`.
 
     `merge_into`: the weights that the run trained on, in NF4 or not (`trained`, the default), or the base
-    model's `original` ones. `output`: a new folder, or that of an earlier export; default: `export/<format>`
-    in the run. `llama_cpp`: a folder of llama.cpp's sources, whose converter is run. Raises PgrpoError; then
-    nothing was written.
+    model's `original` ones. `output`: a new folder, or that of an earlier export; default: in the run,
+    `export/<format>-<type>`, or `export/<format>` where no type is chosen. `llama_cpp`: a folder of
+    llama.cpp's sources, whose converter is run. Raises PgrpoError; then nothing was written.
     """
     callbacks = callbacks or Callbacks()
     if to not in FORMATS:

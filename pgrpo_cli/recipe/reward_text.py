@@ -54,7 +54,11 @@ class LengthReward(RewardBase):
     value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     type: Literal["length"] = "length"
-    unit: Literal["characters", "words", "sentences"] = Field("words", description="What is counted.")
+    unit: Literal["characters", "words", "sentences"] = Field(
+        "words",
+        description="What is counted. A Chinese, Japanese or Thai character is a word of its own; 。！？ end "
+        "a sentence, as .!? do before a blank.",
+    )
     min: int = Field(0, ge=0, description="Least length worth the full reward.")
     max: int = Field(ge=0, description="Greatest length worth the full reward.")
     slack: int = Field(10, ge=1, description="Distance outside the interval at which the reward reaches 0.")
@@ -72,7 +76,9 @@ class KeywordReward(RewardBase):
 
     type: Literal["keyword"] = "keyword"
     keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        min_length=1, description="Words or phrases."
+        min_length=1,
+        description="Words or phrases. In and beside Chinese, Japanese and Thai text, where nothing parts "
+        "words, they are found anywhere.",
     )
     need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
 

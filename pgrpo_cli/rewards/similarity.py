@@ -29,7 +29,7 @@ from .base import (
     where,
 )
 from .pretrained import ENCODER, Pretrained, load_pretrained, location_of
-from .text import is_blank
+from .text import UNSPACED, is_blank
 
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Takes texts and references, pairwise; gives similarities in [0, 1], NaN where a pair has none."""
@@ -37,9 +37,7 @@ Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 Embedder = Callable[[Sequence[str]], list[Any]]
 """From texts to a vector of length 1 for each, as tensors on the CPU."""
 
-# Scripts that write words without blanks: kana, Han, Thai.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 
 
 @dataclass(frozen=True)

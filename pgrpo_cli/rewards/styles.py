@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Callable
 
-from .text import distinct_hits, lines, listed_terms, ramp, sentences, words
+from .text import UNSPACED, distinct_hits, lines, listed_terms, ramp, sentences, words
 
 BULLET = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s*\S")
-QUESTION = re.compile(r"\w['’\")]*\s*\?")
+QUESTION = re.compile(r"\w['’\")]*\s*[?？]")
+LONE_LETTER = re.compile(f"[^{UNSPACED}]")
 # One pass over any text: with the end required, a text without one would be tried from each of its letters.
 SENTENCE = re.compile(r"([^.!?\n]+)([.!?]?)")
 CONTRACTION = re.compile(r"(?<!\w)\w+['’](?:s|m|d|ll|re|ve|t)(?!\w)", re.IGNORECASE)
@@ -41,7 +42,7 @@ INTERROGATIVE = listed_terms(
 
 def textness(text: str) -> float:
     """How far a completion is text: 0 without a word, at most 0.5 for one, less for repetition and signs."""
-    found = [word.lower() for word in words(text) if len(word) > 1]
+    found = [word.lower() for word in words(text) if not LONE_LETTER.fullmatch(word)]
     if not found:
         return 0.0
     visible = [char for char in text if not char.isspace()]

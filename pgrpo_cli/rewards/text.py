@@ -7,12 +7,16 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n+")
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+"""Characters of scripts that write words without blanks, for a set in a pattern: kana, Han, Thai."""
+SPACED = rf"[^\W{UNSPACED}]"
+"""A character of the other scripts, beside which a word has not ended."""
+WORD = re.compile(rf"(?=[^\W\d_])[{UNSPACED}]|[^\W\d_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)*")
+SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|[。！？｡]+|\n+")
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, apostrophes inside kept: "Don't stop" gives two."""
+    """Runs of letters, apostrophes inside kept: "Don't stop" gives two. A letter of `UNSPACED` is a word."""
     return WORD.findall(text)
 
 
@@ -51,6 +55,9 @@ def inside(value: float, low: float | None, high: float | None, slack: float) ->
     return max(0.0, 1 - max(below, above, 0.0) / slack)
 
 
+_JOINED = re.compile(f"[{UNSPACED}]")
+
+
 class Term(NamedTuple):
     """What finds a term in folded texts. `literal` is a piece of it that each of its occurrences holds."""
 
@@ -63,14 +70,19 @@ class Term(NamedTuple):
 
 
 def term_patterns(terms: Iterable[str]) -> tuple[Term, ...]:
-    """One pattern per term, for folded texts: whole words; a blank matches hyphens; `symph*` is a prefix."""
+    """One pattern per term, for folded texts: whole words; a blank matches hyphens; `symph*` is a prefix.
+
+    In and beside scripts without blanks nothing says where a word begins and ends, so nothing is asked for.
+    """
     patterns = []
     for term in terms:
         pieces = fold(term).rstrip("*").split()
         body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
         ending = r"\w*" if term.endswith("*") else ""
         longest = max(pieces, key=len, default="")
-        patterns.append(Term(longest, re.compile(rf"(?<!\w){body}{ending}(?!\w)")))
+        start = "" if _JOINED.match(body) else rf"(?<!{SPACED})"
+        end = "" if _JOINED.match(body[-1:]) else rf"(?!{SPACED})"
+        patterns.append(Term(longest, re.compile(f"{start}{body}{ending}{end}")))
     return tuple(patterns)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .text import fold
+from .text import SPACED, fold
 
 MAX_LENGTH = 300
 """Characters of a title."""
@@ -116,7 +116,7 @@ def _boundary(char: str, look: str) -> str:
     """The end of a word of the script; some scripts write words without blanks."""
     name = unicodedata.name(char, "")
     joined = name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"))
-    return "" if joined else rf"{look}\w)"
+    return "" if joined else f"{look}{SPACED})"
 
 
 def is_common(word: str) -> bool:

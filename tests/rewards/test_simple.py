@@ -102,6 +102,15 @@ def test_length_units(unit, expected):
     assert LENGTH_UNITS[unit]("Bread. Butter now!") == expected
 
 
+def test_japanese_is_counted_and_searched_by_characters():
+    text = "私は寿司が好きです。とても美味しいです。"
+    # Nine and nine letters in two sentences.
+    assert {unit: count(text) for unit, count in LENGTH_UNITS.items()} == {
+        "characters": 20, "words": 18, "sentences": 2
+    }  # fmt: skip
+    assert value(build_keyword(KeywordReward(keywords=("寿司",)), CONTEXT), text) == 1.0
+
+
 def test_every_unit_of_the_schema_is_known():
     assert set(LengthReward.model_fields["unit"].annotation.__args__) == LENGTH_UNITS.keys()
 

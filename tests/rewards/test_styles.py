@@ -80,6 +80,7 @@ def test_scores_by_hand(style, text, expected):
         ("a b c d", 0.0),  # single letters are no words
         ("Jazz.", 0.5),
         ("Miles Davis", 1.0),
+        ("私は寿司が好きです", 1.0),
         # 3 of 8 words differ: (0.375 - 0.15) / (0.6 - 0.15) = 0.5
         ("go go go go go go now yes", 0.5),
         # 9 of 20 visible signs are letters: (0.45 - 0.3) / (0.6 - 0.3) = 0.5

@@ -14,6 +14,25 @@ def test_words_are_runs_of_letters_with_apostrophes_inside():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("私は寿司が好きです", 9),
+        ("我喜欢猫。", 4),
+        ("AIが2つ、好き", 5),
+        ("ลาบ", 3),
+        ("스시가 좋아요", 2),
+        ("・。", 0),
+    ],
+)
+def test_a_letter_of_a_script_without_blanks_is_a_word(text, count):
+    assert len(words(text)) == count
+
+
+def test_full_width_stops_end_sentences_without_a_blank():
+    assert sentences("好きです。本当？！はい｡ Yes. No") == ["好きです", "本当", "はい", "Yes", "No"]
+
+
 def test_sentences_end_at_marks_and_line_breaks_and_hold_a_word():
     assert sentences("One. Two!! ... \n- three\n\n42?") == ["One", "Two", "- three"]
 
@@ -50,6 +69,13 @@ def test_ramp_is_linear_between_and_flat_outside_in_both_directions(value, start
         ("hip hop", "hiphop", 0),
         ("AC/DC", "ac/dc.", 1),
         ("Tiësto", "tiesto", 1),
+        ("寿司", "私は寿司が好きです", 1),
+        ("寿司", "寿 司", 0),
+        ("ラーメン", "豚骨ラーメン屋", 1),
+        ("sushi", "私はsushiが好き", 1),
+        ("sushi", "私はsushisが好き", 0),
+        ("sush*", "私はsushisが好き", 1),
+        ("AI 寿司", "このAI-寿司は", 1),
     ],
 )
 def test_terms_match_whole_words(term, text, found):

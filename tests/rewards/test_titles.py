@@ -59,6 +59,7 @@ def named(text: str, *titles: str, ignore_year: bool = False) -> list[set[str]]:
         ("Ça", "ça"),
         ("Straße", "STRASSE"),
         ("千と千尋の神隠し", "私は千と千尋の神隠しが好きです"),
+        ("Persona Paul", "私はPersona Paulが好きです"),
         ("기생충", "나는 기생충을 좋아한다"),
         ("Война и мир", "Лучшая книга: война и мир!"),
         ("snake_case", "snake case"),

@@ -108,7 +108,7 @@ _ALWAYS = (
         "exclamations",
         "exclamation marks",
         "no exclamation marks",
-        lambda a: math.log1p(a.text.count("!")),
+        lambda a: math.log1p(a.text.count("!") + a.text.count("！")),
     ),
     Feature("capitals", "capitals", "few capitals", _capitals),
     Feature("formality", "formal words", "casual words", _formality),

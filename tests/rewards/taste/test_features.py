@@ -19,7 +19,9 @@ FEATURES = {feature.name: feature for feature in readable_features()}
         ("lists", "Buy:\n- tea\n- milk\nThat is all.", 0.5),
         ("lists", "Tea.", 0),
         ("questions", "Tea? Or coffee?", math.log(3)),
+        ("questions", "お茶ですか？", math.log(2)),
         ("exclamations", "Tea!!", math.log(3)),
+        ("exclamations", "お茶！！", math.log(3)),
         # One of four letters: the root of 1/4.
         ("capitals", "Teas", 0.5),
         ("capitals", "...", 0),

@@ -365,7 +365,9 @@ def _last_of_each(ratings: Iterable[Rating]) -> tuple[Rating, ...]:
     last: dict[str, Rating] = {}
     for rating in ratings:
         same = rating.model_dump_json(exclude={"id", "time", "rating", "edited"})
-        key = f"{same} {rating.edited is None}"
+        # Without a user and a seed it may be another person, or another answer with the same text.
+        known = rating.user is not None or rating.seed is not None
+        key = f"{same} {rating.edited is None}" if known else rating.id
         last.pop(key, None)
         last[key] = rating
     return tuple(last.values())

@@ -122,7 +122,8 @@ def test_of_several_ratings_of_an_answer_by_somebody_the_last_counts(path: Path)
     bens = liked.model_copy(update={"id": "bens", "user": "ben"})
     again = liked.model_copy(update={"id": "again", "seed": 4})
     disliked = liked.model_copy(update={"id": "disliked", "rating": -1})
-    for record in (liked, wanted, bens, again, disliked):
+    nobodys = Rating(messages=MESSAGES, answer="Tea.", rating=1)
+    for record in (liked, wanted, bens, again, disliked, nobodys, nobodys.model_copy(update={"id": "other"})):
         append(path, record)
     found = [(rating.id, rating.rating, rating.edited) for rating in read_feedback(path).ratings]
     assert found == [
@@ -130,6 +131,9 @@ def test_of_several_ratings_of_an_answer_by_somebody_the_last_counts(path: Path)
         ("bens", 1, None),
         ("again", 1, None),
         ("disliked", -1, None),
+        # Nobody knows whether these are one person's.
+        (nobodys.id, 1, None),
+        ("other", 1, None),
     ]
 
 

@@ -131,8 +131,11 @@ def test_a_rollout_that_goes_on_with_other_numbers_fails(
 ) -> None:
     limiter, budgets = Tokens(policy), list[int]()
     drawn = rollout_module.uniforms
-    monkeypatch.setattr(rollout_module, "uniforms", lambda seed, *rest: drawn(len(budgets), *rest))
 
+    def other(seed: int, *rest: Any, **options: Any) -> torch.Tensor:
+        return drawn(len(budgets), *rest, **options)
+
+    monkeypatch.setattr(rollout_module, "uniforms", other)
     lower = TokenBudget.lower
 
     def lowered(self: TokenBudget, failed: int) -> None:

@@ -67,8 +67,9 @@ def test_a_rating_that_could_not_be_read_again_is_refused(
 
 def test_two_servers_on_one_run_lose_no_rating(speaker: Speaker, copy: Path) -> None:
     with served(speaker, copy) as one, served(speaker, copy) as two, ThreadPoolExecutor(8) as pool:
-        for url in (one, two) * 20:
-            pool.submit(httpx2.post, f"{url}/page/ratings", json=RATING, timeout=60)
+        for seed, url in enumerate((one, two) * 20):
+            # Each of an answer of its own: of several ratings of one answer the last counts.
+            pool.submit(httpx2.post, f"{url}/page/ratings", json={**RATING, "seed": seed}, timeout=60)
         pool.shutdown()
     found = read_feedback(copy / "feedback.jsonl")
     assert (len(found.ratings), found.problems, found.notes) == (40, (), ())

@@ -32,7 +32,7 @@ def text_option(name: str, metavar: str, help: str) -> Any:
 
 
 def _text(text: str) -> str:
-    from pgrpo_cli.feedback import decoded
+    from pgrpo_cli.feedback.records import decoded
 
     return decoded(text)
 

@@ -20,16 +20,8 @@ from pgrpo_cli.data.conditioning.presets import (
 )
 from pgrpo_cli.data.records import Message
 from pgrpo_cli.errors import DataError, PathError
-from pgrpo_cli.feedback import (
-    FEEDBACK,
-    TASTE,
-    Placed,
-    Rating,
-    append,
-    checked_name,
-    read_feedback,
-    recordable,
-)
+from pgrpo_cli.feedback.file import FEEDBACK, TASTE, append, read_feedback
+from pgrpo_cli.feedback.records import Placed, Rating, checked_name, recordable
 from pgrpo_cli.paths import shown
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion

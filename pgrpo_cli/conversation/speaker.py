@@ -20,7 +20,7 @@ from pgrpo_cli.errors import DataError, TrainingError
 from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.sampling import eval_sampling
 from pgrpo_cli.eval.targets import EvalTarget, sampling_of
-from pgrpo_cli.feedback import recorded_name
+from pgrpo_cli.feedback.records import recorded_name
 from pgrpo_cli.model.load.base_model import model_limits
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.cpu_weights import rollout_weights

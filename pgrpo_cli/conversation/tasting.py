@@ -20,7 +20,8 @@ from threading import Event
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
-from pgrpo_cli.feedback import Pick, Placed, Undo, append, read_feedback, recordable
+from pgrpo_cli.feedback.file import append, read_feedback
+from pgrpo_cli.feedback.records import Pick, Placed, Undo, recordable
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.taste.asked import Asked
 from pgrpo_cli.rewards.text import is_blank

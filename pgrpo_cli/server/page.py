@@ -19,7 +19,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.feedback import FEEDBACK, Rating, append
+from pgrpo_cli.feedback.file import FEEDBACK, append
+from pgrpo_cli.feedback.records import Rating
 
 from .errors import ApiError
 from .requests import Conversation, Seed

@@ -30,7 +30,8 @@ from pgrpo_cli.conversation.tasting import (
 )
 from pgrpo_cli.data.conditioning.presets import plain_preset, preference_groups_of
 from pgrpo_cli.eval.matrix import MOST_GROUPS
-from pgrpo_cli.feedback import TASTE, checked_name
+from pgrpo_cli.feedback.file import TASTE
+from pgrpo_cli.feedback.records import checked_name
 
 from .answering import AnswerQueue
 from .errors import ApiError

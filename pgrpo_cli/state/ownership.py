@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pgrpo_cli.errors import RunError
-from pgrpo_cli.feedback import FEEDBACK, TASTE
+from pgrpo_cli.feedback.file import FEEDBACK, TASTE
 from pgrpo_cli.paths import made_folder, shown
 from pgrpo_cli.recipe.load import written_by
 

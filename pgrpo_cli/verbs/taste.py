@@ -26,7 +26,8 @@ from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
-from pgrpo_cli.feedback import TASTE, checked_name, recorded_name
+from pgrpo_cli.feedback.file import TASTE
+from pgrpo_cli.feedback.records import checked_name, recorded_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.errors import TrainingError
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from tests.support.training import trained, write_tiny
 
 CONDITIONING = {

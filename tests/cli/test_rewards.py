@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
-from pgrpo_cli.feedback import append
+from pgrpo_cli.feedback.file import append
 from pgrpo_cli.rewards.build import BUILDERS
 from pgrpo_cli.state.ownership import take
 from tests.support.judge import Answer, echo, judge_server

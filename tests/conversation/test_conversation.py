@@ -10,7 +10,8 @@ import pytest
 from pgrpo_cli import chat
 from pgrpo_cli.conversation.conversation import Conversation
 from pgrpo_cli.errors import DataError, RecipeError
-from pgrpo_cli.feedback import FEEDBACK, TASTE, Placed, append, read_feedback
+from pgrpo_cli.feedback.file import FEEDBACK, TASTE, append, read_feedback
+from pgrpo_cli.feedback.records import Placed
 from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.verbs.chat import AnswerRewards
 from tests.support.training import trained, write_tiny

@@ -13,7 +13,7 @@ import pytest
 from pgrpo_cli.conversation.placing import NOBODY, Placing
 from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Question, Shown, Tasting, shuffled
 from pgrpo_cli.data.conditioning.presets import Preset
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from tests.support.serving import served
 
 MESSAGES = [{"role": "user", "content": "often 3"}]

@@ -11,7 +11,7 @@ import pytest
 
 from pgrpo_cli.cli.terminal import safe
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from tests.support.browser import CHROMIUM, Tab, opened
 from tests.support.serving import served
 

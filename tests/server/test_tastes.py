@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.server import tastes
 from tests.support.serving import served
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
-from pgrpo_cli.feedback import Pick
+from pgrpo_cli.feedback.records import Pick
 
 QUESTION = "Which music do you recommend?"
 ANSWERS = (

@@ -11,7 +11,7 @@ import pytest
 
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback import read_feedback
+from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.recipe.load import load_recipe, sample_data, shipped_recipes
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards

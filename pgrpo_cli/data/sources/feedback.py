@@ -10,7 +10,8 @@ from typing import Any
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback import Pick, Rating, read_feedback
+from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.feedback.records import Pick, Rating
 from pgrpo_cli.recipe.sources import FeedbackSource, OpinionsSource
 
 from .context import ReadContext

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgrpo_cli.feedback import Message, Pick
+from pgrpo_cli.feedback.records import Message, Pick
 
 from .bradley_terry import (
     CONFIDENCE,

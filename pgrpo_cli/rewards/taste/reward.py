@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pgrpo_cli.errors import DataError, RewardError
-from pgrpo_cli.feedback import Pick, read_feedback
+from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.feedback.records import Pick
 from pgrpo_cli.names import nearest
 from pgrpo_cli.paths import path_of
 from pgrpo_cli.recipe.rewards import TasteReward

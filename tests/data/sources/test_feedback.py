@@ -11,7 +11,8 @@ from pgrpo_cli.data.records import SourceData
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.sources.feedback import read_feedback_files
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback import Pick, Rating, Undo, append
+from pgrpo_cli.feedback.file import append
+from pgrpo_cli.feedback.records import Pick, Rating, Undo
 from pgrpo_cli.recipe.sources import FeedbackSource
 
 MESSAGES = ({"role": "user", "content": "Tea or coffee?"},)

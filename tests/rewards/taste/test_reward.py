@@ -11,7 +11,8 @@ import pytest
 
 from pgrpo_cli.errors import DataError, RewardError
 from pgrpo_cli.eval.matrix import cross_scores
-from pgrpo_cli.feedback import Pick, append
+from pgrpo_cli.feedback.file import append
+from pgrpo_cli.feedback.records import Pick
 from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, LearntReward, RewardFunction
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import DataError, PathError, PgrpoError
-from pgrpo_cli.feedback import LONGEST_LINE, Pick, Placed, Rating, Undo, append, checked_name, read_feedback
+from pgrpo_cli.feedback.file import LONGEST_LINE, append, read_feedback
+from pgrpo_cli.feedback.records import Pick, Placed, Rating, Undo, checked_name
 
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tea or coffee?"})
 HEAD = {"version": 1, "id": "a", "time": "2026-11-30T03:00:00+00:00"}
@@ -175,7 +176,7 @@ def test_a_last_line_that_lacks_only_its_end_is_read(path: Path) -> None:
 
 def test_two_programs_write_at_the_same_time(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pgrpo_cli.feedback import Pick, append\n"
+        "import sys; from pathlib import Path; from pgrpo_cli.feedback.records import Pick, append\n"
         "messages = ({'role': 'user', 'content': 'Hi'},)\n"
         "for n in range(50):\n"
         "    pick = Pick(user=sys.argv[2], pick='1', answers=('x' * 9000, 'y'), messages=messages)\n"

@@ -176,7 +176,9 @@ def test_a_last_line_that_lacks_only_its_end_is_read(path: Path) -> None:
 
 def test_two_programs_write_at_the_same_time(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pgrpo_cli.feedback.records import Pick, append\n"
+        "import sys; from pathlib import Path\n"
+        "from pgrpo_cli.feedback.file import append\n"
+        "from pgrpo_cli.feedback.records import Pick\n"
         "messages = ({'role': 'user', 'content': 'Hi'},)\n"
         "for n in range(50):\n"
         "    pick = Pick(user=sys.argv[2], pick='1', answers=('x' * 9000, 'y'), messages=messages)\n"

@@ -56,8 +56,9 @@ class LengthReward(RewardBase):
     type: Literal["length"] = "length"
     unit: Literal["characters", "words", "sentences"] = Field(
         "words",
-        description="What is counted. A Chinese, Japanese or Thai character is a word of its own; 。！？ end "
-        "a sentence, as .!? do before a blank.",
+        description="What is counted. A Chinese, Japanese, Thai, Lao, Burmese or Khmer character is a word "
+        "of its own; 。！？ and the full stops of Hindi, Urdu and others end a sentence, as .!? do before a "
+        "blank.",
     )
     min: int = Field(0, ge=0, description="Least length worth the full reward.")
     max: int = Field(ge=0, description="Greatest length worth the full reward.")
@@ -77,8 +78,8 @@ class KeywordReward(RewardBase):
     type: Literal["keyword"] = "keyword"
     keywords: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         min_length=1,
-        description="Words or phrases. In and beside Chinese, Japanese and Thai text, where nothing parts "
-        "words, they are found anywhere.",
+        description="Words or phrases. In and beside Chinese, Japanese, Thai, Lao, Burmese and Khmer text, "
+        "where nothing parts words, they are found anywhere.",
     )
     need: Literal["any", "share"] = Field("any", description="`any`: 1 if one occurs. `share`: found / all.")
 
@@ -214,9 +215,9 @@ class RecommendationReward(RewardBase):
 class RougeReward(ReferenceReward):
     """Likeness in words to a reference: ROUGE-L, the F1 of the longest common subsequence of words.
 
-    Case and punctuation do not count; Chinese, Japanese and Thai characters are words of their own. A
-    reference without a word gives no reward. Rows with a column `reference`: `{type: rouge}`; with a text and
-    a thumb: `{type: rouge, reference_column: answer, rating_column: thumbs_up}`.
+    Case and punctuation do not count; Chinese, Japanese, Thai, Lao, Burmese and Khmer characters are words of
+    their own. A reference without a word gives no reward. Rows with a column `reference`: `{type: rouge}`;
+    with a text and a thumb: `{type: rouge, reference_column: answer, rating_column: thumbs_up}`.
     """
 
     type: Literal["rouge"] = "rouge"

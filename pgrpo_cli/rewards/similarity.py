@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ from .base import (
     where,
 )
 from .pretrained import ENCODER, Pretrained, load_pretrained, location_of
-from .text import UNSPACED, is_blank
+from .text import MARKS, UNSPACED, is_blank
 
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Takes texts and references, pairwise; gives similarities in [0, 1], NaN where a pair has none."""
@@ -37,7 +38,7 @@ Compare = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 Embedder = Callable[[Sequence[str]], list[Any]]
 """From texts to a vector of length 1 for each, as tensors on the CPU."""
 
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}][{MARKS}]*)+")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def build_chrf(section: ChrfReward, context: BuildContext) -> SimilarityFunction
 
 def rouge_l(text: str, reference: str) -> float:
     """ROUGE-L (Lin 2004): 2 · LCS / (words of both texts); NaN for a reference without a word."""
-    found, wanted = _WORD.findall(text.casefold()), _WORD.findall(reference.casefold())
+    found, wanted = (_WORD.findall(unicodedata.normalize("NFC", t.casefold())) for t in (text, reference))
     if not wanted:
         return math.nan
     return 2 * longest_common_subsequence(found, wanted) / (len(found) + len(wanted))

@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Callable
 
-from .text import UNSPACED, distinct_hits, lines, listed_terms, ramp, sentences, words
+from .text import MARKS, UNSPACED, distinct_hits, lines, listed_terms, ramp, sentences, words
 
 BULLET = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s*\S")
-QUESTION = re.compile(r"\w['’\")]*\s*[?？]")
+QUESTION = re.compile(rf"[\w{MARKS}]['’\")]*\s*[?？؟]")
+MARK = re.compile(f"[{MARKS}]")
 LONE_LETTER = re.compile(f"[^{UNSPACED}]")
 # One pass over any text: with the end required, a text without one would be tried from each of its letters.
 SENTENCE = re.compile(r"([^.!?\n]+)([.!?]?)")
@@ -46,7 +47,7 @@ def textness(text: str) -> float:
     if not found:
         return 0.0
     visible = [char for char in text if not char.isspace()]
-    letters = sum(char.isalpha() for char in visible) / len(visible)
+    letters = sum(char.isalpha() or MARK.match(char) is not None for char in visible) / len(visible)
     distinct = len(set(found)) / len(found)
     plausible = sum(len(word) <= 20 for word in found) / len(found)
     enough = 0.5 if len(found) == 1 else 1.0

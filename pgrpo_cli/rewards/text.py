@@ -5,14 +5,37 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import groupby
 from typing import NamedTuple
 
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
-"""Characters of scripts that write words without blanks, for a set in a pattern: kana, Han, Thai."""
-SPACED = rf"[^\W{UNSPACED}]"
+
+def _marks() -> str:
+    """Unicode's marks in ranges, without those of symbols and emoji, and the two joiners of letters."""
+    symbols = {*range(0x20D0, 0x2100), *range(0xFE00, 0xFE10)}
+    marks = (
+        code
+        for code in range(0x300, 0x20000)
+        if unicodedata.category(chr(code)).startswith("M") and code not in symbols
+    )
+    # In a run of neighbours the distance to their number in the sequence is the same.
+    runs = [list(run) for _, run in groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
+    return "".join(f"{chr(run[0][1])}-{chr(run[-1][1])}" for run in runs) + r"\u200c\u200d"
+
+
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Characters of scripts that write words without blanks, for a set in a pattern: kana, Han, Thai, Lao,
+Burmese, Khmer."""
+MARKS = _marks()
+"""Signs that belong to the letter before them, for a set in a pattern: the vowels of Hindi, accents of their
+own. To `\\w` most of them are no part of a word."""
+SPACED = rf"(?:[^\W{UNSPACED}]|(?![{UNSPACED}])[{MARKS}])"
 """A character of the other scripts, beside which a word has not ended."""
-WORD = re.compile(rf"(?=[^\W\d_])[{UNSPACED}]|[^\W\d_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)*")
-SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|[。！？｡]+|\n+")
+_LETTERS = rf"(?:[^\W\d_{UNSPACED}][{MARKS}]*)+"
+WORD = re.compile(rf"(?=[^\W\d_])[{UNSPACED}]|{_LETTERS}(?:['’]{_LETTERS})*")
+SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|[。！？｡।॥۔؟։።။។]+|\n+")
+_ACCENTS = frozenset([1, *range(10, 37), *range(200, 256)])
+"""Unicode's combining classes of marks that may be left out: accents, and the points of Hebrew and Arabic.
+Not those that make another letter or syllable, as in Japanese, Hindi and Thai."""
 
 
 def words(text: str) -> list[str]:
@@ -40,7 +63,7 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
-    return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
+    return "".join(char for char in decomposed if unicodedata.combining(char) not in _ACCENTS).casefold()
 
 
 def ramp(value: float, start: float, end: float) -> float:
@@ -72,16 +95,17 @@ class Term(NamedTuple):
 def term_patterns(terms: Iterable[str]) -> tuple[Term, ...]:
     """One pattern per term, for folded texts: whole words; a blank matches hyphens; `symph*` is a prefix.
 
-    In and beside scripts without blanks nothing says where a word begins and ends, so nothing is asked for.
+    In and beside scripts without blanks nothing says where a word begins and ends, so nothing is asked for
+    but that its last letter has no further mark.
     """
     patterns = []
     for term in terms:
         pieces = fold(term).rstrip("*").split()
         body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
-        ending = r"\w*" if term.endswith("*") else ""
+        ending = rf"[\w{MARKS}]*" if term.endswith("*") else ""
         longest = max(pieces, key=len, default="")
         start = "" if _JOINED.match(body) else rf"(?<!{SPACED})"
-        end = "" if _JOINED.match(body[-1:]) else rf"(?!{SPACED})"
+        end = rf"(?![{MARKS}])" if _JOINED.match(body[-1:]) else rf"(?!{SPACED})"
         patterns.append(Term(longest, re.compile(f"{start}{body}{ending}{end}")))
     return tuple(patterns)
 

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .text import SPACED, fold
+from .text import MARKS, SPACED, fold
 
 MAX_LENGTH = 300
 """Characters of a title."""
@@ -23,7 +23,7 @@ _NOTE = re.compile(r"\s*\([^()]*\)")
 _INVERTED = re.compile(rf"(.*\w.*),\s*({ARTICLES})", re.IGNORECASE | re.DOTALL)
 _ENGLISH_ARTICLE_FIRST = re.compile(rf"\s*(?:{ENGLISH_ARTICLES})\s+(?=.*\w)", re.IGNORECASE | re.DOTALL)
 _ARTICLE_FIRST = re.compile(rf"\s*({ARTICLES})(?:(?<=['’])|\s+)(.*\w.*)", re.IGNORECASE | re.DOTALL)
-_TOKENS = re.compile(r"\w+|[^\w]+")
+_TOKENS = re.compile(rf"\w[\w{MARKS}]*|\W+")
 _INSIDE_A_WORD = re.compile(r"['.\-‐-―·]+")
 
 # Words that stand in most texts whatever they are about.
@@ -103,20 +103,23 @@ def _tokens(core: str) -> list[str]:
 
 def _pattern(tokens: list[str]) -> str:
     """A hyphen, dot or apostrophe inside a word may be left out; words are parted by up to five signs."""
+    # A mark parts no words. Such a pattern takes long to compile, and no mark follows a letter of ASCII.
+    sign = r"[^\w\n]" if "".join(tokens).isascii() else rf"(?![{MARKS}])[^\w\n]"
     body = "".join(
         re.escape(token)
         if index % 2 == 0
-        else (r"[^\w\n]{0,3}" if _INSIDE_A_WORD.fullmatch(token) else r"[^\w\n]{1,5}")
+        else (sign + ("{0,3}" if _INSIDE_A_WORD.fullmatch(token) else "{1,5}"))
         for index, token in enumerate(tokens)
     )
-    return rf"{_boundary(tokens[0][0], '(?<!')}{body}{_boundary(tokens[-1][-1], '(?!')}"
+    start = "" if _joined(tokens[0][0]) else rf"(?<!{SPACED})"
+    end = rf"(?![{MARKS}])" if _joined(tokens[-1][-1]) else rf"(?!{SPACED})"
+    return f"{start}{body}{end}"
 
 
-def _boundary(char: str, look: str) -> str:
-    """The end of a word of the script; some scripts write words without blanks."""
-    name = unicodedata.name(char, "")
-    joined = name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI"))
-    return "" if joined else f"{look}{SPACED})"
+def _joined(char: str) -> bool:
+    """Whether the character's script may write words without blanks, or with endings that are joined."""
+    scripts = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "MYANMAR", "KHMER")
+    return unicodedata.name(char, "").startswith((*scripts, "COMBINING KATAKANA"))
 
 
 def is_common(word: str) -> bool:

@@ -1,6 +1,7 @@
 import math
 import random
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def scored(text, reference, function=ROUGE, **columns):
         ("x", "a", 0.0),
         ("我喜欢猫", "我喜欢狗", 2 * 3 / 8),
         ("für Ärzte", "FÜR ÄRZTE", 1.0),
+        ("für Ärzte", unicodedata.normalize("NFD", "für Ärzte"), 1.0),
+        ("लड़का दौड़ता है", "लड़की दौड़ती है", 2 * 1 / 6),
     ],
 )
 def test_rouge_by_hand(text, reference, expected):

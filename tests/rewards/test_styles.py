@@ -51,6 +51,7 @@ def test_a_sample_of_a_style_scores_high_in_it_and_higher_than_the_others(style)
         ("excited", "!!!!!!!", 1.0),
         # One question mark of 2 (0.2), one of two sentences asks (0.2), "what" of 4 address words (0.05).
         ("asking", "What now? Nothing.", 0.2 + 0.2 + 0.05),
+        ("asking", "कैसे हो?", 0.2 + 0.4),
         # "you": half a word of address out of 2.
         ("asking", "See you there", 0.2 * 0.5 / 2),
         # Two lines: half of 0.25; one bullet of 3: 0.1; half of the lines: 0.175; bullets imply 0.1.
@@ -81,6 +82,7 @@ def test_scores_by_hand(style, text, expected):
         ("Jazz.", 0.5),
         ("Miles Davis", 1.0),
         ("私は寿司が好きです", 1.0),
+        ("नीति सीधी थी", 1.0),  # half of the signs are vowels
         # 3 of 8 words differ: (0.375 - 0.15) / (0.6 - 0.15) = 0.5
         ("go go go go go go now yes", 0.5),
         # 9 of 20 visible signs are letters: (0.45 - 0.3) / (0.6 - 0.3) = 0.5

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from pgrpo_cli.rewards.text import distinct_hits, fold, lines, listed_terms, ramp, sentences, words
@@ -23,14 +25,26 @@ def test_words_are_runs_of_letters_with_apostrophes_inside():
         ("ลาบ", 3),
         ("스시가 좋아요", 2),
         ("・。", 0),
+        ("ខ្ញុំ", 2),
+        ("मुझे हिन्दी बोलना पसंद है", 5),
+        ("நான் தமிழ் பேசுகிறேன்", 3),
+        ("আমি বাংলা বলি", 3),
+        ("مُحَمَّدٌ رَسُولٌ", 2),
+        ("می‌خواهم بروم", 2),
+        (unicodedata.normalize("NFD", "Việt Nam là một quốc gia"), 6),
     ],
 )
-def test_a_letter_of_a_script_without_blanks_is_a_word(text, count):
+def test_a_letter_of_a_script_without_blanks_is_a_word_and_a_mark_belongs_to_its_letter(text, count):
     assert len(words(text)) == count
 
 
 def test_full_width_stops_end_sentences_without_a_blank():
     assert sentences("好きです。本当？！はい｡ Yes. No") == ["好きです", "本当", "はい", "Yes", "No"]
+
+
+@pytest.mark.parametrize("text", ["मैं ठीक हूँ। तुम कैसे हो॥", "میں ٹھیک ہوں۔ آپ؟", "ကောင်းတယ်။ဟုတ်တယ်။"])
+def test_full_stops_of_other_scripts_end_sentences(text):
+    assert len(sentences(text)) == 2
 
 
 def test_sentences_end_at_marks_and_line_breaks_and_hold_a_word():
@@ -47,6 +61,12 @@ def test_lines_are_stripped_and_not_blank():
 
 def test_fold_drops_case_accents_and_curly_apostrophes():
     assert fold("Motörhead’s TIËSTO") == "motorhead's tiesto"
+    assert fold("مُحَمَّد") == "محمد"
+
+
+@pytest.mark.parametrize(("one", "other"), [("かき", "がき"), ("ไม่", "ไม้"), ("कर्म", "करम")])
+def test_fold_keeps_marks_that_make_another_letter_or_syllable(one, other):
+    assert fold(one) != fold(other)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +96,12 @@ def test_ramp_is_linear_between_and_flat_outside_in_both_directions(value, start
         ("sushi", "私はsushisが好き", 0),
         ("sush*", "私はsushisが好き", 1),
         ("AI 寿司", "このAI-寿司は", 1),
+        ("か", "がき", 0),
+        ("AI", "ไม่AI", 1),
+        ("jazz", "❤️jazz", 1),
+        ("कम", "समय की कमी है", 0),
+        ("कम", "समय कम है", 1),
+        ("कम*", "समय की कमी है", 1),
     ],
 )
 def test_terms_match_whole_words(term, text, found):

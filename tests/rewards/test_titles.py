@@ -62,6 +62,10 @@ def named(text: str, *titles: str, ignore_year: bool = False) -> list[set[str]]:
         ("Persona Paul", "私はPersona Paulが好きです"),
         ("기생충", "나는 기생충을 좋아한다"),
         ("Война и мир", "Лучшая книга: война и мир!"),
+        ("राम की कथा", "आज “राम की कथा” देखो"),
+        ("राम की कथा", "राम-की-कथा"),
+        ("ी abc\u200d def", "ी abc\u200d def"),
+        ("カ", unicodedata.normalize("NFD", "映画カ")),
         ("snake_case", "snake case"),
     ],
 )
@@ -88,6 +92,10 @@ def test_a_title_is_found(spelt: str, text: str) -> None:
         ("Them! (1954)", "look at them! (all of them)"),
         ("Star Wars", "Star.\nWars"),
         ("Her (2013)", "He gave her his book"),
+        ("राम", "आज रामायण देखो"),
+        ("राम", "रिम"),
+        ("カ", "映画ガ"),
+        ("カ", unicodedata.normalize("NFD", "映画ガ")),
     ],
 )
 def test_what_is_no_title_is_not_found(spelt: str, text: str) -> None:

@@ -22,7 +22,7 @@ from pgrpo_cli.recipe.messages import show
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.event_loop import EventLoopThread
 from pgrpo_cli.rewards.judge.access import Rubric, access
-from pgrpo_cli.rewards.judge.answer import AnswerForm, Unusable, after_thoughts, json_values
+from pgrpo_cli.rewards.judge.answer import AnswerForm, Unusable, after_thoughts, json_values, refuse_doubt
 from pgrpo_cli.rewards.judge.session import Failures, JudgeSession, usage_of
 from pgrpo_cli.rewards.reward_sum import usage_sentences
 from pgrpo_cli.state.results import write_result
@@ -40,10 +40,8 @@ _SHARES = {"1": 1.0, "2": 0.0, "tie": 0.5}
 """What is said -> the first answer's share of the win."""
 _SAID = r"(?P<said>1|2|tie)"
 _ALONE = re.compile(rf"{_SAID}\.?", re.IGNORECASE)
-# As in `Better: 2` or `**Better:** tie`; not `Better: 1.5`, `Better: 12` or `Better: 1 or 2`.
-_NAMED = re.compile(
-    rf"\bbetter\b[\s*_`]*(?:is|=|:)[\s*_`]*{_SAID}\b(?!\.\d)(?!\s*(?:/|-|–|or\b|and\b))", re.IGNORECASE
-)
+# As in `Better: 2` or `**Better:** tie`; `refuse_doubt` looks at what follows.
+_NAMED = re.compile(rf"\bbetter\b[\s*_`]*(?:is|=|:)[\s*_`]*{_SAID}", re.IGNORECASE)
 _FORM = (
     'JSON alone: {"better": 1} if the first answer is better, {"better": 2} if the second is, '
     '{"better": "tie"} if neither is.'
@@ -206,7 +204,10 @@ def parse_preference(answer: str) -> float:
     found = [_share(value) for value in json_values(text, "better")]
     if not found:
         alone = _ALONE.fullmatch(text)
-        found = [_share(match["said"]) for match in ([alone] if alone else _NAMED.finditer(text))]
+        matches = [alone] if alone else list(_NAMED.finditer(text))
+        for match in matches:
+            refuse_doubt(match)
+        found = [_share(match["said"]) for match in matches]
     if not found:
         raise Unusable("it does not say which answer is better")
     if len(set(found)) > 1:

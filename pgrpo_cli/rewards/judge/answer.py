@@ -16,12 +16,17 @@ _LONGEST = 20_000
 """Characters of an answer that are looked at, from its end."""
 
 _NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)"
-_OUT_OF = rf"(?:\s*(?:/|out of)\s*(?P<most>{_NUMBER}))?"
-_ALONE = re.compile(rf"(?P<score>{_NUMBER}){_OUT_OF}\.?", re.IGNORECASE)
-# As in `Score: 7/10` or `**Score:** 7`; not `Score: 7-8` or `Score: 7%`, which are no score of the scale.
-_NAMED = re.compile(
-    rf"\bscore\b[\s*_`]*(?:is|=|:)[\s*_`]*(?P<score>{_NUMBER})(?![\d.]*\d)(?!\s*(?:%|[-–]\s*\d)){_OUT_OF}",
-    re.IGNORECASE,
+_OUT_OF = rf"(?:[\s*_`]*+(?:[(\[]\s*)?(?:/|out\s+of)\s*(?P<most>{_NUMBER}))?"
+_ALONE = re.compile(rf"(?P<score>{_NUMBER}){_OUT_OF}[)\]]?\.?", re.IGNORECASE)
+# As in `Score: 7/10` or `**Score:** 7`.
+_NAMED = re.compile(rf"\bscore\b[\s*_`]*(?:is|=|:)[\s*_`]*(?P<score>{_NUMBER}){_OUT_OF}", re.IGNORECASE)
+# What may follow `Score: 7`: the end of the line or of the clause, or a remark without another number. Not
+# `-8`, `,5`, `%`, ` or 8`, ` stars out of 5` or ` (4/5)`: the score is then another one, or on another scale.
+_ENDS = re.compile(
+    r"[*_`)\]}\"'”’]*+(?:\s*$|[^\S\n]*\n|[.,;:!]+(?=[\s*_`)\]}\"'”’]|$)|\s*[-–—(](?=[^\d\n]*(?:\n|$)))"
+)
+_OUT_OF_ANY = re.compile(
+    rf"(?<![\d.])(?P<score>{_NUMBER})\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER})", re.IGNORECASE
 )
 # As in `I rate this 7 out of 10.`; not `7-8/10`, `17/10/2024`, `9/10 users`, or one in quotes, which may be
 # from the text that is judged.
@@ -39,6 +44,8 @@ _DOUBT = re.compile(
 )
 _SENTENCE = 300
 """Characters before and after a number that are looked at."""
+_QUOTED = 60
+"""Characters of an answer that a message quotes."""
 _THOUGHTS = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
 
 
@@ -130,6 +137,13 @@ def json_values(text: str, name: str) -> Iterator[Any]:
         start = text.find("{", end)
 
 
+def refuse_doubt(match: re.Match[str]) -> None:
+    """Raises Unusable where what follows the match may give it another meaning."""
+    if not _ENDS.match(match.string, match.end()):
+        said = match.string[match.start() : match.end() + 10][:_QUOTED]
+        raise Unusable(f"{said!r} may mean another thing than it seems to say")
+
+
 def _number(value: Any) -> float:
     if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
         value = float(value)
@@ -145,6 +159,12 @@ def _worded_scores(text: str, high: float) -> Iterator[float]:
     """Scores in words. Raises Unusable for one out of another number than the highest score."""
     alone = _ALONE.fullmatch(text)
     found = [alone] if alone else list(_NAMED.finditer(text))
+    for match in found:
+        refuse_doubt(match)
+    if found:
+        # `Score: 7. Too generous: 3/10` says two things.
+        later = _OUT_OF_ANY.finditer(text, found[-1].end())
+        found += [match for match in later if float(match["most"]) == high]
     for match in found or _beyond_doubt(text):
         most = match["most"]
         if most is not None and float(most) != high:

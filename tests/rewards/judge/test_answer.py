@@ -31,6 +31,11 @@ SCORES = {
     "**Score:** 7": 7,
     "The score is 8 out of 10, for its brevity.": 8,
     "score = 8, as I said: Score: 8.0.": 8,
+    "{score: 7, reason: brisk}": 7,
+    "**Score: 7** (brisk)\nIt has 2 parts.": 7,
+    "**Score: 7**/10 - brisk": 7,
+    "Score: 7 (out of 10). It names 3 out of 4 reasons.": 7,
+    "At first I thought 3/10. Score: 7": 7,
     "I would rate this answer 7 out of 10.": 7,
     "It's brisk, so **7.5/10** for me.": 7.5,
     "A few words are wasted. I give it 8 / 10 for the rest!": 8,
@@ -45,8 +50,27 @@ NONSENSE = {
     '{"score": 7': "no score",  # cut off: it may have been about to be 7.5
     '{"scores": [7]}': "no score",
     '[{"verdict": 7}]': "no score",
-    "Score: 7-8": "no score",
-    "Score: 70%": "no score",
+    "Score: 7-8": "may mean another thing",
+    "Score: 70%": "may mean another thing",
+    "Score: 7,5": "may mean another thing",
+    "{score: 7,5}": "may mean another thing",
+    "**Score:** 7,5 / 10": "may mean another thing",
+    "Score: 4 (out of 5)": "out of 5",
+    "**4**/5": "no score",
+    "4 (out of 5)": "out of 5",
+    "Score: **4**/5": "out of 5",
+    "Score: 4 stars out of 5": "may mean another thing",
+    "Score: 4 (4/5)": "may mean another thing",
+    "Score: 3 (scale 1-5)": "may mean another thing",
+    "Score: 7 or 8": "may mean another thing",
+    "Score: 7 to 8": "may mean another thing",
+    "Score: 7 — 8": "may mean another thing",
+    "Score: 7~8": "may mean another thing",
+    "Score: 7\u20118": "may mean another thing",
+    "Score: 5 ± 1": "may mean another thing",
+    "Score: 7½": "may mean another thing",
+    "Score is 1 point below perfect, so 9": "may mean another thing",
+    "The score is 7. On second thought, too generous: 3/10": "the scores 7, 3",
     '{"score": true}': "true, which is no number",
     '{"score": null}': "nothing (null), which is no number",
     '{"score": "high"}': "which is no number",
@@ -128,7 +152,15 @@ def test_any_text_and_any_json_is_an_answer_or_unusable(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["7/10 " * 4000, "score:" + "1" * 20_000 + "%", ("7/10" + " " * 50) * 400, "7/10 x. " * 2500]
+    "answer",
+    [
+        "7/10 " * 4000,
+        "score:" + "1" * 20_000 + "%",
+        "score: 7 " * 2500,
+        "score: 7" + " " * 20_000 + "x",
+        ("7/10" + " " * 50) * 400,
+        "7/10 x. " * 2500,
+    ],
 )
 def test_a_long_answer_takes_no_time(answer: str) -> None:
     begun = time.process_time()

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import read_manifest
-from pgrpo_cli.errors import CheckpointError, DataError, RunError
+from pgrpo_cli.errors import CheckpointError, DataError, ModelError, RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
+from pgrpo_cli.recipe.rewards import pretrained_in
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import RolloutSection
 from pgrpo_cli.state.adapter import finished_adapter, finished_step
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from pgrpo_cli.state.checksums import sha256_of_code
-from pgrpo_cli.state.fingerprint import versions
+from pgrpo_cli.state.fingerprint import hashes_of_model, versions
 from pgrpo_cli.state.paths import as_begun
 from pgrpo_cli.state.results import read_result, result_path
 from pgrpo_cli.state.run import RunDirectory
@@ -220,8 +222,8 @@ def _adapter_hash(adapter: Path) -> str:
 
 
 def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
-    """A reward's section; also the hash of the file that it reads, and of what a Python file imports from its
-    folder.
+    """A reward's section; also the hash of the file that it reads, of what a Python file imports from its
+    folder, and of its model. Of a model that is not here, as of a file, there is none.
     """
     described: dict[str, Any] = section.model_dump(mode="json")
     if section.type == "python":
@@ -232,6 +234,11 @@ def _described(section: Any, recipe_dir: Path) -> dict[str, Any]:
         picks = path_of(section.path, f"reward {section.label!r}: path", recipe_dir)
         if picks.is_file():
             described["sha256"] = sha256(picks)
+    if pretrained := pretrained_in(section):
+        from pgrpo_cli.rewards.pretrained import location_of
+
+        with suppress(ModelError):
+            described |= hashes_of_model("model_files", location_of(pretrained, recipe_dir, section.label))
     return described
 
 

@@ -54,7 +54,7 @@ def fingerprint_of(
     manifest = read_manifest(run.path)
     parts = {"data": manifest["data_hash"] if manifest else ""}
     if model.id != "random":
-        parts |= _of_model("model.id", locate(model, recipe_dir))
+        parts |= hashes_of_model("model.id", locate(model, recipe_dir))
     if model.chat_template_file is not None:
         path = path_of(model.chat_template_file, "model.chat_template", recipe_dir)
         parts["model.chat_template"] = sha256(path)
@@ -66,7 +66,9 @@ def fingerprint_of(
             place = f"rewards.{index}.path"
             parts[place] = sha256(path_of(reward.path, place, recipe_dir))
         if pretrained := pretrained_in(reward):
-            parts |= _of_model(f"rewards.{index}.model", location_of(pretrained, recipe_dir, reward.label))
+            parts |= hashes_of_model(
+                f"rewards.{index}.model", location_of(pretrained, recipe_dir, reward.label)
+            )
     return Fingerprint(parts, versions())
 
 
@@ -151,13 +153,16 @@ def sampled_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _of_model(where: str, at: Location) -> dict[str, str]:
-    """The commit of a hub's model; of files here the weights with the configuration, and the tokenizer."""
+def hashes_of_model(where: str, at: Location) -> dict[str, str]:
+    """The commit of a hub's model; of files here the weights with the configuration, and the tokenizer.
+
+    `where` names them. Nothing of a hub's model that is not in the cache.
+    """
     if at.folder is None:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(at.name, CONFIG, revision=at.revision)
-        return {where: f"commit {Path(cached).parent.name}" if isinstance(cached, str) else "not cached"}
+        return {where: f"commit {Path(cached).parent.name}"} if isinstance(cached, str) else {}
     if at.gguf_file:
         return {where: sampled_sha256(at.folder / at.gguf_file)}
     weights = [*sorted(path.name for path in at.folder.glob("*.safetensors")), *SETTINGS]

@@ -184,6 +184,40 @@ def test_a_taste_is_known_by_its_picks(tmp_path: Path) -> None:
     assert before[0]["sha256"] == hashlib.sha256(b"one").hexdigest()
 
 
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"type": "reward_model", "model": "judge"},
+        {"type": "embedding", "model": "judge"},
+        {"type": "taste", "path": "taste.jsonl", "embedding": {"model": "judge"}},
+    ],
+    ids=["reward_model", "embedding", "taste"],
+)
+def test_a_reward_is_known_by_what_is_in_its_models_files(tmp_path: Path, reward: dict[str, Any]) -> None:
+    recipe = recipe_of(rewards=[reward])
+    run = make_run(tmp_path / "run", recipe)
+    (tmp_path / "taste.jsonl").write_text("one")
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "model.safetensors").write_text("one")
+    mine = eval_target(run, recipe, tmp_path)
+    write_result(evaluation(mine), mine.path)
+    assert kept_result(eval_target(run, recipe, tmp_path)) is not None
+    (tmp_path / "judge" / "model.safetensors").write_text("another")
+    assert kept_result(eval_target(run, recipe, tmp_path)) is None
+
+
+def test_a_reward_whose_model_is_not_here_is_known_by_its_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
+    for name in ("./gone", "someone/model"):
+        recipe = recipe_of(rewards=[{"type": "reward_model", "model": name}])
+        run = make_run(tmp_path / "run" / name.replace("/", "-"), recipe)
+        assert set(eval_target(run, recipe, tmp_path).header.rewards[0]) == set(
+            recipe.rewards[0].model_dump(mode="json")
+        )
+
+
 def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
     mine = target(tmp_path)
     assert kept_result(mine) is None

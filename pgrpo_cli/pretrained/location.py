@@ -22,7 +22,9 @@ CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 POOLING = "1_Pooling/config.json"
 """The file in which sentence-transformers stores its pooling method."""
-SETTINGS = (CONFIG, "generation_config.json", INDEX, POOLING)
+MODULES = "modules.json"
+"""The file in which sentence-transformers lists what an embedding passes through."""
+SETTINGS = (CONFIG, "generation_config.json", INDEX, POOLING, MODULES)
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),

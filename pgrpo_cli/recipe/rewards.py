@@ -39,7 +39,8 @@ class EmbeddingReward(PretrainedFields, ReferenceReward):
     """Likeness in meaning to a reference: the cosine of two sentence embeddings, negative ones as 0.
 
     The embedding is the mean over the tokens, or the first token's where the model's folder says so
-    (`1_Pooling/config.json` of sentence-transformers). Rows with a column `reference`:
+    (`1_Pooling/config.json` of sentence-transformers). A model with layers after that, such as LaBSE, is
+    refused. Rows with a column `reference`:
     `{type: embedding, model: sentence-transformers/all-MiniLM-L6-v2}`.
     """
 

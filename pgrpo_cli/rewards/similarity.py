@@ -9,11 +9,12 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.pretrained.files import check_settings
-from pgrpo_cli.pretrained.location import CONFIG, POOLING, Location
+from pgrpo_cli.pretrained.location import CONFIG, MODULES, POOLING, Location
 from pgrpo_cli.recipe.reward_base import PretrainedFields, ReferenceReward, RewardBase
 from pgrpo_cli.recipe.reward_text import ChrfReward, RougeReward
 from pgrpo_cli.recipe.rewards import EmbeddingReward
@@ -39,6 +40,10 @@ Embedder = Callable[[Sequence[str]], list[Any]]
 """From texts to a vector of length 1 for each, as tensors on the CPU."""
 
 _WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}][{MARKS}]*)+")
+
+_POOLING_MODES = {"mean": False, "cls": True}
+"""Modes of sentence-transformers that are known here -> whether they take the first token."""
+_ANOTHER = "Name another embedding model."
 
 
 @dataclass(frozen=True)
@@ -186,24 +191,47 @@ def _embed(model: Pretrained, first_token: bool, texts: Sequence[str]) -> list[A
 
 
 def _pools_first_token(at: Location) -> bool:
-    path = check_settings(at, (CONFIG,)) / POOLING
-    if not path.is_file():
+    """Whether sentence-transformers takes the first token. Raises ModelError for what is not known here."""
+    folder = check_settings(at, (CONFIG,))
+    types = _read(at, folder / MODULES, lambda modules: [module["type"].split(".")[-1] for module in modules])
+    known = ("Transformer", "Pooling", "Normalize")
+    if other := [kind for kind in types or () if kind not in known]:
+        raise ModelError(
+            f"{at.where}: {folder / MODULES} asks for {', '.join(other)}; known are {', '.join(known)}",
+            remedy=_ANOTHER,
+        )
+    used = _read(at, folder / POOLING, _pooling_modes)
+    if used is None:
         return False
+    if len(used) != 1 or used[0] not in _POOLING_MODES:
+        raise ModelError(
+            f"{at.where}: {folder / POOLING} asks for {', '.join(used) or 'no pooling'}; known are "
+            f"{' and '.join(_POOLING_MODES)}, one at a time",
+            remedy=_ANOTHER,
+        )
+    return _POOLING_MODES[used[0]]
+
+
+def _pooling_modes(settings: Any) -> list[str]:
+    """The modes that are on, in the present form of the file or in the older one with a key for each."""
+    if "pooling_mode" in settings:
+        mode = settings["pooling_mode"]
+        return list(map(str, mode if isinstance(mode, list) else [mode]))
+    start = "pooling_mode_"
+    on = [key.removeprefix(start) for key, on in settings.items() if key.startswith(start) and on is True]
+    return [mode.removesuffix("_tokens").removesuffix("_token") for mode in on]
+
+
+def _read(at: Location, path: Path, take: Callable[[Any], list[str]]) -> list[str] | None:
+    """What `take` finds in the JSON file; None where there is no such file. Raises ModelError."""
+    if not path.is_file():
+        return None
     try:
-        modes = json.loads(path.read_text(encoding="utf-8"))
-        used = [key for key, on in modes.items() if key.startswith("pooling_mode_") and on is True]
-    except (OSError, ValueError, AttributeError) as error:
+        return take(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
         raise ModelError(
             f"{at.where}: {path} cannot be read: {error}", remedy="Download the model again."
         ) from error
-    known = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
-    if len(used) != 1 or used[0] not in known:
-        raise ModelError(
-            f"{at.where}: {path} asks for {', '.join(used) or 'no pooling'}; known are "
-            f"{' and '.join(known)}, one at a time",
-            remedy="Name another embedding model.",
-        )
-    return known[used[0]]
 
 
 BUILDERS: dict[type[RewardBase], Builder] = {

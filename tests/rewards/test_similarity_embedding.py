@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,12 +74,19 @@ def pooling(encoder: Path, folder: Path, text: str) -> Path:
     return folder
 
 
-def test_the_folder_may_ask_for_the_first_token(encoder: Path, tmp_path: Path) -> None:
-    modes = {
-        "word_embedding_dimension": 16,
-        "pooling_mode_cls_token": True,
-        "pooling_mode_mean_tokens": False,
-    }
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {
+            "word_embedding_dimension": 16,
+            "pooling_mode_cls_token": True,
+            "pooling_mode_mean_tokens": False,
+        },
+        {"embedding_dimension": 16, "pooling_mode": "cls", "include_prompt": True},
+        {"embedding_dimension": 16, "pooling_mode": ["cls"]},
+    ],
+)
+def test_the_folder_may_ask_for_the_first_token(encoder: Path, tmp_path: Path, modes: dict[str, Any]) -> None:
     folder = pooling(encoder, tmp_path / "cls", json.dumps(modes))
     expected = [cosine(states(encoder, text)[0], states(encoder, "a cat sat")[0]) for text in TEXTS]
     assert similarities(built(folder), "a cat sat", *TEXTS) == pytest.approx(expected, abs=1e-5)
@@ -87,8 +95,10 @@ def test_the_folder_may_ask_for_the_first_token(encoder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"pooling_mode_max_tokens": true}', "asks for pooling_mode_max_tokens; known are"),
+        ('{"pooling_mode_max_tokens": true}', "asks for max; known are mean and cls"),
         ('{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}', "one at a time"),
+        ('{"pooling_mode": ["mean", "cls"]}', "asks for mean, cls; .* one at a time"),
+        ('{"pooling_mode": "lasttoken"}', "asks for lasttoken; known are"),
         ("{}", "asks for no pooling"),
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
@@ -97,6 +107,27 @@ def test_the_folder_may_ask_for_the_first_token(encoder: Path, tmp_path: Path) -
 def test_other_pooling_is_refused(encoder: Path, tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         built(pooling(encoder, tmp_path / "other", text))
+
+
+def test_the_mean_may_be_asked_for_in_the_present_form(encoder: Path, tmp_path: Path) -> None:
+    folder = pooling(encoder, tmp_path / "mean", '{"pooling_mode": "mean"}')
+    with_modules(folder, "base.models.transformer.Transformer", "models.Pooling", "models.Normalize")
+    assert similarities(built(folder), "a cat", *TEXTS) == similarities(built(encoder), "a cat", *TEXTS)
+
+
+def with_modules(folder: Path, *types: str) -> None:
+    modules = [{"idx": i, "type": f"sentence_transformers.{name}"} for i, name in enumerate(types)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def test_layers_after_pooling_are_refused(encoder: Path, tmp_path: Path) -> None:
+    folder = pooling(encoder, tmp_path / "dense", '{"pooling_mode_cls_token": true}')
+    with_modules(folder, "models.Transformer", "models.Pooling", "models.Dense", "models.Normalize")
+    with pytest.raises(ModelError, match=r"modules\.json asks for Dense; known are Transformer, Pooling"):
+        built(folder)
+    (folder / "modules.json").write_text('{"type": 1}')
+    with pytest.raises(ModelError, match=r"modules\.json cannot be read"):
+        built(folder)
 
 
 def test_a_missing_reference_is_an_error(encoder: Path) -> None:

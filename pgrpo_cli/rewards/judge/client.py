@@ -61,9 +61,12 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge said, or thought where it said nothing. `cut_off`: it reached its limit on tokens."""
+    """What the judge said, or thought where it said nothing. `shown`: the same without the key, which may be
+    kept, shown and sent. `cut_off`: it reached its limit on tokens.
+    """
 
     text: str
+    shown: str
     cut_off: bool
 
 
@@ -174,7 +177,7 @@ class JudgeClient:
         for name, key in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")):
             count = tokens.get(key)
             self._usage[name] += count if isinstance(count, int) and 0 <= count <= _MOST_TOKENS else 0
-        return Reply(self.without_key(text), choice.get("finish_reason") == "length")
+        return Reply(text, self.without_key(text), choice.get("finish_reason") == "length")
 
     def without_key(self, text: str) -> str:
         """`text` with the key blotted out, which some servers repeat, perhaps as it stands in JSON."""

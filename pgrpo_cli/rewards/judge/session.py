@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,15 +128,15 @@ class JudgeSession:
         """The number and the answer that holds it; an answer without one gets a reminder, once."""
         reply = await self._ask(body, question)
         try:
-            return self._read(reply), reply.text
+            return self._read(reply), reply.shown
         except Unusable as failure:
             again = [
-                {"role": "assistant", "content": reply.text[:_SHOWN]},
+                {"role": "assistant", "content": reply.shown[:_SHOWN]},
                 {"role": "user", "content": self._form.reminder(str(failure))},
             ]
             body = {**body, "messages": [*body["messages"], *again]}
         reply = await self._ask(body, question)
-        return self._read(reply), reply.text
+        return self._read(reply), reply.shown
 
     async def _ask(self, body: dict[str, Any], question: str) -> Reply:
         reply = await self._client.ask(body, question)
@@ -148,9 +149,14 @@ class JudgeSession:
                 raise Unusable("it was cut off at the server's own limit; set max_tokens")
             if reply.cut_off:
                 raise Unusable(f"it was cut off at {self._section.max_tokens} tokens; raise max_tokens")
-            return self._form.read(reply.text)
+            # A short key, as servers at home have it, may be a part of a score.
+            with suppress(Unusable):
+                return self._form.read(reply.text)
+            # The message may quote the answer.
+            self._form.read(reply.shown)
+            raise Unusable("it cannot be read")
         except Unusable as failure:
-            failure.answer = reply.text
+            failure.answer = reply.shown
             raise
 
 

@@ -13,8 +13,8 @@ from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.rewards.base import BuildContext
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.judge.client import is_this_machine
-from pgrpo_cli.rewards.judge.reward import build_judge
-from tests.support.judge import Answer, by_length, echo, judged, values
+from pgrpo_cli.rewards.judge.reward import Judge, build_judge
+from tests.support.judge import Answer, by_length, echo, judged, missing, values
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -49,6 +49,18 @@ def test_the_key_goes_into_the_header_and_nowhere_else(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not any(key.encode() in path.read_bytes() for path in files)
+
+
+def test_a_short_key_changes_no_score(serve: Any, tmp_path: Path) -> None:
+    server = serve(lambda a: '{"score": 10}' if echo(a) == "fine" else '{"score": 11}')
+    judge = Judge(server.section(concurrency=1), tmp_path / "judge.sqlite", "1")
+    found = values(judge, ["fine", "x"])
+    assert found[0] == 1.0
+    assert missing(found) == [False, True]
+    # It is blotted out of what is shown, sent and kept all the same.
+    assert "it said '{\"score\": ******}'" in judge.complaints()[0]
+    assert '{"score": ******}' in json.dumps(server.asked[2].body).replace('\\"', '"')
+    assert b'{"score": ***0}' in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_without_a_key_no_header_is_sent(serve: Any) -> None:

@@ -94,6 +94,10 @@ class JudgeSection(Section):
         taken = [key for key in own if key in value]
         if taken:
             raise ValueError(f"must not hold {taken[0]!r}, which this program sets itself")
+        if "max_completion_tokens" in value:
+            raise ValueError(
+                "must not hold 'max_completion_tokens'; set max_tokens, which is sent by that name too"
+            )
         try:
             json.dumps(value, allow_nan=False)
         except (ValueError, TypeError) as error:

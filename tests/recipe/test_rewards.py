@@ -52,6 +52,7 @@ def test_a_judge_has_a_host(tmp_path: Path) -> None:
         ("rubric", "{{ completions }}", "did you mean 'completion'?"),
         ("rubric", "{{ prompt }}", "every answer would be judged alike"),
         ("extra_body", {"messages": []}, "must not hold 'messages'"),
+        ("extra_body", {"max_completion_tokens": 4000}, "'max_completion_tokens'; set max_tokens"),
         ("scale", [1], ""),
         ("max_failure_share", 1.1, "must be 1 or less"),
         ("concurrency", 0, "must be 1 or more"),

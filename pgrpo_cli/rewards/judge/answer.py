@@ -46,7 +46,8 @@ _SENTENCE = 300
 """Characters before and after a number that are looked at."""
 _QUOTED = 60
 """Characters of an answer that a message quotes."""
-_THOUGHTS = re.compile(r"^.*</think(?:ing)?>", re.DOTALL)
+# Also those that were never closed: what they try out is no answer.
+_THOUGHTS = re.compile(r"^(?:.*</think(?:ing)?>)?\s*(?:<think(?:ing)?>.*)?", re.DOTALL)
 
 
 class Unusable(Exception):
@@ -121,7 +122,7 @@ def after_thoughts(answer: str) -> str:
 
 def without_thoughts(answer: str) -> str:
     """What is left of an answer after the thoughts of a reasoning model; may be empty."""
-    return _THOUGHTS.sub("", answer[-_LONGEST:]).strip()
+    return _THOUGHTS.sub("", answer, count=1)[-_LONGEST:].strip()
 
 
 def json_values(text: str, name: str) -> Iterator[Any]:

@@ -192,12 +192,16 @@ class JudgeClient:
 
 def _said(message: Mapping[str, Any]) -> str:
     """The content, or where there is none what a reasoning model thought. Raises TypeError, LookupError."""
-    parts = [message[name] for name in ("content", "reasoning_content", "reasoning") if name in message]
-    if not parts:
+    found = [message[name] for name in ("content", "reasoning_content", "reasoning") if name in message]
+    if not found:
         raise LookupError("content")
-    if not all(part is None or isinstance(part, str) for part in parts[:1]):
-        raise TypeError(f"the content is a {type(parts[0]).__name__}")
-    texts = [part for part in parts if isinstance(part, str)]
+    content, *thoughts = found
+    if isinstance(content, list):
+        # As in Mistral's reasoning models: beside the text there are parts of type `thinking`.
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"the content is a {type(content).__name__}")
+    texts = [text for text in (content, *thoughts) if isinstance(text, str)]
     said = next((text for text in texts if without_thoughts(text)), "")
     # JSON may hold half a surrogate pair, which neither a file nor a request has bytes for.
     return said.encode("utf-8", "replace").decode()

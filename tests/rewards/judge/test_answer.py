@@ -45,6 +45,9 @@ NONSENSE = {
     "": "empty",
     " \n ": "empty",
     "<think>7</think>": "empty",
+    '<think>I think {"score": 2} and then': "empty",
+    '<think>Hm.</think>\n<thinking>I think {"score": 2}': "empty",
+    "<think>" + "x" * 30_000 + ' {"score": 2}': "empty",
     "A fine answer.": "no score",
     "There are 7 reasons.": "no score",
     '{"score": 7': "no score",  # cut off: it may have been about to be 7.5

@@ -158,11 +158,12 @@ def test_thoughts_are_read_where_nothing_is_said(serve: Any) -> None:
         '["1", "reasoning_content", "Score: 10"]',
         '["", "reasoning_content", "Score: 10? No, score: 3."]',
         '["", "reasoning_content", ["10"]]',
+        '[[{"type": "thinking"}, {"type": "text", "text": "1"}, {"type": "text", "text": "0"}], "", ""]',
         '["half a pair: \\ud83d 10/10", "reasoning_content", null]',
     )
     assert found[:4] == [1.0, 1.0, 1.0, 0.0]
     assert missing(found[4:6]) == [True, True]
-    assert found[6] == 1.0
+    assert found[6:] == [1.0, 1.0]
 
 
 def test_half_a_surrogate_pair_in_an_answer_is_no_trouble(serve: Any, tmp_path: Path) -> None:

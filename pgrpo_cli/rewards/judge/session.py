@@ -125,11 +125,16 @@ class JudgeSession:
         return number
 
     async def _asked_twice(self, body: dict[str, Any], question: str) -> tuple[float, str]:
-        """The number and the answer that holds it; an answer without one gets a reminder, once."""
+        """The number and the answer that holds it; an answer without one gets a reminder, once.
+
+        Not one that was cut off: the next one would be cut off, too.
+        """
         reply = await self._ask(body, question)
         try:
             return self._read(reply), reply.shown
         except Unusable as failure:
+            if reply.cut_off:
+                raise
             again = [
                 {"role": "assistant", "content": reply.shown[:_SHOWN]},
                 {"role": "user", "content": self._form.reminder(str(failure))},

@@ -138,10 +138,12 @@ def test_nonsense_twice_is_no_score_and_never_zero(serve: Any, answer: str | Non
 
 
 def test_an_answer_cut_off_is_no_score(serve: Any) -> None:
-    # It may have been about to be 10.
+    # It may have been about to be 10. A second answer would be cut off, too: one request each.
     server = serve(lambda a: "10" if echo(a) == "fine" else Answer("Score: 1", finish_reason="length"))
-    assert missing(judged(server, "fine", "x", concurrency=1)) == [False, True]
-    assert "cut off at 256 tokens; raise max_tokens" in server.asked[2].body["messages"][3]["content"]
+    judge = Judge(server.section(concurrency=1), None, None)
+    assert missing(values(judge, ["fine", "x"])) == [False, True]
+    assert len(server.asked) == 2
+    assert "cut off at 256 tokens; raise max_tokens: it said 'Score: 1'" in judge.complaints()[0]
 
 
 def test_thoughts_are_read_where_nothing_is_said(serve: Any) -> None:

@@ -35,14 +35,16 @@ _MOST_TOKENS = 10**12
 """A server that counts more does not count."""
 _NEWER_LIMIT = "max_completion_tokens"
 _PASSING = frozenset([408, 425, 429])
-_HOPELESS = frozenset([401, 403, 404, 405])
+_HOPELESS = frozenset([401])
+_REFUSING = frozenset([403, 404, 405])
 
 
 class RequestFailed(Exception):
     """A request that brought no answer, for the reason `kind`; `said`: the server's words, without the key.
 
     `passing`: the same request may succeed later. `hopeless`: no request will succeed until somebody changes
-    the recipe, the key or the server.
+    the recipe, the key or the server. `refusing`: none will, unless the server refuses what this one says, as
+    services do that moderate.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class RequestFailed(Exception):
         *,
         passing: bool = False,
         hopeless: bool = False,
+        refusing: bool = False,
         retry_after: float = 0.0,
     ) -> None:
         super().__init__(f"{kind}: {said}" if said else kind)
         self.kind, self.said = kind, said
-        self.passing, self.hopeless, self.retry_after = passing, hopeless, retry_after
+        self.passing, self.hopeless, self.refusing = passing, hopeless, refusing
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,10 @@ class JudgeClient:
         if pause > LONGEST_PAUSE_SECONDS:
             return RequestFailed(kind, f"{said}; it asks to wait {pause:.0f} s")
         passing = status in _PASSING or status >= 500
-        return RequestFailed(kind, said, passing=passing, hopeless=status in _HOPELESS, retry_after=pause)
+        hopeless, refusing = status in _HOPELESS, status in _REFUSING
+        return RequestFailed(
+            kind, said, passing=passing, hopeless=hopeless, refusing=refusing, retry_after=pause
+        )
 
     def _reply(self, content: bytes) -> Reply:
         """The answer in a response of status 200; one that is no chat completion may be a passing trouble."""

@@ -195,7 +195,7 @@ class Failures:
     def of_request(self, failure: RequestFailed) -> None:
         """A request failed for good. If the judge has never answered, or never can, the run stops at once."""
         section = self._section
-        if failure.hopeless:
+        if failure.hopeless or (failure.refusing and not (self.answered or self.useful)):
             key = f", and the key in {section.api_key_env}" if section.api_key_env else ""
             raise RewardError(
                 f"{self._who} refuses requests: {failure}",

@@ -116,14 +116,29 @@ def test_a_judge_that_is_not_there_stops_the_run_at_once() -> None:
     assert threads_left() == []
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_a_judge_that_refuses_stops_the_run_without_another_try(serve: Any, status: int) -> None:
+@pytest.mark.parametrize(("status", "answered"), [(401, 0), (401, 1), (403, 0), (404, 0), (405, 0)])
+def test_a_judge_that_refuses_stops_the_run_without_another_try(
+    serve: Any, status: int, answered: int
+) -> None:
     server = serve(
-        lambda a: "10" if a.number == 0 else Answer(status=status, raw=b'{"error":\n "no such model"}')
+        lambda a: "10" if a.number < answered else Answer(status=status, raw=b'{"error":\n "no such model"}')
     )
     with pytest.raises(RewardError, match=f'refuses requests: {status} .*: {{"error": "no such model"}}'):
-        judged(server, "x", "y", concurrency=1)
-    assert len(server.asked) == 2
+        judged(server, *"xy"[: answered + 1], concurrency=1)
+    assert len(server.asked) == answered + 1
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_a_judge_that_refuses_one_completion_has_no_score_for_it(
+    serve: Any, tmp_path: Path, status: int
+) -> None:
+    server = serve(lambda a: Answer(status=status, raw=b"flagged") if echo(a) == "rude" else "10")
+    # The second one resumes: all but the refused question are answered from the file.
+    for requests in (2, 3):
+        judge = Judge(server.section(concurrency=1), tmp_path / "judge.sqlite", None)
+        assert missing(values(judge, ["fine", "rude"])) == [False, True]
+        assert f"1 x {status}" in judge.complaints()[0]
+        assert len(server.asked) == requests
 
 
 def test_failures_stop_the_run_past_the_threshold(serve: Any) -> None:

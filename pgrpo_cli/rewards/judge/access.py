@@ -14,7 +14,7 @@ from pgrpo_cli.recipe.templates import Template, TemplateProblem
 from pgrpo_cli.rewards.base import BuildContext, Completion, where
 
 from .cache import JudgeCache
-from .client import is_this_machine
+from .client import http_client, is_this_machine
 
 CACHE_FILE = "judge.sqlite"
 
@@ -25,7 +25,7 @@ AnyJudge = JudgeReward | PairJudge
 def access(section: AnyJudge, context: BuildContext) -> tuple[Path | None, str | None]:
     """The file of its answers and its key.
 
-    Raises RecipeError unless it may be asked, RewardError where the file cannot be used.
+    Raises RecipeError unless it may be asked, RewardError for a file or a proxy that cannot be used.
     """
     who = f"reward {section.label!r}" if isinstance(section, JudgeReward) else section.label
     if not is_this_machine(section.host) and section.host not in context.allowed_hosts:
@@ -35,6 +35,7 @@ def access(section: AnyJudge, context: BuildContext) -> tuple[Path | None, str |
             remedy=f"If you trust the recipe and that host with them, add --allow-host {section.host}",
         )
     key = _key(section, who)
+    _check_environment(section, key, who)
     path = below(CACHE_FILE, context.run_dir, who) if context.run_dir else None
     if path is not None:
         # What is wrong with the file shows before anything is sampled.
@@ -53,6 +54,26 @@ def _key(section: AnyJudge, who: str) -> str | None:
             remedy=f"Set it to the judge's key: export {section.api_key_env}=...",
         )
     return key
+
+
+def _check_environment(section: AnyJudge, key: str | None, who: str) -> None:
+    """Raises RewardError where a proxy or certificates of the environment cannot be used."""
+    try:
+        http_client(section, key)
+    except (ImportError, ValueError, OSError) as error:
+        names: tuple[str, ...]
+        if isinstance(error, OSError):
+            what, names = "certificates", ("SSL_CERT_FILE", "SSL_CERT_DIR")
+            remedy = "Name a file of certificates that is there, or unset it."
+        else:
+            what, names = "a proxy", ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+            remedy = "Name it by http://HOST:PORT, or unset it; socks5:// needs `pip install socksio`."
+        named = ", ".join(sorted(name for name in os.environ if name.upper() in names))
+        raise RewardError(
+            f"{who}: the environment ({named}) names {what} that cannot be used for {section.host}: "
+            f"{type(error).__name__}",
+            remedy=remedy,
+        ) from error
 
 
 class Rubric:

@@ -84,6 +84,16 @@ def is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
+def http_client(section: JudgeSection, api_key: str | None) -> httpx2.AsyncClient:
+    """Raises ImportError, ValueError or OSError for a proxy or certificates that cannot be used."""
+    return httpx2.AsyncClient(
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        timeout=None,
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
+        trust_env=not is_this_machine(section.host),
+    )
+
+
 class JudgeClient:
     """Sends requests, `concurrency` at once at most. Use on one event loop, as an async context manager.
 
@@ -93,12 +103,7 @@ class JudgeClient:
     def __init__(self, section: JudgeSection, api_key: str | None, usage: Counter[str]) -> None:
         self._section, self._key, self._usage = section, api_key, usage
         self._url = f"{section.base_url}/chat/completions"
-        self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=None,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=section.concurrency),
-            trust_env=not is_this_machine(section.host),
-        )
+        self._http = http_client(section, api_key)
         self._limit = "max_tokens"
         self._turn = asyncio.Semaphore(section.concurrency)
         self._resumes = 0.0

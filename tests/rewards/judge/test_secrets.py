@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,32 @@ def test_a_redirect_is_not_followed(serve: Any) -> None:
         judged(server, "x")
     assert elsewhere.asked == []
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what", "remedy"),
+    [
+        ("ALL_PROXY", "socks5://me:sesame@127.0.0.1:1", "a proxy", "pip install socksio"),
+        ("https_proxy", "socks://127.0.0.1:1", "a proxy", "http://HOST:PORT"),
+        ("SSL_CERT_FILE", "/nowhere", "certificates", "or unset it"),
+    ],
+)
+def test_a_proxy_or_certificates_of_no_use_show_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, what: str, remedy: str
+) -> None:
+    # As on a machine that lacks it.
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    monkeypatch.setenv(name, value)
+    section = JudgeReward(base_url="https://example.org/v1", model="m")
+    with pytest.raises(RewardError) as caught:
+        build_judge(section, BuildContext(Path(), False, allowed_hosts=frozenset(["example.org"])))
+    said = f"the environment ({name}) names {what} that cannot be used for example.org"
+    assert said in caught.value.message
+    assert remedy in str(caught.value.remedy)
+    assert "sesame" not in str(caught.value)
+    # A judge here needs neither.
+    assert build_judge(JudgeReward(base_url="http://localhost", model="m"), BuildContext(Path(), False))
 
 
 def test_a_judge_here_is_asked_without_a_proxy(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

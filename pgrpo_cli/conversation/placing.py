@@ -15,6 +15,7 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
+from pgrpo_cli.rewards.scoring import Scorer
 
 from .placement import Floats, most_telling, posterior
 
@@ -82,7 +83,8 @@ class Placing:
                 for text in missing
             ]
             try:
-                by_group = cross_scores(self.rewards, completions, self.groups)
+                with Scorer(self.rewards) as scorer:
+                    by_group = cross_scores(scorer, completions, self.groups)
             except RewardError as error:
                 # Such as a question that lacks a column which a reward reads: its picks tell nothing.
                 if not self._told:

@@ -76,24 +76,24 @@ def evaluate_policy(
             progress=progress or (lambda which, done, total: None),
         )
 
+    users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
+    bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
+    resampler = Resampler(bootstrap, users)
+    section = header.recipe["eval"]
+    matrix = None
     with Scorer(rewards) as scorer:
         with policy.base():
             perplexities["base"] = perplexity(policy, neutral_text())
             base_rows = scored("base") if base_rows is None else _scored_again(base_rows, prompts, scorer)
         perplexities["tuned"] = perplexity(policy, neutral_text())
         rows = [*base_rows, *scored("tuned")]
-    users = {prompt.prompt_id: prompt.user_id for prompt in prompts if prompt.user_id is not None}
-    bootstrap = Bootstrap(header.bootstrap_samples, header.confidence, header.seed)
-    resampler = Resampler(bootstrap, users)
-    section = header.recipe["eval"]
-    matrix = None
-    if by_group is not None:
-        limited = section["matrix"] == "auto"
-        try:
-            matrix = evaluate_matrix(by_group, prompts, rows, resampler, limited=limited)
-        except RewardError as error:
-            # Such as a reward of one preference group that reads a column which rows of others do not have.
-            on_note(f"note: there is no personalization matrix: {error.message}")
+        if by_group is not None:
+            limited = section["matrix"] == "auto"
+            try:
+                matrix = evaluate_matrix(by_group, prompts, rows, resampler, scorer=scorer, limited=limited)
+            except RewardError as error:
+                # Such as a reward of one preference group that reads a column which others do not have.
+                on_note(f"note: there is no personalization matrix: {error.message}")
     return EvalResult(
         **dict(header),
         **dict(summarise(rows, bootstrap, weights, users=users, minority_share=section["minority_share"])),

@@ -46,9 +46,12 @@ def evaluate_matrix(
     rows: Sequence[EvalRow],
     resampler: Resampler,
     *,
+    scorer: Scorer,
     limited: bool,
 ) -> Matrix | None:
     """Completions by the reward of every preference group; None where all give the same to each.
+
+    `scorer`: the open one of all rewards.
 
     So does a reward that looks for a preference group elsewhere, as the personas' does for groups by lot.
     """
@@ -56,24 +59,29 @@ def evaluate_matrix(
     groups = sorted({prompt.preference_group for prompt in prompts})
     if limited:
         rows = few_enough(rows, len(groups), _MOST_SCORES)
-    scores = cross_scores(rewards, [completion_of(asked[row.prompt_id], row.text) for row in rows], groups)
+    completions = [completion_of(asked[row.prompt_id], row.text) for row in rows]
+    scores = cross_scores(scorer, completions, groups, rewards)
     if all(repr(scores[group]) == repr(scores[groups[0]]) for group in groups):
         return None
     return matrix_of(rows, scores, [term.label for term in rewards.terms], resampler)
 
 
 def cross_scores(
-    rewards: RewardSum, completions: Sequence[Completion], groups: Sequence[str]
+    scorer: Scorer, completions: Sequence[Completion], groups: Sequence[str], rewards: RewardSum | None = None
 ) -> Mapping[str, list[float]]:
-    """The reward of each completion by each preference group. Raises RewardError as scoring does."""
-    with Scorer(rewards) as scorer:
-        return {
-            group: [
-                score.value
-                for score in scorer.start().scores([replace(c, preference_group=group) for c in completions])
-            ]
-            for group in groups
-        }
+    """The reward of each completion by each preference group. Raises RewardError as scoring does.
+
+    `rewards`: some of the scorer's; None for all.
+    """
+    return {
+        group: [
+            score.value
+            for score in scorer.start(rewards).scores(
+                [replace(c, preference_group=group) for c in completions]
+            )
+        ]
+        for group in groups
+    }
 
 
 def depends(section: RewardBase) -> bool:

@@ -42,9 +42,9 @@ class Scorer:
     def __exit__(self, *raised: object) -> None:
         self._resources.close()
 
-    def start(self) -> PendingScores:
-        """Begin scoring one list of completions, such as those of a step."""
-        return PendingScores(self._rewards, self._loop)
+    def start(self, rewards: RewardSum | None = None) -> PendingScores:
+        """Begin scoring one list of completions, such as those of a step, by all rewards or some of them."""
+        return PendingScores(rewards or self._rewards, self._loop)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -308,6 +309,29 @@ def test_completions_are_scored_by_the_rewards_of_the_other_groups(tmp_path: Pat
     # calm gives 1 to texts of the tuned model, loud 0.25 to all.
     assert result.matrix.base == [[0.0, 0.25], [0.0, 0.25]]
     assert result.matrix.tuned == [[1.0, 0.25], [1.0, 0.25]]
+
+
+def test_the_rewards_of_an_evaluation_and_of_its_matrix_share_an_event_loop(
+    tmp_path: Path, calls: Any
+) -> None:
+    # As of the user's own function: once it has waited, the semaphore belongs to the loop.
+    turn = asyncio.Semaphore(1)
+
+    async def reward(completions: Sequence[Completion]) -> list[Score]:
+        async def one(completion: Completion) -> Score:
+            async with turn:
+                await asyncio.sleep(0)
+                return Score(float(completion.preference_group == "calm"), {})
+
+        return await asyncio.gather(*map(one, completions))
+
+    rewards, notes = summed(Awaited(reward)), []
+    policy: Any = ScriptedPolicy()
+    result = evaluate_policy(
+        policy, PROMPTS, rewards, header(tmp_path), by_group=rewards, on_note=notes.append
+    )
+    assert notes == []
+    assert result.matrix is not None and result.matrix.base == [[1.0, 0.0], [1.0, 0.0]]
 
 
 class Scripted2(Scripted):

@@ -12,6 +12,7 @@ from pgrpo_cli.eval.matrix import MOST_GROUPS, cross_scores, group_rewards
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.scoring import Scorer
 from tests.support.recipes import changed
 from tests.support.rewards import Plain, summed
 
@@ -64,4 +65,5 @@ def test_each_text_is_put_to_each_group() -> None:
         return [Score(float(c.text.count(c.preference_group)), {}) for c in completions]
 
     completions = [Completion("p", "a", "prompt", text, {"k": 1}) for text in ("aab", "b")]
-    assert cross_scores(summed(Plain(reward)), completions, ["a", "b"]) == {"a": [2.0, 0.0], "b": [1.0, 1.0]}
+    with Scorer(summed(Plain(reward))) as scorer:
+        assert cross_scores(scorer, completions, ["a", "b"]) == {"a": [2.0, 0.0], "b": [1.0, 1.0]}

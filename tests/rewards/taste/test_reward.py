@@ -16,6 +16,7 @@ from pgrpo_cli.feedback.records import Pick
 from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, LearntReward, RewardFunction
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
+from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.rewards.taste.reward import TasteFunction, build_taste
 from tests.support.picks import QUESTION, picks_of
 from tests.support.reward_models import save_encoder
@@ -200,7 +201,7 @@ def test_components_of_an_embedding_are_features_too(tmp_path: Path) -> None:
 
 def test_a_matrix_asks_what_each_would_give(reward: TasteFunction) -> None:
     whole = RewardSum((Term("taste", 1.0, None, reward),))
-    found = cross_scores(whole, [completion("Play it! Now!", "ana", "ana")], ["ana", "ben"])
+    found = cross_scores(Scorer(whole), [completion("Play it! Now!", "ana", "ana")], ["ana", "ben"])
     assert found == {name: [value(reward, "Play it! Now!", name)] for name in ("ana", "ben")}
 
 

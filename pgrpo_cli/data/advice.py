@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pgrpo_cli.recipe.conditioning import ProfilesConditioning
+from pgrpo_cli.recipe.rewards import JudgeReward
 from pgrpo_cli.recipe.schema import Recipe
 
 from .assemble import Assembled
@@ -173,6 +174,27 @@ def rewards_for_unknown_groups(facts: Facts) -> Iterator[str]:
             yield f"reward {reward.label!r} is for preference group {name!r}, which the data do not have"
 
 
+def rubrics_of_unknown_groups(facts: Facts) -> Iterator[str]:
+    """Instructions to a judge for preference groups which the data do not have, and groups without any."""
+    known = {group.preference_group for group in facts.groups}
+    judges = [
+        (f"reward {reward.label!r}: ", reward.preference_group_rubrics, reward.preference_groups)
+        for reward in facts.recipe.rewards
+        if isinstance(reward, JudgeReward)
+    ]
+    if (pairs := facts.recipe.eval.judge) is not None:
+        judges.append(("eval.judge.", pairs.preference_group_rubrics, None))
+    for where, given, asked in judges:
+        for name in sorted(given.keys() - known):
+            yield (
+                f"{where}preference_group_rubrics has {name!r}, a preference group which the data do not have"
+            )
+        without = sorted(known.intersection(asked or known) - given.keys()) if given else []
+        if without:
+            more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+            yield f"{where}preference_group_rubrics has nothing for preference group {without[0]!r}{more}"
+
+
 def profiles_of_unknown_groups(facts: Facts) -> Iterator[str]:
     """Descriptions of preference groups which the data do not have."""
     section = facts.recipe.data.conditioning
@@ -200,5 +222,6 @@ RULES: tuple[Rule, ...] = (
     answers_given_away,
     references_without_reward,
     rewards_for_unknown_groups,
+    rubrics_of_unknown_groups,
     profiles_of_unknown_groups,
 )

@@ -6,6 +6,7 @@ from pgrpo_cli.data.preference_groups import Fitted
 from pgrpo_cli.data.records import RejectedRow
 from pgrpo_cli.data.references import ReferenceRewards
 from pgrpo_cli.data.summary import count_groups
+from pgrpo_cli.recipe.evaluation import PairJudge
 from pgrpo_cli.recipe.schema import Recipe
 from tests.support.records import prompt, record
 
@@ -154,6 +155,32 @@ def test_rewards_for_groups_that_there_are_not_are_named():
     made = recipe([{"type": "length", "max": 5, "preference_groups": ["a", "z"]}])
     (warning,) = warnings(enough("a", "b"), evaluation=HELD_OUT, made=made)
     assert warning == "reward 'length' is for preference group 'z', which the data do not have"
+
+
+JUDGE = {"type": "judge", "base_url": "http://localhost/v1", "model": "m"}
+
+
+def judged(rubrics, **section):
+    """Warnings about a recipe with those instructions in a reward and in eval.judge."""
+    made = recipe([{**JUDGE, "preference_group_rubrics": rubrics, **section}])
+    pairs = PairJudge(base_url="http://localhost/v1", model="m", preference_group_rubrics=rubrics)
+    made = made.model_copy(update={"eval": made.eval.model_copy(update={"judge": pairs})})
+    return warnings(enough("a", "b", "c"), evaluation=[*HELD_OUT, record("x", "c")], made=made)
+
+
+def test_rubrics_for_groups_that_there_are_not_are_named():
+    assert judged({"a": "x", "b": "y", "c": "z", "B": "y"}) == [
+        "reward 'judge': preference_group_rubrics has 'B', a preference group which the data do not have",
+        "eval.judge.preference_group_rubrics has 'B', a preference group which the data do not have",
+    ]
+
+
+def test_groups_without_a_rubric_are_named_where_others_have_one():
+    assert judged({"a": "x", "b": "y"}, preference_groups=["a", "b"]) == [
+        "eval.judge.preference_group_rubrics has nothing for preference group 'c'"
+    ]
+    assert "has nothing for preference group 'b' and 1 more" in judged({"a": "x"})[0]
+    assert judged({}) == []
 
 
 def test_what_the_assigner_found_comes_first():

@@ -138,9 +138,18 @@ def load_pretrained(
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side = "left"
-    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    limits = (tokenizer.model_max_length, _positions(model))
     longest = min(section.max_tokens, *filter(None, limits))
     return Pretrained(model.eval(), tokenizer, device, longest, section.batch_size, at.where, rows)
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens have a position; None where the model does not say."""
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
+    tables = (table for name, table in model.named_modules() if name.endswith("position_embeddings"))
+    padding = next((table.padding_idx for table in tables if hasattr(table, "padding_idx")), None)
+    # Models like RoBERTa count positions from the one after the padding's.
+    return most if most is None or padding is None else most - padding - 1
 
 
 def location_of(section: PretrainedFields, recipe_dir: Path, label: str) -> Location:

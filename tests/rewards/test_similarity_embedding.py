@@ -14,7 +14,7 @@ from pgrpo_cli.errors import ModelError, RewardError
 from pgrpo_cli.recipe.rewards import EmbeddingReward
 from pgrpo_cli.rewards.base import BuildContext, Completion
 from pgrpo_cli.rewards.similarity import build_embedding
-from tests.support.reward_models import save_encoder
+from tests.support.reward_models import save_encoder, save_roberta
 
 TEXTS = ("a dog", "the very long walk home", "", "cat")
 
@@ -55,6 +55,11 @@ def test_the_mean_over_the_tokens_whatever_shares_the_batch(encoder: Path) -> No
     for batch_size in (1, 16):
         found = similarities(built(encoder, batch_size=batch_size), "a cat sat", *TEXTS)
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_text_longer_than_the_positions_of_a_roberta_loses_its_beginning(tmp_path: Path) -> None:
+    function = built(save_roberta(tmp_path / "roberta"))
+    assert similarities(function, "a cat " * 40, "a cat " * 50) == pytest.approx([1], abs=1e-5)
 
 
 def test_a_text_is_as_like_itself_as_can_be(encoder: Path) -> None:

@@ -94,6 +94,24 @@ def save_encoder(folder: Path) -> Path:
     return _saved(BertModel(_bert_config(), add_pooling_layer=False), pair_tokenizer(), folder)
 
 
+def save_roberta(folder: Path) -> Path:
+    """A RoBERTa without a head, of 16 positions, whose tokenizer states no limit."""
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer = pair_tokenizer()
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _saved(RobertaModel(config, add_pooling_layer=False), tokenizer, folder)
+
+
 def save_causal(folder: Path, *, tied: bool = False, rows: int | None = None) -> Path:
     """A Llama that reads ChatML, with an output layer of its own unless `tied`; `rows` of its embedding."""
     from transformers import LlamaConfig, LlamaForCausalLM

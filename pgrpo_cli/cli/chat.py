@@ -31,7 +31,7 @@ from .common import (
 )
 from .failures import show_error
 from .interrupts import StopRequest, forwarded_signals
-from .terminal import ask, emit, note, stdout, stream
+from .terminal import ask, emit, note, show_table, stream
 
 if TYPE_CHECKING:
     from pgrpo_cli.conversation.conversation import Conversation
@@ -244,7 +244,7 @@ class _Session:
         from .rewards import trial_table
 
         trial = self.rewards()
-        stdout.print(trial_table(trial.completion.text, [trial]))
+        show_table(trial_table(trial.completion.text, [trial]))
 
     def _up(self, rest: str) -> None:
         """I like the last answer"""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .terminal import note, say, stderr, stdout
+from .terminal import note, say, show_table, stderr, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.stats.comparison import Comparison
@@ -46,7 +46,7 @@ def show_result(result: EvalResult) -> None:
         tables.append(tasks_table(result.lm_eval))
         sentences.append(tasks_sentence(result.lm_eval))
     for table in tables:
-        stdout.print(to_rich(table, stdout.width))
+        show_table(to_rich(table, stdout.width))
     for line in (*sentences, *result.notes):
         say(line)
 
@@ -58,11 +58,11 @@ def show_comparison(comparison: Comparison) -> None:
 
     runs = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     for run in runs:
-        stdout.print(to_rich(comparison_table(comparison, run), stdout.width))
+        show_table(to_rich(comparison_table(comparison, run), stdout.width))
     sentences = [comparison_sentence(comparison, run) for run in runs]
     how_fast = learning_table(comparison, macro_only=True)
     if how_fast is not None:
-        stdout.print(to_rich(how_fast, stdout.width))
+        show_table(to_rich(how_fast, stdout.width))
         sentences.append(learning_sentence(comparison))
     for line in (*sentences, grouping_sentence(comparison), *comparison.notes):
         say(line)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from .common import JsonOption, RecipeArgument, RunDirOption, SetOption
-from .terminal import emit, note, say, stdout
+from .terminal import emit, note, say, show_table
 
 if TYPE_CHECKING:
     from pgrpo_cli.model.memory.plan import Device, MemoryPlan
@@ -68,7 +68,7 @@ def plan(
     if as_json:
         emit(json.dumps(_as_json(planned, on_cards, found, longest, here), indent=2))
         return
-    stdout.print(_table(loaded.name, planned))
+    show_table(_table(loaded.name, planned))
     for line in _sentences(loaded, planned, on_cards, found, longest, here):
         say(line)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from .terminal import note, stderr
+from .terminal import note, show_table, stderr
 
 if TYPE_CHECKING:
     from pgrpo_cli.data.summary import GroupCounts
@@ -25,7 +25,7 @@ def show_report(report: PrepareReport) -> None:
     """Print the counts a preference group, lengths, clusters, what was rejected and why, and warnings; all to
     standard error.
     """
-    stderr.print(_groups_table(report))
+    show_table(_groups_table(report), stderr)
     for line in _about_the_table(report):
         note(line)
     note("")
@@ -70,7 +70,7 @@ def _counts(group: GroupCounts) -> dict[str, Any]:
 def _groups_table(report: PrepareReport) -> Table:
     with_users = any(group.users is not None for group in report.groups)
     table = Table(box=None, pad_edge=False)
-    table.add_column("preference group", overflow="ellipsis", no_wrap=True)
+    table.add_column("preference group", overflow="fold")
     for heading in ("users",) * with_users + ("train", "share", "held out", "tokens: mean", "95 %", "max"):
         table.add_column(heading, justify="right")
     if _has_references(report):

@@ -23,7 +23,7 @@ from .common import (
     path_option,
     text_option,
 )
-from .terminal import emit, note, stdout
+from .terminal import emit, note, show_table, stdout
 
 if TYPE_CHECKING:
     from pgrpo_cli.recipe.reward_base import RewardBase
@@ -53,7 +53,7 @@ def list_rewards() -> None:
         assert issubclass(section, RewardBase)
         summary = (section.__doc__ or "").strip().splitlines()[0]
         table.add_row(name, ", ".join(section.parts) or "its own", summary)
-    stdout.print(table)
+    show_table(table)
     note(
         "docs/recipes.md and `pgrpo schema --markdown` have all keys; `pgrpo rewards try RECIPE` tries them."
     )
@@ -134,7 +134,7 @@ def try_on_texts(
         emit(json.dumps([_as_json(trial) for trial in trials], indent=2))
         return
     for text, of_text in _by_text(trials):
-        stdout.print(trial_table(text, of_text))
+        show_table(trial_table(text, of_text))
         stdout.print()
 
 

@@ -33,7 +33,7 @@ from .common import (
     path_parser,
 )
 from .interrupts import STOP_SIGNALS, exit_code, forwarded_signals
-from .terminal import emit, note, stdout
+from .terminal import emit, note, show_table
 
 if TYPE_CHECKING:
     from pgrpo_cli.verbs.sweep import PlannedRun, Sweep
@@ -121,7 +121,7 @@ def _show_plan(plan: Sweep, evaluate: bool) -> None:
     for run in plan.runs:
         status = _status(run, evaluate)
         table.add_row(str(run.path), status, " ".join(run.overrides))
-    stdout.print(table)
+    show_table(table)
     for line in plan.notes:
         note(line)
 

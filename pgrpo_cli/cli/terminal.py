@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Column, Table
 from rich.text import Text
 
 _UNSAFE = re.compile(
@@ -25,6 +27,9 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e007f"  # tags
     "]"
 )
+# Characters that a name keeps while other columns still have room to give, and in the end.
+_NAME, _SHORT_NAME = 20, 8
+_UNLIMITED = 10_000
 
 
 def safe(text: str) -> str:
@@ -87,6 +92,39 @@ def emit(text: str) -> None:
 def say(text: str) -> None:
     """Write a line for the reader to standard output; a terminal wraps it."""
     stdout.print(text, soft_wrap=True)
+
+
+def show_table(table: Table, console: Console = stdout) -> None:
+    """Print a table with every character of its cells, of which Rich drops some where there is little room.
+
+    The widest columns become narrower first. Only columns with the overflow `fold`, such as names, are broken
+    within words. Lines that are still too long are wrapped by the terminal, and stay whole in a pipe.
+    """
+    whole = console.options.update(width=_UNLIMITED)
+    sizes = [_sizes(column, console, whole) for column in table.columns]
+    widths = [size.maximum for size in sizes]
+    total = Measurement.get(console, whole, table).maximum
+    for kept in (_NAME, _SHORT_NAME):
+        floors = [
+            min(size.maximum, kept) if column.overflow == "fold" else size.minimum
+            for column, size in zip(table.columns, sizes, strict=True)
+        ]
+        while total > console.width and (wide := [i for i, w in enumerate(widths) if w > floors[i]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+            total -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+    table.width = total
+    console.print(table, crop=False)
+
+
+def _sizes(column: Column, console: Console, whole: ConsoleOptions) -> Measurement:
+    """The lengths of the longest word and of the longest line; both that of the line if it is not wrapped."""
+    found = [Measurement.get(console, whole, cell) for cell in column.cells]
+    longest = max((size.maximum for size in found), default=0)
+    words = [longest] if column.no_wrap else [size.minimum for size in found]
+    head = Measurement.get(console, whole, column.header)
+    return Measurement(max(head.minimum, *words, 1), max(head.maximum, longest, 1))
 
 
 def ask(prompt: str) -> str:

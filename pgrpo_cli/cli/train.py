@@ -28,7 +28,7 @@ from .common import (
     option,
 )
 from .interrupts import exit_code, signal_of
-from .terminal import emit, stdout
+from .terminal import emit, show_table
 
 
 def register(app: typer.Typer) -> None:
@@ -174,9 +174,9 @@ def groups(
 
     drawn = view.recipe.history.preference_groups == "random"
     advice = estimator_advice(components, num_generations, random_groups=drawn)
-    stdout.print(groups_table(rows, parts))
+    show_table(groups_table(rows, parts))
     if advice.efficiencies:
-        stdout.print(efficiency_table(advice.efficiencies))
+        show_table(efficiency_table(advice.efficiencies))
     emit(advice.sentence)
 
 

@@ -28,8 +28,6 @@ TONES: dict[Verdict, Tone] = {
 
 _STYLES: dict[Tone, str] = {"": "", "good": "green", "bad": "red", "muted": "dim"}
 _WIDE = 110
-# Characters that a row's name gets before other columns do.
-_NAME = 20
 _SPARE_OF_PAIRS = ("effect size", "p (Holm)", "prompts")
 
 
@@ -88,19 +86,18 @@ def comparison_table(comparison: Comparison, run: str) -> ReportTable:
 
 
 def to_rich(table: ReportTable, width: int) -> RichTable:
-    """The table for a terminal of `width` columns."""
+    """The table for a terminal of `width` columns, with the columns and intervals that it has room for."""
     wide = width >= _WIDE
     columns = [index for index in range(len(table.columns)) if wide or index not in table.optional]
     title = Text(table.title, "bold")
     rich = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = max((len(row[0].text) for row in table.rows), default=0)
     for index in columns:
         rich.add_column(
             Text(table.columns[index]),
             justify="left" if index == 0 or index in table.texts else "right",
-            overflow="fold",
+            # Numbers are not broken within words; names, which may be long, are.
+            overflow="fold" if index == 0 else "ellipsis",
             no_wrap=index in table.details,
-            min_width=min(names, _NAME) if index == 0 else None,
         )
     for position, row in enumerate(table.rows):
         if position in table.summaries and position - 1 not in table.summaries:

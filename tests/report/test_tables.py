@@ -8,6 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
+from pgrpo_cli.cli.terminal import show_table
 from pgrpo_cli.report.more_tables import details_table, overview_table, parts_table
 from pgrpo_cli.report.sentences import chance_sentence, comparison_sentence, eval_sentence, method_sentence
 from pgrpo_cli.report.tables import (
@@ -16,11 +17,13 @@ from pgrpo_cli.report.tables import (
     ReportTable,
     comparison_table,
     eval_table,
+    learning_table,
     number,
     to_rich,
 )
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.learning import TrainingRecord
 from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
 from tests.support.results import result_of, spread
 
@@ -35,7 +38,7 @@ COMPARISON = compare_evaluations([Entrant("demo", RESULT), Entrant("other", OTHE
 def shown(table: ReportTable, width: int) -> str:
     """The table as a terminal of `width` columns shows it."""
     console = Console(file=io.StringIO(), width=width)
-    console.print(to_rich(table, width))
+    show_table(to_rich(table, width), console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -137,6 +140,43 @@ def test_a_wide_terminal_shows_all_intervals() -> None:
 
 def test_names_of_preference_groups_are_no_markup() -> None:
     assert "[bold]x" in shown(eval_table(RESULT), 80)
+
+
+def compared_at_length() -> ReportTable:
+    """How fast two methods with long names learn, with intervals over seeds."""
+    entrants, records = [], {}
+    for rate in (0.0012, 0.0024):
+        for seed in (0, 1):
+            label = f"quickstart-pgrpo-lr_{rate}-seed{seed}"
+            recipe = {"seed": seed, "train": {"learning_rate": rate}}
+            entrants.append(Entrant(label, result_of(BASE, TUNED, run=label, recipe=recipe, seed=seed)))
+            curve = {step: {None: 0.1 + step / 100 + rate * seed} for step in range(0, 241, 8)}
+            seconds = dict.fromkeys(range(1, 241), 50.5 + seed)
+            records[label] = TrainingRecord(held_out=curve, seconds=seconds)
+    table = learning_table(compare_evaluations(entrants, (), records, 1.5), macro_only=True)
+    assert table is not None
+    return table
+
+
+TABLES = {
+    "eval": eval_table(RESULT),
+    "overview": overview_table(RESULT),
+    "comparison": comparison_table(COMPARISON, "other"),
+    "how fast": compared_at_length(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_no_number_is_cut_or_broken_in_a_narrow_terminal(name: str, width: int) -> None:
+    table, text = TABLES[name], shown(TABLES[name], width)
+    for row in table.rows:
+        for i in set(range(1, len(row))) - table.optional:
+            cell = f"{row[i].text} {row[i].detail}".strip() if i in table.details else row[i].text
+            # Where a cell is a sentence, its words stand below each other; those of an interval do not.
+            assert all(part in text for part in ([cell] if i in table.details else cell.split()))
+    shortest = max(max(len(word) for word in row[0].text.split()) for row in table.rows)
+    assert max(map(len, text.splitlines())) <= max(width, 70 + min(shortest, 8))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ class Best:
     - `macro`: the mean over preference groups of their held-out rewards;
     - `worst_group`: the smallest gain of a preference group since the first evaluation, over the standard
       deviation of its prompts' means in that evaluation, or 1 if there is none.
+
+    Evaluations are compared only if they have rewards of the same preference groups: of all that any of them
+    has for `macro`, of those of the first evaluation for `worst_group`. Others do not count.
     """
 
     run: RunDirectory
@@ -38,9 +41,15 @@ class Best:
         return None if train.keep_best is None else cls(run, train.keep_best, train.stop_after)
 
     def values(self) -> dict[int, float]:
-        """The measure after each evaluated step, in order; -inf where there are no rewards."""
+        """The measure after each step whose evaluation counts, in order; -inf where there are no rewards."""
         records = curve_records(self.run)
-        return {record["step"]: self._value(record, records[0]) for record in records}
+        measured = records if self.measure == "macro" else records[:1]
+        needed = {group for record in measured for group in record["groups"]}
+        return {
+            record["step"]: self._value(record, records[0])
+            for record in records
+            if needed <= record["groups"].keys()
+        }
 
     def step(self) -> int | None:
         """The step with the highest measure, the first of several; None before a step was evaluated. The
@@ -62,7 +71,8 @@ class Best:
         """
         values, best = self.values(), self.step()
         if best is None:
-            return last, done, "no step was evaluated, so the adapter is that of the last one"
+            why = "no step was evaluated with rewards of every preference group"
+            return last, done, f"{why}, so the adapter is that of the last one"
         adapter = last
         if best != done:
             try:
@@ -75,6 +85,9 @@ class Best:
         sentence = f"the adapter is that of step {best}, the best of {count} evaluations by {self.measure}"
         if values[best] <= values.get(0, -math.inf):
             sentence += ", although none was better than that before the first step"
+        evaluated = len(curve_records(self.run))
+        if left_out := evaluated - len(values):
+            sentence += f"; {left_out} of {evaluated} do not count, since a preference group has no rewards"
         return adapter, best, sentence
 
     def _value(self, record: Mapping[str, Any], first: Mapping[str, Any]) -> float:

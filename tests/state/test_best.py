@@ -11,7 +11,7 @@ import pytest
 
 from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.recipe.training import TrainSection
-from pgrpo_cli.state.adapter import finished_step
+from pgrpo_cli.state.adapter import Adapter, finished_step
 from pgrpo_cli.state.best import Best, Measure
 from pgrpo_cli.state.curve import curve_path
 from pgrpo_cli.state.run import RunDirectory
@@ -89,6 +89,38 @@ def test_it_is_over_after_two_evaluations_without_a_better_one(
 def test_a_group_without_rewards_at_first(tmp_path: Path, measure: Measure) -> None:
     run = run_with(tmp_path, line(0, None), line(4, 0.5, a=[0.5]))
     assert Best(run, measure).step() == 4
+
+
+def test_an_evaluation_without_rewards_of_a_group_does_not_count(tmp_path: Path) -> None:
+    # Without the hard group, step 10 has the highest mean.
+    first, last = line(0, 0.35, easy=[0.5, 0.6], hard=[0.1, 0.2]), line(20, 0.55, easy=[0.75], hard=[0.35])
+    run = run_with(tmp_path, first, line(10, 0.6, easy=[0.6]), last)
+    best = Best(run, "macro", 1)
+    assert best.values() == {0: 0.35, 20: 0.55}
+    assert best.step() == 20 and not best.exhausted()
+    _, step, says = best.adapter(Adapter({}, {}), 20)
+    assert step == 20 and "the best of 1 evaluations" in says
+    assert says.endswith("; 1 of 3 do not count, since a preference group has no rewards")
+
+
+def test_the_worst_group_is_the_worst_of_those_of_the_first_evaluation(tmp_path: Path) -> None:
+    # In step 20 the worst group, hard, is missing; late has no first value, so it is not needed.
+    run = run_with(
+        tmp_path,
+        line(0, 0.35, easy=[0.5], hard=[0.1]),
+        line(10, 0.0, easy=[0.5], hard=[-0.5], late=[1.0]),
+        line(20, 0.6, easy=[0.6]),
+        line(30, 0.4, easy=[0.6], hard=[0.15]),
+    )
+    best = Best(run, "worst_group")
+    assert best.values() == pytest.approx({0: 0.0, 10: -0.6, 30: 0.05})
+    assert best.step() == 30
+
+
+def test_without_a_whole_evaluation_the_last_step_is_kept(tmp_path: Path) -> None:
+    run = run_with(tmp_path, line(0, 0.3, a=[0.3], b=[0.3]), line(5, 0.5, a=[0.5]))
+    _, step, says = Best(run, "macro").adapter(Adapter({}, {}), 9)
+    assert step == 9 and "no step was evaluated with rewards of every preference group" in says
 
 
 def test_the_finished_adapter_says_its_step(tmp_path: Path) -> None:

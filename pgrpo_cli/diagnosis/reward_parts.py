@@ -29,12 +29,17 @@ def section_of(rewards: Sequence[RewardBase], part: str) -> tuple[int, RewardBas
 
 
 def _counting_parts(view: RunView) -> dict[str, tuple[int, float, Floats]]:
-    """Parts of rewards with a weight other than 0: index of the reward, its weight, and the column."""
-    counting = {}
-    for part, values_N in view.completions.parts.items():
+    """The parts that enter the sum: index of the reward, its weight, and the column."""
+    counting, recorded = {}, view.completions.parts
+    for part, values_N in recorded.items():
         section = section_of(view.recipe.rewards, part)
-        if section is not None and section[1].weight != 0:
-            counting[part] = (section[0], section[1].weight, values_N)
+        if section is None or section[1].weight == 0:
+            continue
+        reward, name = section[1], part.partition(".")[2]
+        # What is recorded beside the value does not count. Other parts may have weights of their own.
+        beside = f"{reward.label}.value" in recorded and name != "value"
+        if not beside and getattr(reward, f"{name}_weight", 1) != 0:
+            counting[part] = (section[0], reward.weight, values_N)
     return counting
 
 

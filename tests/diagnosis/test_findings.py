@@ -98,6 +98,35 @@ def test_of_rewards_without_a_range_the_parts_tell() -> None:
     assert "returns a constant" in some.says
 
 
+@pytest.mark.parametrize(
+    ("reward", "beside"),
+    [
+        ({"type": "readability", "max": 6, "slack": 10}, ("readability.value", "readability.grade")),
+        (
+            {"type": "recommendation", "candidates_column": "c"},
+            ("recommendation.hit", "recommendation.candidate"),
+        ),
+    ],
+)
+def test_what_is_recorded_and_not_summed_is_no_part_that_fights(
+    reward: dict[str, Any], beside: tuple[str, str]
+) -> None:
+    rows = [(step, g, (step + g) % 4 / 4) for step in range(1, 25) for g in range(4)]
+    found = replace(
+        view({"a": [0.5]}, rewards=[reward]),
+        completions=Completions.of(
+            steps=[row[0] for row in rows],
+            prompts=[0] * len(rows),
+            preference_groups=["a"] * len(rows),
+            rewards=[row[2] for row in rows],
+            parts=[dict(zip(beside, (row[2], 1 - row[2]), strict=True)) for row in rows],
+            lengths=[9] * len(rows),
+            texts=[f"{row[0]} {row[1]}" for row in rows],
+        ),
+    )
+    assert diagnose(found).findings == ()
+
+
 def test_a_spread_below_epsilon_is_drowned_where_a_scale_divides() -> None:
     rewards: dict[str, list[float | None]] = {"a": [0.5, 0.50005]}
     assert "not more than advantage.epsilon (0.0001)" in only(view(rewards)).says

@@ -36,7 +36,7 @@ _EASIER = (
 _HARDER = "ask for more than the model does already (a stricter reward, harder prompts), or leave it out"
 
 
-def reward_bounds(rewards: Sequence[RewardBase], preference_group: str | None) -> tuple[float, float] | None:
+def reward_bounds(rewards: Sequence[RewardBase], preference_group: str) -> tuple[float, float] | None:
     """The minimum and the maximum of the sum of rewards; None if the range of a reward is not known."""
     low = high = 0.0
     for reward in rewards:
@@ -51,8 +51,12 @@ def reward_bounds(rewards: Sequence[RewardBase], preference_group: str | None) -
 
 
 def difficulty(view: RunView, preference_group: str | None, mean: float) -> Difficulty:
-    """Whether a mean reward is near the minimum or the maximum of the rewards."""
-    bounds = reward_bounds(view.recipe.rewards, preference_group)
+    """Whether a mean reward is near the minimum or the maximum of the rewards. That of all preference groups
+    together (None) tells it only if all of them have the same bounds.
+    """
+    names = view.completions.preference_groups if preference_group is None else (preference_group,)
+    every = {reward_bounds(view.recipe.rewards, name) for name in names}
+    bounds = every.pop() if len(every) == 1 else None
     if bounds is None:
         return "unknown"
     low, high = bounds

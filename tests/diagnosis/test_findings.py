@@ -88,6 +88,15 @@ def test_a_weight_below_zero_turns_the_range_round() -> None:
     assert "too easy" in finding.says
 
 
+@pytest.mark.parametrize("of_all", [["a", "b"], ["a"]])
+def test_what_only_some_groups_can_earn_is_not_taken_for_the_maximum(of_all: list[str]) -> None:
+    # Everyone earns 1 from the shared keyword and nothing from the own one.
+    own = [{**KEYWORD, "name": f"own-{name}", "preference_groups": [name]} for name in of_all]
+    given = view({"a": [1.0], "b": [1.0]}, rewards=[KEYWORD, *own], parts={"keyword": 1.0, "own-a": 0.0})
+    says = only(given).says
+    assert "All 96 rewards of all" in says and "too easy" not in says
+
+
 def test_of_rewards_without_a_range_the_parts_tell() -> None:
     personas = [{"type": "personas"}]
     rewards: dict[str, list[float | None]] = {"a": [2.0], "b": [2.0]}

@@ -158,7 +158,7 @@ class _Line:
     @property
     def units(self) -> int:
         """How many units are resampled: prompts, or users if a user has several prompts."""
-        return 0 if self.difference is None else sum(part.count for part in self.difference.units)
+        return 0 if self.difference is None else self.difference.unit_count
 
     @property
     def unit(self) -> Unit:

@@ -54,11 +54,13 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Part:
-    """A component of the variance of a mean, its degrees of freedom, and its number of seeds or units."""
+    """A component of the variance of a mean, its degrees of freedom, and its number of seeds or units: the
+    variance with n of them (seeds: in each method) is variance * count / n.
+    """
 
     variance: float
     df: float
-    count: int
+    count: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Difference:
     deviations: tuple[Clustered, ...]
     effect_size: float
     residual: float = 0.0
+
+    @property
+    def unit_count(self) -> int:
+        """The number of units in all preference groups."""
+        return round(sum(part.count for part in self.units))
 
     @property
     def standard_error(self) -> float:
@@ -243,8 +250,7 @@ def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
     with a probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, with the observed
     variances. None if `most` are too few, for instance because the variance of the units alone is too large.
     """
-    parts = difference.seeds or difference.units
-    now = parts[0].count if difference.seeds else sum(part.count for part in parts)
+    now = 1 if difference.seeds else difference.unit_count
     if math.isnan(difference.standard_error) or not _detected(difference, alpha, most):
         return None
     low, high = now, most
@@ -256,11 +262,12 @@ def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
 
 def _detected(difference: Difference, alpha: float, units: int) -> bool:
     if difference.seeds:
-        scaled = [Part(p.variance * p.count / units, units - 1, units) for p in difference.seeds]
+        # A single component is that of both methods.
+        df = (units - 1) * 2 / len(difference.seeds)
+        scaled = [Part(p.variance * p.count / units, df, units) for p in difference.seeds]
         scaled += difference.units
     else:
-        total = sum(part.count for part in difference.units)
-        factor = units / total
+        factor = units / difference.unit_count
         scaled = [
             Part(p.variance / factor, max(1.0, p.count * factor - 1), round(p.count * factor))
             for p in difference.units
@@ -293,7 +300,7 @@ def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], li
     if len(of_side) < len(sides):
         ((variance, df, residuals),) = of_side
         scale = math.fsum(1 / count for count in counts)
-        return (Part(variance * scale, df, max(counts)),), [residual * scale for residual in residuals]
+        return (Part(variance * scale, df, 2 / scale),), [residual * scale for residual in residuals]
     parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
     residuals = [
         math.fsum(own[k] / count for (_, _, own), count in zip(of_side, counts, strict=True))

@@ -161,6 +161,29 @@ def test_seeds_needed_do_what_they_say() -> None:
     assert power(needed - 2) < 0.8
 
 
+@pytest.mark.parametrize("others", [1, 2, 5])
+@pytest.mark.parametrize("mean", [0.9, 2.5])
+def test_seeds_needed_are_of_each_method_however_many_there_are(others: int, mean: float) -> None:
+    # Both methods scatter alike around the difference, prompts not at all: v / n for each of them.
+    values, reference = drawn(5, 5, 1), torch.zeros(1, 1, dtype=torch.float64)
+    values = values - values.mean() + mean
+    if others > 1:
+        reference = drawn(6, others, 1)
+        reference = (reference - reference.mean()) / reference.std() * values.std()
+    found = difference_of([(values.expand(-1, 9), reference.expand(-1, 9))])
+    variance = float(values.var())
+
+    def detected(n: int) -> bool:
+        df = 2 * (n - 1)
+        quantiles = stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)
+        return abs(found.mean) >= quantiles * math.sqrt(2 * variance / n)
+
+    expected = next(n for n in range(2, 200) if detected(n))
+    assert units_needed(found, 0.05, 200) == expected
+    turned = difference_of([(reference.expand(-1, 9), values.expand(-1, 9))])
+    assert units_needed(turned, 0.05, 200) == expected
+
+
 def test_no_number_of_seeds_makes_up_for_too_few_prompts() -> None:
     prompts = torch.tensor([[-2.0, 2.1]], dtype=torch.float64).expand(3, 2)
     seeds = torch.tensor([[0.0], [0.1], [0.2]], dtype=torch.float64)

@@ -15,6 +15,10 @@ t/z. With 8 prompts this covers 94 %. It is the correction behind the "expanded 
 Hesterberg (2015, arXiv 1411.5279), applied to the ends instead of the levels, so that it also works for fewer
 than 6 prompts. Such an interval may extend beyond the range of the rewards. `small_sample=False` gives the
 plain percentile interval.
+
+Percentiles need resampled means beyond them. Where fewer than 5 are expected, as for a coverage that is
+corrected for many preference groups, the ends are those of a normal distribution with SE_boot, and after the
+correction above those of Student's t.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from .student_t import Words, student_t_quantile, welch_df, words_of
 Floats = NDArray[np.float64]
 
 _MAX_DRAWS_AT_ONCE = 4_000_000
+_LEAST_BEYOND = 5
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,16 @@ class Bootstrap:
             given = f"samples={self.samples} confidence={self.confidence}"
             raise ValueError(f"need samples >= 2 and 0 < confidence < 1, got {given}")
 
+    @property
+    def tail(self) -> float:
+        """The share of resampled means beyond each end."""
+        return (1 - self.confidence) / 2
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few resampled means for percentiles."""
+        return self.samples * self.tail < _LEAST_BEYOND - 1e-9
+
 
 Units = Sequence[Hashable]
 """The unit of each value of a stratum."""
@@ -89,13 +104,16 @@ def combination_interval(
     if any(stratum.count == 1 for stratum in clustered):
         return Interval(mean, math.nan, math.nan)
 
+    tail = bootstrap.tail
+    stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
+    if bootstrap.too_few:
+        half = stretch * normal_half(clustered, coefficients_K, 1 - tail)
+        return Interval(mean, mean - half, mean + half)
     words = words_of(bootstrap.seed)
     means_B = np.zeros(bootstrap.samples)
     for coefficient, stratum in zip(coefficients_K, clustered, strict=True):
         means_B += coefficient * resampled_means(stratum, bootstrap.samples, words)
-    tail = (1 - bootstrap.confidence) / 2
     low, high = np.quantile(means_B, [tail, 1 - tail]).tolist()
-    stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
 
 
@@ -185,6 +203,13 @@ def resampled_means(stratum: Clustered, samples: int, words: Words) -> Floats:
         drawn = words(size) % stratum.count
         means.append(stratum.sums_U[drawn].sum(axis=1) / stratum.sizes_U[drawn].sum(axis=1))
     return np.concatenate(means)
+
+
+def normal_half(strata: Sequence[Clustered], coefficients_K: Sequence[float], level: float) -> float:
+    """z * SE_boot of a combination of stratum means: where a normal distribution has its quantile `level`."""
+    parts = zip(coefficients_K, strata, strict=True)
+    variance = math.fsum(c**2 * s.variance_of_mean * (s.count - 1) / s.count for c, s in parts)
+    return NormalDist().inv_cdf(level) * math.sqrt(variance)
 
 
 def small_sample_factor(strata: Sequence[Clustered], coefficients_K: Sequence[float], level: float) -> float:

@@ -41,6 +41,7 @@ from .intervals import (
     Floats,
     Interval,
     Units,
+    normal_half,
     resampled_means,
     small_sample_factor,
     unit_places,
@@ -94,8 +95,13 @@ class Difference:
         """The standard error of the mean, from seeds and units together."""
         return math.sqrt(math.fsum(part.variance for part in (*self.seeds, *self.units)))
 
+    def seed_half(self, level: float) -> float:
+        """The quantile of the error of the mean that comes from the choice of seeds."""
+        variance = math.fsum(part.variance for part in self.seeds)
+        return 0.0 if variance == 0 else math.sqrt(variance) * student_t_quantile(level, _df(self.seeds))
+
     def seed_draws(self, count: int, words: Words) -> Floats:
-        """`count` draws of the error of the mean that comes from the choice of seeds."""
+        """`count` draws of that error."""
         variance = math.fsum(part.variance for part in self.seeds)
         if variance == 0:
             return np.zeros(count)
@@ -173,11 +179,16 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
     """The two-level bootstrap interval of a difference over several seeds (see the module's docstring)."""
     if any(math.isnan(part.variance) for part in difference.units):
         return Interval(difference.mean, math.nan, math.nan)
+    shares = [1 / len(difference.deviations)] * len(difference.deviations)
+    tail = bootstrap.tail
+    stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
+    if bootstrap.too_few:
+        # The quantile of a sum of independent errors is about the root of the sum of their squared quantiles.
+        of_units = stretch * normal_half(difference.deviations, shares, 1 - tail)
+        half = math.hypot(difference.seed_half(1 - tail), of_units)
+        return Interval(difference.mean, difference.mean - half, difference.mean + half)
     words = words_of(bootstrap.seed)
     means_B = difference.seed_draws(bootstrap.samples, words)
-    shares = [1 / len(difference.deviations)] * len(difference.deviations)
-    tail = (1 - bootstrap.confidence) / 2
-    stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
     for share, deviations in zip(shares, difference.deviations, strict=True):
         means_B += stretch * share * resampled_means(deviations, bootstrap.samples, words)
     low, high = np.quantile(means_B, [tail, 1 - tail]).tolist()

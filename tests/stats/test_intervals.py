@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from pgrpo_cli.stats.intervals import (
     Bootstrap,
@@ -39,6 +40,18 @@ def test_small_samples_are_widened_by_student_and_by_the_lost_variance() -> None
     assert interval.mean == 0.5
     assert interval.low == pytest.approx(0.5 - 0.5 * 9.16818, abs=1e-4)
     assert interval.high == pytest.approx(0.5 + 0.5 * 9.16818, abs=1e-4)
+
+
+@pytest.mark.parametrize("comparisons", [20, 1000, 100_000])
+def test_a_coverage_close_to_1_is_not_cut_at_the_farthest_resample(comparisons: int) -> None:
+    values = torch.randn(20, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    confidence = 1 - 0.05 / comparisons
+    found = mean_interval(values, Bootstrap(2000, confidence, 3))
+    half = stats.t.ppf((1 + confidence) / 2, 19) * stats.sem(values.numpy())
+    assert (found.high - found.low) / (2 * half) == pytest.approx(1, abs=0.03)
+    plain = mean_interval(values, Bootstrap(100, confidence, 3, small_sample=False))
+    normal = stats.norm.ppf((1 + confidence) / 2) * stats.sem(values.numpy()) * (19 / 20) ** 0.5
+    assert (plain.high - plain.low) / (2 * normal) == pytest.approx(1, abs=1e-6)
 
 
 def test_macro_counts_each_preference_group_once() -> None:

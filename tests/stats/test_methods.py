@@ -199,6 +199,14 @@ def test_prompts_needed_with_one_seed() -> None:
     assert needed is not None and 32 <= needed <= 36
 
 
+@pytest.mark.parametrize("units", [0.1, 0.5, 2.0])
+def test_few_resamples_give_about_the_interval_of_many(units: float) -> None:
+    values = drawn(5, 4, 1) + units * drawn(6, 1, 40) + 0.3 * drawn(7, 4, 40)
+    found = difference_of([(values, 0 * values)])
+    many, few = (seeds_interval(found, Bootstrap(samples, 0.999)) for samples in (40_000, 200))
+    assert few.high - few.low == pytest.approx(many.high - many.low, rel=0.05)
+
+
 def test_a_single_prompt_has_no_interval() -> None:
     one = torch.ones(3, 1, dtype=torch.float64)
     found = difference_of([(one, one * 0)])

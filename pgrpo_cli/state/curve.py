@@ -107,12 +107,12 @@ def _is_curve_record(record: Mapping[str, Any]) -> bool:
     )
 
 
-def _held_out(run: RunDirectory) -> dict[int, dict[str | None, float]]:
-    """For each step the means of preference groups, and under None the macro mean."""
-    by_step: dict[int, dict[str | None, float]] = {}
+def _held_out(run: RunDirectory) -> dict[int, dict[str, float]]:
+    """For each step the means of preference groups."""
+    by_step: dict[int, dict[str, float]] = {}
     for step, group, mean, _ in read_curve(run):
         by_step.setdefault(step, {})[group] = mean
-    return {step: {**means, None: statistics.fmean(means.values())} for step, means in by_step.items()}
+    return by_step
 
 
 def _seconds(record: dict[str, Any]) -> float:

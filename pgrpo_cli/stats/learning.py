@@ -24,21 +24,23 @@ CurveLine = list[tuple[int, float]]
 """(step, mean reward), in order of steps."""
 
 
+_MOST_NAMES = 8
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
     """What a run recorded during training.
 
     - `points`: training rewards.
-    - `held_out`: by step, the mean reward of each preference group on held-out prompts, and under None the
-    macro
-      mean; empty if nothing was measured.
+    - `held_out`: by step, the mean reward of each preference group on held-out prompts; empty if nothing was
+      measured.
     - `prompts`: by step, the same for each prompt of each preference group; empty if a step has no values by
       prompt.
     - `seconds`: how long each step took.
     """
 
     points: Sequence[CurvePoint] = ()
-    held_out: Mapping[int, Mapping[str | None, float]] = field(default_factory=dict)
+    held_out: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     prompts: Mapping[int, PromptValues] = field(default_factory=dict)
     seconds: Mapping[int, float] = field(default_factory=dict)
 
@@ -47,6 +49,16 @@ class TrainingRecord:
         if math.isnan(step):
             return math.nan
         return math.fsum(self.seconds.get(s, math.nan) for s in range(1, int(step) + 1))
+
+
+def curve_notes(runs: Mapping[str, TrainingRecord]) -> list[str]:
+    """Which preference groups the macro curves leave out."""
+    shared, others = curve_groups(runs)
+    if not others:
+        return []
+    names = ", ".join(others) if len(others) <= _MOST_NAMES else f"{len(others)} preference groups"
+    over = f"over the other {len(shared)}" if shared else "missing"
+    return [f"How fast: not all runs have rewards of {names} on their curves, so the macro mean is {over}."]
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,30 @@ def curve_source(runs: Mapping[str, TrainingRecord]) -> CurveSource:
 
 
 def run_lines(runs: Mapping[str, TrainingRecord]) -> dict[str, dict[str | None, CurveLine]]:
-    """The curves of each run by preference group (None: the macro mean), all from the same source."""
+    """The curves of each run by preference group (None: the macro mean), all from the same source. The macro
+    mean is that of the preference groups that all runs have, so that it is the same mean in each of them.
+    """
+    shared, _ = curve_groups(runs)
     if curve_source(runs) == "held-out":
-        return {label: _held_out_lines(record) for label, record in runs.items()}
+        return {label: _held_out_lines(record, shared) for label, record in runs.items()}
     half_life = max((half_life_of(record.points) for record in runs.values()), default=1.0)
-    return {label: _training_lines(record.points, half_life) for label, record in runs.items()}
+    return {label: _training_lines(record.points, half_life, shared) for label, record in runs.items()}
+
+
+def curve_groups(runs: Mapping[str, TrainingRecord]) -> tuple[list[str], list[str]]:
+    """The preference groups that the curves of all runs have, and those that only some have. A run without a
+    curve does not count.
+    """
+    held_out = curve_source(runs) == "held-out"
+    of_runs = [
+        {group for found in record.held_out.values() for group in found}
+        if held_out
+        else {group for _, group, *_ in record.points}
+        for record in runs.values()
+    ]
+    of_runs = [groups for groups in of_runs if groups] or [set()]
+    shared = set.intersection(*of_runs)
+    return sorted(shared), sorted(set.union(*of_runs) - shared)
 
 
 def method_curve(lines: Sequence[CurveLine]) -> MethodCurve:
@@ -268,20 +299,24 @@ def _at(line: CurveLine, step: float) -> float:
     return before + (value - before) * (step - left) / (right - left)
 
 
-def _held_out_lines(record: TrainingRecord) -> dict[str | None, CurveLine]:
+def _held_out_lines(record: TrainingRecord, shared: Sequence[str]) -> dict[str | None, CurveLine]:
     lines: dict[str | None, CurveLine] = {}
     for step, found in sorted(record.held_out.items()):
         for group, value in found.items():
             lines.setdefault(group, []).append((step, value))
+        if shared and found.keys() >= set(shared):
+            lines.setdefault(None, []).append((step, fmean(found[group] for group in shared)))
     return lines
 
 
-def _training_lines(points: Sequence[CurvePoint], half_life: float) -> dict[str | None, CurveLine]:
+def _training_lines(
+    points: Sequence[CurvePoint], half_life: float, shared: Sequence[str]
+) -> dict[str | None, CurveLine]:
     curves = group_curves(points, half_life)
     lines: dict[str | None, CurveLine] = {
         group: list(zip(curve.steps, curve.smooth, strict=True)) for group, curve in curves.items()
     }
-    if curves:
-        macro = macro_curve(curves)
+    if curves and shared:
+        macro = macro_curve({group: curves[group] for group in shared})
         lines[None] = list(zip(macro.steps, macro.smooth, strict=True))
     return lines

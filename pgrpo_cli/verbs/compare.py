@@ -30,7 +30,7 @@ from pgrpo_cli.stats.estimates import prompt_values
 from pgrpo_cli.stats.evaluation import base_spreads
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
+from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
 
 from .callbacks import Callbacks
@@ -216,7 +216,11 @@ def compare_evaluations(
             for side in sides[1:]
             if (pair := standardised_pair(side, sides[0], bootstrap, users, base_spreads(first.result.rows)))
         ],
-        notes=[*_notes(first, others), *grouping_notes(methods, recipe_of, keys)],
+        notes=[
+            *_notes(first, others),
+            *curve_notes(records or {}),
+            *grouping_notes(methods, recipe_of, keys),
+        ],
     )
 
 

@@ -150,7 +150,7 @@ def compared_at_length() -> ReportTable:
             label = f"quickstart-pgrpo-lr_{rate}-seed{seed}"
             recipe = {"seed": seed, "train": {"learning_rate": rate}}
             entrants.append(Entrant(label, result_of(BASE, TUNED, run=label, recipe=recipe, seed=seed)))
-            curve = {step: {None: 0.1 + step / 100 + rate * seed} for step in range(0, 241, 8)}
+            curve = {step: {"calm": 0.1 + step / 100 + rate * seed} for step in range(0, 241, 8)}
             seconds = dict.fromkeys(range(1, 241), 50.5 + seed)
             records[label] = TrainingRecord(held_out=curve, seconds=seconds)
     table = learning_table(compare_evaluations(entrants, (), records, 1.5), macro_only=True)

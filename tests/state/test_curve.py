@@ -66,8 +66,7 @@ def test_rewards_seconds_and_the_held_out_curve(tmp_path: Path) -> None:
         file.write('{"step": 4, "gro')
     progress = training_record(run)
     assert progress.points == [(1, "calm", 0.25, 1), (2, "calm", 0.75, 1)]
-    # calm 0.5, loud 0.75: the macro mean counts each once.
-    assert progress.held_out == {2: {"calm": 0.5, "loud": 0.75, None: 0.625}}
+    assert progress.held_out == {2: {"calm": 0.5, "loud": 0.75}}
     assert progress.prompts == {2: {"calm": {"a": 0.5}, "loud": {"b": 1.0, "c": 0.5}}}
     assert progress.seconds_until(2) == 4.0
     assert math.isnan(progress.seconds_until(3))

@@ -12,6 +12,7 @@ from pgrpo_cli.report.tables import learning_table
 from pgrpo_cli.stats.comparison import Comparison, Learning, Method
 from pgrpo_cli.stats.learning import (
     TrainingRecord,
+    curve_notes,
     curve_source,
     learning_of,
     mean_height,
@@ -23,11 +24,9 @@ from pgrpo_cli.stats.learning import (
 
 
 def measured(*values: float, seconds: float = 2.0, start: int = 10) -> TrainingRecord:
-    """A held-out curve every ten steps of one preference group, whose mean is the macro mean, too."""
+    """A held-out curve every ten steps of one preference group, whose mean is the macro mean."""
     steps = range(start, start + 10 * len(values), 10)
-    held_out: dict[int, dict[str | None, float]] = {
-        step: {"calm": value, None: value} for step, value in zip(steps, values, strict=True)
-    }
+    held_out = {step: {"calm": value} for step, value in zip(steps, values, strict=True)}
     return TrainingRecord(held_out=held_out, seconds=dict.fromkeys(range(1, 100), seconds))
 
 
@@ -99,6 +98,31 @@ def test_training_rewards_stand_in_unless_every_run_has_a_held_out_curve() -> No
     # `a` recorded no training rewards, so there is no line that both have.
     assert learning_of([method("a", "a"), method("b", "b")], runs) == []
     assert learning_of([method("a", "a")], {}) == []
+
+
+def test_the_macro_mean_is_over_the_groups_that_all_runs_have() -> None:
+    # Everything that both share is equal; only the longer run drew c, which earns nothing.
+    short = [(step, group, 0.8, 4) for step in range(1, 21) for group in "ab"]
+    long = [(step, group, 0.8, 4) for step in range(1, 41) for group in "ab"]
+    runs = {"short": TrainingRecord(short), "long": TrainingRecord([*long, (5, "c", 0.0, 4)])}
+    lines = learning_of([method(label, label) for label in runs], runs)
+    assert found(lines, "long").area.mean == pytest.approx(0.8)
+    assert found(lines, "long").area_difference.mean == pytest.approx(0)
+    assert curve_notes(runs) == [
+        "How fast: not all runs have rewards of c on their curves, so the macro mean is over the other 2."
+    ]
+    assert curve_notes({"short": runs["short"]}) == []
+    apart = {"a": TrainingRecord(short), "c": TrainingRecord([(1, "c", 0.5, 4)])}
+    assert learning_of([method(label, label) for label in apart], apart) == []
+    assert curve_notes(apart)[0].endswith("rewards of a, b, c on their curves, so the macro mean is missing.")
+
+
+def test_a_held_out_step_without_a_group_has_no_macro_mean() -> None:
+    # hard has no reward at step 10.
+    held_out = {0: {"easy": 0.5, "hard": 0.25}, 10: {"easy": 0.6}, 20: {"easy": 0.75, "hard": 0.25}}
+    lines = run_lines({"a": TrainingRecord(held_out=held_out)})["a"]
+    assert lines[None] == [(0, 0.375), (20, 0.5)]
+    assert lines["easy"] == [(0, 0.5), (10, 0.6), (20, 0.75)]
 
 
 def test_the_band_is_the_range_of_the_seeds() -> None:

@@ -19,7 +19,7 @@ def progress(*curves: tuple[float, ...], steps: tuple[int, ...] = (0, 10, 20)) -
         for at, step in enumerate(steps)
     }
     means = {step: sum(found["calm"].values()) / len(curves) for step, found in prompts.items()}
-    held_out = {step: {"calm": mean, None: mean} for step, mean in means.items()}
+    held_out = {step: {"calm": mean} for step, mean in means.items()}
     return TrainingRecord(held_out=held_out, prompts=prompts)
 
 

@@ -141,6 +141,7 @@ def groups(
         efficiencies,
         estimator_advice,
         suiting,
+        without_values,
     )
     from pgrpo_cli.state.history_store import GroupRow, read_groups, read_parts
     from pgrpo_cli.state.run import run_at
@@ -177,7 +178,11 @@ def groups(
     show_table(groups_table(rows, parts))
     if advice.efficiencies:
         show_table(efficiency_table(advice.efficiencies))
-    emit(advice.sentence)
+    unknown = without_values(view, means)
+    if not means or len(unknown) < len(means):
+        emit(advice.sentence)
+    if unknown:
+        emit(f"No estimator is predicted for {', '.join(unknown)}: only parts of the value are recorded.")
 
 
 def _train_command(

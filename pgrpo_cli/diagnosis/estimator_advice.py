@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pgrpo_cli.algo.estimators import PRESETS, resolve_estimator
@@ -11,7 +11,7 @@ from pgrpo_cli.algo.estimators import PRESETS, resolve_estimator
 from .efficiency import ENOUGH_PROMPTS, Components, mean_efficiency, recent_components
 from .finding import Finding, Rule
 from .spread import DEAD_SHARE
-from .view import RunView
+from .view import Completions, Floats, RunView
 
 COMPARED = ("pgrpo", "grpo", "pgrpo_adaptive")
 """The estimators of the advice. pgrpo_shrinkage is predicted as pgrpo_adaptive is; those without a scale and
@@ -54,18 +54,30 @@ def suiting(predicted: Mapping[str, float]) -> str:
 
 
 def components_of(view: RunView, part_means: Mapping[str, Mapping[str, float]]) -> dict[str, Components]:
-    """The components of each preference group. Where each part of the rewards has a history of its own
-    (`part_means`: part to preference group to mean), those of each part, as `part/preference group`.
+    """The components of each preference group. Where each reward has a history of its own (`part_means`:
+    label to preference group to mean), those of each reward, as `label/preference group`.
     """
     completions = view.completions
-    of_parts = {
-        f"{part}/{group}": one
-        for part, means in part_means.items()
-        if part in completions.parts
-        for group, one in recent_components(completions, completions.parts[part], means).items()
+    if not part_means:
+        means = {name: past.mean for name, past in view.histories.items()}
+        return recent_components(completions, completions.reward_N, means)
+    return {
+        f"{label}/{group}": one
+        for label, means in part_means.items()
+        if (values_N := _values(completions, label)) is not None
+        for group, one in recent_components(completions, values_N, means).items()
     }
-    means = {name: past.mean for name, past in view.histories.items()}
-    return of_parts or recent_components(completions, completions.reward_N, means)
+
+
+def without_values(view: RunView, labels: Iterable[str]) -> list[str]:
+    """Those of the rewards whose completions have the parts of the value, and not the value."""
+    completions = view.completions
+    unknown = [label for label in labels if _values(completions, label) is None]
+    return [label for label in unknown if any(part.startswith(f"{label}.") for part in completions.parts)]
+
+
+def _values(completions: Completions, label: str) -> Floats | None:
+    return completions.parts.get(label, completions.parts.get(f"{label}.value"))
 
 
 def estimator_advice(

@@ -10,8 +10,17 @@ import pytest
 
 from pgrpo_cli.algo.estimators import PRESETS, resolve_estimator
 from pgrpo_cli.diagnosis.efficiency import ENOUGH_PROMPTS, Components, efficiency, recent_components
-from pgrpo_cli.diagnosis.estimator_advice import COMPARED, efficiencies, estimator_advice, suiting
-from pgrpo_cli.diagnosis.view import Completions
+from pgrpo_cli.diagnosis.estimator_advice import (
+    COMPARED,
+    components_of,
+    efficiencies,
+    estimator_advice,
+    suiting,
+    without_values,
+)
+from pgrpo_cli.diagnosis.view import Completions, Metrics, PastRewards, RunView, TrainingPrompts
+from pgrpo_cli.recipe.schema import Recipe
+from tests.support.recipes import changed
 
 nan = math.nan
 
@@ -157,3 +166,36 @@ def test_unlike_spreads_are_named() -> None:
     del groups["b"]
     assert "dr_grpo" not in estimator_advice(groups, 4).sentence
     assert "dr_grpo" not in estimator_advice({**groups, "d": Components(40, 9.9**2, 0.0)}, 4).sentence
+
+
+def test_rewards_that_record_several_parts_have_components_of_their_values() -> None:
+    # The history of each reward goes by its label, the columns by `label` or `label.part`.
+    rows = [(step, g, (step + g) % 4 / 4) for step in range(1, 13) for g in range(4)]
+    parts = [
+        {
+            "chrf.value": v,
+            "chrf.similarity": 1 - v,
+            "keyword": v * v,
+            "personas.style": v,
+            "personas.genre": v,
+        }
+        for _, _, v in rows
+    ]
+    completions = Completions.of(
+        steps=[row[0] for row in rows],
+        prompts=[0] * len(rows),
+        preference_groups=["a"] * len(rows),
+        rewards=[row[2] for row in rows],
+        parts=parts,
+        lengths=[1] * len(rows),
+        texts=[""] * len(rows),
+    )
+    recipe = Recipe.model_validate(changed(rewards=[{"type": "chrf"}]))
+    view = RunView(recipe, Metrics(()), completions, {"a": PastRewards(48, 0.4, 0.4)}, TrainingPrompts({}))
+    means = {label: {"a": 0.4} for label in ("chrf", "keyword", "personas")}
+    found = components_of(view, means)
+    assert list(found) == ["chrf/a", "keyword/a"]
+    assert found["chrf/a"] == components_of(view, {})["a"]
+    assert without_values(view, means) == ["personas"]
+    # The sum says nothing about a reward whose value is not known.
+    assert components_of(view, {"personas": {"a": 0.4}}) == {}

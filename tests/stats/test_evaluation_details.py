@@ -11,7 +11,8 @@ from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import base_spreads, standardised, summarise, win_values
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import EvalRow
-from tests.support.results import rows_of
+from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
+from tests.support.results import result_of, rows_of
 
 BOOTSTRAP = Bootstrap(samples=500, seed=2)
 NAN = math.nan
@@ -70,6 +71,15 @@ def test_gains_count_in_the_spread_of_the_base_model_by_hand() -> None:
     gains = {"g": {"a": 1.5}, "flat": {"b": 1.0}, "one": {"c": 0.0}}
     # A group without a spread is unknown, and 0 where nothing has changed.
     assert standardised(gains, base_spreads(found)) == {"g": {"a": 1.5 / math.sqrt(0.5)}, "one": {"c": 0.0}}
+
+
+def test_rounding_is_no_spread_to_count_gains_in() -> None:
+    base = {"flat": {"a": [0.1 + 0.2, 0.3], "b": [0.3, 0.1 + 0.2]}, "g": {"c": [0.0, 1.0], "d": [1.0, 0.0]}}
+    assert base_spreads(rows(base, {}))["flat"] == 0
+    better = {**base, "flat": {"a": [0.5, 0.4], "b": [0.3, 0.4]}}
+    results = [result_of(base, base), result_of(base, better, run="other")]
+    comparison = compare_evaluations([Entrant(result.run, result) for result in results])
+    assert [pair.difference for pair in comparison.standardised] == [0.0]
 
 
 def test_users_are_the_unit_where_one_has_several_prompts() -> None:

@@ -156,7 +156,8 @@ def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult
     header = None if any_settings else target.header
     if not target.path.exists():
         return None
-    kept = read_result(target.path)
+    # The run may have been renamed, or copied, since.
+    kept = read_result(target.path).model_copy(update={"run": target.run.path.resolve().name})
     if header is None:
         return kept if kept.adapter_hash == target.adapter_hash else None
     ours, theirs = (found.recipe.get("eval", {}) for found in (header, kept))

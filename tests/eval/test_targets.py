@@ -14,6 +14,7 @@ from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
+from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of, spread
 from tests.support.runs import add_checkpoint, make_run, recipe_of
@@ -223,6 +224,16 @@ def test_an_evaluation_is_kept_and_found_again(tmp_path: Path) -> None:
     assert kept_result(mine) is None
     write_result(evaluation(mine), mine.path)
     assert kept_result(mine) == evaluation(mine)
+
+
+@pytest.mark.parametrize("any_settings", [False, True])
+def test_the_evaluation_of_a_renamed_run_has_its_new_name(tmp_path: Path, any_settings: bool) -> None:
+    mine = target(tmp_path / "old")
+    write_result(evaluation(mine), mine.path)
+    mine.run.path.rename(tmp_path / "new")
+    renamed = eval_target(RunDirectory(tmp_path / "new"), mine.recipe, tmp_path)
+    found = kept_result(renamed, any_settings=any_settings)
+    assert found is not None and (evaluation(mine).run, found.run) == ("old", "new")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pgrpo_cli.stats.comparison import Comparison, Pair
 from pgrpo_cli.stats.estimates import verdict, win_verdict
@@ -19,9 +20,10 @@ def eval_sentence(result: EvalResult) -> str:
     """What training did to the macro mean, and to how many preference groups."""
     macro = result.overall.macro
     outcomes = {group: verdict(contrast.difference) for group, contrast in result.groups.items()}
+    counted = sum(contrast.difference.n > 0 for contrast in result.groups.values())
     change = f"{number(macro.difference.mean, signed=True)} {interval(macro.difference)}".rstrip()
     return (
-        f"Mean reward over {_groups(len(result.groups))}, each counted once: {number(macro.base.mean)} "
+        f"Mean reward over {_groups(counted)}, each counted once: {number(macro.base.mean)} "
         f"before training, {number(macro.tuned.mean)} after ({change}: {verdict(macro.difference)}). "
         f"{_in_deviations(result.macro_detail.effect)}{_by_outcome(outcomes)}"
     )
@@ -55,7 +57,8 @@ def judged_sentence(judged: Judged) -> str:
         "can't tell": "does not tell the models apart",
     }[win_verdict(macro.win_rate)]
     rate = f"{percent(macro.win_rate.mean)} {percents(macro.win_rate)}".rstrip()
-    text = f"{name} {says}: win rate over {_groups(len(judged.groups))} {rate}."
+    counted = sum(found.win_rate.n > 0 for found in judged.groups.values())
+    text = f"{name} {says}: win rate over {_groups(counted)} {rate}."
     if macro.contradictions:
         text += f" In {macro.contradictions} of {macro.pairs} pairs the order decided, which makes them ties."
     if macro.failed:
@@ -75,6 +78,7 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
     pairs = [pair for pair in comparison.pairs if pair.run == run]
     macro = next(pair for pair in pairs if pair.preference_group is None)
     outcomes = {pair.preference_group: pair.verdict for pair in pairs if pair.preference_group is not None}
+    left_out = [pair.preference_group or "" for pair in pairs if pair.n == 0 and pair is not macro]
     change = f"{number(macro.difference, signed=True)} {interval(macro)}".rstrip()
     says = {
         "ahead": f"{run} is ahead of {comparison.reference}",
@@ -86,8 +90,8 @@ def comparison_sentence(comparison: Comparison, run: str) -> str:
     change += f"; {settles}" if macro.verdict == "can't tell" else ""
     standardised = next((pair for pair in comparison.standardised if pair.run == run), None)
     return (
-        f"{says} in mean reward over {_groups(len(outcomes))} ({change}). {_in_deviations(standardised)}"
-        f"{_variance(macro)}{_by_outcome(outcomes)}"
+        f"{says} in mean reward over {_groups(len(outcomes) - len(left_out))} ({change}). "
+        f"{_in_deviations(standardised)}{_variance(macro)}{_by_outcome(outcomes)}{_without_prompts(left_out)}"
     )
 
 
@@ -154,6 +158,13 @@ def _variance(pair: Pair) -> str:
         f"Of the variance of this difference, {seeds} comes from seeds, {units} from {pair.unit}s and {rest} "
         "from what both have together and from sampling. "
     )
+
+
+def _without_prompts(groups: Sequence[str]) -> str:
+    if not groups:
+        return ""
+    named = ", ".join(groups) if len(groups) <= _MOST_NAMES else _groups(len(groups))
+    return f" Without a prompt in common, so not in the mean: {named}."
 
 
 def _by_outcome(outcomes: dict[str, Verdict]) -> str:

@@ -314,7 +314,8 @@ def _explanation(
     if line.estimate.n == 0:
         return "can't tell: no prompt in common"
     if math.isnan(line.p_value):
-        return f"can't tell with a single {line.unit}"
+        single = f"a single {line.unit}"
+        return f"can't tell {'with' if line.units == 1 else 'since a preference group has'} {single}"
     unit, most = ("seed", _MOST_SEEDS) if several else (line.unit, _MOST_UNITS)
     count = seeds if several else line.units
     text = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"

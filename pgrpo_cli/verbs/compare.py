@@ -290,8 +290,8 @@ def _notes(reference: Entrant, others: Sequence[Entrant]) -> list[str]:
     for other in others:
         if other.result.step != reference.result.step:
             notes.append(
-                f"{other.label} was trained for {other.result.step} steps, "
-                f"{reference.label} for {reference.result.step}."
+                f"The adapter of {other.label} is that of step {other.result.step}, that of "
+                f"{reference.label} is that of step {reference.result.step}."
             )
     for entrant in (reference, *others):
         notes += [f"{entrant.label}: {note}" for note in entrant.result.notes]

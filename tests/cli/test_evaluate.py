@@ -154,7 +154,7 @@ def test_compare_evaluates_what_is_missing_and_shows_who_is_ahead(runs: Path) ->
     # The base model's completions are those of the other run.
     assert "tuned model: sampling" in result.stderr and "base model: sampling" not in result.stderr
     assert "a against b" in result.stdout and "macro mean" in result.stdout
-    assert "a was trained for 2 steps, b for 1." in result.stdout
+    assert "The adapter of a is that of step 2, that of b is that of step 1." in result.stdout
     page = (runs / "a" / "compare.html").read_text()
     assert "advantage.estimator" in page
     base = [[row for row in rows_of(path) if row["which"] == "base"] for path in runs.glob("?/eval/*.json")]

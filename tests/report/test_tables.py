@@ -235,6 +235,16 @@ def test_the_comparison_in_a_sentence() -> None:
     assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")
 
 
+def test_only_preference_groups_with_prompts_are_counted() -> None:
+    unscored = {"calm": {prompt: [math.nan] for prompt in TUNED["calm"]}}
+    result = result_of(BASE, {**TUNED, **unscored}, run="other")
+    assert eval_sentence(result).startswith("Mean reward over 2 preference groups, each counted once: ")
+    compared = compare_evaluations([Entrant("demo", RESULT), Entrant("other", result)])
+    says = comparison_sentence(compared, "other")
+    assert "in mean reward over 2 preference groups (" in says
+    assert says.endswith(" Without a prompt in common, so not in the mean: calm.")
+
+
 def test_how_the_numbers_were_made() -> None:
     sentence = method_sentence(RESULT)
     assert "18 held-out prompts, 2 completions of each model" in sentence

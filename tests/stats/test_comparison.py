@@ -210,3 +210,12 @@ def test_a_single_prompt_gives_no_interval() -> None:
     one, other = side("a", [0.5, 0.4], prompts=1), side("b", [0.0, 0.1], first=50, prompts=1)
     pair = lines(one, other)["g0"]
     assert math.isnan(pair.ci_low) and pair.explanation == "can't tell with a single prompt"
+
+
+def test_a_macro_line_without_an_interval_says_whose_prompt_is_single() -> None:
+    one, other = side("a", [0.5]), side("b", [0.0], first=50)
+    for run in (*one.values, *other.values):
+        run["g1"] = {"p00": run["g1"]["p00"]}
+    found = lines(one, other)
+    assert found["g1"].explanation == "can't tell with a single prompt"
+    assert found[None].explanation == "can't tell since a preference group has a single prompt"

@@ -128,9 +128,10 @@ def test_other_seeds_and_recipes_can_be_compared() -> None:
     assert {pair.verdict for pair in comparison.pairs} == {"no difference"}
 
 
-def test_unequal_budgets_are_noted() -> None:
+def test_adapters_of_other_steps_are_noted() -> None:
+    # With train.keep_best they may be of runs that trained equally long.
     comparison = compare_evaluations([entrant("one"), entrant("two", step=40)])
-    assert comparison.notes == ["two was trained for 40 steps, one for 24."]
+    assert comparison.notes == ["The adapter of two is that of step 40, that of one is that of step 24."]
 
 
 def test_users_are_resampled_where_prompts_have_them() -> None:

@@ -73,6 +73,12 @@ class EvalError(PgrpoError, RuntimeError):
     """An evaluation or comparison cannot be made."""
 
 
+class EvalFileError(EvalError):
+    """An evaluation that a run keeps is missing, damaged, or of another version."""
+
+    exit_code = 2
+
+
 class ExportError(PgrpoError, RuntimeError):
     """A model cannot be exported, or what was exported does not answer as the run does."""
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pgrpo_cli.data.strict_json import parse_json
-from pgrpo_cli.errors import EvalError
+from pgrpo_cli.errors import EvalError, EvalFileError
 from pgrpo_cli.paths import try_to_write
-from pgrpo_cli.stats.result_types import EVAL_VERSION, EvalResult
+from pgrpo_cli.recipe.evaluation import EvalSection
+from pgrpo_cli.stats.result_types import EVAL_VERSION, EvalResult, Matrix
 
 from .files import atomic_write, explained
 from .run import RunDirectory
@@ -60,42 +61,50 @@ def kept_results(run: RunDirectory) -> Iterator[EvalResult]:
 
 
 def read_result(path: Path) -> EvalResult:
-    """One evaluation. Raises EvalError if the file is missing, damaged, or of another version."""
+    """One evaluation. Raises EvalFileError if the file is missing, damaged, or of another version."""
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise EvalError(f"{path}: there is no such evaluation", remedy="Run `pgrpo eval` first.") from error
+        raise EvalFileError(
+            f"{path}: there is no such evaluation", remedy="Run `pgrpo eval` first."
+        ) from error
     except OSError as error:
-        raise EvalError(f"{path} cannot be read: {error}", remedy=_AGAIN) from error
+        raise EvalFileError(f"{path} cannot be read: {error}", remedy=_AGAIN) from error
     try:
         content = parse_json(text)
         version = content["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise EvalError(f"{path} is damaged: it holds no evaluation", remedy=_AGAIN) from error
+        raise EvalFileError(f"{path} is damaged: it holds no evaluation", remedy=_AGAIN) from error
     if version != EVAL_VERSION:
-        raise EvalError(
+        raise EvalFileError(
             f"{path} has version {version!r} and this pgrpo reads version {EVAL_VERSION}",
             remedy="Use the pgrpo that wrote it, or evaluate again with `pgrpo eval ... --fresh`.",
         )
     try:
         result = EvalResult.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise EvalError(f"{path} is damaged: {where}: {first['msg']}", remedy=_AGAIN) from error
+        raise EvalFileError(f"{path} is damaged: {_first(error)}", remedy=_AGAIN) from error
     contradiction = _contradiction(result)
     if contradiction is not None:
-        raise EvalError(f"{path} is damaged: {contradiction}", remedy=_AGAIN)
+        raise EvalFileError(f"{path} is damaged: {contradiction}", remedy=_AGAIN)
     return result
 
 
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+
+
 def _contradiction(result: EvalResult) -> str | None:
-    """What in an evaluation does not go with the rest of it, which its readers take for granted."""
+    """What in an evaluation does not go with the rest of it, which its readers take for granted. It may be a
+    stranger's: settings have the bounds that they have in a recipe.
+    """
     groups = set(result.groups)
     if not groups:
         return "groups: there are none"
     for field, names in (
         ("details", set(result.details)),
+        ("weights", set(result.weights)),
         ("kept.groups", set(result.kept.groups)),
         ("rows", {row.preference_group for row in result.rows}),
     ):
@@ -105,7 +114,28 @@ def _contradiction(result: EvalResult) -> str | None:
         return "rows: other prompts than in prompts"
     if not all(isinstance(result.recipe.get(section, {}), dict) for section in ("eval", "model")):
         return "recipe: its sections are none"
-    return None if isinstance(result.recipe.get("seed", 0), int) else "recipe.seed: it is no number"
+    if not isinstance(result.recipe.get("seed", 0), int):
+        return "recipe.seed: it is no number"
+    if "id" not in result.model:
+        return "model.id: it is missing"
+    if result.judged is not None and "model" not in result.judged.judge:
+        return "judged.judge.model: it is missing"
+    if result.matrix is not None and not _is_square(result.matrix):
+        return "matrix: its rows and columns are not its preference groups"
+    settings = {"bootstrap_samples": result.bootstrap_samples, "confidence": result.confidence}
+    sampling = {key: result.sampling.get(key) for key in ("num_completions", "temperature")}
+    for values, place in ((settings, ""), (sampling, "sampling.")):
+        try:
+            EvalSection.model_validate(values, strict=True)
+        except ValidationError as error:
+            return f"{place}{_first(error)}"
+    return None
+
+
+def _is_square(matrix: Matrix) -> bool:
+    columns = (*matrix.base, *matrix.tuned, matrix.centers, matrix.scales)
+    size = len(matrix.preference_groups)
+    return len(matrix.base) == len(matrix.tuned) == size and all(len(column) == size for column in columns)
 
 
 def table_path(result_path: Path) -> Path:

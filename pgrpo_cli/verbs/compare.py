@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pgrpo_cli.errors import EvalError, IncomparableError, RunError
+from pgrpo_cli.errors import EvalFileError, IncomparableError, RunError
 from pgrpo_cli.eval.targets import eval_target, kept_result
 from pgrpo_cli.paths import try_to_write
 from pgrpo_cli.recipe.evaluation import EvalSection
@@ -228,7 +228,7 @@ def _eval_section(result: EvalResult) -> EvalSection:
     try:
         return EvalSection.model_validate(result.recipe.get("eval", {}))
     except ValidationError as error:
-        raise EvalError(
+        raise EvalFileError(
             f"the evaluation of {result.run} is of settings that this pgrpo does not have",
             remedy="Evaluate it again: `pgrpo eval RUN --fresh`.",
         ) from error

@@ -241,7 +241,7 @@ def test_the_evaluation_of_a_renamed_run_has_its_new_name(tmp_path: Path, any_se
     [
         {"adapter_hash": "c" * 64},
         {"data_hash": "e" * 64},
-        {"sampling": {"num_completions": 1}},
+        {"sampling": {"num_completions": 1, "temperature": 1.0}},
         {"rewards": []},
         {"model": {"id": "other"}},
         {"seed": 99},

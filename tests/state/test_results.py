@@ -105,6 +105,15 @@ def test_a_damaged_field_is_named(tmp_path: Path) -> None:
         (lambda found: found["rows"][0].update(prompt_id="no"), "rows: other prompts than in prompts"),
         (lambda found: found["recipe"].update(eval=[]), "recipe: its sections are none"),
         (lambda found: found["recipe"].update(seed="x"), "recipe.seed: it is no number"),
+        (lambda found: found["weights"].pop("calm"), "weights: other preference groups than in groups"),
+        (lambda found: found["model"].pop("id"), "model.id: it is missing"),
+        (lambda found: found["matrix"]["base"].append([0.0, 0.0]), "matrix: its rows and columns"),
+        (lambda found: found["matrix"]["tuned"][0].pop(), "matrix: its rows and columns"),
+        (lambda found: found["matrix"]["scales"].pop(), "matrix: its rows and columns"),
+        (lambda found: found["sampling"].pop("temperature"), "sampling.temperature: "),
+        (lambda found: found["sampling"].update(num_completions="4"), "sampling.num_completions: "),
+        (lambda found: found.update(confidence=2.0), "confidence: Input should be less than or equal to"),
+        (lambda found: found.update(bootstrap_samples=10**12), "bootstrap_samples: Input should be less"),
     ],
 )
 def test_what_contradicts_the_rest_is_damage(
@@ -114,8 +123,9 @@ def test_what_contradicts_the_rest_is_damage(
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(EvalError, match=why):
+    with pytest.raises(EvalError, match=f"is damaged: {why}") as caught:
         read_result(path)
+    assert caught.value.exit_code == 2
 
 
 def test_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pgrpo_cli.stats.completions import kept_of
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, Which
+from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, TaskScores, Which
 
 from .matrix import evaluate_matrix, group_rewards
 from .sampling import EvalProgress, eval_sampling, held_out, scored_completions
@@ -150,10 +150,11 @@ def evaluate_target(
     allowed_hosts: Collection[str] = (),
     device: torch.device | None = None,
     others: Iterable[EvalResult] = (),
+    lm_eval: TaskScores | None = None,
     progress: EvalProgress | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> EvalResult:
-    """Evaluate the target and keep the result in its run.
+    """Evaluate the target and keep the result in its run, with the scores `lm_eval` of an earlier one.
 
     The base model's completions come from the first of `others` that was made with the same settings, if any.
     `policy` gives the target's, if that is loaded for more than this; it is called after the rewards are
@@ -187,6 +188,7 @@ def evaluate_target(
         progress=progress,
         on_note=on_note,
     )
+    result = result.model_copy(update={"lm_eval": lm_eval})
     write_result(result, target.path)
     for sentence in sentences_about(rewards):
         on_note(sentence)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import read_manifest
-from pgrpo_cli.errors import CheckpointError, DataError, ModelError, RunError
+from pgrpo_cli.errors import CheckpointError, DataError, EvalError, ModelError, RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
@@ -26,6 +26,7 @@ from pgrpo_cli.state.paths import as_begun
 from pgrpo_cli.state.results import read_result, result_path
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.stats.task_scores import at_confidence
 
 # What sampled and scored completions depend on, besides the adapter.
 _SETTINGS = ("data_hash", "model", "rewards", "sampling", "max_prompts_per_group", "seed")
@@ -164,6 +165,21 @@ def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult
     same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
     settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
     return kept if same and _equal(kept, header, settings) else None
+
+
+def kept_with_tasks(target: EvalTarget) -> EvalResult | None:
+    """The evaluation of this adapter in the run, made with whatever settings, if its scores of lm-eval hold
+    for another one: they depend on the model alone. Their intervals have the coverage of the target's.
+    """
+    try:
+        kept = kept_result(target, any_settings=True)
+    except EvalError:
+        return None
+    header = target.header
+    if kept is None or kept.lm_eval is None or kept.recipe.get("model") != header.recipe["model"]:
+        return None
+    scores = at_confidence(kept.lm_eval.scores, kept.confidence, header.confidence)
+    return kept.model_copy(update={"lm_eval": kept.lm_eval.model_copy(update={"scores": scores})})
 
 
 def has_judged(section: EvalSection, kept: EvalResult | None) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
+from statistics import NormalDist
 from typing import Any
 
 from .estimates import PromptValues, Resampler, shared_prompts, verdict
@@ -55,6 +56,24 @@ def task_verdict(score: TaskScore) -> Verdict:
         negated = {"mean": -difference.mean, "ci_low": -difference.ci_high, "ci_high": -difference.ci_low}
         difference = difference.model_copy(update=negated)
     return verdict(difference)
+
+
+def at_confidence(scores: Sequence[TaskScore], before: float, now: float) -> list[TaskScore]:
+    """The scores with intervals of another coverage. The documents are not kept, so the distance of each end
+    from the mean grows as that of a normal distribution does.
+    """
+    z_before, z_now = (NormalDist().inv_cdf((1 + level) / 2) for level in (before, now))
+
+    def stretched(one: Estimate) -> Estimate:
+        low, high = (one.mean + (end - one.mean) * z_now / z_before for end in (one.ci_low, one.ci_high))
+        return one.model_copy(update={"ci_low": low, "ci_high": high})
+
+    if before == now:
+        return list(scores)
+    return [
+        score.model_copy(update={"scores": Contrast(**{name: stretched(one) for name, one in score.scores})})
+        for score in scores
+    ]
 
 
 def _metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

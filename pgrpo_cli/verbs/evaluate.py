@@ -16,7 +16,14 @@ from pgrpo_cli.errors import CheckpointError
 from pgrpo_cli.eval.alignment import evaluate_target, policy_of
 from pgrpo_cli.eval.judge import judge_target, judge_to_ask
 from pgrpo_cli.eval.lm_eval import run_tasks, tasks_to_run
-from pgrpo_cli.eval.targets import EvalTarget, eval_target, has_judged, has_tasks, kept_result
+from pgrpo_cli.eval.targets import (
+    EvalTarget,
+    eval_target,
+    has_judged,
+    has_tasks,
+    kept_result,
+    kept_with_tasks,
+)
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.report.page import eval_page
@@ -85,7 +92,10 @@ def evaluate(
         on_note(f"warning: {warning}")
     if result is not None:
         on_note(f"{target.path} holds this evaluation already; --fresh samples again")
-    tasks = tasks_to_run(target, result, allow_code=allow_code, on_note=on_note)
+    earlier = kept_with_tasks(target) if result is None else None
+    tasks = tasks_to_run(
+        target, result or (None if fresh else earlier), allow_code=allow_code, on_note=on_note
+    )
     if tasks is not None:
         require_writable(target.run)
     chosen = device_for(target.recipe, device) if result is None or tasks is not None else None
@@ -101,6 +111,7 @@ def evaluate(
             allowed_hosts=allowed_hosts,
             device=chosen,
             others=() if fresh else kept_results(target.run),
+            lm_eval=earlier.lm_eval if earlier else None,
             progress=progress,
             on_note=on_note,
         )

@@ -122,6 +122,21 @@ def test_scores_stay_until_their_settings_or_files_change(run: Path, folder: Pat
 
 
 @pytest.mark.usefixtures("own_tasks_only")
+def test_scores_outlive_completions_of_the_same_adapter(run: Path, folder: Path) -> None:
+    assert evaluated(run, folder, "--allow-code", tasks=[CHOICES], limit=4).exit_code == 0
+    kept = json.loads((run / KEPT).read_text())["lm_eval"]
+    assert kept is not None
+    for words in (("--set", "eval.bootstrap_samples=101"), ("--fresh",)):
+        assert pgrpo("eval", run, *words).exit_code == 0
+        assert json.loads((run / KEPT).read_text())["lm_eval"] == kept, words
+    # Asked for as well, they are not computed again, unless everything is.
+    other = evaluated(run, folder, "--allow-code", "--set", "eval.temperature=0.5", tasks=[CHOICES], limit=4)
+    assert other.exit_code == 0 and "reading its tasks" not in other.stderr
+    fresh = evaluated(run, folder, "--allow-code", "--fresh", tasks=[CHOICES], limit=4)
+    assert fresh.exit_code == 0 and "reading its tasks" in fresh.stderr
+
+
+@pytest.mark.usefixtures("own_tasks_only")
 def test_examples_and_the_chat_template_reach_the_model(run: Path, folder: Path) -> None:
     """Likelihoods are of other texts then; on a random model nothing else is sure."""
     values = []

@@ -13,7 +13,7 @@ from pgrpo_cli.report.sentences import tasks_sentence
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import TaskScore, TaskScores
-from pgrpo_cli.stats.task_scores import task_label, task_scores, task_verdict
+from pgrpo_cli.stats.task_scores import at_confidence, task_label, task_scores, task_verdict
 
 RESAMPLER = Resampler(Bootstrap(samples=500, seed=3))
 
@@ -165,3 +165,13 @@ def test_the_table_and_the_sentence_leave_out_parts() -> None:
         ["g acc", "0.400", "1.000", "+0.600", "ahead", "higher", "5"]
     ]
     assert tasks_sentence(told) == "General tasks, the tuned model against the base: ahead 1 (g acc)."
+
+
+def test_another_coverage_stretches_intervals_by_hand() -> None:
+    made = task_scores(found(a=[0.0, 1.0, 1.0, 0.0]), found(a=[1.0, 1.0, 1.0, 0.0]), RESAMPLER)
+    (score,) = at_confidence(made, 0.95, 0.9)
+    before, now = made[0].scores.difference, score.scores.difference
+    # The normal quantiles are 1.644854 and 1.959964.
+    assert now.mean == before.mean == 0.25
+    assert now.ci_high - now.mean == pytest.approx((before.ci_high - before.mean) * 1.644854 / 1.959964)
+    assert at_confidence(made, 0.95, 0.95) == made

@@ -112,13 +112,14 @@ def win_values(rows: Sequence[EvalRow]) -> PromptValues:
 
 def base_spreads(rows: Sequence[EvalRow]) -> dict[str, float]:
     """The sample standard deviation of the base model's rewards in each preference group, over all of its
-    completions; 0 if they are all equal, or if there is only one.
+    completions; 0 if they are all equal but for rounding, or if there is only one.
     """
     rewards: dict[str, list[float]] = {}
     for row in rows:
         if row.which == "base" and not math.isnan(row.reward):
             rewards.setdefault(row.preference_group, []).append(row.reward)
-    return {group: statistics.stdev(own) if len(own) > 1 else 0.0 for group, own in rewards.items()}
+    spreads = {group: statistics.stdev(own) if len(own) > 1 else 0.0 for group, own in rewards.items()}
+    return {group: spread if spread > ROUNDING else 0.0 for group, spread in spreads.items()}
 
 
 def standardised(gains: PromptValues, spreads: Mapping[str, float]) -> PromptValues:
@@ -127,7 +128,7 @@ def standardised(gains: PromptValues, spreads: Mapping[str, float]) -> PromptVal
     """
     found: PromptValues = {}
     for group, own in gains.items():
-        if spreads.get(group, 0.0) > ROUNDING:
+        if spreads.get(group, 0.0) > 0:
             found[group] = {prompt: gain / spreads[group] for prompt, gain in own.items()}
         elif all(abs(gain) <= ROUNDING for gain in own.values()):
             found[group] = dict.fromkeys(own, 0.0)

@@ -5,9 +5,10 @@ No torch: the command line reads it for `--help`.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pgrpo_cli.errors import ExportError
+from pgrpo_cli.recipe.schema import Recipe
 
 Format = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -68,6 +69,15 @@ def merge_into_of(to: Format, wanted: MergeInto | None) -> MergeInto | None:
     else:
         return wanted
     raise ExportError(f"--merge-into: found {wanted!r}; {rule}", remedy=remedy, exit_code=2)
+
+
+def sampling_of(recipe: Recipe) -> dict[str, Any]:
+    """How an exported model samples unless it is asked otherwise: as `pgrpo chat` does."""
+    return {
+        "temperature": recipe.eval.conversation_temperature,
+        "top_p": float(recipe.rollout.top_p),
+        "top_k": int(recipe.rollout.top_k),
+    }
 
 
 def bound(quantization: str | None) -> float:

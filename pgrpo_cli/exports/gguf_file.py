@@ -37,7 +37,11 @@ _PLAIN = (Type.F32, Type.F16, Type.BF16)
 _COARSE = ("q5_1", "q5_0", "q4_1", "q4_0")
 # They count for much and are small beside the rest: 8 bits at least, as llama.cpp's own quantizer has it.
 _FINE = ("token_embd.weight", "output.weight")
-_WRITTEN_ANEW = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")
+_WRITTEN_ANEW = (
+    *("GGUF.", "general.architecture", "general.file_type", "general.quantization_version"),
+    # A run does not sample with its base model's penalties and filters.
+    "general.sampling.",
+)
 _QUANTIZATION_VERSION = 2
 
 Weight = Callable[[], np.ndarray]

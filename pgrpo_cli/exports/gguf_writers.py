@@ -20,6 +20,7 @@ from pgrpo_cli.pretrained.location import Location, locate
 
 from . import llama_cpp
 from .converter import convert, find_converter
+from .formats import sampling_of
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
@@ -171,9 +172,19 @@ def _converted(job: Job, folder: Path, dtype: str) -> Gguf:
 
 
 def _metadata(job: Job, gguf: Gguf) -> dict[str, Any]:
-    """What the run has otherwise than the base model's file: the template, and whether BOS comes first."""
+    """What the run has otherwise than the base model's file: the template, how the model samples, and whether
+    BOS comes first.
+    """
     tokenizer = load_tokenizer(job.target.recipe.model, job.target.recipe_dir)
-    values: dict[str, Any] = {"tokenizer.chat_template": bake(tokenizer, job.target.recipe).chat_template}
+    sampling = sampling_of(job.target.recipe)
+    values: dict[str, Any] = {
+        "tokenizer.chat_template": bake(tokenizer, job.target.recipe).chat_template,
+        "general.sampling.temp": sampling["temperature"],
+        "general.sampling.top_p": sampling["top_p"],
+        "general.sampling.top_k": sampling["top_k"],
+        # llama.cpp has 0.05 by default.
+        "general.sampling.min_p": 0.0,
+    }
     bos = gguf.value("tokenizer.ggml.bos_token_id")
     if bos is not None:
         values["tokenizer.ggml.add_bos_token"] = all(

@@ -23,7 +23,7 @@ from pgrpo_cli.recipe.model import ModelSection, NoQuantization
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.files import write_json
 
-from .formats import MergeInto
+from .formats import MergeInto, sampling_of
 from .reference import Answer, Read, read
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -98,7 +98,7 @@ def adapted_base(target: EvalTarget, rounded: str | None = None) -> tuple[Any, B
 def save_base(target: EvalTarget, folder: Path) -> None:
     """Write the base model in float32, as it is without the adapter, and the run's tokenizer to `folder`."""
     model = load_base(target.recipe.model, target.recipe_dir).model
-    _prepare_configs(model, torch.float32, ())
+    _prepare_configs(model, torch.float32, target.recipe, ())
     with quiet():
         model.save_pretrained(str(folder), max_shard_size=_SHARD)
     save_tokenizer(target, folder)
@@ -122,7 +122,7 @@ def save_merged(
                 f"{name} holds numbers that {quantization} cannot hold", remedy="Take --quantization bf16."
             )
     model.to(dtype)
-    _prepare_configs(model, dtype, stop_token_ids)
+    _prepare_configs(model, dtype, target.recipe, stop_token_ids)
     with quiet():
         model.save_pretrained(str(folder), max_shard_size=_SHARD)
     save_tokenizer(target, folder)
@@ -130,20 +130,27 @@ def save_merged(
     return base
 
 
-def _prepare_configs(model: Any, dtype: torch.dtype, stop_token_ids: tuple[int, ...]) -> None:
-    """What is saved beside the weights: the type of numbers, and the tokens at which the run stops."""
+def _prepare_configs(
+    model: Any, dtype: torch.dtype, recipe: Recipe, stop_token_ids: tuple[int, ...]
+) -> None:
+    """What is saved beside the weights: the type of numbers, how the model samples, and the tokens at which
+    the run stops.
+    """
+    from transformers import GenerationConfig
+
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.dtype = dtype
     model.config.use_cache = True
-    config = model.generation_config
-    if stop_token_ids:
-        config.eos_token_id = list(stop_token_ids)
-    # A base model may come with values that transformers itself refuses to save.
-    try:
-        config.validate(strict=True)
-    except ValueError:
-        config.do_sample = True
+    own = model.generation_config
+    # The base model's penalties and filters are left out, as in the run, which never sampled with them.
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        **sampling_of(recipe),
+        bos_token_id=own.bos_token_id,
+        eos_token_id=list(stop_token_ids) or own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+    )
 
 
 def bake(tokenizer: Any, recipe: Recipe) -> Any:

@@ -17,6 +17,7 @@ from pgrpo_cli.errors import ExportError
 from pgrpo_cli.pretrained.chat import Chat, Messages
 from pgrpo_cli.recipe.schema import Recipe
 
+from .formats import sampling_of
 from .go_template import RoleTemplate, require_same, role_template
 
 MODELFILE = "Modelfile"
@@ -79,9 +80,7 @@ def _parameter(value: Any) -> str:
 def parameters_of(recipe: Recipe, stop: Sequence[str], context: int | None) -> dict[str, Any]:
     """How `pgrpo chat` samples, and where an answer ends."""
     found: dict[str, Any] = {
-        "temperature": recipe.eval.conversation_temperature,
-        "top_p": float(recipe.rollout.top_p),
-        "top_k": int(recipe.rollout.top_k),
+        **sampling_of(recipe),
         # The run knows no such penalty, and Ollama has had one by default.
         "repeat_penalty": 1.0,
     }

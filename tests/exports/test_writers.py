@@ -11,13 +11,18 @@ import pytest
 import torch
 import yaml
 from gguf import GGUFReader
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.exports.gguf_file import Gguf
+from pgrpo_cli.eval.alignment import policy_of
+from pgrpo_cli.eval.targets import eval_target
+from pgrpo_cli.exports.gguf_file import Gguf, rewrite
 from pgrpo_cli.exports.lora_tensors import LoraTensor
 from pgrpo_cli.exports.random_gguf import write_random
+from pgrpo_cli.exports.reference import reference
+from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.model import RandomModel
+from pgrpo_cli.state.run import run_at
 from tests.exports.conftest import SHAPE
 from tests.support.training import TINY, pgrpo, trained, write_tiny
 
@@ -42,6 +47,28 @@ def test_merged_answers_in_plain_transformers(run: Path, tmp_path: Path) -> None
     ids = tokenizer.apply_chat_template(list(prompt.messages), add_generation_prompt=True)["input_ids"]
     assert tuple(ids) == prompt.input_ids
     assert model.dtype == torch.float32
+
+
+def test_merged_answers_without_the_penalties_of_the_base_model(tmp_path: Path) -> None:
+    model = random_model(RandomModel(**SHAPE))
+    model.generation_config = GenerationConfig(
+        do_sample=True, repetition_penalty=1.3, min_new_tokens=5, top_k=20, eos_token_id=1, pad_token_id=1
+    )
+    model.save_pretrained(tmp_path / "base")
+    random_tokenizer().save_pretrained(tmp_path / "base")
+    section = {"id": "./base", "quantization": {"type": "none"}, "compute_dtype": "float32"}
+    recipe = write_tiny(tmp_path, model=section, train={**TINY["train"], "steps": 2, "learning_rate": 0.05})
+    trained(recipe, tmp_path / "run")
+    exported(tmp_path / "run", "merged", tmp_path / "out")
+    found = run_at(tmp_path / "run")
+    target = eval_target(found, found.recipe(), found.recipe_dir)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    settings = merged.generation_config
+    assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (True, 0.6, 1.0, 0)
+    for answer in reference(target, policy_of(target, torch.device("cpu"))):
+        prompt = torch.tensor([answer.prompt.input_ids])
+        made = merged.generate(prompt, do_sample=False, max_new_tokens=len(answer.tokens))[0]
+        assert made[prompt.shape[1] :].tolist() == list(answer.tokens)
 
 
 def test_the_checkpoint_and_the_type_that_are_named(run: Path, tmp_path: Path) -> None:
@@ -129,7 +156,9 @@ def test_without_llama_cpp_the_file_is_read_otherwise_and_that_is_said(
 
 def test_a_gguf_file_as_base_model_is_changed_in_place_of_being_converted(run: Path, tmp_path: Path) -> None:
     # The tiny model's own file, so that the run's adapter fits; its path is all that the recipe changes.
-    base = write_random(RandomModel(**SHAPE), tmp_path / "base.gguf")
+    base = Gguf(tmp_path / "base.gguf")
+    sampling = {"general.sampling.top_k": 20, "general.sampling.penalty_repeat": 1.3}
+    rewrite(write_random(RandomModel(**SHAPE), tmp_path / "plain.gguf"), base.path, "f32", metadata=sampling)
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
     recipe["model"]["id"] = str(base.path)
@@ -140,6 +169,10 @@ def test_a_gguf_file_as_base_model_is_changed_in_place_of_being_converted(run: P
     merged = Gguf(tmp_path / "out" / "model.gguf")
     assert not np.array_equal(merged.weight("blk.0.attn_q.weight"), base.weight("blk.0.attn_q.weight"))
     assert np.array_equal(merged.weight("token_embd.weight"), base.weight("token_embd.weight"))
+    # It samples as `pgrpo chat` does, not as its base model.
+    settings = {name: merged.value(f"general.sampling.{name}") for name in ("top_k", "min_p", "penalty_repeat")}
+    assert settings == {"top_k": 0, "min_p": 0.0, "penalty_repeat": None}
+    assert merged.value("general.sampling.temp") == pytest.approx(0.6)
 
 
 def test_what_does_not_answer_as_the_run_does_is_no_export(

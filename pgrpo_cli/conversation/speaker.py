@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -53,20 +55,26 @@ class Reply:
         self._speaker, self._asked, self._settings = speaker, prompt, settings
 
     def __iter__(self) -> Generator[str, None, None]:
-        from transformers import TextIteratorStreamer
-
-        streamer = TextIteratorStreamer(
-            self._speaker.policy.tokenizer, skip_prompt=True, skip_special_tokens=True
-        )
+        tokenizer, ids, streamer = self._speaker.policy.tokenizer, list[int](), _Streamer()
         failures = list[BaseException]()
         # The model works in a thread of its own, so that each piece can be shown as soon as it is there.
         worker = Thread(target=self._work, args=(streamer, failures), daemon=True)
         worker.start()
         try:
-            for piece in streamer:
-                self.text += piece
-                if piece:
+            # The first are the prompt's.
+            for more in islice(iter(streamer.tokens.get, None), 1, None):
+                ids += more
+                # All of them at once: some tokenizers leave out a leading space of what they decode.
+                # The next token may complete a character.
+                text = tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+                piece = text[len(self.text) :]
+                if piece and text.startswith(self.text):
+                    self.text = text
                     yield piece
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            piece, self.text = text[len(self.text) :], text
+            if piece:
+                yield piece
         finally:
             self.stop()
             worker.join()
@@ -79,7 +87,9 @@ class Reply:
 
     def read(self) -> str:
         """The whole answer, when it is there."""
-        return "".join(self)
+        for _ in self:
+            pass
+        return self.text
 
     def _work(self, streamer: Any, failures: list[BaseException]) -> None:
         try:
@@ -92,7 +102,22 @@ class Reply:
             failures.append(error)
         finally:
             # Whoever waits for the next piece must hear that there is none.
-            streamer.on_finalized_text("", stream_end=True)
+            streamer.end()
+
+
+class _Streamer:
+    """Hands the tokens of an answer over as `generate` draws them, and None at their end."""
+
+    def __init__(self) -> None:
+        self.tokens = SimpleQueue[list[Any] | None]()
+
+    def put(self, value: torch.Tensor) -> None:
+        """Tokens of the prompt [1, T] at the first call, then the new one [1]."""
+        self.tokens.put(value.tolist())
+
+    def end(self) -> None:
+        """There are no more."""
+        self.tokens.put(None)
 
 
 class Speaker:

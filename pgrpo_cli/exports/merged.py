@@ -130,9 +130,7 @@ def save_merged(
     return base
 
 
-def _prepare_configs(
-    model: Any, dtype: torch.dtype, recipe: Recipe, stop_token_ids: tuple[int, ...]
-) -> None:
+def _prepare_configs(model: Any, dtype: torch.dtype, recipe: Recipe, stop_token_ids: tuple[int, ...]) -> None:
     """What is saved beside the weights: the type of numbers, how the model samples, and the tokens at which
     the run stops.
     """

@@ -6,12 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
-from pgrpo_cli.conversation.speaker import Speaker, load_speaker
+from pgrpo_cli.conversation.speaker import Reply, Speaker, load_speaker
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import DataError, TrainingError
 from pgrpo_cli.eval.sampling import eval_sampling
@@ -101,6 +104,42 @@ def test_pieces_make_the_text_and_the_prompt_is_what_the_model_saw(speaker: Spea
     assert "".join(pieces) == reply.text
     assert reply.prompt == speaker.rendered(QUESTION)
     assert "often 3" in reply.prompt
+
+
+def test_pieces_keep_the_spaces_at_the_beginning_of_a_line() -> None:
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "▁def",
+        "▁f",
+        "():",
+        "<0x0A>",
+        "▁▁▁",
+        "▁return",
+        "▁x",
+        "<0xC3>",
+        "<0xA9>",
+    ]
+    made = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, [], byte_fallback=True))
+    # As Llama 2, Mistral and Phi-3 have it.
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+    ids = [*range(3, len(tokens)), 2]
+
+    def decode(*asked: Any, streamer: Any) -> list[list[int]]:
+        for value in ([[1, 1]], *([token] for token in ids)):
+            streamer.put(torch.tensor(value))
+        return [ids]
+
+    policy = SimpleNamespace(tokenizer=tokenizer, stop_token_ids=(2,))
+    speaker: Any = SimpleNamespace(policy=policy, decode=decode)
+    reply = Reply(speaker, PreparedPrompt("p", "", "", (1, 1)), "tuned", 0, None, Event())
+    pieces = list(reply)
+    assert "".join(pieces) == reply.text == tokenizer.decode(ids, skip_special_tokens=True)
+    assert reply.text == "def f():\n    return xé"
+    assert pieces[-2:] == [" x", "é"]
 
 
 def test_an_answer_that_nobody_waits_for_stops(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:

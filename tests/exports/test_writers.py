@@ -170,7 +170,9 @@ def test_a_gguf_file_as_base_model_is_changed_in_place_of_being_converted(run: P
     assert not np.array_equal(merged.weight("blk.0.attn_q.weight"), base.weight("blk.0.attn_q.weight"))
     assert np.array_equal(merged.weight("token_embd.weight"), base.weight("token_embd.weight"))
     # It samples as `pgrpo chat` does, not as its base model.
-    settings = {name: merged.value(f"general.sampling.{name}") for name in ("top_k", "min_p", "penalty_repeat")}
+    settings = {
+        name: merged.value(f"general.sampling.{name}") for name in ("top_k", "min_p", "penalty_repeat")
+    }
     assert settings == {"top_k": 0, "min_p": 0.0, "penalty_repeat": None}
     assert merged.value("general.sampling.temp") == pytest.approx(0.6)
 

@@ -24,10 +24,10 @@ from .formats import sampling_of
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
-from .merged import Base, adapted_base, bake, chats, own_dtype, require_tokens, save_base, save_merged
+from .merged import Base, adapted_base, bake, own_dtype, require_tokens, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
 from .random_gguf import write_random
-from .reference import Answer, Read, read
+from .reference import Answer, Read, prompts_now, read
 
 MODEL, LORA = "model.gguf", "lora.gguf"
 _SCRATCH = ".scratch"
@@ -207,9 +207,8 @@ def _read(job: Job, path: Path) -> tuple[list[Read], str]:
 
 
 def _asked(job: Job, path: Path, *, lora: Path | None = None) -> list[Read]:
-    tokenizer = load_tokenizer(job.target.recipe.model, job.target.recipe_dir)
-    conversations = chats(bake(tokenizer, job.target.recipe), [answer.prompt for answer in job.answers])
-    return llama_cpp.read_gguf(path, job.answers, conversations, stop=job.stop_token_ids[0], lora=lora)
+    prompts = prompts_now(job.target, job.answers)
+    return llama_cpp.read_gguf(path, job.answers, prompts, stop=job.stop_token_ids[0], lora=lora)
 
 
 def _write_lora(source: Source, path: Path, quantization: str) -> None:

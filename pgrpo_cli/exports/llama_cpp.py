@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ExportError
-from pgrpo_cli.pretrained.chat import Messages
 
 from .reference import Answer, Read
 
@@ -30,15 +30,15 @@ def is_installed() -> bool:
 def read_gguf(
     model: Path,
     answers: Sequence[Answer],
-    chats: Sequence[Messages],
+    prompts: Sequence[PreparedPrompt],
     *,
     stop: int,
     lora: Path | None = None,
 ) -> list[Read]:
     """How llama.cpp reads the run's answers, with the file's own chat template.
 
-    `chats`: the conversations of their prompts; `stop`: a token that ends an answer. Raises ExportError where
-    llama.cpp cannot load the file, or makes other tokens of a conversation than the run does.
+    `prompts`: those of the answers, as the run writes them now; `stop`: a token that ends an answer. Raises
+    ExportError where llama.cpp cannot load the file, or makes other tokens of a conversation than the run.
     """
     longest = max(len(answer.prompt.input_ids) + len(answer.tokens) for answer in answers)
     job = {
@@ -46,12 +46,12 @@ def read_gguf(
         "lora": None if lora is None else str(lora),
         "stop": stop,
         "context": longest + _SPARE,
-        "chats": [list(map(dict, messages)) for messages in chats],
+        "chats": [list(map(dict, prompt.messages)) for prompt in prompts],
         "answers": [[list(answer.prompt.input_ids), list(answer.tokens)] for answer in answers],
     }
     found = _asked(job)
-    for answer, (text, tokens) in zip(answers, found["chats"], strict=True):
-        _require_chat(answer, text, tokens)
+    for prompt, (text, tokens) in zip(prompts, found["chats"], strict=True):
+        _require_chat(prompt, text, tokens)
     return [Read(**each) for each in found["reads"]]
 
 
@@ -79,15 +79,15 @@ def _asked(job: dict[str, Any]) -> Any:
     )
 
 
-def _require_chat(answer: Answer, text: str, tokens: Sequence[int]) -> None:
+def _require_chat(prompt: PreparedPrompt, text: str, tokens: Sequence[int]) -> None:
     """Raise ExportError unless a conversation gives the run's tokens."""
-    if list(tokens) == list(answer.prompt.input_ids):
+    if list(tokens) == list(prompt.input_ids):
         return
-    due = answer.prompt.prompt
+    due = prompt.prompt
     if text == due or due.endswith(text):
         what = (
             f"llama.cpp makes other tokens of the same text: it begins with {list(tokens)[:3]}, the run's "
-            f"prompt with {list(answer.prompt.input_ids)[:3]}"
+            f"prompt with {list(prompt.input_ids)[:3]}"
         )
     else:
         place = next(
@@ -98,7 +98,7 @@ def _require_chat(answer: Answer, text: str, tokens: Sequence[int]) -> None:
             f"{text[place : place + 40]!r} where the run has {due[place : place + 40]!r}"
         )
     raise ExportError(
-        f"the prompt {answer.prompt.prompt_id!r}: {what}",
+        f"the prompt {prompt.prompt_id!r}: {what}",
         remedy="Nothing was written. Set model.chat_template to a plainer template and train again, or take "
         "--to merged.",
     )

@@ -17,14 +17,14 @@ from pgrpo_cli.eval.targets import EvalTarget
 from pgrpo_cli.model.load.adapter import attach_adapter, restore_adapter
 from pgrpo_cli.model.load.base_model import load_base_model, load_config, load_tokenizer
 from pgrpo_cli.model.nf4 import nf4_layers
-from pgrpo_cli.pretrained.chat import Chat, Messages
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import locate, quiet
 from pgrpo_cli.recipe.model import ModelSection, NoQuantization
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.files import write_json
 
 from .formats import MergeInto, sampling_of
-from .reference import Answer, Read, read
+from .reference import Answer, Read, prompts_now, read
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _SHORT = {dtype: name for name, dtype in DTYPES.items()}
@@ -162,12 +162,6 @@ def bake(tokenizer: Any, recipe: Recipe) -> Any:
     return tokenizer
 
 
-def chats(tokenizer: Any, prompts: Sequence[PreparedPrompt]) -> list[Messages]:
-    """The conversations of prompts as the template is given them."""
-    chat = Chat(tokenizer, "the exported tokenizer")
-    return [chat.written(prompt.messages) for prompt in prompts]
-
-
 def save_tokenizer(target: EvalTarget, folder: Path) -> None:
     """Write the run's tokenizer, its chat template included."""
     section = target.recipe.model
@@ -189,7 +183,7 @@ def _drop_code(folder: Path) -> None:
             write_json(path, settings)
 
 
-def read_merged(folder: Path, answers: Sequence[Answer]) -> list[Read]:
+def read_merged(target: EvalTarget, folder: Path, answers: Sequence[Answer]) -> list[Read]:
     """How the model in `folder`, as plain transformers loads it, reads the run's answers.
 
     Raises ExportError where its tokenizer or chat template give other tokens than the run's prompts.
@@ -200,19 +194,19 @@ def read_merged(folder: Path, answers: Sequence[Answer]) -> list[Read]:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
         require_tokens(answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        _require_template(tokenizer, answers)
+        _require_template(tokenizer, prompts_now(target, answers))
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", **local).eval()
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
 
 
-def _require_template(tokenizer: Any, answers: Sequence[Answer]) -> None:
+def _require_template(tokenizer: Any, prompts: Sequence[PreparedPrompt]) -> None:
     """Raise ExportError unless the saved chat template, by itself, writes the run's prompts."""
-    conversations = chats(tokenizer, [answer.prompt for answer in answers])
+    conversations = [prompt.messages for prompt in prompts]
     texts = Chat(tokenizer, "the exported tokenizer").texts(conversations, add_generation_prompt=True)
-    for answer, text in zip(answers, texts, strict=True):
-        if text != answer.prompt.prompt:
+    for prompt, text in zip(prompts, texts, strict=True):
+        if text != prompt.prompt:
             raise ExportError(
-                f"the exported chat template writes the prompt {answer.prompt.prompt_id!r} otherwise than "
+                f"the exported chat template writes the prompt {prompt.prompt_id!r} otherwise than "
                 "the run does",
                 remedy="Nothing was written. Check model.chat_template_kwargs of the run's recipe.",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.eval.targets import EvalTarget
+from pgrpo_cli.model.load.base_model import load_tokenizer
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.rollout.cpu_weights import rollout_weights
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from pgrpo_cli.pretrained.chat import Chat
 
 PROMPTS = 8
 TOKENS = 32
@@ -65,6 +67,25 @@ def reference(target: EvalTarget, policy: Policy) -> list[Answer]:
         base = [read(policy.model, p.input_ids, a) for p, a in zip(prompts, answers, strict=True)]
     finished = rollouts.finished_N.tolist()
     return [Answer(*fields) for fields in zip(prompts, answers, finished, own, base, strict=True)]
+
+
+def prompts_now(target: EvalTarget, answers: Sequence[Answer]) -> list[PreparedPrompt]:
+    """The prompts of answers as the run's template writes them now, with the messages that it is given.
+
+    They are the prepared ones, unless the template writes the date, which may be another one since then.
+    """
+    section = target.recipe.model
+    tokenizer = load_tokenizer(section, target.recipe_dir)
+    chat = Chat(tokenizer, "the run's tokenizer", section.chat_template_kwargs)
+    found = []
+    for answer in answers:
+        prompt = replace(answer.prompt, messages=tuple(map(dict, chat.written(answer.prompt.messages))))
+        if "strftime_now" in chat.source:
+            text = chat.text(prompt.messages, add_generation_prompt=True)
+            ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+            prompt = replace(prompt, prompt=text, input_ids=ids)
+        found.append(prompt)
+    return found
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def _merged(job: Job, folder: Path) -> Written:
     quantization = job.quantization or own_dtype(job.target.recipe.model, job.target.recipe_dir)
     base = save_merged(job.target, folder, quantization, job.stop_token_ids, job.rounded)
     job.on_note(base.how)
-    found = read_merged(folder, job.answers)
+    found = read_merged(job.target, folder, job.answers)
     return Written(
         checked(job, found, quantization, "transformers"),
         quantization,

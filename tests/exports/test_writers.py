@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.exports.gguf_file import Gguf, rewrite
@@ -211,6 +214,26 @@ def test_a_chat_template_of_the_recipe_goes_into_the_file_with_its_variables(
         [{"role": "user", "content": "Hi"}], tokenize=False
     )
     assert text == "<|im_start|>user!\nHi<|im_end|>\n<|im_start|>assistant"
+
+
+def test_a_run_whose_template_writes_the_date_is_exported_on_another_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = (
+        "In {{ strftime_now('%Y') }}.\n{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    model = {**TINY["model"], "random": SHAPE, "chat_template": template}
+    trained(write_tiny(tmp_path, model=model, train={**TINY["train"], "steps": 1}), tmp_path / "run")
+    tokenizer = random_tokenizer()
+
+    def long_ago(run: Path, split: str) -> list[PreparedPrompt]:
+        texts = [(p, re.sub(r"^In \d+", "In 2001", p.prompt)) for p in load_prepared(run, split)]
+        return [replace(p, prompt=text, input_ids=tuple(tokenizer(text)["input_ids"])) for p, text in texts]
+
+    monkeypatch.setattr("pgrpo_cli.exports.reference.load_prepared", long_ago)
+    for to in ("merged", "gguf"):
+        exported(tmp_path / "run", to, tmp_path / to)
 
 
 def test_ollama_has_a_preset_for_each_preference_group(run: Path, tmp_path: Path) -> None:

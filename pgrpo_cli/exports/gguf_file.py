@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,12 @@ _PLAIN = (Type.F32, Type.F16, Type.BF16)
 _COARSE = ("q5_1", "q5_0", "q4_1", "q4_0")
 # They count for much and are small beside the rest: 8 bits at least, as llama.cpp's own quantizer has it.
 _FINE = ("token_embd.weight", "output.weight")
+# Small tensors of two and more dimensions that llama.cpp's own quantizer leaves as they are, like all that
+# are no `.weight`: llama.cpp computes some of them in float32 only, such as short convolutions.
+_KEPT = re.compile(
+    r"_norm\.weight|ffn_gate_inp|conv1d|shortconv\.conv\.|time_mix_(first|[wvag]\d|decay_w|lerp_fused)|altup|laurel"
+    r"|per_layer_model_proj|position_embd|token_types|attn_rel_b"
+)
 _WRITTEN_ANEW = (
     *("GGUF.", "general.architecture", "general.file_type", "general.quantization_version"),
     # A run does not sample with its base model's penalties and filters.
@@ -113,8 +120,8 @@ def rewrite(
     """Write `source` to `path` with other tensors and metadata.
 
     `weights` take the place of tensors, and then `changes` are added. Changed tensors get the type
-    `quantization`, and so do those that are not quantized yet. Others keep their numbers: to quantize what is
-    quantized already only loses.
+    `quantization`, and so do those that are not quantized yet, except for vectors and small tensors. Others
+    keep their numbers: to quantize what is quantized already only loses.
     """
     weights, changes = weights or {}, changes or {}
     changed = weights.keys() | changes.keys()
@@ -181,13 +188,16 @@ def _copy_metadata(source: Gguf, writer: GGUFWriter, metadata: Mapping[str, Any]
 
 def _type_of(tensor: Any, quantization: str, *, changed: bool) -> Type:
     own = Type(tensor.tensor_type)
-    if not changed and (own not in _PLAIN or len(tensor.shape) < 2):
+    kept = len(tensor.shape) < 2 or not tensor.name.endswith(".weight") or _KEPT.search(tensor.name)
+    if kept if own in _PLAIN else not changed:
         return own
     if quantization in _COARSE and tensor.name in _FINE:
         quantization = "q8_0"
     wanted = TYPES[quantization]
     # Rows that are no whole number of blocks are not quantized.
-    return wanted if int(tensor.shape[0]) % GGML_QUANT_SIZES[wanted][0] == 0 else Type.F16
+    if int(tensor.shape[0]) % GGML_QUANT_SIZES[wanted][0] == 0:
+        return wanted
+    return own if own in _PLAIN else Type.F16
 
 
 def _data(source: Gguf, tensor: Any, wanted: Type, other: Weight | None, change: Weight | None) -> np.ndarray:

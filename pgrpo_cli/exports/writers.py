@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pgrpo_cli.model.load.adapter import adapter_state
+from pgrpo_cli.pretrained.location import locate
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.state.adapter import Adapter, save_adapter
 
 from .formats import Format
@@ -35,7 +37,10 @@ def _merged(job: Job, folder: Path) -> Written:
 
 def _adapter(job: Job, folder: Path) -> Written:
     model, _ = adapted_base(job.target)
-    model.peft_config["default"].base_model_name_or_path = job.target.recipe.model.id
+    config = model.peft_config["default"]
+    config.base_model_name_or_path, config.revision = _base_model(
+        job.target.recipe.model, job.target.recipe_dir
+    )
     save_adapter(Adapter(*adapter_state(model)), folder)
     del model
     save_tokenizer(job.target, folder)
@@ -47,6 +52,14 @@ def _adapter(job: Job, folder: Path) -> Written:
         how,
         lambda folder: (f"PeftModel.from_pretrained(base_model, {str(folder)!r})",),
     )
+
+
+def _base_model(section: ModelSection, recipe_dir: Path) -> tuple[str, str | None]:
+    """The base model's name, by which PEFT finds it from any folder, and its revision on the hub."""
+    if section.id == "random" or section.id.startswith("package:"):
+        return section.id, None
+    at = locate(section, recipe_dir)
+    return (at.name if at.folder is None else str((at.folder / (at.gguf_file or "")).resolve())), at.revision
 
 
 _WRITERS: dict[Format, Callable[[Job, Path], Written]] = {

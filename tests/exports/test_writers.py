@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from gguf import GGUFReader
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pgrpo_cli.data.prepared import load_prepared
@@ -24,10 +25,27 @@ from pgrpo_cli.exports.lora_tensors import LoraTensor
 from pgrpo_cli.exports.random_gguf import write_random
 from pgrpo_cli.exports.reference import reference
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
+from pgrpo_cli.pretrained.location import Location
 from pgrpo_cli.recipe.model import RandomModel
 from pgrpo_cli.state.run import run_at
 from tests.exports.conftest import SHAPE
 from tests.support.training import TINY, pgrpo, trained, write_tiny
+
+
+@pytest.fixture(scope="module")
+def run_of_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose base model is the folder `base` beside its recipe, with ways to sample of its own."""
+    folder = tmp_path_factory.mktemp("based")
+    model = random_model(RandomModel(**SHAPE))
+    model.generation_config = GenerationConfig(
+        do_sample=True, repetition_penalty=1.3, min_new_tokens=5, top_k=20, eos_token_id=1, pad_token_id=1
+    )
+    model.save_pretrained(folder / "base")
+    random_tokenizer().save_pretrained(folder / "base")
+    section = {"id": "./base", "quantization": {"type": "none"}, "compute_dtype": "float32"}
+    recipe = write_tiny(folder, model=section, train={**TINY["train"], "steps": 2, "learning_rate": 0.05})
+    trained(recipe, folder / "run")
+    return folder / "run"
 
 
 def exported(run: Path, to: str, folder: Path, *options: object) -> dict[str, object]:
@@ -52,18 +70,11 @@ def test_merged_answers_in_plain_transformers(run: Path, tmp_path: Path) -> None
     assert model.dtype == torch.float32
 
 
-def test_merged_answers_without_the_penalties_of_the_base_model(tmp_path: Path) -> None:
-    model = random_model(RandomModel(**SHAPE))
-    model.generation_config = GenerationConfig(
-        do_sample=True, repetition_penalty=1.3, min_new_tokens=5, top_k=20, eos_token_id=1, pad_token_id=1
-    )
-    model.save_pretrained(tmp_path / "base")
-    random_tokenizer().save_pretrained(tmp_path / "base")
-    section = {"id": "./base", "quantization": {"type": "none"}, "compute_dtype": "float32"}
-    recipe = write_tiny(tmp_path, model=section, train={**TINY["train"], "steps": 2, "learning_rate": 0.05})
-    trained(recipe, tmp_path / "run")
-    exported(tmp_path / "run", "merged", tmp_path / "out")
-    found = run_at(tmp_path / "run")
+def test_merged_answers_without_the_penalties_of_the_base_model(
+    run_of_a_folder: Path, tmp_path: Path
+) -> None:
+    exported(run_of_a_folder, "merged", tmp_path / "out")
+    found = run_at(run_of_a_folder)
     target = eval_target(found, found.recipe(), found.recipe_dir)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     settings = merged.generation_config
@@ -86,6 +97,24 @@ def test_adapter_is_what_bare_peft_loads(run: Path, tmp_path: Path) -> None:
     assert said["checked"]["mean_abs_logprob_difference"] < 1e-5
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "random"
+
+
+def test_peft_finds_the_base_model_of_an_adapter_from_any_folder(
+    run_of_a_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(run_of_a_folder, "adapter", tmp_path / "out")
+    monkeypatch.chdir("/")
+    assert AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "out")).peft_config
+
+
+def test_an_adapter_names_the_revision_of_a_hub_model(
+    run_of_a_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Location("model.id", "owner/name", revision="v1.0")
+    monkeypatch.setattr("pgrpo_cli.exports.writers.locate", lambda section, recipe_dir: at)
+    exported(run_of_a_folder, "adapter", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "v1.0")
 
 
 def test_by_default_it_lands_in_the_run(run: Path) -> None:

@@ -19,14 +19,32 @@ RECORD = "export.json"
 MADE_BY = "pgrpo export"
 _LOCK = ".pgrpo-export"
 _SHOWN = 3
+_LONGEST = 200
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise ExportError if something at `folder` would be lost: another folder, or files put beside one."""
+    """Raise ExportError if something at `folder` would be lost: another folder, or files put beside one.
+
+    The same holds for the place beside it, where the export is written first.
+    """
     if folder.name in ("", ".."):
         raise ExportError(
             f"--output: {shown(folder)} is no name of a folder; an export replaces its folder as a whole",
             remedy=f"Name a folder in it, such as {shown(folder / 'exported')}.",
+            exit_code=2,
+        )
+    if len(os.fsencode(folder.name)) > _LONGEST:
+        raise ExportError(
+            f"--output: the folder's name has {len(os.fsencode(folder.name))} bytes; at most {_LONGEST} are "
+            "allowed, since the export is written under a longer name first",
+            remedy="Shorten it.",
+            exit_code=2,
+        )
+    temporary = _temporary(folder)
+    if os.path.lexists(temporary) and not _is_left(temporary):
+        raise ExportError(
+            f"{shown(temporary)} is in the way: the export is written there first",
+            remedy="Move it away, or name another folder.",
             exit_code=2,
         )
     if not os.path.lexists(folder):
@@ -34,8 +52,7 @@ def refuse_foreign(folder: Path) -> None:
     remedy = "Give --output a new or an empty folder."
     if folder.is_symlink() or not folder.is_dir():
         raise ExportError(f"--output: {shown(folder)} is no folder", remedy=remedy, exit_code=2)
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    foreign = sorted(present - _listed(folder))
+    foreign = _foreign(folder)
     if foreign:
         names = ", ".join(shown(name) for name in foreign[:_SHOWN])
         more = f" and {len(foreign) - _SHOWN} more" if foreign[_SHOWN:] else ""
@@ -47,12 +64,30 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.export")
+
+
+def _is_left(temporary: Path) -> bool:
+    """Whether an export that was killed left this folder; at the very end it has its record and no lock."""
+    if temporary.is_symlink() or not temporary.is_dir():
+        return False
+    return (temporary / _LOCK).is_file() or not _foreign(temporary)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """The files in an export's folder that no export wrote."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(present - _listed(folder))
+
+
 def _listed(folder: Path) -> set[str]:
     """The files that the record of an earlier export lists; empty where there is none."""
     try:
         record = read_json(folder / RECORD)
         if record["made_by"] == MADE_BY:
-            return {RECORD, *map(str, record["files"])}
+            # The lock may be back after a power cut.
+            return {RECORD, _LOCK, *map(str, record["files"])}
     except (OSError, ValueError, LookupError, TypeError):
         pass
     return set()
@@ -67,17 +102,18 @@ def destination(folder: Path) -> Iterator[Path]:
     the disk refuses.
     """
     refuse_foreign(folder)
-    temporary = folder.with_name(f".{folder.name}.export")
+    temporary = _temporary(folder)
     with explained(str(folder)):
         made_folder(folder.parent, "--output")
         lock = _begun(temporary)
         try:
             yield temporary
-            (temporary / _LOCK).unlink()
             _readable(temporary)
             sync_tree(temporary)
             # It may have been written meanwhile.
             refuse_foreign(folder)
+            # As late as can be: what is left is known by it.
+            (temporary / _LOCK).unlink()
             replaced = aside(folder, "replaced") if folder.exists() else None
             temporary.rename(folder)
             sync_directory(folder.parent)
@@ -90,12 +126,6 @@ def destination(folder: Path) -> Iterator[Path]:
 
 def _begun(temporary: Path) -> int:
     """The new folder's lock. What a killed export left is removed."""
-    if temporary.is_symlink() or (temporary.exists() and not (temporary / _LOCK).is_file()):
-        raise ExportError(
-            f"{shown(temporary)} is in the way: the export is written there first",
-            remedy="Move it away, or name another folder.",
-            exit_code=2,
-        )
     if temporary.exists():
         lock = _locked(temporary)
         shutil.rmtree(temporary)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.errors import CheckpointError, ExportError
-from pgrpo_cli.exports.destination import destination
+from pgrpo_cli.exports.destination import destination, refuse_foreign
 
 
 def written(folder: Path, **files: str) -> None:
@@ -71,6 +71,12 @@ def test_what_is_no_name_of_a_folder_is_refused(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_name_that_leaves_no_room_for_a_longer_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="name has 250 bytes"):
+        refuse_foreign(tmp_path / ("n" * 250))
+    written(tmp_path / ("é" * 100), one="1")
+
+
 def test_a_file_put_beside_an_export_is_not_replaced(tmp_path: Path) -> None:
     written(tmp_path / "out", one="1")
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -95,18 +101,25 @@ def test_a_full_disk_is_a_message(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, sys, signal
 from pathlib import Path
-from pgrpo_cli.exports.destination import destination
-with destination(Path(sys.argv[1])) as temporary:
-    (temporary / "one").write_text("half")
+from pgrpo_cli.exports import destination
+from tests.exports.test_destination import written
+def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
+place, name = sys.argv[2].rsplit(".", 1)
+setattr(destination if place == "destination" else Path, name, kill)
+written(Path(sys.argv[1]), one="1")
 """
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
+@pytest.mark.parametrize(
+    "place", ["destination._locked", "Path.write_text", "destination.sync_tree", "Path.rename"]
+)
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path, place: str) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out"), place], cwd=ROOT, check=False)
     assert [path.name for path in tmp_path.iterdir()] == [".out.export"]
     written(tmp_path / "out", two="2")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -120,6 +133,9 @@ def test_two_exports_do_not_write_one_folder(tmp_path: Path) -> None:
 def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     (tmp_path / ".out.export").mkdir()
     (tmp_path / ".out.export" / "mine").write_text("mine")
+    # Before anything is computed.
+    with pytest.raises(ExportError, match="in the way"):
+        refuse_foreign(tmp_path / "out")
     with pytest.raises(ExportError, match="in the way"):
         written(tmp_path / "out", two="2")
     assert (tmp_path / ".out.export" / "mine").exists()

@@ -10,7 +10,7 @@ from typing import Any
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset, preference_groups_of
 from pgrpo_cli.eval.targets import EvalTarget
 
-from .comparison import Checked, compared, require_near
+from .comparison import UNCHANGED, Checked, compared, require_near
 from .formats import Format, bound
 from .reference import Answer, Read
 
@@ -52,6 +52,10 @@ def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) 
     """The comparison of what was read back. Raises ExportError."""
     result = compared(job.answers, job.exact, found, bound=bound(quantization), by=by)
     require_near(result, job.answers, found)
+    if result.trained_difference <= UNCHANGED:
+        job.on_note(
+            "note: training has changed nothing measurable; the export answers as the base model does"
+        )
     return result
 
 

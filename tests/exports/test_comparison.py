@@ -62,6 +62,13 @@ def test_a_lost_adapter_shows_below_the_bound_too() -> None:
         require_near(checked, answers, [read])
 
 
+def test_where_training_changed_nothing_no_adapter_is_lost() -> None:
+    # The order of additions alone makes the export nearer to the base model.
+    answers = [Answer(PROMPT, [5, 6], True, OWN, Read([-0.1 + 3e-8, -0.2], [5, 6]))]
+    read = Read([-0.1 + 3e-8, -0.2 + 1e-9], [5, 6])
+    require_near(compared(answers, [OWN], [read], bound=0.25, by="x"), answers, [read])
+
+
 def test_rounding_may_not_lose_as_much_as_training_changed() -> None:
     # Training moved both tokens by 0.3, and rounding does by 0.35, the other way. The type may lose 0.7.
     answers = [Answer(PROMPT, [5, 6], True, OWN, Read([-0.4, -0.5], [5, 6]))]

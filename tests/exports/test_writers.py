@@ -85,6 +85,15 @@ def test_merged_answers_without_the_penalties_of_the_base_model(
         assert made[prompt.shape[1] :].tolist() == list(answer.tokens)
 
 
+def test_a_run_that_changed_nothing_is_exported_with_a_note(tmp_path: Path) -> None:
+    still = {**TINY["train"], "steps": 1, "learning_rate": 1e-9}
+    model = {**TINY["model"], "random": SHAPE}
+    trained(write_tiny(tmp_path, model=model, train=still), tmp_path / "run")
+    result = pgrpo("export", tmp_path / "run", "--to", "gguf", "--quantization", "f32")
+    assert result.exit_code == 0, result.stderr
+    assert "training has changed nothing measurable" in result.stderr
+
+
 def test_the_checkpoint_and_the_type_that_are_named(run: Path, tmp_path: Path) -> None:
     exported(run, "merged", tmp_path / "out", "--step", "4", "--quantization", "bf16")
     record = json.loads((tmp_path / "out" / "export.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset, plain_preset, preference_groups_of
@@ -71,15 +72,17 @@ class Voices:
         """What the model sees of a client's conversation.
 
         A group's preset comes first, and a system message of the client continues after the preset's. Where
-        nobody in particular asks, a system message of the client takes the place of the recipe's.
+        nobody in particular asks, a system message of the client takes the place of the recipe's. Several at
+        the beginning are one, since many templates have no place for more, and a blank one is none.
         """
         before = list(self.preset(voice).messages)
-        if asked[0]["role"] != "system":
-            return [*before, *asked]
-        own, *rest = asked
-        if not before or before[0]["role"] != "system":
-            return [own, *before, *rest]
-        if voice.preference_group is None:
-            return [own, *before[1:], *rest]
-        content = f"{before[0]['content']}\n\n{own['content']}"
-        return [{"role": "system", "content": content}, *before[1:], *rest]
+        told = list(takewhile(lambda message: message["role"] == "system", asked))
+        rest = asked[len(told) :]
+        texts = [message["content"] for message in told if message["content"].strip()]
+        if not texts:
+            return [*before, *rest]
+        if before and before[0]["role"] == "system":
+            first = before.pop(0)
+            if voice.preference_group is not None:
+                texts.insert(0, first["content"])
+        return [{"role": "system", "content": "\n\n".join(texts)}, *before, *rest]

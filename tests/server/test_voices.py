@@ -58,3 +58,22 @@ def test_a_preset_is_read_once(speaker: Speaker, copy: Path) -> None:
     before = voices.preset(voices.find("run@often"))
     shutil.rmtree(copy / "data")
     assert voices.preset(voices.find("base@often")) is before
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "seen"),
+    [
+        ("run", ["Rhyme."], "Rhyme."),
+        ("run", ["Rhyme.", "Be kind."], "Rhyme.\n\nBe kind."),
+        ("run", ["", " \n"], "Be brief."),
+        ("run@often", [""], "Be brief.\n\nAbout the user: they write often"),
+        ("run@often", ["A", "", "B"], "Be brief.\n\nAbout the user: they write often\n\nA\n\nB"),
+    ],
+)
+def test_system_messages_of_the_client_are_one_and_blank_ones_are_none(
+    speaker: Speaker, run: Path, model: str, told: list[str], seen: str
+) -> None:
+    voices = Voices(run, speaker.recipe, "run")
+    question = {"role": "user", "content": "Hi"}
+    asked = [*({"role": "system", "content": text} for text in told), question]
+    assert voices.messages(voices.find(model), asked) == [{"role": "system", "content": seen}, question]

@@ -61,10 +61,13 @@ class PickRequest(BaseModel):
 
 @dataclass
 class _Session:
-    """A person's test. `shown` is the pair before them; steps wait for each other."""
+    """A person's test. `shown` is the pair before them, and `recorded` the number of the one that they picked
+    from last; steps wait for each other.
+    """
 
     tasting: Tasting
     shown: Shown | None = None
+    recorded: int | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -99,16 +102,20 @@ class TasteTests:
         return JSONResponse(_state(key, session), 201)
 
     async def pick(self, request: Request) -> Response:
-        """Keep a pick; it is on the disk when the next pair comes."""
+        """Keep a pick; it is on the disk when the next pair comes.
+
+        Where that pair failed, the same pick may be sent again: it is not recorded twice.
+        """
         asked = PickRequest.model_validate_json(await request.body())
         key, session = self._find(request)
         async with session.busy:
             shown = session.shown
-            if shown is None or shown.number != asked.number:
+            if asked.number != (session.recorded if shown is None else shown.number):
                 raise ApiError(409, f"pair {asked.number} is not the one that is shown")
             with self._queue.place():
-                await asyncio.to_thread(session.tasting.pick, shown, asked.mark)
-                session.shown = None
+                if shown is not None:
+                    await asyncio.to_thread(session.tasting.pick, shown, asked.mark)
+                    session.shown, session.recorded = None, shown.number
                 await self._next_pair(session)
         return JSONResponse(_state(key, session))
 

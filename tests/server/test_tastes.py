@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from pgrpo_cli.conversation.speaker import Speaker
+from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.server import tastes
 from tests.support.serving import served
@@ -127,6 +128,23 @@ def test_only_the_pair_that_is_shown_is_picked_from(client: httpx2.Client) -> No
     )
     assert again.status_code == 409
     assert "not the one that is shown" in again.json()["error"]["message"]
+
+
+def test_a_pick_whose_next_pair_failed_is_sent_again_and_recorded_once(
+    speaker: Speaker, copy: Path, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = begun(client)
+
+    def fail(*messages: Any, **options: Any) -> Any:
+        raise TrainingError("the memory of the device does not hold this conversation", remedy="Wait.")
+
+    monkeypatch.setattr(speaker, "ask", fail)
+    for _ in range(2):
+        assert "memory of the device" in picked(client, state, "1")["error"]["message"]
+    monkeypatch.undo()
+    after = picked(client, state, "1")
+    assert after["pair"]["number"] > state["pair"]["number"]
+    assert [pick.pick for pick in read_feedback(copy / "taste.jsonl").picks if pick.pick != "="] == ["1"]
 
 
 def test_when_there_are_no_more_questions_the_names_come(client: httpx2.Client, copy: Path) -> None:

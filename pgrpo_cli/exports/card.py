@@ -8,25 +8,31 @@ from collections.abc import Sequence
 
 from pgrpo_cli import __version__
 from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.pretrained.location import LICENCES, locate
 from pgrpo_cli.recipe.messages import plain
 
+from .formats import Format
 from .job import Job, Written
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _MOST = 200
 _SHOWN = 100
+# Those that models often have, of the names that hubs know; others are "other" to them.
+_LICENCES = (
+    *("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense"),
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+    *("openrail", "bigscience-openrail-m", "bigcode-openrail-m", "gemma"),
+    *("llama2", "llama3", "llama3.1", "llama3.2", "llama3.3"),
+)
 
 
 def model_card(job: Job, written: Written, licence: str | None, presets: Sequence[Preset]) -> str:
     """Markdown with the front matter that hubs read."""
     target, checked = job.target, written.checked
     recipe = target.recipe
-    front = ["tags: [p-grpo, personalization]", f"base_model: {json.dumps(recipe.model.id)}"]
-    if licence is not None:
-        front.insert(0, f"license_name: {json.dumps(licence)}")
-    library = {"adapter": "peft", "merged": "transformers"}.get(job.to)
-    if library is not None:
-        front.insert(0, f"library_name: {library}")
+    section = recipe.model
+    on_hub = section.id != "random" and locate(section, target.recipe_dir).folder is None
+    front = front_matter(job.to, licence, section.id if on_hub else None)
     said = code(licence) if licence else "not known here; see where it came from"
     return "\n".join(
         [
@@ -55,6 +61,23 @@ def model_card(job: Job, written: Written, licence: str | None, presets: Sequenc
             "",
         ]
     )
+
+
+def front_matter(to: Format, licence: str | None, base_model: str | None) -> list[str]:
+    """What hubs read. `licence`: its name, or that of its file; `base_model`: one of the hub."""
+    front = ["tags: [p-grpo, personalization]"]
+    library = {"adapter": "peft", "merged": "transformers"}.get(to)
+    if library is not None:
+        front.append(f"library_name: {library}")
+    if base_model is not None:
+        front.append(f"base_model: {json.dumps(base_model)}")
+    if licence in _LICENCES:
+        front.append(f"license: {licence}")
+    elif licence in LICENCES:
+        front += ["license: other", "license_name: license-of-the-base-model", f"license_link: {licence}"]
+    elif licence is not None:
+        front += ["license: other", f"license_name: {json.dumps(licence)}"]
+    return front
 
 
 def _first(preset: Preset) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli import __version__
-from pgrpo_cli.pretrained.location import locate
+from pgrpo_cli.pretrained.location import LICENCES, locate
 from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.state.files import atomic_write, write_json
 
@@ -18,7 +17,6 @@ from .job import Job, Written, presets_of
 
 PRESETS = "presets.json"
 """What stands before the question of somebody of each preference group."""
-_LICENCE = re.compile(r"(?i)(licen[cs]e|notice)(\.(md|txt))?")
 _LARGEST = 1 << 20
 """Bytes of a licence's file."""
 _LONGEST = 100
@@ -74,20 +72,19 @@ def _record(job: Job, written: Written, licence: str | None, names: list[str]) -
 def _write_licence(section: ModelSection, recipe_dir: Path, folder: Path) -> str | None:
     """Copy the licence files that lie beside the base model into `folder`.
 
-    Returns the name of the licence, such as apache-2.0, or of the file, or None where neither is known.
+    Returns the name of the licence, such as apache-2.0, or of its file, or None where neither is known.
     """
     if section.id == "random":
         return None
     at = locate(section, recipe_dir)
-    source = at.files()
-    if at.gguf_file:
-        return _of_gguf(source / at.gguf_file)
+    if at.folder is not None and at.gguf_file:
+        return _of_gguf(at.folder / at.gguf_file)
     copied = []
-    for path in sorted(source.iterdir()):
-        if _LICENCE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= _LARGEST:
+    for path in sorted(at.with_licences().iterdir()):
+        if path.name in LICENCES and path.is_file() and path.stat().st_size <= _LARGEST:
             shutil.copyfile(path, folder / path.name)
             copied.append(path.name)
-    return copied[0] if copied else None
+    return next((name for name in copied if not name.lower().startswith("notice")), None)
 
 
 def _of_gguf(path: Path) -> str | None:

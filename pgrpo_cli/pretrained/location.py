@@ -30,7 +30,15 @@ TOKENIZER = (
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("chat_template.jinja", "chat_template.json"),
 )
-"""All files except weights that transformers may read. Other files of a hub model are not downloaded."""
+"""All files except weights that transformers may read. Of the others of a hub model only `LICENCES` are
+downloaded, for an export.
+"""
+LICENCES = tuple(
+    f"{cased}{end}"
+    for name in ("license", "licence", "notice")
+    for cased in (name.upper(), name.capitalize(), name)
+    for end in ("", ".md", ".txt")
+)
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?")
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
@@ -66,6 +74,10 @@ class Location:
     def files(self) -> Path:
         """The folder with its settings, which are downloaded for a hub model. Raises ModelError."""
         return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER))
+
+    def with_licences(self) -> Path:
+        """The folder, which also contains the model's licence files."""
+        return self.folder or _fetched(self, (*SETTINGS, *TOKENIZER, *LICENCES))
 
     def with_weights(self, shards: Sequence[str]) -> Path:
         """The folder, which also contains these files of weights."""

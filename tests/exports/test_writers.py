@@ -42,6 +42,7 @@ def run_of_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model.save_pretrained(folder / "base")
     random_tokenizer().save_pretrained(folder / "base")
+    (folder / "base" / "LICENSE").write_text("Free.")
     section = {"id": "./base", "quantization": {"type": "none"}, "compute_dtype": "float32"}
     recipe = write_tiny(folder, model=section, train={**TINY["train"], "steps": 2, "learning_rate": 0.05})
     trained(recipe, folder / "run")
@@ -112,6 +113,10 @@ def test_peft_finds_the_base_model_of_an_adapter_from_any_folder(
     run_of_a_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported(run_of_a_folder, "adapter", tmp_path / "out")
+    assert (tmp_path / "out" / "LICENSE").read_text() == "Free."
+    # A folder of this machine is no base model to a hub.
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license_link: LICENSE\n" in card and "base_model:" not in card
     monkeypatch.chdir("/")
     assert AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "out")).peft_config
 

@@ -118,6 +118,14 @@ def test_a_hub_model_is_fetched_without_its_pickles_and_found_again_without_the_
     load_model(model(), "AutoModelForCausalLM")
 
 
+def test_licence_files_are_fetched_when_they_are_asked_for(hub):
+    for name in ("LICENSE", "NOTICE.txt"):
+        (Hub.files / name).write_text("Free.")
+    assert not (model().files() / "LICENSE").exists()
+    folder = model().with_licences()
+    assert [(folder / name).read_text() for name in ("LICENSE", "NOTICE.txt")] == ["Free.", "Free."]
+
+
 def test_a_revision_is_fetched(hub):
     load_config(model(revision="v1"))
     assert "/api/models/some/model/revision/v1" in hub

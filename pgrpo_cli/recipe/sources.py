@@ -108,7 +108,11 @@ class JsonlSource(ColumnMapping, TextSource):
 
 
 class CsvSource(ColumnMapping, TextSource):
-    """CSV with a header row. Cells are text, an empty one is null; messages are JSON in a cell."""
+    """CSV with a header row. Cells are text, an empty one is null; messages are JSON in a cell.
+
+    A cell that is a JSON list of texts, such as `["Alien (1979)", "Heat (1995)"]`, is that list, except in
+    the columns of the prompt and the reference.
+    """
 
     type: Literal["csv"] = "csv"
     delimiter: Literal[",", ";", "\t", "|"] | None = Field(

@@ -42,7 +42,7 @@ class RecommendationFunction:
         if section.candidates_column is None:
             first, candidate = self._place_without_candidates(completion.text, targets), math.nan
         else:
-            candidates = self._titles(completion, section.candidates_column, "candidates_column")
+            candidates = self._candidates(completion, section.candidates_column)
             first, named = self._place_among(completion.text, targets, candidates)
             candidate = float(named)
         hit = first is not None and first <= section.k
@@ -65,6 +65,18 @@ class RecommendationFunction:
         mentions = outside_quotations(text, mentions, targets)
         # Mentions are in order, and so are their places.
         return place(text, mentions[0]) if mentions else None
+
+    def _candidates(self, completion: Completion, column: str) -> list[Title]:
+        value = completion.columns.get(column)
+        if isinstance(value, str):
+            # Read as one long title, it would be named only by an answer that lists every candidate.
+            raise RewardError(
+                f"reward {self.section.label!r}: column {column!r} is the text {shown(value)}, no list of "
+                f"titles; {where(completion)}",
+                remedy="Write a list into the row; in a CSV file, a cell with a JSON list of texts, such as "
+                '["Alien (1979)", "Heat (1995)"], is one.',
+            )
+        return self._titles(completion, column, "candidates_column")
 
     def _titles(self, completion: Completion, column: str, setting: str) -> list[Title]:
         titles = []

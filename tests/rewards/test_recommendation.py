@@ -101,6 +101,10 @@ def test_years_are_ignored_on_demand():
         ({"target": ["Heat", ""]}, r"column 'target' is \['Heat', ''\], no text"),
         ({"target": "???"}, r"'\?\?\?' in column 'target' cannot be looked for"),
         ({"target": "Heat"}, r"lack column 'candidates' .*prompt p1"),
+        (
+            {"target": "Heat", "candidates": "Alien|Heat"},
+            r"'candidates' is the text 'Alien\|Heat', no list of",
+        ),
     ],
 )
 def test_what_is_missing_is_an_error_and_never_0(columns, said):

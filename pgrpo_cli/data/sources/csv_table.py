@@ -60,8 +60,10 @@ def csv_rows(
     delimiter: str | None = None,
     encoding: str | None = None,
     json_columns: Collection[str] = (),
+    text_columns: Collection[str | None] = (),
 ) -> Iterator[RawRow]:
-    """A row of texts a record, null for empty cells; `json_columns` hold JSON where they can.
+    """A row of texts a record, null for empty cells; `json_columns` hold JSON where they can, and columns
+    other than `text_columns` a list of texts where a cell is one in JSON.
 
     A delimiter and encoding that are not given are those that the file's beginning shows; `notes` gets a
     sentence where they are not the usual ones. Raises DataError where the file or its header cannot be read.
@@ -88,7 +90,7 @@ def csv_rows(
                 yield RawRow(name, line, problem=problem or RowProblem("ragged row", detail), text=written)
                 continue
             values = {column: cell or None for column, cell in zip(header, cells, strict=True) if column}
-            _parse_json(values, json_columns)
+            _parse_json(values, json_columns, text_columns)
             yield RawRow(name, line, values, problem, written)
 
 
@@ -142,12 +144,18 @@ def _header(records: Iterator[_Record], name: str, encoding: str) -> list[str] |
     return cells
 
 
-def _parse_json(values: dict[str, Any], columns: Collection[str]) -> None:
-    """Replace the text of the columns by what it says, where it is JSON."""
-    for column in columns:
-        text = values.get(column)
-        if isinstance(text, str):
+def _parse_json(
+    values: dict[str, Any], json_columns: Collection[str], text_columns: Collection[str | None]
+) -> None:
+    """Replace texts by what they say as JSON: of `json_columns` anything, of others but `text_columns` a list
+    of texts, which a cell cannot hold otherwise.
+    """
+    for column, text in values.items():
+        anything = column in json_columns
+        if isinstance(text, str) and (anything or (column not in text_columns and text.startswith("["))):
             try:
-                values[column] = parse_value(text)
+                value = parse_value(text)
             except RowProblem:
                 continue
+            if anything or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+                values[column] = value

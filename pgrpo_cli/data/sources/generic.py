@@ -40,6 +40,7 @@ def read_csv(section: CsvSource, context: ReadContext) -> SourceData:
         delimiter=section.delimiter,
         encoding=section.encoding,
         json_columns=section.messages_columns,
+        text_columns={section.prompt_column, section.reference_column},
     )
     return _read_files(section, context, reader)
 

@@ -1,4 +1,6 @@
+import csv
 import gzip
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -8,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.data.sources.context import ReadContext
-from pgrpo_cli.data.sources.generic import read_csv
+from pgrpo_cli.data.sources.generic import read_csv, read_jsonl
 from pgrpo_cli.data.sources.text_lines import MAX_ROW
 from pgrpo_cli.errors import DataError, PgrpoError
-from pgrpo_cli.recipe.sources import CsvSource
+from pgrpo_cli.recipe.sources import CsvSource, JsonlSource
 
 HEADER = b"prompt,preference_group,stars\n"
 
@@ -40,6 +42,33 @@ def test_the_header_names_the_columns_and_rows_know_their_lines(tmp_path):
     # Cells are text, an empty one is null.
     assert [record.columns["stars"] for record in data.train] == ["5", None, "4"]
     assert not data.rejected
+
+
+def test_a_list_of_texts_in_a_cell_is_what_it_is_in_json_lines(tmp_path):
+    row = {
+        "prompt": '["a"]',
+        "preference_group": "g",
+        "answer": '["b"]',
+        "titles": ["Alien", "Heat"],
+        "n": [],
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    section = {"path": "rows.jsonl", "reference_column": "answer"}
+    (expected,) = read_jsonl(JsonlSource(**section), ReadContext(tmp_path)).train
+    cells = [value if isinstance(value, str) else json.dumps(value) for value in row.values()]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([row, cells])
+    (found,) = read(tmp_path, text.getvalue().encode(), reference_column="answer").train
+    assert found.columns == expected.columns == {"titles": ["Alien", "Heat"], "n": [], "reference": '["b"]'}
+    assert found.messages == expected.messages
+
+
+@pytest.mark.parametrize("cell", ["[1, 2]", '["a", 1]', "[a]", "[", '"a"', '{"a": "b"}', "['a', 'b']"])
+def test_other_cells_are_texts(tmp_path, cell):
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["prompt", "preference_group", "x"], ["one", "a", cell]])
+    (found,) = read(tmp_path, text.getvalue().encode()).train
+    assert found.columns == {"x": cell}
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])

@@ -1,6 +1,6 @@
-"""What the recipe's rewards give to reference answers, before a GPU is paid for.
+"""What the recipe's rewards find in the rows, and give to reference answers, before a GPU is paid for.
 
-Rows that no reward can score, and preference groups whose rewards differ in mean and spread, show here.
+Rows that a reward cannot score, and preference groups whose rewards differ in mean and spread, show here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from pgrpo_cli.errors import PgrpoError
-from pgrpo_cli.recipe.reward_base import RewardBase
-from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.errors import DataError, PgrpoError, RewardError
+from pgrpo_cli.recipe.reward_base import ReferenceReward, RewardBase
+from pgrpo_cli.recipe.reward_text import RecommendationReward
+from pgrpo_cli.rewards.base import Completion, RewardFunction
 from pgrpo_cli.rewards.build import build_rewards
+from pgrpo_cli.rewards.recommendation import RecommendationFunction
 from pgrpo_cli.rewards.scoring import Scorer
+from pgrpo_cli.rewards.similarity import SimilarityFunction
 
-from .records import PreparedPrompt
+from .records import PreparedPrompt, PromptRecord, completion_of
 
 COLUMN = "reference"
 MAX_SCORED = 200
@@ -36,6 +39,47 @@ class ReferenceRewards:
     scored: tuple[str, ...]
     left_out: tuple[str, ...]
     problem: str | None = None
+
+
+def require_scorable(
+    prompts: Mapping[str, Sequence[PreparedPrompt]],
+    records: Mapping[str, Sequence[PromptRecord]],
+    sections: Sequence[RewardBase],
+) -> None:
+    """Raises DataError for rows that lack what a reward reads from their columns: they would end training in
+    the step that draws the first of them.
+
+    `prompts` and their `records` by half, in the same order.
+    """
+    pairs = [pair for half in prompts for pair in zip(prompts[half], records[half], strict=True)]
+    for section in sections:
+        reader, limit = _reader(section), section.preference_groups
+        if reader is None:
+            continue
+        failures: list[tuple[PromptRecord, RewardError]] = []
+        for prompt, record in pairs:
+            if limit is None or prompt.preference_group in limit:
+                try:
+                    reader([completion_of(prompt, "")])
+                except RewardError as error:
+                    failures.append((record, error))
+        if failures:
+            first, why = failures[0]
+            where = f"{first.file}:{first.line}" if first.line is not None else first.prompt_id
+            raise DataError(
+                f"{len(failures):,} of {len(pairs):,} prompts cannot be rewarded, the first: {where}: "
+                f"{why.message}",
+                remedy=why.remedy,
+            )
+
+
+def _reader(section: RewardBase) -> RewardFunction | None:
+    """A reward that takes from a row what the recipe's takes, but needs no model; None if it reads no column
+    or is code of others.
+    """
+    if isinstance(section, ReferenceReward):
+        return SimilarityFunction(section, lambda texts, references: [0.0] * len(texts))
+    return RecommendationFunction(section) if isinstance(section, RecommendationReward) else None
 
 
 def reference_rewards(

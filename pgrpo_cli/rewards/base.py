@@ -235,8 +235,10 @@ def required(completion: Completion, column: str, label: str, setting: str) -> A
     names = sorted(completion.columns)
     there = ", ".join(map(shown, names[:_MOST_COLUMNS])) or "none"
     there += f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
+    lacking = f"the data lack column {column!r} (columns there: {there})"
+    found = f"column {column!r} is null in this row" if column in completion.columns else lacking
     raise RewardError(
-        f"reward {label!r}: the data lack column {column!r} (columns there: {there}); {where(completion)}",
+        f"reward {label!r}: {found}; {where(completion)}",
         remedy=f"Give every row that it applies to a value in {column!r}, name another column with "
         f"`{setting}`, or limit the reward with `preference_groups`.",
     )

@@ -17,7 +17,7 @@ from pgrpo_cli.data.losses import require_few_broken, require_few_lost
 from pgrpo_cli.data.preference_groups import ASSIGNERS, AssignContext
 from pgrpo_cli.data.prompts import PromptRenderer
 from pgrpo_cli.data.records import RejectedRow, SourceData
-from pgrpo_cli.data.references import ReferenceRewards, reference_rewards
+from pgrpo_cli.data.references import ReferenceRewards, reference_rewards, require_scorable
 from pgrpo_cli.data.sources import SOURCES
 from pgrpo_cli.data.sources.context import ReadContext
 from pgrpo_cli.data.summary import Bar, GroupCounts, count_groups, count_reasons, length_bars
@@ -159,6 +159,7 @@ def prepare_data(
     with _rejected_kept(run_dir, assembled.rejected):
         require_few_lost(source, assembled, recipe.data)
         assembled = require_prompts(source, assembled, every_group=section.type == "column")
+    require_scorable(assembled.prompts, assembled.records, recipe.rewards)
     groups = count_groups(assembled.prompts, assembled.records)
     all_prompts = [prompt for half in assembled.prompts.values() for prompt in half]
     references = reference_rewards(all_prompts, recipe.rewards, recipe_dir)

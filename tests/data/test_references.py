@@ -1,12 +1,14 @@
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter
 
-from pgrpo_cli.data.references import MAX_SCORED, reference_rewards
+from pgrpo_cli.data.references import MAX_SCORED, reference_rewards, require_scorable
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.rewards import Reward
-from tests.support.records import prompt
+from tests.support.records import prompt, record
 
 WORDS = {"type": "length", "max": 2, "slack": 4}
 PLUGIN = {"type": "plugin", "plugin": "judge"}
@@ -15,6 +17,56 @@ SECTION = TypeAdapter(Reward)
 
 def rewards(prompts, *sections, folder="."):
     return reference_rewards(prompts, [SECTION.validate_python(section) for section in sections], folder)
+
+
+def refusal(rows, *sections):
+    """What is said of the rows, all of one file and in its order; None if they can be scored."""
+    prompts = {"train": [prompt(str(n), group, **columns) for n, (group, columns) in enumerate(rows)]}
+    records = {
+        "train": [replace(record("x"), file="f.jsonl", line=n) for n, _ in enumerate(prompts["train"], 1)]
+    }
+    try:
+        require_scorable(prompts, records, [SECTION.validate_python(section) for section in sections])
+    except DataError as error:
+        return f"{error.message} {error.remedy}"
+    return None
+
+
+RATED = {"type": "rouge", "reference_column": "answer", "rating_column": "stars"}
+EMBEDDING = {"type": "embedding", "model": "none/such", "reference_column": "answer"}
+FILMS = {"type": "recommendation", "candidates_column": "films"}
+GOOD = {"answer": "Tea.", "stars": True, "target": "Heat", "films": ["Heat"]}
+
+
+@pytest.mark.parametrize(
+    ("section", "columns", "said"),
+    [
+        (RATED, {"answer": None}, "reward 'rouge': column 'answer' is null in this row"),
+        (RATED, {"stars": None}, "column 'stars' is null in this row"),
+        (RATED, {"stars": 4}, "column 'stars' is 4, no rating from 0 to 1"),
+        ({"type": "rouge"}, {"reference": None}, "column 'reference' is null in this row"),
+        (EMBEDDING, {"answer": " "}, "column 'answer' is ' ', no text"),
+        (FILMS, {"target": "?"}, "'?' in column 'target' cannot be looked for"),
+        (FILMS, {"films": "Heat, Alien"}, "column 'films' is the text 'Heat, Alien'"),
+    ],
+)
+def test_a_row_that_a_reward_cannot_score_is_found_wherever_it_stands(section, columns, said):
+    good = ("a", {"reference": "Tea.", **GOOD})
+    rows = [good] * MAX_SCORED + [good, ("a", {**good[1], **columns}), ("b", {**good[1], **columns})]
+    assert refusal([good], section) is None
+    found = refusal(rows, section)
+    assert found.startswith(
+        f"2 of {len(rows)} prompts cannot be rewarded, the first: f.jsonl:{len(rows) - 1}: "
+    )
+    assert said in found
+    # It is the business of the preference groups that the reward is for.
+    assert refusal(rows[:-1], {**section, "preference_groups": ["b"]}) is None
+
+
+def test_rows_are_not_refused_for_what_no_reward_reads_and_for_what_gives_no_signal():
+    assert refusal([("a", {"answer": None})], WORDS, PLUGIN) is None
+    # A reference without a word is no reward, and training goes on.
+    assert refusal([("a", {"answer": "...", "stars": 0})], RATED) is None
 
 
 def test_each_groups_reference_answers_are_scored():

@@ -95,7 +95,7 @@ def test_years_are_ignored_on_demand():
             {},
             r"'recommendation': the data lack column 'target' \(columns there: none\); prompt p1 of .*'fans'",
         ),
-        ({"target": None, "other": 1}, r"lack column 'target' \(columns there: 'other', 'target'\)"),
+        ({"target": None, "other": 1}, r"column 'target' is null in this row; prompt p1"),
         ({"target": 7}, r"column 'target' is 7, no text and no list of texts"),
         ({"target": []}, r"column 'target' is \[\], no text"),
         ({"target": ["Heat", ""]}, r"column 'target' is \['Heat', ''\], no text"),

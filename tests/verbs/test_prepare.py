@@ -242,6 +242,19 @@ def test_a_held_out_group_that_is_never_trained_is_refused(folder):
         run(folder, recipe(source))
 
 
+def test_a_row_that_a_reward_cannot_score_is_an_error_before_training(folder):
+    run(folder)
+    before = contents(folder / "run")
+    answered = [{**row, "answer": None if row["prompt"] == "b 7" else "Tea."} for row in rows(a=30, b=20)]
+    write_rows(folder, answered)
+    made = recipe().model_dump() | {"rewards": [{"type": "rouge", "reference_column": "answer"}]}
+    with pytest.raises(
+        DataError, match=r"^1 of 50 prompts .*: rows\.jsonl:38: reward 'rouge': column 'answer'"
+    ):
+        run(folder, Recipe.model_validate(made))
+    assert contents(folder / "run") == before
+
+
 def test_held_out_files_stay_as_they_are(folder):
     write_rows(
         folder,

@@ -10,9 +10,9 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -82,32 +82,74 @@ def append(path: Path, record: Record) -> None:
 
 def read_feedback(path: Path) -> Feedback:
     """All ratings and picks of a file. Raises DataError where it cannot be read."""
-    records: dict[str, Record] = {}
-    problems: list[Problem] = []
-    cut: list[str] = []
+    found = _read(path)
+    return _feedback(path, found, _last_of_each(found.ratings))
+
+
+def read_several(paths: Iterable[Path]) -> dict[Path, Feedback]:
+    """What each file holds, without what another one takes back: a copy may be older than the undo of a pick,
+    or than the last rating of an answer. A record of two files stands in both. Raises DataError.
+    """
+    files = {path: _read(path) for path in paths}
+    undone = {id for found in files.values() for id in found.undone}
+    ratings = {rating.id: rating for found in files.values() for rating in found.ratings}
+    last = {rating.id for rating in _last_of_each(sorted(ratings.values(), key=lambda each: each.seconds))}
+    return {
+        path: _feedback(path, found, (rating for rating in found.ratings if rating.id in last), undone)
+        for path, found in files.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The records of a file by their ids, without picks that were taken back; `undone` are the ids of those.
+
+    `cut` is the number of a last line that a kill cut short.
+    """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    undone: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+
+    @property
+    def ratings(self) -> list[Rating]:
+        return [record for record in self.records.values() if isinstance(record, Rating)]
+
+
+def _read(path: Path) -> _Contents:
+    found = _Contents()
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise DataError(f"{shown(path)} is no regular file", remedy="Name a file of feedback.")
         with open(path, "rb") as file:
             for number, line, ended in _lines(file):
-                problem = _take(line, number, records)
+                problem = _take(line, number, found)
                 if problem is not None and not ended and len(line) <= LONGEST_LINE:
-                    cut.append(f"{shown(path)}:{number}: the last line is cut short; it is skipped.")
+                    found.cut.append(number)
                 elif problem is not None:
-                    problems.append(problem)
+                    found.problems.append(problem)
     except OSError as error:
         raise DataError(
             f"{shown(path)} cannot be read: {error.strerror}",
             remedy="Check the path. `pgrpo taste` and `pgrpo chat` write such files.",
         ) from error
-    notes = [f"{shown(path)}:{p.line}: {p.reason} ({p.detail}); it is skipped." for p in problems]
+    return found
+
+
+def _feedback(
+    path: Path, found: _Contents, ratings: Iterable[Rating], undone: Collection[str] = ()
+) -> Feedback:
+    notes = [f"{shown(path)}:{p.line}: {p.reason} ({p.detail}); it is skipped." for p in found.problems]
     if (more := len(notes) - SHOWN_PROBLEMS) > 0:
         notes[SHOWN_PROBLEMS:] = [f"{shown(path)}: {more} more broken lines are skipped."]
+    cut = [f"{shown(path)}:{number}: the last line is cut short; it is skipped." for number in found.cut]
+    records = found.records.values()
     return Feedback(
-        _last_of_each(record for record in records.values() if isinstance(record, Rating)),
-        tuple(record for record in records.values() if isinstance(record, Pick)),
-        tuple(record for record in records.values() if isinstance(record, Placed)),
-        tuple(problems),
+        tuple(ratings),
+        tuple(record for record in records if isinstance(record, Pick) and record.id not in undone),
+        tuple(record for record in records if isinstance(record, Placed)),
+        tuple(found.problems),
         (*notes, *cut),
     )
 
@@ -134,8 +176,9 @@ def _write(descriptor: int, line: bytes, path: Path) -> None:
             os.close(folder)
 
 
-def _take(line: bytes, number: int, records: dict[str, Record]) -> Problem | None:
+def _take(line: bytes, number: int, found: _Contents) -> Problem | None:
     """Enter the record of a line, or take back what it undoes; returns the rule that the line breaks."""
+    records = found.records
     if len(line) > LONGEST_LINE:
         return Problem(number, "line too long", f"it has more than {LONGEST_LINE:,} bytes")
     try:
@@ -143,6 +186,7 @@ def _take(line: bytes, number: int, records: dict[str, Record]) -> Problem | Non
     except ValidationError as error:
         return _problem(error, number)
     if isinstance(record, Undo):
+        found.undone.add(record.undone)
         if not isinstance(records.get(record.undone), Pick):
             return Problem(number, "undo of nothing", f"no earlier pick has the id {record.undone!r}")
         del records[record.undone]

@@ -10,7 +10,7 @@ from typing import Any
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.feedback.file import Feedback, read_several
 from pgrpo_cli.feedback.records import Pick, Rating
 from pgrpo_cli.recipe.sources import FeedbackSource, OpinionsSource
 
@@ -24,7 +24,10 @@ def read_feedback_files(section: FeedbackSource, context: ReadContext) -> Source
     """All ratings and picks of the files, each a prompt. Raises DataError where a file cannot be read."""
     paths = opinion_files(section, context)
     notes: list[str] = []
-    rows = chain.from_iterable(_rows(path, file_name(path, context.recipe_dir), notes) for path in paths)
+    rows = chain.from_iterable(
+        _rows(found, file_name(path, context.recipe_dir), notes)
+        for path, found in read_several(paths).items()
+    )
     table = SourceTable("data.source.path", rows, hashed(paths, context.recipe_dir), notes)
     return read_tables(table, None, _maker(context), context)
 
@@ -44,9 +47,8 @@ def opinion_columns(answer: str, rating: int, rejected: str | None = None) -> di
     return {"answer": answer, "rating": rating, **liked, **({} if refused is None else {"rejected": refused})}
 
 
-def _rows(path: Path, name: str, notes: list[str]) -> Iterator[RawRow]:
+def _rows(found: Feedback, name: str, notes: list[str]) -> Iterator[RawRow]:
     """The records of a file, and its broken lines, in the order of the file."""
-    found = read_feedback(path)
     notes += [note for note in found.notes if "cut short" in note]
     rows = {record.line: RawRow(name, record.line, {"record": record}) for record in found.picks}
     rows |= {record.line: RawRow(name, record.line, {"record": record}) for record in found.ratings}

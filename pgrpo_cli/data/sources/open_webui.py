@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -21,6 +22,7 @@ from .rows import RawRow, record_of
 from .tables import SourceTable, read_tables
 
 MOST_MESSAGES = 1_000
+EXPORTED_AGAIN = LeftOut("exported again", "the files have the same feedback, or a later version of it")
 _REASONING = re.compile(r'<details type="reasoning"[^>]*>.*?</details>\s*', re.DOTALL)
 """What a model thought before it answered; Open WebUI keeps it folded up in the answer's text."""
 
@@ -36,15 +38,44 @@ def read_open_webui(section: OpenWebuiSource, context: ReadContext) -> SourceDat
 
 
 def _prompts(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
+    """A prompt of each rating: an export holds everything that earlier ones hold, and of what was rated again
+    the latest version counts, also where it is no rating any more.
+    """
+    latest: dict[Any, tuple[float, PromptRecord | RejectedRow, RejectedRow]] = {}
     for row in table.rows:
-        user = None
-        try:
-            if row.problem is not None:
-                raise row.problem
-            user = preference_group_name(row.values.get("user_id"), "'user_id'")
-            yield _prompt(row, user)
-        except RowProblem as problem:
-            yield row.rejected(problem, user)
+        id = row.values.get("id")
+        found = _time(row.values), _made(row), row.rejected(EXPORTED_AGAIN)
+        if not isinstance(id, str):
+            yield found[1]
+        elif id not in latest:
+            latest[id] = found
+        else:
+            older, latest[id] = sorted((latest[id], found), key=lambda version: version[0])
+            yield older[2]
+    yield from (made for _, made, _ in latest.values())
+
+
+def _made(row: RawRow) -> PromptRecord | RejectedRow:
+    user = None
+    try:
+        if row.problem is not None:
+            raise row.problem
+        user = preference_group_name(row.values.get("user_id"), "'user_id'")
+        return _prompt(row, user)
+    except RowProblem as problem:
+        return row.rejected(problem, user)
+
+
+def _time(values: dict[str, Any]) -> float:
+    try:
+        return _seconds(values) or -math.inf
+    except RowProblem:
+        return -math.inf
+
+
+def _seconds(values: dict[str, Any]) -> float | None:
+    time = values.get("updated_at", values.get("created_at"))
+    return None if time is None else seconds(time, "'updated_at'")
 
 
 def _prompt(row: RawRow, user: str) -> PromptRecord:
@@ -67,14 +98,13 @@ def _prompt(row: RawRow, user: str) -> PromptRecord:
         said["details_rating"] = details
     if isinstance(data.get("model_id"), str):
         said["model"] = data["model_id"]
-    time = values.get("updated_at", values.get("created_at"))
     return record_of(
         row,
         messages,
         user,
         {"feedback_id": values.get("id"), **opinion_columns(answer, rating), **said},
         user_id=user,
-        time=None if time is None else seconds(time, "'updated_at'"),
+        time=_seconds(values),
     )
 
 

@@ -93,6 +93,30 @@ def test_several_files_and_patterns_are_read_and_no_record_twice(tmp_path: Path)
     assert data.rows == {"a/f.jsonl": 1, "b/copy.jsonl": 1, "b/t.jsonl": 1}
 
 
+@pytest.mark.parametrize("backup", ["a", "z"])
+def test_an_older_copy_brings_back_nothing_that_was_withdrawn(tmp_path: Path, backup: str) -> None:
+    now = tmp_path / "m.jsonl"
+    withdrawn = pick()
+    append(now, rating(rating=1, seed=1, run="r"))
+    append(now, withdrawn)
+    (tmp_path / f"{backup}.jsonl").write_bytes(now.read_bytes())
+    # Within the same second: the order of the file says which is the last.
+    disliked = rating(rating=-1, seed=1, run="r")
+    append(now, disliked)
+    append(now, Undo(undone=withdrawn.id))
+    data = read(tmp_path, "*.jsonl")
+    assert [prompt.columns["feedback_id"] for prompt in data.train] == [disliked.id]
+    assert data.rejected == ()
+
+
+def test_the_last_rating_counts_in_whichever_file_it_stands(tmp_path: Path) -> None:
+    append(tmp_path / "a.jsonl", rating(rating=-1, seed=1, time="2026-01-02"))
+    append(tmp_path / "b.jsonl", rating(rating=1, seed=1, time="2026-01-01"))
+    append(tmp_path / "b.jsonl", rating(rating=1, seed=2, time="2026-01-01"))
+    data = read(tmp_path, "*.jsonl")
+    assert [(prompt.file, prompt.line) for prompt in data.train] == [("a.jsonl", 1), ("b.jsonl", 2)]
+
+
 def test_a_path_may_be_one_text() -> None:
     assert FeedbackSource.model_validate({"path": "f.jsonl"}).paths == ("f.jsonl",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,31 @@ def test_the_rated_branch_is_read_and_no_other(tmp_path: Path) -> None:
     columns = {name: prompt.columns[name] for name in ("answer", "rating", "rejected")}
     assert columns == {"answer": "Coffee!", "rating": -1, "rejected": "Coffee!"}
     assert "reference" not in prompt.columns
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
+def test_of_several_exports_the_latest_version_of_a_feedback_counts(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    later = {"updated_at": 1_704_067_300}
+    exports = {
+        "old": [feedback("same"), feedback("changed"), feedback("withdrawn"), feedback("soon broken")],
+        "new": [
+            feedback("same"),
+            feedback("changed", rating=-1, **later),
+            feedback("withdrawn", rating=None, **later),
+            feedback("soon broken", snapshot=None, **later),
+            feedback("new", **later),
+        ],
+    }
+    for export, records in exports.items():
+        (tmp_path / f"{export}.json").write_text(json.dumps(records))
+    section = OpenWebuiSource.model_validate({"path": [f"{export}.json" for export in order]})
+    data = read_open_webui(section, ReadContext(tmp_path))
+    found = {(prompt.columns["feedback_id"], prompt.columns["rating"]) for prompt in data.train}
+    assert found == {("same", 1), ("changed", -1), ("new", 1)}
+    reasons = Counter((row.reason, row.left_out) for row in data.rejected)
+    assert reasons == {("exported again", True): 4, ("no rating", True): 1, ("no conversation", False): 1}
 
 
 @pytest.mark.parametrize(("said", "rating"), [("1", 1), ("-1", -1), (0, 0)])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgrpo_cli.names import composed
 from pgrpo_cli.rewards.base import Completion
 
 Message = dict[str, str]
@@ -162,10 +163,12 @@ def without_held_out(
 
 
 def text_key(record: PromptRecord) -> str:
-    """What makes two prompts the same text: their messages but the system's, without case and spacing."""
+    """What makes two prompts the same text: their messages but the system's, without case and spacing, and
+    whichever way Unicode spells them.
+    """
     parts = [
         f"{message['role']} {message['content']}"
         for message in record.messages
         if message["role"] != "system"
     ]
-    return " ".join(" ".join(parts).casefold().split())
+    return " ".join(composed(" ".join(parts).casefold()).split())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgrpo_cli.names import composed
+
 MAX_GROUP_LENGTH = 200
 """Characters of a preference group's name."""
 
@@ -33,7 +35,7 @@ def preference_group_name(value: Any, what: str) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise RowProblem("preference group is no text", f"{what} is {shown(value)}")
-    value = storable(value.strip(), "preference group")
+    value = composed(storable(value.strip(), "preference group"))
     if not value:
         raise RowProblem("no preference group", f"{what} is blank")
     if not value.isprintable() or len(value) > MAX_GROUP_LENGTH:

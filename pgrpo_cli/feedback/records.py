@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.names import composed
 from pgrpo_cli.paths import shown
 
 _LONGEST_NAME = 200
@@ -82,7 +83,9 @@ def _are_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 _ROLES = ("system", "user", "assistant", "tool")
-Name = Annotated[str, Field(max_length=_LONGEST_NAME), AfterValidator(_is_printable)]
+Name = Annotated[
+    str, Field(max_length=_LONGEST_NAME), AfterValidator(_is_printable), AfterValidator(composed)
+]
 Text = Annotated[str, Field(max_length=1_000_000), BeforeValidator(_decodable)]
 Messages = Annotated[
     tuple[dict[str, Text], ...], Field(min_length=1, max_length=1_000), AfterValidator(_are_messages)

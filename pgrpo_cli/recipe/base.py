@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from pgrpo_cli.errors import PathError
+from pgrpo_cli.names import composed
 from pgrpo_cli.paths import expanded, refuse_characters, shown
 
 from .messages import KeyPath, show
@@ -120,3 +121,5 @@ TemplateText = Annotated[str, AfterValidator(_usable_template)]
 """A Jinja template."""
 ExpressionText = Annotated[str, AfterValidator(_usable_expression)]
 """A Jinja expression."""
+GroupName = Annotated[str, AfterValidator(composed)]
+"""The name of a preference group or a user, spelt as the data are."""

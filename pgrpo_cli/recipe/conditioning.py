@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Section, TemplateText, Violation, rating_scale
+from .base import GroupName, Section, TemplateText, Violation, rating_scale
 
 ABOUT_THE_USER = "{{ system_prompt }}\n\nAbout the user: {{ profile }}"
 
@@ -28,7 +28,7 @@ class ProfilesConditioning(Section):
     """By a description of each preference group in the system message."""
 
     type: Literal["profiles"] = "profiles"
-    profiles: dict[str, str] | Literal["auto"] = Field(
+    profiles: dict[GroupName, str] | Literal["auto"] = Field(
         description="A description, a sentence or more, of each preference group: {id: text}. `auto`: from "
         "what defines the groups (what sets a cluster apart, an interval, the id).",
     )

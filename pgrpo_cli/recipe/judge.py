@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from .base import Section, Violation
+from .base import GroupName, Section, Violation
 from .messages import did_you_mean
 from .templates import Template
 
@@ -31,7 +31,7 @@ class JudgeSection(Section):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable that holds the key, never the key itself. Null: no key is sent.",
     )
-    preference_group_rubrics: dict[str, str] = Field(
+    preference_group_rubrics: dict[GroupName, str] = Field(
         {},
         description="Instructions by preference group, which the rubric has as `preference_group_rubric`.",
     )

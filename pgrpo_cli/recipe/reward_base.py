@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from .base import Section, Violation, rating_scale
+from .base import GroupName, Section, Violation, rating_scale
 from .model import ModelName, NoQuantization, Quantization
 
 
@@ -30,7 +30,7 @@ class RewardBase(Section):
         pattern=r"^[A-Za-z0-9_-]+$",
         description="Name under which its parts are recorded. Null: its type.",
     )
-    preference_groups: tuple[str, ...] | None = Field(
+    preference_groups: tuple[GroupName, ...] | None = Field(
         None,
         min_length=1,
         description="Preference groups it applies to. Null: all. A completion of another one gets 0 from it.",

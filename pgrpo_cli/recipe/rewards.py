@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .base import PathText, TemplateText, Violation
+from .base import GroupName, PathText, TemplateText, Violation
 from .judge import JudgeSection
 from .reward_base import PretrainedFields, ReferenceReward, RewardBase
 from .reward_text import TextReward
@@ -147,7 +147,7 @@ class TasteReward(RewardBase):
         "user",
         description="Whose picks belong together. A pick without it counts for the other one.",
     )
-    users: tuple[str, ...] | None = Field(
+    users: tuple[GroupName, ...] | None = Field(
         None,
         min_length=1,
         max_length=20,

@@ -82,9 +82,11 @@ def test_a_group_of_one_text_stays_in_training():
     assert (len(train), evaluation) == (2, [])
 
 
-@pytest.mark.parametrize("other", ["Play  SOMETHING\n", "play something"])
-def test_case_and_spacing_make_no_other_text(other):
-    assert text_key(record(other)) == text_key(record("Play something"))
+@pytest.mark.parametrize(
+    "other", ["Où  EST\nle café?", "ou\u0300 est le cafe\u0301?", "OU\u0300 EST LE CAFÉ?"]
+)
+def test_case_spacing_and_unicode_make_no_other_text(other):
+    assert text_key(record(other)) == text_key(record("Où est le café?"))
 
 
 def test_the_system_message_makes_no_other_text():

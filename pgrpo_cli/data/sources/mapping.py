@@ -11,6 +11,7 @@ from typing import Any
 from pgrpo_cli.data.records import Message, PromptRecord
 from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.names import composed
 from pgrpo_cli.recipe.sources import ColumnMapping
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
@@ -133,7 +134,7 @@ class RowMapper:
             value = str(value)
         if value is not None and not isinstance(value, str):
             raise RowProblem("user is no id", f"column {column!r} is {shown(value)}")
-        return storable(value.strip(), "user") or None if value is not None else None
+        return composed(storable(value.strip(), "user")) or None if value is not None else None
 
     def _time(self, values: dict[str, Any]) -> float | None:
         column = self._section.time_column

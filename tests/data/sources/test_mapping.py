@@ -11,6 +11,9 @@ from pgrpo_cli.data.sources.json_text import parse_line
 from pgrpo_cli.data.sources.mapping import RowMapper
 from pgrpo_cli.data.sources.rows import RawRow
 from pgrpo_cli.errors import RecipeError
+from pgrpo_cli.feedback.records import checked_name
+from pgrpo_cli.recipe.conditioning import ProfilesConditioning
+from pgrpo_cli.recipe.reward_text import RegexReward
 from pgrpo_cli.recipe.sources import JsonlSource
 
 SECTION = JsonlSource(path="rows.jsonl")
@@ -220,6 +223,15 @@ def test_users_are_texts_or_whole_numbers(value, user):
     record = mapped({"prompt": "Hi", "who": value}, user_column="who")
     assert record.user_id == user
     assert record.columns == {"who": value}
+
+
+def test_names_are_spelt_in_one_way_here_and_in_the_recipe():
+    parted = "Zoe\u0308"
+    record = mapped({"prompt": "Hi", "preference_group": parted, "who": parted}, user_column="who")
+    (limit,) = RegexReward(pattern="x", preference_groups=[parted]).preference_groups
+    (described,) = ProfilesConditioning(type="profiles", profiles={parted: "x"}).profiles
+    names = {record.preference_group, record.user_id, limit, described, checked_name(parted, "--user")}
+    assert names == {"Zoë"}
 
 
 @pytest.mark.parametrize("value", [True, 1.5, ["u1"]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -64,9 +64,15 @@ def files_table(
 ) -> SourceTable:
     """The first `limit` rows of the files that `data.source.FIELD` names. Raises DataError."""
     paths = matching_files(field, pattern, context.recipe_dir)
+    return table_of(f"data.source.{field} {pattern!r}", paths, context, reader, limit)
+
+
+def table_of(
+    label: str, paths: Sequence[Path], context: ReadContext, reader: FileReader, limit: int | None
+) -> SourceTable:
+    """The first `limit` rows of these files."""
     notes: list[str] = []
     rows = chain.from_iterable(reader(path, file_name(path, context.recipe_dir), notes) for path in paths)
-    label = f"data.source.{field} {pattern!r}"
     return SourceTable(label, islice(rows, limit), hashed(paths, context.recipe_dir), notes)
 
 

@@ -13,7 +13,7 @@ from pgrpo_cli.recipe.public_sets import PublicSet, RatedSet
 
 from ..arrow_table import parquet_rows
 from ..context import ReadContext
-from ..generic import FileReader, dataset_table, files_table
+from ..generic import FileReader, dataset_table, files_table, table_of
 from ..hub import DatasetName, is_saved
 from ..jsonl import jsonl_rows
 from ..rows import RawRow
@@ -65,27 +65,33 @@ def _split_table(
         return _table(section, context, field, path)
     if is_saved(_full(path, context)):
         return dataset_table(DatasetName(path, split), context, section.limit)
-    return _table(section, context, field, _files_of_split(path, split, context))
+    paths = _files_of_split(path, split, context)
+    return table_of(f"data.source.{field} {path!r}", paths, context, published_rows, section.limit)
 
 
 def _table(section: RatedSet, context: ReadContext, field: str, pattern: str) -> SourceTable:
     return files_table(field, pattern, context, published_rows, section.limit)
 
 
-def _files_of_split(path: str, split: str, context: ReadContext) -> str:
-    """A pattern for the split's files in a folder that is laid out as the hub's."""
-    for folder in (path, os.path.join(path, "data")):
-        full = _full(folder, context)
-        names = os.listdir(full) if os.path.isdir(full) else []
-        names = [name for name in names if Path(name.removesuffix(".gz")).suffix in FORMATS]
-        if any(name.startswith(split) for name in names):
-            return os.path.join(folder, f"{split}*")
-        if split == "train" and names:
-            return os.path.join(folder, "*.*")
-    raise DataError(
-        f"data.source.path: {_full(path, context)} holds no file of the split {split!r}",
-        remedy="Name the files with path and eval_path, or set eval_split to null.",
-    )
+def _files_of_split(path: str, split: str, context: ReadContext) -> list[Path]:
+    """The split's files in a folder that is laid out as the hub's: beside a README.md, or in `data`.
+
+    Where none is named after a split, all are the training half.
+    """
+    folders = [Path(_full(folder, context)) for folder in (path, os.path.join(path, "data"))]
+    tables = [[file for file in sorted(folder.glob("[!.]*")) if _is_table(file)] for folder in folders]
+    of_split = [[file for file in files if file.name.startswith(split)] for files in tables]
+    found = next(filter(None, [*of_split, *(tables if split == "train" else [])]), None)
+    if found is None:
+        raise DataError(
+            f"data.source.path: {_full(path, context)} holds no file of the split {split!r}",
+            remedy="Name the files with path and eval_path, or set eval_split to null.",
+        )
+    return found
+
+
+def _is_table(file: Path) -> bool:
+    return file.is_file() and Path(file.name.removesuffix(".gz")).suffix in FORMATS
 
 
 def _is_folder(path: str, context: ReadContext) -> bool:

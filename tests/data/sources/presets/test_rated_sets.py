@@ -102,6 +102,19 @@ def test_ultrafeedback_has_a_record_an_aspect(tmp_path):
     assert data.eval is None
 
 
+def test_what_else_a_folder_of_the_hub_holds_is_no_data(tmp_path):
+    write(tmp_path / "set" / "sharegpt.jsonl", [ultrafeedback()])
+    write(tmp_path / "steps" / "data" / "train-0.jsonl.gz", HELPSTEER2)
+    for name in ("set/README.md", "set/.hidden.jsonl", "steps/dataset_infos.json", "steps/data/train.txt"):
+        (tmp_path / name).write_text("# UltraFeedback")
+    assert read(tmp_path, UltraFeedbackSource(path="set")).rows == {"set/sharegpt.jsonl": 1}
+    data = read(tmp_path, HelpSteer2Source(path="steps", eval_split=None))
+    assert data.rows == {"steps/data/train-0.jsonl.gz": len(HELPSTEER2)}
+    # A file that is named is not passed over.
+    with pytest.raises(DataError, match=r"README\.md is of no format"):
+        read(tmp_path, UltraFeedbackSource(path="set/*.md"))
+
+
 def test_ultrafeedback_rows_that_are_none(tmp_path):
     broken = [
         ultrafeedback(instruction=" "),

@@ -55,8 +55,9 @@ class ExamplesConditioning(Section):
     answer_column: str = Field("reference", min_length=1, description="Column with the answer.")
     rating_column: str | None = Field(
         None,
-        description="Column that says how good the answer is: a number, or true and false (1 and 0). Above "
-        "the middle of the scale it was liked, below it disliked. Null: every answer was liked.",
+        description="Column that says how good the answer is: a number, or true and false (1 and 0), "
+        "also as text. Above the middle of the scale it was liked, below it disliked. Null: every answer was "
+        "liked.",
     )
     rating_min: float = Field(0.0, description="The worst rating.")
     rating_max: float = Field(1.0, description="The best rating.")

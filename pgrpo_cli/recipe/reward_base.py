@@ -84,7 +84,8 @@ class ReferenceReward(RewardBase):
     )
     rating_column: str | None = Field(
         None,
-        description="Column that says how good the reference is: a number, or true and false (1 and 0). "
+        description="Column that says how good the reference is: a number, or true and false (1 and 0), "
+        "also as text. "
         "The value goes from the similarity s for the best through 0.5 to 1 - s for the worst; it is 0 for a "
         "completion without a letter or digit. "
         "Null: every reference is a good one.",

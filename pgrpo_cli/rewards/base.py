@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -242,6 +243,19 @@ def required(completion: Completion, column: str, label: str, setting: str) -> A
         remedy=f"Give every row that it applies to a value in {column!r}, name another column with "
         f"`{setting}`, or limit the reward with `preference_groups`.",
     )
+
+
+def rating_in(value: Any) -> float | None:
+    """The number that a rating is, true and false as 1 and 0, also where it is written as text (CSV knows
+    nothing else); None where it is none.
+    """
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0}.get(value.strip().lower(), value)
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.inf
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def where(completion: Completion) -> str:

@@ -25,6 +25,7 @@ from .base import (
     Completion,
     Score,
     import_extra,
+    rating_in,
     required,
     shown,
     texts_in,
@@ -91,13 +92,14 @@ class SimilarityFunction:
             return 1.0
         value = required(completion, section.rating_column, section.label, "rating_column")
         low, high = section.rating_min, section.rating_max
-        if not isinstance(value, int | float) or not low <= value <= high:
+        rating = rating_in(value)
+        if rating is None or not low <= rating <= high:
             raise RewardError(
                 f"reward {section.label!r}: column {section.rating_column!r} is {shown(value)}, no rating "
                 f"from {low:.12g} to {high:.12g}; {where(completion)}",
                 remedy="Correct the row, or set `rating_min` and `rating_max` to the scale of the ratings.",
             )
-        return 2 * (value - low) / (high - low) - 1
+        return 2 * (rating - low) / (high - low) - 1
 
 
 def build_rouge(section: RougeReward, context: BuildContext) -> SimilarityFunction:

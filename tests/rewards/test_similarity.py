@@ -94,6 +94,11 @@ def test_the_nearest_of_several_references_counts():
         ({"rating_min": 1, "rating_max": 5}, 1, 1 / 7),
         # 4 of 1 to 5 is half way from indifferent to best: (1 + 0.5 * 5/7) / 2
         ({"rating_min": 1, "rating_max": 5}, 4, (1 + 0.5 * 5 / 7) / 2),
+        # As CSV has them.
+        ({}, "True", 6 / 7),
+        ({}, " false", 1 / 7),
+        ({}, "0.5", 0.5),
+        ({"rating_min": 1, "rating_max": 5}, "4", (1 + 0.5 * 5 / 7) / 2),
     ],
 )
 def test_a_rating_turns_the_similarity(scale, rating, expected):
@@ -112,7 +117,7 @@ def test_nothing_is_no_better_than_what_was_disliked(text):
     assert math.isnan(scored(text, "...", function, liked=False).value)
 
 
-@pytest.mark.parametrize("rating", [6, 0, "5", [5]])
+@pytest.mark.parametrize("rating", [6, 0, "6", "good", "nan", "false", [5], 10**400])
 def test_a_rating_off_the_scale_is_an_error(rating):
     function = build_rouge(RougeReward(rating_column="stars", rating_min=1, rating_max=5), CONTEXT)
     with pytest.raises(RewardError, match=r"column 'stars' is .*, no rating from 1 to 5; prompt p1"):

@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import inf, isfinite
-from typing import Any
+from math import inf
 
 from pgrpo_cli.data.preference_groups.base import require_columns
 from pgrpo_cli.data.records import Message, PromptRecord, text_key
 from pgrpo_cli.data.row_problem import shown
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.conditioning import ExamplesConditioning
+from pgrpo_cli.rewards.base import rating_in
 from pgrpo_cli.seeding import derive_seed
 
 LIKED = "I liked that answer."
@@ -167,7 +167,7 @@ def _goodness(section: ExamplesConditioning, record: PromptRecord) -> float:
     if value is None:
         return 0.0
     low, high = section.rating_min, section.rating_max
-    number = _number(value)
+    number = rating_in(value)
     if number is None or not low <= number <= high:
         where = f"{record.file}:{record.line}" if record.line is not None else record.prompt_id
         raise DataError(
@@ -176,15 +176,6 @@ def _goodness(section: ExamplesConditioning, record: PromptRecord) -> float:
             remedy="Correct the row, or set rating_min and rating_max to the scale of the ratings.",
         )
     return number - (low + high) / 2
-
-
-def _number(value: Any) -> float | None:
-    """A number, also one that is written as text (CSV knows nothing else)."""
-    try:
-        number = float(value) if isinstance(value, int | float | str) else inf
-    except (ValueError, OverflowError):
-        return None
-    return number if isfinite(number) else None
 
 
 def _with_turns(messages: tuple[Message, ...], examples: Sequence[Example]) -> tuple[Message, ...]:

@@ -36,6 +36,12 @@ def test_a_reaction_begins_the_next_turn_and_the_last_example_is_a_liked_one() -
     assert asked == ["q2", "answer to q2", f"{DISLIKED}\n\nq1", "answer to q1", "q3"]
 
 
+@pytest.mark.parametrize(("liked", "disliked"), [("1", "0"), ("True", "False"), ("true", "0.2")])
+def test_a_rating_may_be_a_text_as_csv_has_it(liked: str, disliked: str) -> None:
+    (asked,) = given([rated("q1", liked), rated("q2", disliked)], [rated("q3")])["eval"]
+    assert asked == ["q2", "answer to q2", f"{DISLIKED}\n\nq1", "answer to q1", "q3"]
+
+
 def test_turns_alternate_and_follow_the_system_message() -> None:
     section = ExamplesConditioning(type="examples", answer_column="answer", rating_column="up", count=2)
     system = {"role": "system", "content": "Be brief."}

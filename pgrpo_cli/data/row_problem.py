@@ -31,6 +31,7 @@ def preference_group_name(value: Any, what: str) -> str:
     if value is None:
         raise RowProblem("no preference group", f"{what} is null")
     # Ratings and cluster numbers are natural names; true and 1.5 are more likely a mistake.
+    value = whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**MAX_GROUP_LENGTH:
         value = str(value)
     if not isinstance(value, str):
@@ -42,6 +43,11 @@ def preference_group_name(value: Any, what: str) -> str:
         rule = f"a printable name of at most {MAX_GROUP_LENGTH} characters is needed"
         raise RowProblem("preference group is no name", f"{what} is {shown(value)}; {rule}")
     return value
+
+
+def whole(value: Any) -> Any:
+    """A float that is a whole number as that number: tables with gaps store 12 as 12.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def storable(text: str, what: str) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pgrpo_cli.data.records import Message, PromptRecord
-from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable
+from pgrpo_cli.data.row_problem import RowProblem, preference_group_name, shown, storable, whole
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.names import composed
 from pgrpo_cli.recipe.sources import ColumnMapping
@@ -127,9 +127,7 @@ class RowMapper:
     def _user(self, values: dict[str, Any]) -> str | None:
         column = self._section.user_column
         value = values.get(column) if column is not None else None
-        # Tables with gaps store whole numbers as 12.0.
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
+        value = whole(value)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if value is not None and not isinstance(value, str):

@@ -96,6 +96,11 @@ def test_what_is_no_preference_group(value, reason):
     assert RowMapper(SECTION).group_named_in(RawRow("f", 1, row)) is None
 
 
+@pytest.mark.parametrize("value", [12, 12.0, "12"])
+def test_a_whole_number_is_a_preference_group_also_where_a_table_has_gaps(value):
+    assert mapped({"prompt": "Hi", "preference_group": value}).preference_group == "12"
+
+
 def test_a_missing_preference_group_names_the_column():
     found = problem(record_from_row, {"prompt": "Hi"}, SECTION, "f", 1)
     assert (found.reason, found.detail) == ("no preference group", "column 'preference_group' is missing")

@@ -107,7 +107,7 @@ def with_examples(
 def _require(section: ExamplesConditioning, records: Sequence[PromptRecord]) -> None:
     for key in ("answer_column", "rating_column"):
         name = getattr(section, key)
-        if name is not None and not any(name in record.values for record in records):
+        if name is not None:
             require_columns(records, [name], f"data.conditioning.{key}")
     if section.by == "user" and records and all(record.user_id is None for record in records):
         raise DataError(

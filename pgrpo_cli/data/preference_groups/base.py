@@ -75,7 +75,7 @@ def require_columns(records: Sequence[PromptRecord], names: Iterable[str], key: 
     """Raises DataError for a column that no record has; `key` is where in the recipe it is named."""
     if not records:
         return
-    found = list(dict.fromkeys(name for record in records for name in record.columns))
+    found = list(dict.fromkeys(name for record in records for name in record.values))
     for name in names:
         if name in found:
             continue

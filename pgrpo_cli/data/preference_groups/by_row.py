@@ -55,7 +55,7 @@ def build_bins(section: BinsGroups, context: AssignContext) -> RowAssigner:
     names = section.names or interval_names(section.column, section.edges)
 
     def group_of(record: PromptRecord) -> str:
-        value = record.columns.get(section.column)
+        value = record.values.get(section.column)
         number = _number(value)
         if number is None:
             raise RowProblem("no number to bin", f"column {section.column!r} is {shown(value)}")
@@ -127,7 +127,10 @@ def build_expression(section: ExpressionGroups, context: AssignContext) -> RowAs
 
 def _seen(record: PromptRecord) -> dict[str, Any]:
     """The expression's variables."""
-    columns = dict(record.columns)
+    columns = dict(record.values)
+    if columns.get("preference_group", "") is None:
+        # As in a row without the column, so that `default` gives it a name.
+        del columns["preference_group"]
     own = {"user_id": record.user_id, "time": record.time, "preference_group": record.preference_group}
     return {
         **columns,

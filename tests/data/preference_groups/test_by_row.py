@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,11 @@ def test_bins_hold_their_lower_edge():
 def test_bins_may_have_names():
     section = BinsGroups(column="age", edges=(18,), names=("young", "old"))
     assert assigned(section, [source_record("1", age=3), source_record("2", age=18)])[0] == ["young", "old"]
+
+
+def test_bins_may_cut_the_column_of_the_group_or_the_reference():
+    records = [replace(source_record(str(stars)), row={"stars": stars}) for stars in (2.0, 5.0)]
+    assert assigned(BinsGroups(column="stars", edges=(3,)), records)[0] == ["stars < 3", "stars >= 3"]
 
 
 @pytest.mark.parametrize("value", ["", "old", None, True, [3], {"a": 1}, float("nan"), "inf", 10**400])

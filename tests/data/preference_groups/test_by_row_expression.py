@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_an_expression_names_the_group(expression, name):
 )
 def test_what_fails_costs_its_row(expression, words):
     assert words in problem(expression, age="a")
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        ("'long' if prompt|length > 1 else 'short'", "long"),
+        ("answer|length", "4"),
+        ("segment ~ '!'", "a!"),
+        ("columns['segment']", "a"),
+        ("preference_group|default('other')", "other"),
+    ],
+)
+def test_the_columns_that_are_no_further_ones_are_known_too(expression, name):
+    row = {"prompt": "Hi", "answer": "Tea.", "segment": "a", "preference_group": None}
+    (record,), _ = assigned(expression, replace(source_record("Hi"), row=row))
+    assert record.preference_group == name
 
 
 def test_a_column_of_some_rows_only_costs_the_others():

@@ -74,7 +74,7 @@ def assemble(
         train, held_out = (
             [originals[record.prompt_id] for record in half] for half in (halves.train, halves.eval)
         )
-        fitted = assigner.fit(train) if train else Fitted(lambda record: record.assigned)
+        fitted = assigner.fit(train, held_out) if train else Fitted(lambda record: record.assigned)
         kept, lost = assign(train, fitted.group_of)
         kept_out, lost_out = assign(held_out, fitted.group_of)
         halves, ungrouped = Split(kept, kept_out, halves.dropped), (*lost, *lost_out)

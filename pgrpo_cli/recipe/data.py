@@ -91,9 +91,9 @@ class RandomGroups(Section):
 class ClusterGroups(Section):
     """Clusters of similar users (k-means), named after the differences between them.
 
-    Users with training prompts are clustered; others, such as held-out users, go to the nearest centroid. The
-    data are split first, so held-out prompts have no influence. `data/preference_groups.json` of the run has
-    the centroids.
+    Users with training prompts are clustered; others, such as held-out users, go to the centroid that is
+    nearest to all their prompts. The data are split first, so held-out prompts have no influence on the
+    clusters. `data/preference_groups.json` of the run has the centroids.
 
     With `count: null` the number of clusters is the one with the best mean silhouette. The same search runs
     on 19 copies of the features with each column shuffled among the users. If the clusters are not better

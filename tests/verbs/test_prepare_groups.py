@@ -53,6 +53,16 @@ def test_clusters_are_fitted_to_the_training_half_and_place_everyone(run_dir, sp
     assert report.warnings == ()
 
 
+def test_a_held_out_user_is_in_one_cluster_whatever_a_single_prompt_says(tmp_path, monkeypatch):
+    data = tastes(held_out=("horror-0",))
+    messages = ({"role": "user", "content": "A romance fan asks, for once"},)
+    give(monkeypatch, replace(data, eval=(replace(data.eval[0], messages=messages), *data.eval[1:])))
+    prepared(tmp_path / "run", {**CLUSTER, "features": "tfidf", "count": 2})
+    found = halves(tmp_path / "run")
+    (group,) = {prompt.preference_group for prompt in found["eval"]}
+    assert {p.columns["taste"] for p in found["train"] if p.preference_group == group} == {"horror"}
+
+
 def stored_clusters(run_dir):
     return json.loads((run_dir / "data" / "preference_groups.json").read_text())
 

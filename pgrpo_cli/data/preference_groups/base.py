@@ -52,8 +52,11 @@ class Assigner(Protocol):
     @property
     def after_split(self) -> bool: ...
 
-    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
-        """`records`: all of them, or the training half with `after_split`. Raises DataError."""
+    def fit(self, records: Sequence[PromptRecord], held_out: Sequence[PromptRecord] = ()) -> Fitted:
+        """`records`: all of them, or with `after_split` the training half. Raises DataError.
+
+        Nothing is fitted to `held_out`; all that a held-out user asks says where this user belongs.
+        """
         ...
 
 
@@ -66,7 +69,7 @@ class RowAssigner:
 
     after_split = False
 
-    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
+    def fit(self, records: Sequence[PromptRecord], held_out: Sequence[PromptRecord] = ()) -> Fitted:
         self.check(records)
         return Fitted(self.group_of)
 

@@ -11,7 +11,7 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.data import ClusterGroups
 
-from .base import AssignContext, Fitted, require_users, user_of
+from .base import AssignContext, Fitted, GroupOf, require_users, user_of
 from .centroids import nearest_group
 from .cluster_names import Features, cluster_names, distinctive
 from .kmeans import SHUFFLES, STABLE, Search, centroids_of, distinct, one_thread, search
@@ -48,15 +48,18 @@ class ClusterAssigner:
 
     after_split = True
 
-    def fit(self, records: Sequence[PromptRecord]) -> Fitted:
-        """Clusters of the users of `records`. Raises DataError where they cannot be told apart."""
+    def fit(self, records: Sequence[PromptRecord], held_out: Sequence[PromptRecord] = ()) -> Fitted:
+        """Clusters of the users of `records`; other users belong to one by all that they ask in `held_out`.
+
+        Raises DataError where the users cannot be told apart.
+        """
         require_users(records, self.section.type)
         texts = texts_of_users(records)
         profiles = {user: self._profile(user) for user in texts}
         space = self._space(texts, profiles)
         placed = dict(_placed(space, texts, profiles))
         with one_thread():
-            return self._clustered(space, placed, texts)
+            return self._clustered(space, placed, texts, texts_of_users(held_out))
 
     def _profile(self, user: str) -> UserProfile:
         return self.context.profiles.get(user, UserProfile())
@@ -71,7 +74,11 @@ class ClusterAssigner:
         return embedding_space(embed, self.section.model)
 
     def _clustered(
-        self, space: Space, placed: dict[str, NDArray[np.float64]], texts: Mapping[str, Sequence[str]]
+        self,
+        space: Space,
+        placed: dict[str, NDArray[np.float64]],
+        texts: Mapping[str, Sequence[str]],
+        of_others: Mapping[str, Sequence[str]],
     ) -> Fitted:
         import numpy as np
 
@@ -88,7 +95,7 @@ class ClusterAssigner:
         sizes = np.bincount(labels, minlength=len(names)).tolist()
         of_users = {user: names[label] for user, label in zip(placed, labels, strict=True)}
         return Fitted(
-            self._group_of(space, stored, of_users),
+            self._group_of(space, stored, of_users, of_others),
             _findings(section, found, names, sizes, features),
             stored,
             tuple(_warnings(found, names, sizes)),
@@ -126,12 +133,19 @@ class ClusterAssigner:
             points = np.array([space.place(profiles[user], texts[user]) for user in users])
         return distinctive(space.stored["feature_names"], points, labels, count)
 
-    def _group_of(self, space: Space, stored: Mapping[str, Any], of_users: Mapping[str, str]) -> Any:
+    def _group_of(
+        self,
+        space: Space,
+        stored: Mapping[str, Any],
+        of_users: dict[str, str],
+        of_others: Mapping[str, Sequence[str]],
+    ) -> GroupOf:
         def group_of(record: PromptRecord) -> str:
             user = user_of(record)
-            if user in of_users:
-                return of_users[user]
-            return nearest_group(stored, space.place(self._profile(user), texts_of(record)))
+            if user not in of_users:
+                texts = of_others.get(user) or texts_of(record)
+                of_users[user] = nearest_group(stored, space.place(self._profile(user), texts))
+            return of_users[user]
 
         return group_of
 

@@ -32,11 +32,11 @@ PROFILES = {f"{taste}{n}": profile(taste, n) for taste, users in (("h", 20), ("r
 RECORDS = [source_record(f"{user} {i}", user) for user in PROFILES for i in range(2)]
 
 
-def fit(records=RECORDS, profiles=PROFILES, seed=0, **section):
+def fit(records=RECORDS, profiles=PROFILES, seed=0, held_out=(), **section):
     section = ClusterGroups(**{"n_init": 3, "counts": (2, 4), **section})
     assigner = ASSIGNERS["cluster"](section, AssignContext(Path(__file__).parent, seed, "rows", profiles))
     assert assigner.after_split
-    return assigner.fit(records)
+    return assigner.fit(records, held_out)
 
 
 def groups(fitted, records):
@@ -108,6 +108,13 @@ def test_words_of_training_prompts_tell_tastes():
     new = [source_record("I love love", "new"), source_record("ghosts!", "newer")]
     assert groups(fitted, new) == [names[12], names[0]]
     assert nearest_group(fitted.stored, tfidf_vector(fitted.stored, "love")) == names[12]
+    # All that a held-out user asks puts each of their prompts in one cluster.
+    held_out = [
+        source_record(text, "new") for text in ("love", "love today", "love now", "ghosts", "nothing")
+    ]
+    again = fit(records, {}, features="tfidf", count=2, held_out=held_out)
+    assert again.stored == fitted.stored
+    assert set(groups(again, held_out)) == {names[12]}
 
 
 def test_a_profile_text_counts_instead_of_the_prompts():

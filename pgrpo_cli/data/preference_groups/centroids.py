@@ -19,6 +19,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pgrpo_cli.rewards.text import UNSPACED
+from pgrpo_cli.rewards.text import words as words_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -28,7 +31,8 @@ DECIMALS = 6
 """Everything stored is rounded, and assignments are made by what is stored: the last bits of a sum, which
 differ between machines, decide nothing."""
 
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_APOSTROPHE = re.compile("['’]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def nearest_group(stored: Mapping[str, Any], vector: ArrayLike) -> str:
@@ -72,5 +76,8 @@ def tfidf_vector(stored: Mapping[str, Any], text: str) -> NDArray[np.float64]:
 
 
 def words(text: str) -> list[str]:
-    """Words of two letters and more, without case."""
-    return _WORD.findall(text.casefold())
+    """Words of two letters and more, without case and what an apostrophe cuts off; each character of a script
+    that writes words without blanks.
+    """
+    found = words_of(_APOSTROPHE.sub(" ", text.casefold()))
+    return [word for word in found if len(word) > 1 or _UNSPACED.match(word)]

@@ -10,6 +10,7 @@ from pgrpo_cli.data.preference_groups.centroids import (
     nearest_group,
     profile_vector,
     tfidf_vector,
+    words,
 )
 
 PROFILE = {
@@ -44,6 +45,12 @@ def test_words_weigh_by_count_and_rarity_and_the_length_is_one():
     found = tfidf_vector(TFIDF, "LOVE, love and scary_ things")
     assert found.tolist() == pytest.approx([love / length, scary / length])
     assert tfidf_vector(TFIDF, "nothing known").tolist() == [0.0, 0.0]
+
+
+def test_a_character_is_a_word_where_words_are_written_without_blanks():
+    assert words("我喜欢爵士乐。Jazz!") == [*"我喜欢爵士乐", "jazz"]
+    assert words("Don't I like R2D2's naïve été à_la_mode?") == ["don", "like", "naïve", "été", "la", "mode"]
+    assert words("재즈 음악") == ["재즈", "음악"]
 
 
 def test_a_new_user_goes_to_the_nearest_cluster():

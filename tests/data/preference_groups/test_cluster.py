@@ -117,6 +117,18 @@ def test_words_of_training_prompts_tell_tastes():
     assert set(groups(again, held_out)) == {names[12]}
 
 
+def test_users_who_write_chinese_are_clustered_by_their_characters():
+    texts = {"爵士": "我喜欢{}请推荐一首", "电影": "今晚看什么{}好呢"}
+    records = [
+        source_record(form.format(topic) + "你我他她它们"[n], f"{topic} {n}")
+        for topic, form in texts.items()
+        for n in range(6)
+    ]
+    names = groups(fit(records, {}, features="tfidf", count=2), records)
+    assert len(set(names[:6])) == len(set(names[6:])) == 1
+    assert names[0] != names[6]
+
+
 def test_a_profile_text_counts_instead_of_the_prompts():
     profiles = {
         f"{t}{n}": UserProfile(text=f"{w} tunes") for t, w in (("h", "loud"), ("r", "soft")) for n in range(6)

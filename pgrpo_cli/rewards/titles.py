@@ -16,13 +16,18 @@ ENGLISH_ARTICLES = r"the|a|an"
 ARTICLES = (
     rf"{ENGLISH_ARTICLES}|le|la|les|l['’]|il|lo|gli|der|die|das|den|det|el|los|las|un|une|una|ein|eine|het"
 )
+# They are words of English and names, too: a title counts with them only, before or behind it.
+_SHORT_ARTICLES = "i|en|ett|de|o|os|as"
 
 _ENDING_YEAR = re.compile(rf"\s*[(\[]\s*({YEAR})(?:\s*[-–—]\s*(?:{YEAR})?)?\s*[)\]]\s*$")
 _ALSO_KNOWN_AS = re.compile(r"\(\s*a\.?k\.?a\.?\s+([^()]+)\)", re.IGNORECASE)
 _NOTE = re.compile(r"\s*\([^()]*\)")
 _INVERTED = re.compile(rf"(.*\w.*),\s*({ARTICLES})", re.IGNORECASE | re.DOTALL)
 _ENGLISH_ARTICLE_FIRST = re.compile(rf"\s*(?:{ENGLISH_ARTICLES})\s+(?=.*\w)", re.IGNORECASE | re.DOTALL)
-_ARTICLE_FIRST = re.compile(rf"\s*({ARTICLES})(?:(?<=['’])|\s+)(.*\w.*)", re.IGNORECASE | re.DOTALL)
+_ARTICLE_FIRST = re.compile(
+    rf"\s*({ARTICLES}|{_SHORT_ARTICLES})(?:(?<=['’])|\s+)(.*\w.*)", re.IGNORECASE | re.DOTALL
+)
+_SHORT_BEHIND = re.compile(rf"(.*\w.*),\s*({_SHORT_ARTICLES})", re.IGNORECASE | re.DOTALL)
 _TOKENS = re.compile(rf"\w[\w{MARKS}]*|\W+")
 _INSIDE_A_WORD = re.compile(r"['.\-‐-―·]+")
 
@@ -85,6 +90,8 @@ def _cores(name: str) -> list[str]:
     name = name.strip()
     if inverted := _INVERTED.fullmatch(name):
         return [inverted[1]]
+    if behind := _SHORT_BEHIND.fullmatch(name):
+        return [name, f"{behind[2]} {behind[1]}"]
     if english := _ENGLISH_ARTICLE_FIRST.match(name):
         return [name[english.end() :]]
     if foreign := _ARTICLE_FIRST.fullmatch(name):
@@ -102,18 +109,22 @@ def _tokens(core: str) -> list[str]:
 
 
 def _pattern(tokens: list[str]) -> str:
-    """A hyphen, dot or apostrophe inside a word may be left out; words are parted by up to five signs."""
+    """A hyphen, dot or apostrophe inside a word may be left out; words are parted by up to five signs, or by
+    as many as the title itself has there.
+    """
     # A mark parts no words. Such a pattern takes long to compile, and no mark follows a letter of ASCII.
     sign = r"[^\w\n]" if "".join(tokens).isascii() else rf"(?![{MARKS}])[^\w\n]"
     body = "".join(
-        re.escape(token)
-        if index % 2 == 0
-        else (sign + ("{0,3}" if _INSIDE_A_WORD.fullmatch(token) else "{1,5}"))
-        for index, token in enumerate(tokens)
+        sign + _times(token) if index % 2 else re.escape(token) for index, token in enumerate(tokens)
     )
     start = "" if _joined(tokens[0][0]) else rf"(?<!{SPACED})"
     end = rf"(?![{MARKS}])" if _joined(tokens[-1][-1]) else rf"(?!{SPACED})"
     return f"{start}{body}{end}"
+
+
+def _times(separator: str) -> str:
+    least, most = (0, 3) if _INSIDE_A_WORD.fullmatch(separator) else (1, 5)
+    return f"{{{least},{max(most, len(separator))}}}"
 
 
 def _joined(char: str) -> bool:

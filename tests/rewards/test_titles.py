@@ -67,6 +67,11 @@ def named(text: str, *titles: str, ignore_year: bool = False) -> list[set[str]]:
         ("ी abc\u200d def", "ी abc\u200d def"),
         ("カ", unicodedata.normalize("NFD", "映画カ")),
         ("snake_case", "snake case"),
+        ("I Vitelloni", "Vitelloni, I (1953)"),
+        ("O Brother, Where Art Thou? (2000)", "o brother where art thou"),
+        ("What the #$*! Do We Know!? (2004)", "What the #$*! Do We Know!?"),
+        ("What the #$*! Do We Know!? (2004)", "what the - do we know"),
+        ("Wait....what", "wait....what"),
     ],
 )
 def test_a_title_is_found(spelt: str, text: str) -> None:
@@ -96,6 +101,8 @@ def test_a_title_is_found(spelt: str, text: str) -> None:
         ("राम", "रिम"),
         ("カ", "映画ガ"),
         ("カ", unicodedata.normalize("NFD", "映画ガ")),
+        ("Vitelloni, I (1953)", "Vitelloni"),
+        ("As Good as It Gets", "Good as It Gets"),
     ],
 )
 def test_what_is_no_title_is_not_found(spelt: str, text: str) -> None:

@@ -21,7 +21,8 @@ RULE = "a film is a number, a title and genres"
 NO_GENRES = "(no genres listed)"
 MAX_TITLE = 300
 
-# MovieLens puts the articles of several languages behind the title and behind the ones in brackets.
+# MovieLens puts the articles of several languages behind the title and behind the ones in brackets. All of
+# them must be known to the reward `recommendation`, too (rewards/titles.py).
 _ARTICLES = (
     "The|A|An|Le|La|Les|Un|Une|El|Los|Las|Il|Lo|Gli|I|Der|Die|Das|Den|Det|Ein|Eine|En|Ett|De|Het|O|Os|As"
 )

@@ -1,9 +1,12 @@
 import pytest
 
 from pgrpo_cli.data.sources.movielens.collection import find_collection
-from pgrpo_cli.data.sources.movielens.films import read_films, shown_title
+from pgrpo_cli.data.sources.movielens.films import _ARTICLES, read_films, shown_title
 from pgrpo_cli.data.sources.rejections import Rejections
 from pgrpo_cli.errors import DataError
+from pgrpo_cli.recipe.reward_text import RecommendationReward
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.recommendation import RecommendationFunction
 from tests.support.movielens import collection
 
 
@@ -37,6 +40,16 @@ def read(folder, content, name="movies.csv"):
 )
 def test_titles_are_shown_as_a_person_writes_them(title, shown):
     assert shown_title(title) == shown
+
+
+@pytest.mark.parametrize("article", [*_ARTICLES.split("|"), "L'"])
+def test_a_film_that_is_named_as_it_is_shown_is_recommended(article):
+    title = f"Vitel Loni, {article} (1953)"
+    columns = {"target": title, "candidates": [title, "Heat (1995)"]}
+    function = RecommendationFunction(RecommendationReward(candidates_column="candidates"))
+    for text in (title, shown_title(title), f"I would watch {shown_title(title)}."):
+        (score,) = function([Completion("p", "a", "", text, columns)])
+        assert score.parts["hit"] == 1.0
 
 
 def test_films_are_in_the_order_of_their_ids_with_their_genres(tmp_path):

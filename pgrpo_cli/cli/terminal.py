@@ -114,6 +114,9 @@ def show_table(table: Table, console: Console = stdout) -> None:
             total -= 1
     for column, width in zip(table.columns, widths, strict=True):
         column.width = width
+        if column.no_wrap and isinstance(column.header, Text):
+            # Rich would not wrap the heading either, but cut it.
+            column.header = Text("\n").join(column.header.wrap(console, width))
     table.width = total
     console.print(table, crop=False)
 

@@ -240,3 +240,14 @@ def test_there_is_no_other_way_to_print() -> None:
         if OTHER_WAYS.search(line)
     ]
     assert found == []
+
+
+def test_a_heading_is_wrapped_where_the_cells_of_its_column_are_not() -> None:
+    console = SafeConsole(width=20, file=io.StringIO())
+    table = Table(box=None)
+    table.add_column(Text("less reference"), no_wrap=True)
+    table.add_column(Text("name"))
+    table.add_row("+0.050", "a b c d e f")
+    terminal.show_table(table, console)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line[0] for line in lines] == ["less", "reference", "+0.050", "e"]

@@ -51,6 +51,7 @@ def test_a_character_is_a_word_where_words_are_written_without_blanks():
     assert words("我喜欢爵士乐。Jazz!") == [*"我喜欢爵士乐", "jazz"]
     assert words("Don't I like R2D2's naïve été à_la_mode?") == ["don", "like", "naïve", "été", "la", "mode"]
     assert words("재즈 음악") == ["재즈", "음악"]
+    assert words("मुझे संगीत पसंद है") == ["मुझे", "संगीत", "पसंद", "है"]
 
 
 def test_a_new_user_goes_to_the_nearest_cluster():

@@ -14,7 +14,7 @@ from pgrpo_cli.data.sources.json_text import parse_value
 from pgrpo_cli.data.sources.jsonl import jsonl_rows
 from pgrpo_cli.data.sources.rows import RawRow
 from pgrpo_cli.errors import DataError
-from pgrpo_cli.recipe.reward_base import ReferenceReward
+from pgrpo_cli.recipe.reward_base import ReferenceReward, RewardBase
 from pgrpo_cli.recipe.reward_text import PersonasReward
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Completion
@@ -59,9 +59,9 @@ def completions_to_try(
         if options.file:
             found += _from_file(options.file, options)
     else:
-        found = list(_references(recipe, run_dir, options))
+        found = list(_references(recipe.rewards, run_dir, options))
         found = found or [_completion("text-1", _from_stdin(), options.prompt, options)]
-    groups = options.groups or (() if all(map(_own, found)) else _groups(recipe, run_dir, users))
+    groups = options.groups or (() if all(map(_own, found)) else _groups(recipe.rewards, run_dir, users))
     return [replace(c, preference_group=group) for c in found for group in (_own(c) or groups)]
 
 
@@ -114,11 +114,11 @@ def _from_row(found_row: RawRow, place: str, options: Texts) -> Completion:
     return replace(found, preference_group=own, columns={**row, **options.columns})
 
 
-def _references(recipe: Recipe, run_dir: Path | None, options: Texts) -> Iterator[Completion]:
+def _references(rewards: Sequence[RewardBase], run_dir: Path | None, options: Texts) -> Iterator[Completion]:
     """The reference answers of the first rows of each preference group of the run's data."""
     if run_dir is None or read_manifest(run_dir) is None:
         return
-    names = [reward.reference_column for reward in recipe.rewards if isinstance(reward, ReferenceReward)]
+    names = [reward.reference_column for reward in rewards if isinstance(reward, ReferenceReward)]
     names = list(dict.fromkeys([*names, "reference"]))
     taken: dict[str, int] = {}
     for prompt in load_prepared(run_dir, "train"):
@@ -160,10 +160,10 @@ def _from_stdin() -> str:
     return text
 
 
-def _groups(recipe: Recipe, run_dir: Path | None, users: Sequence[str]) -> list[str]:
-    """The preference groups that recipe and prepared data name; one that stands for all if they name none."""
+def _groups(rewards: Sequence[RewardBase], run_dir: Path | None, users: Sequence[str]) -> list[str]:
+    """The preference groups that rewards and prepared data name; one for all if they name none."""
     found = dict.fromkeys(users)
-    for reward in recipe.rewards:
+    for reward in rewards:
         found.update(dict.fromkeys(reward.preference_groups or ()))
         if isinstance(reward, PersonasReward) and reward.preference_groups is None:
             found.update(dict.fromkeys(PERSONAS))

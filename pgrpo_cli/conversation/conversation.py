@@ -219,7 +219,7 @@ def persona_of(
         return Persona(group_preset(run_dir, recipe, group), user)
     if user is not None:
         return Persona(_preset_of_user(run_dir, recipe, user), user)
-    return Persona(plain_preset(recipe))
+    return Persona(plain_preset(recipe.model))
 
 
 def _preset_of_user(run_dir: Path, recipe: Recipe, user: str) -> Preset:
@@ -233,7 +233,7 @@ def _preset_of_user(run_dir: Path, recipe: Recipe, user: str) -> Preset:
     group = placed[-1].group
     if group is None:
         return replace(
-            plain_preset(recipe), origin="the system prompt: picks have placed them in no group yet"
+            plain_preset(recipe.model), origin="the system prompt: picks have placed them in no group yet"
         )
     preset = group_preset(run_dir, recipe, group)
     return replace(preset, origin=f"{preset.origin}, as picks have placed them in {group!r}")

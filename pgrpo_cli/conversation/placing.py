@@ -11,7 +11,7 @@ import numpy as np
 
 from pgrpo_cli.errors import PgrpoError, RewardError
 from pgrpo_cli.eval.matrix import cross_scores, depends
-from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.rewards.reward_sum import RewardSum
@@ -97,7 +97,7 @@ class Placing:
 
 
 def placing_of(
-    recipe: Recipe,
+    rewards: Sequence[RewardBase],
     recipe_dir: Path,
     groups: Sequence[str],
     run_dir: Path,
@@ -111,12 +111,12 @@ def placing_of(
     or time, have no part in it. Where one of them cannot be built, such as a taste reward of picks that
     cannot be predicted yet, `on_note` is told, and nobody is placed.
     """
-    sections = [section for section in recipe.rewards if section.weight != 0 and depends(section)]
+    sections = [section for section in rewards if section.weight != 0 and depends(section)]
     if len(groups) < 2 or not sections:
         return None
     try:
-        rewards = build_rewards(sections, recipe_dir, False, run_dir=run_dir, device=device)
+        built = build_rewards(sections, recipe_dir, False, run_dir=run_dir, device=device)
     except PgrpoError as error:
         on_note(f"note: nobody is placed in a preference group: {error.message}")
         return None
-    return Placing(rewards, tuple(groups), on_note)
+    return Placing(built, tuple(groups), on_note)

@@ -105,7 +105,7 @@ def eval_target(
     """
     _refuse_other_recipe(run, recipe)
     recipe = as_begun(run, recipe)
-    if checkpoint is None or (run.finished and checkpoint == finished_step(run, recipe)):
+    if checkpoint is None or (run.finished and checkpoint == finished_step(run, recipe.train)):
         chosen, (found, warnings) = False, _newest(run, recipe)
     else:
         chosen, found, warnings = True, checkpoint_at(run, checkpoint), []
@@ -220,7 +220,7 @@ def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:
 def _newest(run: RunDirectory, recipe: Recipe) -> tuple[Checkpoint, list[str]]:
     """The finished adapter, as a checkpoint, or else the newest one."""
     if run.finished:
-        return Checkpoint(run.adapter, finished_step(run, recipe)), finished_adapter(run)
+        return Checkpoint(run.adapter, finished_step(run, recipe.train)), finished_adapter(run)
     checkpoint, warnings = latest_checkpoint(run, held=True)
     if checkpoint is None:
         raise RunError(f"{run.path} has nothing trained yet", remedy="Train it first with `pgrpo train`.")

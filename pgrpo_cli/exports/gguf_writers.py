@@ -88,7 +88,7 @@ def write_ollama(job: Job, folder: Path) -> Written:
     written = write_gguf(job, folder)
     target = job.target
     recipe = target.recipe
-    tokenizer = bake(load_tokenizer(recipe.model, target.recipe_dir), recipe)
+    tokenizer = bake(load_tokenizer(recipe.model, target.recipe_dir), recipe.model)
     chat = Chat(tokenizer, "the exported tokenizer")
     gguf = Gguf(folder / MODEL)
     bos = tokenizer.bos_token if gguf.value("tokenizer.ggml.add_bos_token") else None
@@ -102,7 +102,7 @@ def write_ollama(job: Job, folder: Path) -> Written:
             tokenizer.convert_ids_to_tokens(list(job.stop_token_ids)),
             gguf.value(f"{gguf.architecture}.context_length"),
         ),
-        plain_preset(recipe),
+        plain_preset(recipe.model),
         presets,
         [answer.prompt.messages for answer in job.answers],
         bos=bos or "",
@@ -179,7 +179,7 @@ def _metadata(job: Job, gguf: Gguf) -> dict[str, Any]:
     tokenizer = load_tokenizer(job.target.recipe.model, job.target.recipe_dir)
     sampling = sampling_of(job.target.recipe)
     values: dict[str, Any] = {
-        "tokenizer.chat_template": bake(tokenizer, job.target.recipe).chat_template,
+        "tokenizer.chat_template": bake(tokenizer, job.target.recipe.model).chat_template,
         "general.sampling.temp": sampling["temperature"],
         "general.sampling.top_p": sampling["top_p"],
         "general.sampling.top_k": sampling["top_k"],

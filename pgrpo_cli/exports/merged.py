@@ -151,11 +151,11 @@ def _prepare_configs(model: Any, dtype: torch.dtype, recipe: Recipe, stop_token_
     )
 
 
-def bake(tokenizer: Any, recipe: Recipe) -> Any:
+def bake(tokenizer: Any, section: ModelSection) -> Any:
     """The tokenizer with one chat template, which begins by assigning the recipe's
     `model.chat_template_kwargs`: no other program knows these.
     """
-    variables = recipe.model.chat_template_kwargs
+    variables = section.chat_template_kwargs
     # Python's literals of what YAML holds are Jinja's.
     assigned = "".join(f"{{%- set {name} = {value!r} -%}}" for name, value in variables.items())
     tokenizer.chat_template = assigned + tokenizer.get_chat_template()
@@ -166,7 +166,7 @@ def save_tokenizer(target: EvalTarget, folder: Path) -> None:
     """Write the run's tokenizer, its chat template included."""
     section = target.recipe.model
     with quiet():
-        bake(load_tokenizer(section, target.recipe_dir), target.recipe).save_pretrained(str(folder))
+        bake(load_tokenizer(section, target.recipe_dir), section).save_pretrained(str(folder))
     if section.id == "random" or section.id.endswith(".gguf"):
         return
     source = locate(section, target.recipe_dir).files()

@@ -174,7 +174,7 @@ class TasteTests:
             candidates,
             versus,
             preset.preference_group,
-            plain_preset(recipe).messages,
+            plain_preset(recipe.model).messages,
             None,
             seed,
         )

@@ -52,7 +52,7 @@ class Voices:
 
         @lru_cache(_PRESETS_KEPT)
         def preset_of(group: str | None) -> Preset:
-            return plain_preset(recipe) if group is None else group_preset(run_dir, recipe, group)
+            return plain_preset(recipe.model) if group is None else group_preset(run_dir, recipe, group)
 
         self._preset_of = preset_of
 

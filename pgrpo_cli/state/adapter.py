@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pgrpo_cli.algo.history import RewardHistory
     from pgrpo_cli.recipe.schema import Recipe
+    from pgrpo_cli.recipe.training import TrainSection
 
 ADAPTER_BEING_WRITTEN = ".adapter.tmp"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -87,14 +88,14 @@ def finish_adapter(
         sync_directory(run.path)
 
 
-def finished_step(run: RunDirectory, recipe: Recipe) -> int:
+def finished_step(run: RunDirectory, train: TrainSection) -> int:
     """The step that the finished adapter is of. Raises CheckpointError where its file is damaged."""
     try:
         step = read_json(run.adapter / _OF_STEP)["step"]
-        if type(step) is not int or not 0 < step <= recipe.train.steps:
+        if type(step) is not int or not 0 < step <= train.steps:
             raise ValueError(f"step {step!r}")
     except FileNotFoundError:
-        return recipe.train.steps
+        return train.steps
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{run.adapter / _OF_STEP} is damaged: {error!r}",

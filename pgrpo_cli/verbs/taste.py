@@ -83,7 +83,9 @@ def taste(
         callbacks.on_message(note)
     questions = _questions(run, recipe, recipe_dir, prompts, allow_code, callbacks)
     groups = preference_groups_of(run.path)[:MOST_GROUPS] if read_manifest(run.path) else []
-    placing = placing_of(recipe, recipe_dir, groups, run.path, device=chosen, on_note=callbacks.on_note)
+    placing = placing_of(
+        recipe.rewards, recipe_dir, groups, run.path, device=chosen, on_note=callbacks.on_note
+    )
     if placing is not None:
         known = {(question.prompt_id, question.text): question for question in questions}
         for pick in picks:
@@ -115,7 +117,7 @@ def taste(
         candidates,
         versus,
         preset.preference_group if group or versus else None,
-        plain_preset(recipe).messages,
+        plain_preset(recipe.model).messages,
         placing,
         seed + len(picks),
     )
@@ -187,7 +189,7 @@ def _questions(
 
 def _preset(run: RunDirectory, recipe: Recipe, group: str | None, placing: Placing | None) -> Preset:
     group = group or (placing.likely() if placing is not None else None)
-    return plain_preset(recipe) if group is None else group_preset(run.path, recipe, group)
+    return plain_preset(recipe.model) if group is None else group_preset(run.path, recipe, group)
 
 
 def _versus(
@@ -234,5 +236,5 @@ def _contestant(
     if not loaded.step:
         raise RunError(f"{other.path} has nothing trained yet", remedy="Train it first.")
     group = preset.preference_group
-    theirs = plain_preset(recipe) if group is None else group_preset(other.path, recipe, group)
+    theirs = plain_preset(recipe.model) if group is None else group_preset(other.path, recipe, group)
     return replace(Contestant(name, loaded, "tuned", theirs), name=loaded.name)

@@ -126,11 +126,11 @@ def test_without_a_whole_evaluation_the_last_step_is_kept(tmp_path: Path) -> Non
 def test_the_finished_adapter_says_its_step(tmp_path: Path) -> None:
     run, recipe = RunDirectory(tmp_path), recipe_of(train__steps=9)
     (tmp_path / "adapter").mkdir()
-    assert finished_step(run, recipe) == 9
+    assert finished_step(run, recipe.train) == 9
     said = tmp_path / "adapter" / "trainer.json"
     said.write_text('{"version": 1, "step": 4}')
-    assert finished_step(run, recipe) == 4
+    assert finished_step(run, recipe.train) == 4
     for text in ('{"step": 10}', '{"step": "4"}', "{}", "["):
         said.write_text(text)
         with pytest.raises(CheckpointError, match="is damaged"):
-            finished_step(run, recipe)
+            finished_step(run, recipe.train)

@@ -12,6 +12,8 @@ from pgrpo_cli.data.records import Message, PreparedPrompt
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.conditioning import ABOUT_THE_USER, ProfilesConditioning
+from pgrpo_cli.recipe.data import DataSection
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.templates import Template, TemplateProblem
 
@@ -41,7 +43,7 @@ def group_preset(run_dir: Path, recipe: Recipe, preference_group: str) -> Preset
         for prompt in load_prepared(run_dir, split)
         if prompt.preference_group == preference_group
     )
-    return _preset(recipe, prompts)
+    return _preset(recipe.data, prompts)
 
 
 def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
@@ -50,7 +52,7 @@ def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
     of_user = [prompt for prompt in prompts if prompt.user_id == user_id]
     if not of_user:
         raise _unknown("user", user_id, {prompt.user_id for prompt in prompts if prompt.user_id is not None})
-    return _preset(recipe, of_user)
+    return _preset(recipe.data, of_user)
 
 
 def profile_preset(recipe: Recipe, profile: str) -> Preset:
@@ -72,9 +74,9 @@ def profile_preset(recipe: Recipe, profile: str) -> Preset:
     return Preset(None, _system(text), "profile")
 
 
-def plain_preset(recipe: Recipe) -> Preset:
+def plain_preset(section: ModelSection) -> Preset:
     """As nobody: the recipe's system prompt alone."""
-    return Preset(None, _system(recipe.model.system_prompt or ""), "system prompt")
+    return Preset(None, _system(section.system_prompt or ""), "system prompt")
 
 
 def preference_groups_of(run_dir: Path) -> list[str]:
@@ -87,12 +89,12 @@ def preference_groups_of(run_dir: Path) -> list[str]:
     return list(manifest.get("preference_groups", {}))
 
 
-def _preset(recipe: Recipe, prompts: Iterable[PreparedPrompt]) -> Preset:
+def _preset(section: DataSection, prompts: Iterable[PreparedPrompt]) -> Preset:
     """What stands before the question of one of the prompts: the first one of those with the most turns.
 
     A user's first questions may have no examples before them.
     """
-    kind = recipe.data.conditioning.type
+    kind = section.conditioning.type
     if kind == "prompt" or kind == "profiles":
         prompt = next(iter(prompts))
     else:

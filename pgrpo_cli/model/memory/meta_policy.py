@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.schema import Recipe
 
 from ..load.adapted_linear import use_adapted_linears
@@ -31,19 +32,18 @@ class _Tokenizer:
 
 def meta_policy(recipe: Recipe, recipe_dir: Path) -> Policy:
     """The policy with its adapter. Raises ModelError as loading the model does."""
-    base = meta_base(recipe, recipe_dir)
+    base = meta_base(recipe.model, recipe_dir)
     base.requires_grad_(False)
     model = attach_adapter(base, recipe.adapter, on_meta=True)
     use_adapted_linears(model)
     return Policy(model, _Tokenizer(), META)
 
 
-def meta_base(recipe: Recipe, recipe_dir: Path) -> Any:
+def meta_base(section: ModelSection, recipe_dir: Path) -> Any:
     """The base model, with quantized layers in the same places as transformers makes them."""
     from transformers import AutoModelForCausalLM
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    section = recipe.model
     config = load_config(section, recipe_dir)
     with META:
         model = AutoModelForCausalLM.from_config(

@@ -98,8 +98,8 @@ def test_a_described_person_needs_no_data() -> None:
 
 
 def test_nobody_gets_the_system_prompt() -> None:
-    assert plain_preset(recipe(system_prompt="Be kind.")).messages == (SYSTEM,)
-    assert plain_preset(recipe()) == Preset(None, (), "system prompt")
+    assert plain_preset(recipe(system_prompt="Be kind.").model).messages == (SYSTEM,)
+    assert plain_preset(recipe().model) == Preset(None, (), "system prompt")
 
 
 def test_whom_the_data_do_not_know_is_told_near_names(tmp_path: Path) -> None:

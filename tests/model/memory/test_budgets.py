@@ -12,7 +12,7 @@ import torch
 
 from pgrpo_cli.model.memory.budgets import fitted, with_budgets
 from pgrpo_cli.model.memory.plan import GIB, OVERHEADS, MemoryPlan, Phase
-from pgrpo_cli.model.memory.planner import Planner, paths_with_budgets
+from pgrpo_cli.model.memory.planner import Planner, paths_with_budgets, room_on
 from pgrpo_cli.model.memory.work import Batch
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.model.rollout.workspace import fits_beside_updates
@@ -143,6 +143,16 @@ def test_on_real_plans_budgets_fill_the_memory_that_is_left(
     if micro_batch < 10 * row:
         larger = plan(batch, micro_batch + row)
         assert larger.peak > room or not fits_beside_updates(larger.kept_buffers, larger.tensors, room)
+
+
+@pytest.mark.parametrize(("free", "reserved", "room"), [(5, 2, 7.5), (12, 0, 12), (11, 1, 12)])
+def test_room_is_what_other_programs_leave_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, free: int, reserved: int, room: float
+) -> None:
+    """What is free, what this process has allocated, and its context of half a GiB; of 12 GiB at most all."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIB, 12 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved * GIB)
+    assert room_on(torch.device("cuda")) == room * GIB
 
 
 def test_a_model_that_cannot_be_planned_gets_the_usual_budgets(

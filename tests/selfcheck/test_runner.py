@@ -113,6 +113,19 @@ def test_a_later_process_knows_what_failed_in_an_earlier_one(monkeypatch: pytest
     assert '"names": ["model"]' in jobs[1]
 
 
+def test_a_result_is_there_before_the_next_check_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+
+    class Heard(Child):
+        def line(self, seconds: float) -> str | None:
+            lines.append(super().line(seconds) or "nothing")
+            return lines[-1]
+
+    monkeypatch.setattr("pgrpo_cli.selfcheck.runner.Child", Heard)
+    for count, result in enumerate(checkup("").results(), 1):
+        assert result.name == NAMES[count - 1] and sum('"begin"' in line for line in lines) == count
+
+
 def test_a_checkup_that_is_left_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = []
 

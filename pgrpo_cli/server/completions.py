@@ -160,7 +160,10 @@ async def _send_events(events: AsyncGenerator[str, None], send: Send) -> None:
             body = f"data: {event}\n\n".encode()
             message = {"type": "http.response.body", "body": body, "more_body": True}
             try:
-                await asyncio.wait_for(send(message), SEND_SECONDS)
+                # Not `wait_for`: before Python 3.12 it forgets that it is cancelled where the message has been
+                # sent just then, and the server would not end.
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(message)
             except TimeoutError:
                 # A response that does not end closes the connection.
                 return

@@ -211,6 +211,31 @@ def test_a_client_that_takes_nothing_of_its_stream_is_given_up(monkeypatch: pyte
     assert [message.get("body") for message in sent] == [None, b"data: 0\n\n", b"data: 1\n\n"]
 
 
+@pytest.mark.parametrize("ticks", range(4))
+def test_a_stream_that_is_cancelled_ends_also_while_a_message_is_being_sent(ticks: int) -> None:
+    sent: list[Any] = []
+
+    async def events() -> AsyncGenerator[str, None]:
+        for number in range(100):
+            yield str(number)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        await asyncio.sleep(0)
+
+    async def run() -> None:
+        stream = asyncio.create_task(completions._send_events(events(), send))
+        # As many turns of the event loop, so that it is cancelled before, in and after a message.
+        for _ in range(4 + ticks):
+            await asyncio.sleep(0)
+        stream.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stream
+
+    asyncio.run(run())
+    assert len(sent) < 10
+
+
 def test_an_error_in_the_middle_of_a_stream_reaches_the_client(
     speaker: Speaker, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,13 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from pgrpo_cli.errors import DataError, PgrpoError, RewardError
-from pgrpo_cli.recipe.reward_base import ReferenceReward, RewardBase
-from pgrpo_cli.recipe.reward_text import RecommendationReward
-from pgrpo_cli.rewards.base import Completion, RewardFunction
-from pgrpo_cli.rewards.build import build_rewards
-from pgrpo_cli.rewards.recommendation import RecommendationFunction
+from pgrpo_cli.recipe.reward_base import RewardBase
+from pgrpo_cli.rewards.base import Completion
+from pgrpo_cli.rewards.build import ROW_CHECKS, build_rewards
 from pgrpo_cli.rewards.scoring import Scorer
-from pgrpo_cli.rewards.similarity import SimilarityFunction
 
 from .records import PreparedPrompt, PromptRecord, completion_of
 
@@ -53,14 +50,14 @@ def require_scorable(
     """
     pairs = [pair for half in prompts for pair in zip(prompts[half], records[half], strict=True)]
     for section in sections:
-        reader, limit = _reader(section), section.preference_groups
-        if reader is None:
+        if type(section) not in ROW_CHECKS:
             continue
+        check, limit = ROW_CHECKS[type(section)](section), section.preference_groups
         failures: list[tuple[PromptRecord, RewardError]] = []
         for prompt, record in pairs:
             if limit is None or prompt.preference_group in limit:
                 try:
-                    reader([completion_of(prompt, "")])
+                    check(completion_of(prompt, ""))
                 except RewardError as error:
                     failures.append((record, error))
         if failures:
@@ -71,15 +68,6 @@ def require_scorable(
                 f"{why.message}",
                 remedy=why.remedy,
             )
-
-
-def _reader(section: RewardBase) -> RewardFunction | None:
-    """A reward that takes from a row what the recipe's takes, but needs no model; None if it reads no column
-    or is code of others.
-    """
-    if isinstance(section, ReferenceReward):
-        return SimilarityFunction(section, lambda texts, references: [0.0] * len(texts))
-    return RecommendationFunction(section) if isinstance(section, RecommendationReward) else None
 
 
 def reference_rewards(

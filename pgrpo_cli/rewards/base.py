@@ -66,6 +66,10 @@ class RewardFunction(Protocol):
     def __call__(self, completions: Sequence[Completion]) -> Sequence[Score]: ...
 
 
+RowCheck = Callable[[Completion], object]
+"""Takes from a completion's row what a reward would, without a model; raises RewardError where it cannot."""
+
+
 @runtime_checkable
 class WeighsParts(Protocol):
     """A reward whose value is the sum of weight · part; a part of weight 0 is recorded only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ from pgrpo_cli.recipe.reward_base import RewardBase
 from pgrpo_cli.recipe.reward_text import PersonasReward, RecommendationReward
 from pgrpo_cli.recipe.rewards import JudgeReward, RewardModelReward, TasteReward
 
-from . import python_file, similarity, simple
-from .base import AsyncRewardFunction, BuildContext, Builder, RewardFunction
+from . import python_file, recommendation, similarity, simple
+from .base import AsyncRewardFunction, BuildContext, Builder, RewardFunction, RowCheck
 from .personas import build_personas
-from .recommendation import build_recommendation
 from .reward_model import build_reward_model
 from .reward_sum import RewardSum, Term
 
@@ -36,13 +35,29 @@ def build_taste(section: TasteReward, context: BuildContext) -> RewardFunction:
 BUILDERS: dict[type[RewardBase], Builder] = {
     PersonasReward: build_personas,
     **simple.BUILDERS,
-    RecommendationReward: build_recommendation,
+    RecommendationReward: recommendation.build_recommendation,
     **similarity.BUILDERS,
     RewardModelReward: build_reward_model,
     TasteReward: build_taste,
     **python_file.BUILDERS,
     JudgeReward: build_judge,
 }
+
+
+def _judge_row_check(section: JudgeReward) -> RowCheck:
+    from .judge.access import Rubric
+
+    rubric = Rubric(section)
+    # Not an empty one: `{{ completion[0] }}` would refuse the row for it.
+    return lambda completion: rubric(completion, completion="An answer.")
+
+
+ROW_CHECKS: dict[type[RewardBase], Callable[[Any], RowCheck]] = {
+    **similarity.ROW_CHECKS,
+    RecommendationReward: recommendation.row_check,
+    JudgeReward: _judge_row_check,
+}
+"""Takes from a row what a reward of that type would. Other types read no column, or are code of others."""
 
 
 def build_rewards(

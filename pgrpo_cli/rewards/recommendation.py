@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import RewardError
 from pgrpo_cli.recipe.reward_text import RecommendationReward
 
-from .base import BuildContext, Completion, Score, shown, texts_in, where
+from .base import BuildContext, Completion, RowCheck, Score, shown, texts_in, where
 from .mentions import find_mentions, outside_quotations, place
 from .titles import MAX_LENGTH, Title, read_title
 
@@ -34,9 +34,10 @@ class RecommendationFunction:
         return (0.0, sum(self.part_weights.values()))
 
     def __call__(self, completions: Sequence[Completion]) -> list[Score]:
-        return [self._score(completion) for completion in completions]
+        return [self.score(completion) for completion in completions]
 
-    def _score(self, completion: Completion) -> Score:
+    def score(self, completion: Completion) -> Score:
+        """What one completion is worth."""
         section = self.section
         targets = self._titles(completion, section.target_column, "target_column")
         if section.candidates_column is None:
@@ -96,3 +97,8 @@ class RecommendationFunction:
 def build_recommendation(section: RecommendationReward, context: BuildContext) -> RecommendationFunction:
     """The factory of `type: recommendation`."""
     return RecommendationFunction(section)
+
+
+def row_check(section: RecommendationReward) -> RowCheck:
+    """Reads the titles."""
+    return RecommendationFunction(section).score

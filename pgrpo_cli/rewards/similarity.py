@@ -23,6 +23,7 @@ from .base import (
     BuildContext,
     Builder,
     Completion,
+    RowCheck,
     Score,
     import_extra,
     rating_in,
@@ -236,6 +237,15 @@ def _read(at: Location, path: Path, take: Callable[[Any], list[str]]) -> list[st
         ) from error
 
 
+def row_check(section: ReferenceReward) -> RowCheck:
+    """Reads the reference and its rating."""
+    function = SimilarityFunction(section, lambda texts, references: [0.0] * len(texts))
+    return lambda completion: function([completion])
+
+
+ROW_CHECKS: dict[type[RewardBase], Callable[[Any], RowCheck]] = dict.fromkeys(
+    (RougeReward, ChrfReward, EmbeddingReward), row_check
+)
 BUILDERS: dict[type[RewardBase], Builder] = {
     RougeReward: build_rouge,
     ChrfReward: build_chrf,

@@ -160,7 +160,7 @@ async def _send_events(events: AsyncGenerator[str, None], send: Send) -> None:
             body = f"data: {event}\n\n".encode()
             message = {"type": "http.response.body", "body": body, "more_body": True}
             try:
-                # Not `wait_for`: before Python 3.12 it forgets that it is cancelled where the message has been
+                # Not `wait_for`: before Python 3.12 it swallows a cancellation where the message has been
                 # sent just then, and the server would not end.
                 async with asyncio.timeout(SEND_SECONDS):
                     await send(message)

@@ -35,6 +35,12 @@ def refusal(rows, *sections):
 RATED = {"type": "rouge", "reference_column": "answer", "rating_column": "stars"}
 EMBEDDING = {"type": "embedding", "model": "none/such", "reference_column": "answer"}
 FILMS = {"type": "recommendation", "candidates_column": "films"}
+JUDGE = {
+    "type": "judge",
+    "model": "m",
+    "base_url": "http://localhost:1/v1",
+    "rubric": "{{ columns.stars + 1 }} {{ completion }}",
+}
 GOOD = {"answer": "Tea.", "stars": True, "target": "Heat", "films": ["Heat"]}
 
 
@@ -47,6 +53,7 @@ GOOD = {"answer": "Tea.", "stars": True, "target": "Heat", "films": ["Heat"]}
         ({"type": "rouge"}, {"reference": None}, "column 'reference' is null in this row"),
         (EMBEDDING, {"answer": " "}, "column 'answer' is ' ', no text"),
         (FILMS, {"target": "?"}, "'?' in column 'target' cannot be looked for"),
+        (JUDGE, {"stars": None}, "the rubric cannot be written for prompt"),
         (FILMS, {"films": "Heat, Alien"}, "column 'films' is the text 'Heat, Alien'"),
     ],
 )

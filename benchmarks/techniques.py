@@ -54,6 +54,12 @@ def _row_each_completion() -> None:
     _paths(packed=False)
 
 
+def _attention_over_whole_rows() -> None:
+    from pgrpo_cli.model.update import packing
+
+    packing.blocks_of = lambda segments_R_L: []
+
+
 def _paths(**changes: Any) -> None:
     from dataclasses import replace
 
@@ -76,6 +82,7 @@ def _whole_logits() -> None:
 TECHNIQUES: dict[str, Callable[[], None]] = {
     "shared prefix (rollout)": _prefill_each_completion,
     "packed rows (training)": _row_each_completion,
+    "attention in blocks": _attention_over_whole_rows,
     "logits in chunks": _whole_logits,
     "adapter and layer in one": _pefts_forward,
     "plain weights in rollouts": _plain_rollout_weights,

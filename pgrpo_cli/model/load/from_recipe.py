@@ -17,6 +17,7 @@ from ..nf4 import keep_differentiable
 from ..policy import HEAD_CHUNK, Paths, Policy
 from ..rollout.cpu_weights import fastest_dtype
 from ..rollout.weight_copies import rows_from_which_copies_are_faster
+from ..update.packed_attention import use_packed_attention
 from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
@@ -61,6 +62,7 @@ def adapted(
     set_up(device)
     if device.type == "cpu":
         keep_freed_memory()
+        use_packed_attention()
     # Before the first forward pass, which the probe below makes.
     keep_differentiable(base)
     base.requires_grad_(False)

@@ -11,11 +11,13 @@ of L tokens, and M completion tokens whose log-probabilities are computed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .packed_attention import Block, blocks_of, with_blocks
 
 if TYPE_CHECKING:
     from ..rollouts import Rollouts
@@ -148,16 +150,21 @@ def attention_mask(packed: Packed, config: Any, dtype: torch.dtype, device: torc
     # Every token attends to itself, padding too: a softmax over no keys would be NaN.
     sees_R_L_L |= torch.eye(L, dtype=torch.bool, device=device)
     window, layer_types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    full = _as_mask(sees_R_L_L, config, dtype)
+    blocks = blocks_of(packed.segments_R_L) if device.type == "cpu" else ()
+    full = _as_mask(sees_R_L_L, config, dtype, blocks)
     if window is None or (layer_types and "sliding_attention" not in layer_types):
         return full
     near_R_L_L = positions.unsqueeze(2) - positions.unsqueeze(1) < window
-    sliding = _as_mask(sees_R_L_L & near_R_L_L, config, dtype)
+    sliding = _as_mask(sees_R_L_L & near_R_L_L, config, dtype, blocks)
     return {"full_attention": full, "sliding_attention": sliding} if layer_types else sliding
 
 
-def _as_mask(sees_R_L_L: torch.Tensor, config: Any, dtype: torch.dtype) -> torch.Tensor:
+def _as_mask(
+    sees_R_L_L: torch.Tensor, config: Any, dtype: torch.dtype, blocks: Sequence[Block]
+) -> torch.Tensor:
     sees = sees_R_L_L.unsqueeze(1)
+    if config._attn_implementation == "sdpa" and blocks:
+        return with_blocks(sees, blocks)
     if config._attn_implementation != "eager":
         return sees
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)

@@ -125,6 +125,24 @@ def test_a_damaged_checkpoint_of_trls_falls_back_to_the_one_before(whole, tmp_pa
     assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.parametrize("damaged", ["step-000006/adapter_model.safetensors", None])
+def test_the_finished_adapter_is_that_of_the_last_step(whole, tmp_path, damaged):
+    """A checkpoint that was set aside, and a folder of the user's, come behind it by name."""
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    if damaged:
+        path = run / "checkpoints" / damaged
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000099-mine")
+    trained(recipe, run, *TRL)
+    assert len(steps_in(run)) == 4
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_run_whose_adapter_is_missing_is_finished_from_its_last_checkpoint(whole, tmp_path):
     recipe, run = write_tiny(tmp_path), tmp_path / "run"
     shutil.copytree(whole, run)

@@ -13,7 +13,9 @@ from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.engines.trl.run import rows_of
 from pgrpo_cli.engines.trl.run_trainer import RunTrainer
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.model import RandomModel
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.verbs.train import train
 from tests.support.loop import Watcher
@@ -83,6 +85,22 @@ def test_the_first_update_begins_from_the_native_engines_adapter(whole, tmp_path
     assert native.keys() == trl.keys()
     for name in native:
         assert torch.allclose(native[name], trl[name], atol=1e-9) and native[name].dtype == trl[name].dtype
+
+
+def test_sampling_obeys_the_recipe_alone(tmp_path):
+    """The generation config that comes with a model is no part of the recipe, except for its stop tokens."""
+    folder, found = tmp_path / "model", []
+    random_model(RandomModel(hidden_size=16, num_layers=2, num_heads=2)).save_pretrained(folder)
+    random_tokenizer().save_pretrained(folder)
+    path = folder / "generation_config.json"
+    plain = json.loads(path.read_text())
+    for own in ({}, {"min_new_tokens": 8, "no_repeat_ngram_size": 1, "typical_p": 0.2, "num_beams": 2}):
+        path.write_text(json.dumps({**plain, **own}))
+        recipe = write_tiny(tmp_path, model={**TINY["model"], "id": str(folder)})
+        run = tmp_path / f"run{len(own)}"
+        trained(recipe, run, *TRL, "--set", "train.steps=1")
+        found.append(tables(run / "history.sqlite")["completions"])
+    assert found[0] == found[1]
 
 
 def test_verbs_work_on_it_as_on_any_run(whole, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import GenerationConfig
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
@@ -94,6 +95,8 @@ def build_trainer(
         arguments._n_gpu = min(arguments.n_gpu, 1)
     base = load_base_model(recipe.model, recipe_dir, device)
     check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
+    # Beside its stop tokens, its own generation config could change what is sampled from.
+    base.generation_config = GenerationConfig(eos_token_id=base.generation_config.eos_token_id)
     keep_differentiable(base)
     base.requires_grad_(False)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -170,12 +170,22 @@ def test_a_run_whose_adapter_is_missing_is_finished_from_its_last_checkpoint(who
     assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_more_steps_continue_a_finished_run(whole, tmp_path):
-    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+def test_more_steps_continue_a_finished_run(whole, tmp_path, monkeypatch):
+    recipe, run, used = write_tiny(tmp_path), tmp_path / "run", []
+    update = RunTrainer.training_step
+
+    def noted(self, *arguments):
+        used.append(self.optimizer.param_groups[0]["lr"])
+        return update(self, *arguments)
+
+    monkeypatch.setattr(RunTrainer, "training_step", noted)
     shutil.copytree(whole, run)
     trained(recipe, run, *TRL, "--set", "train.steps=8")
     assert [line["step"] for line in metrics(run)] == list(range(1, 9))
     assert metrics(run)[:6] == metrics(whole)
+    # From its first step on, the learning rate is that of a run of eight steps.
+    recorded = [line["learning_rate"] for line in metrics(run)[6:]]
+    assert used == pytest.approx(recorded, rel=1e-12) and recorded[0] > metrics(whole)[-1]["learning_rate"]
 
 
 def test_the_engine_of_a_run_cannot_change(whole, tmp_path):

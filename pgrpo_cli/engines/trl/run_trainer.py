@@ -89,7 +89,7 @@ class RunTrainer(PGRPOTrainer):
         def factor(update: int) -> float:
             return train.learning_rate_at(min(update // self.updates + 1, train.steps)) / train.learning_rate
 
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = _Schedule(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -259,6 +259,17 @@ class RunTrainer(PGRPOTrainer):
         for name, parameter in _trainable(model):
             if parameter.dtype != adapter[name].dtype:
                 parameter.data = adapter[name].to(parameter.device)
+
+
+class _Schedule(LambdaLR):
+    """Goes on with its own rates: those of its state are of the steps that the run had when it was saved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        self._last_lr = [rate * factor for rate, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def _trainable(model: Any) -> list[tuple[str, Tensor]]:

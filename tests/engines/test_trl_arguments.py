@@ -144,6 +144,8 @@ REFUSED = {
     "save_steps": (3, "train.save_every"),
     "trust_remote_code": (True, "no code of a model is run"),
     "scale_rewards": ("batch", "`advantage`"),
+    "log_completions": (True, "history.sqlite"),
+    "num_completions_to_print": (3, "history.sqlite"),
     "dataloader_num_workers": ("2", "found '2'; must be a whole number"),
     "min_p": (True, "found True; must be a number or null"),
     "use_liger_kernel": (1, "found 1; must be true or false"),

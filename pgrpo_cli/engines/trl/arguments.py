@@ -102,10 +102,14 @@ _ELSEWHERE = {
     "steps_per_generation": "a step's completions are generated together",
     "trust_remote_code": "no code of a model is run",
     "push_to_hub": "a run stays where it is; `pgrpo export` writes what can be uploaded",
-    "log_completions_hub_repo": "completions are in the run's history.sqlite",
     "sync_ref_model": "the reference of the KL penalty is the base model",
     "vllm_server_host": "engine.vllm.server_base_url has the address",
     "vllm_server_port": "engine.vllm.server_base_url has the address",
+    # TRL prints them as they are, with whatever moves the cursor or hides text.
+    **dict.fromkeys(
+        ("log_completions", "log_completions_hub_repo", "log_unique_prompts", "num_completions_to_print"),
+        "completions are in the run's history.sqlite",
+    ),
 }
 _PREFIXES = {
     "hub_": "a run stays where it is",

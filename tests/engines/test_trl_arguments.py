@@ -136,6 +136,7 @@ def test_what_trl_refuses_is_said_in_its_words(tmp_path):
 REFUSED = {
     "learning_rat": (1, "GRPOConfig has no such argument; did you mean 'learning_rate'?"),
     "learning_rate": (1e-3, "train.learning_rate sets it"),
+    "activation_checkpointing": (True, "train.gradient_checkpointing sets it"),
     "max_steps": (1, "train.steps and train.updates_per_rollout sets it"),
     "vllm_mode": ("server", "engine.vllm.mode sets it"),
     "report_to": ("wandb", "always 'none'"),
@@ -146,6 +147,9 @@ REFUSED = {
     "scale_rewards": ("batch", "`advantage`"),
     "log_completions": (True, "history.sqlite"),
     "num_completions_to_print": (3, "history.sqlite"),
+    "generation_kwargs": ({"temperature": 0.5}, "rollout.temperature sets temperature"),
+    "lr_scheduler_kwargs": ({"num_cycles": 3}, "`train`"),
+    "ignore_data_skip": (True, "always False"),
     "dataloader_num_workers": ("2", "found '2'; must be a whole number"),
     "min_p": (True, "found True; must be a number or null"),
     "use_liger_kernel": (1, "found 1; must be true or false"),
@@ -158,6 +162,43 @@ def test_other_arguments_are_refused_with_the_reason(name):
     with pytest.raises(RecipeError) as refusal:
         refuse_arguments(TrlEngine(args={name: value}), on_cpu=True)
     assert f"engine.args.{name}: " in refusal.value.message and reason in refusal.value.message
+
+
+KEYS = {
+    "temperature": "rollout.temperature",
+    "top_k": "rollout.top_k",
+    "max_new_tokens": "rollout.max_completion_tokens",
+    "max_tokens": "rollout.max_completion_tokens",
+    "num_return_sequences": "rollout.num_generations",
+    "do_sample": "rollout.temperature",
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_what_the_recipe_says_of_sampling_cannot_be_said_otherwise(name):
+    engine = TrlEngine(args={"generation_kwargs": {"typical_p": 0.9, name: 1}})
+    with pytest.raises(RecipeError) as refusal:
+        refuse_arguments(engine, on_cpu=True)
+    assert refusal.value.message == f"engine.args.generation_kwargs: {KEYS[name]} sets {name}"
+
+
+def test_other_settings_of_sampling_are_passed_through(tmp_path):
+    args = {"generation_kwargs": {"typical_p": 0.9}}
+    refuse_arguments(TrlEngine(args=args), on_cpu=True)
+    # transformers would read the JSON in a text.
+    with pytest.raises(RecipeError, match="must be a mapping or null"):
+        refuse_arguments(TrlEngine(args={"generation_kwargs": '{"temperature": 1}'}), on_cpu=True)
+    assert arguments_of(tmp_path, engine__args=args).generation_kwargs == {"typical_p": 0.9}
+
+
+def test_a_package_that_an_argument_needs_is_named(monkeypatch):
+    engine = TrlEngine(args={"use_liger_kernel": True})
+    monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"liger_kernel is not installed \(pip install liger-kernel\)"):
+        refuse_arguments(engine, on_cpu=True)
+    refuse_arguments(TrlEngine(args={"use_liger_kernel": False}), on_cpu=True)
+    monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: object())
+    refuse_arguments(engine, on_cpu=True)
 
 
 def test_all_mistakes_are_said_at_once():

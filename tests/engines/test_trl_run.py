@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -268,6 +269,43 @@ def test_rewards_normalised_each_by_itself_have_their_histories_and_parts(tmp_pa
     assert {("often", "length"), ("often", "words")} <= parts and ("seldom", "words") not in parts
     recorded = [json.loads(row[6]) for row in rows["completions"] if row[4] == "often"]
     assert all({"length", "words"} == set(part) for part in recorded)
+
+
+HALF = """
+def reward(completions, **_):
+    return [float(len(set(text))) if number % 4 < 2 else None for number, text in enumerate(completions)]
+"""
+
+
+@pytest.mark.parametrize("pieces", [3, 12])
+def test_means_are_those_of_tokens_however_a_step_is_cut(tmp_path, pieces, monkeypatch):
+    (tmp_path / "reward.py").write_text(HALF)
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    # The second update of a step is off-policy, so that there is something to clip.
+    train = {**TINY["train"], "steps": 2, "updates_per_rollout": 2, "schedule": "constant"}
+    loss = {"beta": 0.1, "clip_low": 1e-4, "clip_high": 1e-4}
+    found = []
+    for number in (1, pieces):
+        monkeypatch.setattr("pgrpo_cli.engines.trl.run.at_once", lambda *_, n=number: 12 // n)
+        recipe = write_tiny(tmp_path, rewards=rewards, train=train, loss=loss)
+        run = tmp_path / str(number)
+        trained(recipe, run, "--allow-code", *TRL)
+        found.append(metrics(run)[-1])
+    for name in ("entropy", "kl", "clip_fraction_low", "clip_fraction_high"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-3), name
+        assert found[0][name] > 0
+    # The policy is near the uniform distribution over 258 tokens.
+    assert found[0]["entropy"] == pytest.approx(math.log(258), rel=0.01)
+
+
+def test_a_step_without_rewards_has_no_such_means(tmp_path):
+    (tmp_path / "reward.py").write_text(HALF.replace("if number % 4 < 2", "if False"))
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    recipe, run = write_tiny(tmp_path, rewards=rewards, loss={"beta": 0.1}), tmp_path / "run"
+    trained(recipe, run, "--allow-code", *TRL, "--set", "train.steps=1")
+    (line,) = metrics(run)
+    assert line["entropy"] is None and not {"kl", "clip_fraction_low"} & line.keys()
+    assert pgrpo("doctor", run).exit_code in (0, 1)
 
 
 FAILS = """

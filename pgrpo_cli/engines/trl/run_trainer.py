@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,7 +28,7 @@ from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
 from pgrpo_cli.state.run import RunDirectory
 
 from .flow import Flow, StepEnd
-from .recording import Recorder, StepFacts
+from .recording import METRICS, Recorder, StepFacts
 from .rewards import INDEX, RecipeReward, summed_usage
 from .trainer import PGRPOTrainer
 
@@ -56,6 +58,7 @@ class RunTrainer(PGRPOTrainer):
         self._prompts = prompts
         self._input_ids = {prompt.prompt: prompt.input_ids for prompt in prompts}
         self._completions: tuple[Sequence[str], Sequence[Sequence[int]]] = ((), ())
+        self._trained: list[Tensor] = []
         adapter = {name: p.detach().clone() for name, p in _trainable(arguments["model"])}
         super().__init__(
             reward_funcs=[reward],
@@ -195,6 +198,23 @@ class RunTrainer(PGRPOTrainer):
             )
         self._enter("training")
         return output
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        self._trained.append(inputs["completion_mask"].sum())
+        return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With means over the tokens of an update; TRL's are means over those of its micro-batches. None if
+        no completion has a reward.
+        """
+        if self._trained:
+            counts = self.accelerator.reduce(torch.stack(self._trained), reduction="sum").tolist()
+            self._trained.clear()
+            of_update = self._metrics["train"]
+            for name in of_update.keys() & {"entropy", *METRICS.values()}:
+                total = sum(value * count for value, count in zip(of_update[name], counts, strict=True))
+                of_update[name] = [total / sum(counts) if any(counts) else math.nan]
+        super().log(logs, start_time)
 
     def _scored_step(self) -> dict[str, Any]:
         """The completions of the step, of all processes, as the records take them."""

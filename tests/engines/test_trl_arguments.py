@@ -118,6 +118,13 @@ def test_arguments_of_the_recipe_are_passed_through(tmp_path):
     assert all(getattr(found, name) == value for name, value in OURS.items() if name != "report_to")
 
 
+@pytest.mark.parametrize("of_launcher", ["fp16", "bf16", "no"])
+def test_the_dtype_is_the_recipes_whatever_a_launcher_was_configured_for(tmp_path, monkeypatch, of_launcher):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", of_launcher)
+    assert arguments_of(tmp_path).mixed_precision == "no"
+    assert arguments_of(tmp_path, model__compute_dtype="bfloat16").mixed_precision == "bf16"
+
+
 def test_vllm_is_passed_through(tmp_path):
     # No trainer is made of it here: that needs vLLM and a GPU.
     model = {"id": "a/b", "quantization": {"type": "none"}, "compute_dtype": "float32"}

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from accelerate.utils import patch_environment
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import GRPOConfig
 
@@ -157,7 +158,9 @@ def grpo_arguments(
         values["use_vllm"] = True
         values |= {f"vllm_{key}": value for key, value in engine.vllm.model_dump().items()}
     try:
-        return GRPOConfig(**values)
+        # `accelerate launch` sets it to what its own configuration says.
+        with patch_environment(ACCELERATE_MIXED_PRECISION="bf16" if values["bf16"] else "no"):
+            return GRPOConfig(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(
             f"TRL refuses the arguments of this run: {error}", remedy="engine.args has what you may change."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 
 import pytest
+import torch
 from trl import GRPOConfig
 
 from pgrpo_cli.engines.trl.arguments import (
@@ -15,7 +17,8 @@ from pgrpo_cli.engines.trl.arguments import (
     mapped,
     refuse_arguments,
 )
-from pgrpo_cli.engines.trl.run import at_once, shared_out
+from pgrpo_cli.engines.trl.run import at_once, joined, shared_out
+from pgrpo_cli.engines.world import World
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.schema import Recipe
@@ -148,6 +151,7 @@ REFUSED = {
     "vllm_mode": ("server", "engine.vllm.mode sets it"),
     "report_to": ("wandb", "always 'none'"),
     "push_to_hub": (True, "stays where it is"),
+    "ddp_backend": ("mpi", "torch chooses"),
     "hub_token": ("x", "stays where it is"),
     "save_steps": (3, "train.save_every"),
     "trust_remote_code": (True, "no code of a model is run"),
@@ -232,6 +236,22 @@ def test_vllm_that_cannot_run_is_refused(monkeypatch):
     monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: object())
     refuse_arguments(engine, on_cpu=False, allowed_hosts=["GPU7"])
     refuse_arguments(TrlEngine(vllm={"mode": "server"}), on_cpu=False)
+
+
+@pytest.mark.parametrize(("args", "seconds"), [({}, 1800), ({"ddp_timeout": 7200}, 7200)])
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(monkeypatch, args, seconds):
+    """What GRPOConfig says of it comes too late: the processes have met by then."""
+    met = {}
+
+    class Met:
+        process_index, num_processes = 1, 2
+
+        def __init__(self, **options):
+            met.update(options)
+
+    monkeypatch.setattr("pgrpo_cli.engines.trl.run.PartialState", Met)
+    assert joined(torch.device("cpu"), TrlEngine(args=args)) == World(1, 2)
+    assert met == {"cpu": True, "timeout": timedelta(seconds=seconds)}
 
 
 def test_completions_are_shared_out_evenly_or_not_at_all():

@@ -105,6 +105,7 @@ _ELSEWHERE = {
     "disable_dropout": "adapter.dropout is 0",
     "generation_batch_size": "a step's completions are generated together",
     "steps_per_generation": "a step's completions are generated together",
+    "ddp_backend": "torch chooses it for the device",
     "trust_remote_code": "no code of a model is run",
     "push_to_hub": "a run stays where it is; `pgrpo export` writes what can be uploaded",
     "sync_ref_model": "the reference of the KL penalty is the base model",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import GenerationConfig
+from trl import GRPOConfig
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
@@ -19,6 +21,7 @@ from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.nf4 import keep_differentiable
 from pgrpo_cli.pretrained.device import set_up
 from pgrpo_cli.pretrained.loading import check_vocabulary
+from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
@@ -35,9 +38,10 @@ from .rewards import INDEX, RecipeReward
 from .run_trainer import RunTrainer
 
 
-def joined(device: torch.device) -> World:
+def joined(device: torch.device, engine: TrlEngine) -> World:
     """The processes that a launcher has started with this one, which can talk to each other from now on."""
-    state = PartialState(cpu=device.type == "cpu")
+    patience = timedelta(seconds=engine.args.get("ddp_timeout", GRPOConfig.ddp_timeout))
+    state = PartialState(cpu=device.type == "cpu", timeout=patience)
     return World(state.process_index, state.num_processes)
 
 

@@ -17,6 +17,7 @@ from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.model import RandomModel
+from pgrpo_cli.state.checksums import CHECKSUMS, write_checksums
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.verbs.train import train
 from tests.support.loop import Watcher
@@ -131,6 +132,22 @@ def test_a_stopped_run_goes_on_as_one_that_was_not(whole, tmp_path):
     assert tables(run / "history.sqlite") == tables(whole / "history.sqlite")
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_step_draws_the_same_without_the_state_of_random_numbers(whole, tmp_path):
+    """TRL's is that of a process; in another number of processes some of them have none."""
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    for path in run.rglob("rng_state*"):
+        path.unlink()
+    checkpoint = run / "checkpoints" / "step-000004"
+    (checkpoint / CHECKSUMS).unlink()
+    write_checksums(checkpoint)
+    trained(recipe, run, *TRL)
+    assert tables(run / "history.sqlite") == tables(whole / "history.sqlite")
+    assert metrics(run) == metrics(whole)
 
 
 def test_a_damaged_checkpoint_of_trls_falls_back_to_the_one_before(whole, tmp_path):

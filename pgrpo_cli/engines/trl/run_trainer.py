@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerState
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -23,11 +23,12 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.model.load.adapter import WEIGHTS, adapter_state, restore_adapter
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
+from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import Adapter
 from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
 from pgrpo_cli.state.run import RunDirectory
 
-from .flow import Flow, StepEnd
+from .flow import Flow
 from .recording import METRICS, Recorder, StepFacts
 from .rewards import INDEX, RecipeReward, summed_usage
 from .trainer import PGRPOTrainer
@@ -53,7 +54,7 @@ class RunTrainer(PGRPOTrainer):
     ) -> None:
         self.run, self.recipe, self.reward, self.checkpoint = run, recipe, reward, checkpoint
         self.recorder: Recorder | None = None
-        self.unsaved: StepEnd | None = None
+        self.unsaved: int | None = None
         self.stop_requested = stop_requested
         self._prompts = prompts
         self._input_ids = {prompt.prompt: prompt.input_ids for prompt in prompts}
@@ -142,9 +143,11 @@ class RunTrainer(PGRPOTrainer):
         with self.checkpoint.readable() if self.checkpoint else nullcontext():
             super()._load_optimizer_and_scheduler(folder)
 
+    def _save_rng_state(self, folder: str) -> None:
+        """Each rollout seeds its own."""
+
     def _load_rng_state(self, folder: str | None) -> None:
-        with self.checkpoint.readable() if self.checkpoint else nullcontext():
-            super()._load_rng_state(folder)
+        """There is none."""
 
     def _load_scaler(self, folder: str | None) -> None:
         """Only float16 has one, which is refused."""
@@ -158,6 +161,9 @@ class RunTrainer(PGRPOTrainer):
 
     def _generate(self, prompts: Any) -> Any:
         self._enter("rollout")
+        # A resumed run draws what an uninterrupted one draws, and each process something else.
+        seed = derive_seed(self.recipe.seed, "rollout", self.step, self.accelerator.process_index)
+        set_seed(seed % 2**32)
         return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Tensor:
@@ -234,10 +240,10 @@ class RunTrainer(PGRPOTrainer):
     def save_finished_step(self) -> None:
         """Save the last finished step after a reward has failed, unless it is saved. Every process calls it.
 
-        Until its rewards are known a step changes nothing that is saved, except for the random numbers.
+        Until its rewards are known a step changes nothing that is saved, except for TRL's count of tokens.
         """
         if self.unsaved is not None:
-            self.unsaved.put_back(self.state)
+            self.state.num_input_tokens_seen = self.unsaved
             self._save_checkpoint(self.model, None)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -246,7 +252,7 @@ class RunTrainer(PGRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        # Each process writes the state of its random numbers.
+        # Engines that shard the weights write in all processes.
         self.accelerator.wait_for_everyone()
         if self.recorder is not None:
             place = Path(self._get_output_dir(trial))

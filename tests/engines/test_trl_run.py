@@ -89,6 +89,15 @@ def test_the_first_update_begins_from_the_native_engines_adapter(whole, tmp_path
         assert torch.allclose(native[name], trl[name], atol=1e-9) and native[name].dtype == trl[name].dtype
 
 
+def test_nothing_is_told_of_a_run(tmp_path, monkeypatch):
+    """TRL reports the models and data that its trainers are made for, unless a variable forbids it."""
+    told = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *_, **what: told.append(what))
+    train(write_tiny(tmp_path), run_dir=tmp_path / "run", overrides=["engine.type=trl", "train.steps=1"])
+    assert told == []
+
+
 def test_sampling_obeys_the_recipe_alone(tmp_path):
     """The generation config that comes with a model is no part of the recipe, except for its stop tokens."""
     folder, found = tmp_path / "model", []

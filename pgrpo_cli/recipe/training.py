@@ -237,7 +237,8 @@ class TrainSection(Section):
     tokens_per_micro_batch: Tokens = Field(
         "auto",
         description="Budget of tokens, padding included, of one forward and backward pass. `auto`: what the "
-        f"GPU's free memory holds, up to 16384; {TOKENS_PER_MICRO_BATCH} on a CPU.",
+        f"GPU's free memory holds, up to 16384; {TOKENS_PER_MICRO_BATCH} on a CPU and with `engine.type: "
+        "trl`.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."

@@ -23,9 +23,10 @@ class ScoredStep:
     """The completions of one step, scored, in the plain values that any trainer has.
 
     There are N = P·G completions, prompt-major: the G completions of the first prompt come first. `entropy`:
-    the mean of -log p over all sampled tokens, in nats. `finished_N`: whether a completion ended by itself.
-    `clipped_fraction`: the share of completions whose advantage was clipped. `random_groups_P`: with
-    `history.preference_groups: random`, what was drawn for each prompt in place of its preference group.
+    the mean of -log p over all sampled tokens, in nats; None if it is unknown. `finished_N`: whether a
+    completion ended by itself. `clipped_fraction`: the share of completions whose advantage was clipped.
+    `random_groups_P`: with `history.preference_groups: random`, what was drawn for each prompt in place of
+    its preference group.
     """
 
     step: int
@@ -38,7 +39,7 @@ class ScoredStep:
     scores_N: Sequence[Score]
     advantages_N: Sequence[float]
     clipped_fraction: float
-    entropy: float
+    entropy: float | None
     random_groups_P: Sequence[str] | None = None
 
     @property

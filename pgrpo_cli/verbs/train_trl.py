@@ -78,7 +78,7 @@ def world_of(recipe: Recipe, wish: str | None, allowed_hosts: Collection[str]) -
             "engine.type is 'trl', and this GPU computes in float16: TRL scales no loss of an adapter",
             remedy="Set model.compute_dtype to float32, or engine.type to native.",
         )
-    return joined(device)
+    return joined(device, recipe.engine)
 
 
 def train_together(call: TrainingCall, world: World) -> None:

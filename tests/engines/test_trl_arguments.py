@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 
 import pytest
+import torch
 from trl import GRPOConfig
 
 from pgrpo_cli.engines.trl.arguments import (
@@ -15,7 +17,8 @@ from pgrpo_cli.engines.trl.arguments import (
     mapped,
     refuse_arguments,
 )
-from pgrpo_cli.engines.trl.run import at_once, shared_out
+from pgrpo_cli.engines.trl.run import at_once, joined, shared_out
+from pgrpo_cli.engines.world import World
 from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.schema import Recipe
@@ -118,6 +121,13 @@ def test_arguments_of_the_recipe_are_passed_through(tmp_path):
     assert all(getattr(found, name) == value for name, value in OURS.items() if name != "report_to")
 
 
+@pytest.mark.parametrize("of_launcher", ["fp16", "bf16", "no"])
+def test_the_dtype_is_the_recipes_whatever_a_launcher_was_configured_for(tmp_path, monkeypatch, of_launcher):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", of_launcher)
+    assert arguments_of(tmp_path).mixed_precision == "no"
+    assert arguments_of(tmp_path, model__compute_dtype="bfloat16").mixed_precision == "bf16"
+
+
 def test_vllm_is_passed_through(tmp_path):
     # No trainer is made of it here: that needs vLLM and a GPU.
     model = {"id": "a/b", "quantization": {"type": "none"}, "compute_dtype": "float32"}
@@ -136,14 +146,21 @@ def test_what_trl_refuses_is_said_in_its_words(tmp_path):
 REFUSED = {
     "learning_rat": (1, "GRPOConfig has no such argument; did you mean 'learning_rate'?"),
     "learning_rate": (1e-3, "train.learning_rate sets it"),
+    "activation_checkpointing": (True, "train.gradient_checkpointing sets it"),
     "max_steps": (1, "train.steps and train.updates_per_rollout sets it"),
     "vllm_mode": ("server", "engine.vllm.mode sets it"),
     "report_to": ("wandb", "always 'none'"),
     "push_to_hub": (True, "stays where it is"),
+    "ddp_backend": ("mpi", "torch chooses"),
     "hub_token": ("x", "stays where it is"),
     "save_steps": (3, "train.save_every"),
     "trust_remote_code": (True, "no code of a model is run"),
     "scale_rewards": ("batch", "`advantage`"),
+    "log_completions": (True, "history.sqlite"),
+    "num_completions_to_print": (3, "history.sqlite"),
+    "generation_kwargs": ({"temperature": 0.5}, "rollout.temperature sets temperature"),
+    "lr_scheduler_kwargs": ({"num_cycles": 3}, "`train`"),
+    "ignore_data_skip": (True, "always False"),
     "dataloader_num_workers": ("2", "found '2'; must be a whole number"),
     "min_p": (True, "found True; must be a number or null"),
     "use_liger_kernel": (1, "found 1; must be true or false"),
@@ -156,6 +173,43 @@ def test_other_arguments_are_refused_with_the_reason(name):
     with pytest.raises(RecipeError) as refusal:
         refuse_arguments(TrlEngine(args={name: value}), on_cpu=True)
     assert f"engine.args.{name}: " in refusal.value.message and reason in refusal.value.message
+
+
+KEYS = {
+    "temperature": "rollout.temperature",
+    "top_k": "rollout.top_k",
+    "max_new_tokens": "rollout.max_completion_tokens",
+    "max_tokens": "rollout.max_completion_tokens",
+    "num_return_sequences": "rollout.num_generations",
+    "do_sample": "rollout.temperature",
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_what_the_recipe_says_of_sampling_cannot_be_said_otherwise(name):
+    engine = TrlEngine(args={"generation_kwargs": {"typical_p": 0.9, name: 1}})
+    with pytest.raises(RecipeError) as refusal:
+        refuse_arguments(engine, on_cpu=True)
+    assert refusal.value.message == f"engine.args.generation_kwargs: {KEYS[name]} sets {name}"
+
+
+def test_other_settings_of_sampling_are_passed_through(tmp_path):
+    args = {"generation_kwargs": {"typical_p": 0.9}}
+    refuse_arguments(TrlEngine(args=args), on_cpu=True)
+    # transformers would read the JSON in a text.
+    with pytest.raises(RecipeError, match="must be a mapping or null"):
+        refuse_arguments(TrlEngine(args={"generation_kwargs": '{"temperature": 1}'}), on_cpu=True)
+    assert arguments_of(tmp_path, engine__args=args).generation_kwargs == {"typical_p": 0.9}
+
+
+def test_a_package_that_an_argument_needs_is_named(monkeypatch):
+    engine = TrlEngine(args={"use_liger_kernel": True})
+    monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"liger_kernel is not installed \(pip install liger-kernel\)"):
+        refuse_arguments(engine, on_cpu=True)
+    refuse_arguments(TrlEngine(args={"use_liger_kernel": False}), on_cpu=True)
+    monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: object())
+    refuse_arguments(engine, on_cpu=True)
 
 
 def test_all_mistakes_are_said_at_once():
@@ -182,6 +236,22 @@ def test_vllm_that_cannot_run_is_refused(monkeypatch):
     monkeypatch.setattr("pgrpo_cli.engines.trl.arguments.find_spec", lambda name: object())
     refuse_arguments(engine, on_cpu=False, allowed_hosts=["GPU7"])
     refuse_arguments(TrlEngine(vllm={"mode": "server"}), on_cpu=False)
+
+
+@pytest.mark.parametrize(("args", "seconds"), [({}, 1800), ({"ddp_timeout": 7200}, 7200)])
+def test_processes_wait_for_each_other_as_long_as_the_recipe_says(monkeypatch, args, seconds):
+    """What GRPOConfig says of it comes too late: the processes have met by then."""
+    met = {}
+
+    class Met:
+        process_index, num_processes = 1, 2
+
+        def __init__(self, **options):
+            met.update(options)
+
+    monkeypatch.setattr("pgrpo_cli.engines.trl.run.PartialState", Met)
+    assert joined(torch.device("cpu"), TrlEngine(args=args)) == World(1, 2)
+    assert met == {"cpu": True, "timeout": timedelta(seconds=seconds)}
 
 
 def test_completions_are_shared_out_evenly_or_not_at_all():

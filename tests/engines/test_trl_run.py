@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
@@ -13,7 +14,10 @@ from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.engines.trl.run import rows_of
 from pgrpo_cli.engines.trl.run_trainer import RunTrainer
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.load import load_recipe
+from pgrpo_cli.recipe.model import RandomModel
+from pgrpo_cli.state.checksums import CHECKSUMS, write_checksums
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.verbs.train import train
 from tests.support.loop import Watcher
@@ -85,6 +89,31 @@ def test_the_first_update_begins_from_the_native_engines_adapter(whole, tmp_path
         assert torch.allclose(native[name], trl[name], atol=1e-9) and native[name].dtype == trl[name].dtype
 
 
+def test_nothing_is_told_of_a_run(tmp_path, monkeypatch):
+    """TRL reports the models and data that its trainers are made for, unless a variable forbids it."""
+    told = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *_, **what: told.append(what))
+    train(write_tiny(tmp_path), run_dir=tmp_path / "run", overrides=["engine.type=trl", "train.steps=1"])
+    assert told == []
+
+
+def test_sampling_obeys_the_recipe_alone(tmp_path):
+    """The generation config that comes with a model is no part of the recipe, except for its stop tokens."""
+    folder, found = tmp_path / "model", []
+    random_model(RandomModel(hidden_size=16, num_layers=2, num_heads=2)).save_pretrained(folder)
+    random_tokenizer().save_pretrained(folder)
+    path = folder / "generation_config.json"
+    plain = json.loads(path.read_text())
+    for own in ({}, {"min_new_tokens": 8, "no_repeat_ngram_size": 1, "typical_p": 0.2, "num_beams": 2}):
+        path.write_text(json.dumps({**plain, **own}))
+        recipe = write_tiny(tmp_path, model={**TINY["model"], "id": str(folder)})
+        run = tmp_path / f"run{len(own)}"
+        trained(recipe, run, *TRL, "--set", "train.steps=1")
+        found.append(tables(run / "history.sqlite")["completions"])
+    assert found[0] == found[1]
+
+
 def test_verbs_work_on_it_as_on_any_run(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -114,6 +143,22 @@ def test_a_stopped_run_goes_on_as_one_that_was_not(whole, tmp_path):
     assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_step_draws_the_same_without_the_state_of_random_numbers(whole, tmp_path):
+    """TRL's is that of a process; in another number of processes some of them have none."""
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "checkpoints" / "step-000006")
+    for path in run.rglob("rng_state*"):
+        path.unlink()
+    checkpoint = run / "checkpoints" / "step-000004"
+    (checkpoint / CHECKSUMS).unlink()
+    write_checksums(checkpoint)
+    trained(recipe, run, *TRL)
+    assert tables(run / "history.sqlite") == tables(whole / "history.sqlite")
+    assert metrics(run) == metrics(whole)
+
+
 def test_a_damaged_checkpoint_of_trls_falls_back_to_the_one_before(whole, tmp_path):
     recipe, run = write_tiny(tmp_path), tmp_path / "run"
     shutil.copytree(whole, run)
@@ -125,6 +170,24 @@ def test_a_damaged_checkpoint_of_trls_falls_back_to_the_one_before(whole, tmp_pa
     assert metrics(run) == metrics(whole)
 
 
+@pytest.mark.parametrize("damaged", ["step-000006/adapter_model.safetensors", None])
+def test_the_finished_adapter_is_that_of_the_last_step(whole, tmp_path, damaged):
+    """A checkpoint that was set aside, and a folder of the user's, come behind it by name."""
+    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    if damaged:
+        path = run / "checkpoints" / damaged
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000099-mine")
+    trained(recipe, run, *TRL)
+    assert len(steps_in(run)) == 4
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_run_whose_adapter_is_missing_is_finished_from_its_last_checkpoint(whole, tmp_path):
     recipe, run = write_tiny(tmp_path), tmp_path / "run"
     shutil.copytree(whole, run)
@@ -134,12 +197,22 @@ def test_a_run_whose_adapter_is_missing_is_finished_from_its_last_checkpoint(who
     assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_more_steps_continue_a_finished_run(whole, tmp_path):
-    recipe, run = write_tiny(tmp_path), tmp_path / "run"
+def test_more_steps_continue_a_finished_run(whole, tmp_path, monkeypatch):
+    recipe, run, used = write_tiny(tmp_path), tmp_path / "run", []
+    update = RunTrainer.training_step
+
+    def noted(self, *arguments):
+        used.append(self.optimizer.param_groups[0]["lr"])
+        return update(self, *arguments)
+
+    monkeypatch.setattr(RunTrainer, "training_step", noted)
     shutil.copytree(whole, run)
     trained(recipe, run, *TRL, "--set", "train.steps=8")
     assert [line["step"] for line in metrics(run)] == list(range(1, 9))
     assert metrics(run)[:6] == metrics(whole)
+    # From its first step on, the learning rate is that of a run of eight steps.
+    recorded = [line["learning_rate"] for line in metrics(run)[6:]]
+    assert used == pytest.approx(recorded, rel=1e-12) and recorded[0] > metrics(whole)[-1]["learning_rate"]
 
 
 def test_the_engine_of_a_run_cannot_change(whole, tmp_path):
@@ -222,6 +295,43 @@ def test_rewards_normalised_each_by_itself_have_their_histories_and_parts(tmp_pa
     assert {("often", "length"), ("often", "words")} <= parts and ("seldom", "words") not in parts
     recorded = [json.loads(row[6]) for row in rows["completions"] if row[4] == "often"]
     assert all({"length", "words"} == set(part) for part in recorded)
+
+
+HALF = """
+def reward(completions, **_):
+    return [float(len(set(text))) if number % 4 < 2 else None for number, text in enumerate(completions)]
+"""
+
+
+@pytest.mark.parametrize("pieces", [3, 12])
+def test_means_are_those_of_tokens_however_a_step_is_cut(tmp_path, pieces, monkeypatch):
+    (tmp_path / "reward.py").write_text(HALF)
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    # The second update of a step is off-policy, so that there is something to clip.
+    train = {**TINY["train"], "steps": 2, "updates_per_rollout": 2, "schedule": "constant"}
+    loss = {"beta": 0.1, "clip_low": 1e-4, "clip_high": 1e-4}
+    found = []
+    for number in (1, pieces):
+        monkeypatch.setattr("pgrpo_cli.engines.trl.run.at_once", lambda *_, n=number: 12 // n)
+        recipe = write_tiny(tmp_path, rewards=rewards, train=train, loss=loss)
+        run = tmp_path / str(number)
+        trained(recipe, run, "--allow-code", *TRL)
+        found.append(metrics(run)[-1])
+    for name in ("entropy", "kl", "clip_fraction_low", "clip_fraction_high"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-3), name
+        assert found[0][name] > 0
+    # The policy is near the uniform distribution over 258 tokens.
+    assert found[0]["entropy"] == pytest.approx(math.log(258), rel=0.01)
+
+
+def test_a_step_without_rewards_has_no_such_means(tmp_path):
+    (tmp_path / "reward.py").write_text(HALF.replace("if number % 4 < 2", "if False"))
+    rewards = [{"type": "python", "file": "reward.py", "function": "reward"}]
+    recipe, run = write_tiny(tmp_path, rewards=rewards, loss={"beta": 0.1}), tmp_path / "run"
+    trained(recipe, run, "--allow-code", *TRL, "--set", "train.steps=1")
+    (line,) = metrics(run)
+    assert line["entropy"] is None and not {"kl", "clip_fraction_low"} & line.keys()
+    assert pgrpo("doctor", run).exit_code in (0, 1)
 
 
 FAILS = """

@@ -16,11 +16,12 @@ from pgrpo_cli.state.checksums import CHECKSUMS, write_checksums
 from tests.support.training import pgrpo, trained, write_tiny
 
 TRL = ("--set", "engine.type=trl")
-READ = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+READ = ("optimizer.pt", "scheduler.pt")
 """Pickles that TRL reads again."""
 NEVER_READ = (
-    "training_args.bin", "scaler.pt", "pytorch_model.bin", "adapter_model.bin", "pytorch_model_fsdp.bin",
-    "other/adapter_model.bin", "optimizer_0/.metadata", "pytorch_model_fsdp_0/.metadata",
+    "training_args.bin", "scaler.pt", "rng_state.pth", "pytorch_model.bin", "adapter_model.bin",
+    "pytorch_model_fsdp.bin", "other/adapter_model.bin", "optimizer_0/.metadata",
+    "pytorch_model_fsdp_0/.metadata",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from accelerate.utils import patch_environment
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import GRPOConfig
 
@@ -64,6 +65,7 @@ DERIVED = {
     "max_steps": "train.steps and train.updates_per_rollout",
     "per_device_train_batch_size": "train.prompts_per_step and train.tokens_per_micro_batch",
     "gradient_accumulation_steps": "train.prompts_per_step and train.tokens_per_micro_batch",
+    "activation_checkpointing": "train.gradient_checkpointing",
     "use_cpu": "model.device",
     "use_vllm": "engine.vllm",
     **{f"vllm_{key}": f"engine.vllm.{key}" for key in VllmSection.model_fields},
@@ -76,6 +78,8 @@ OURS = {
     # Rows come in the order of the native engine's batches.
     "shuffle_dataset": False,
     "remove_unused_columns": False,
+    # A resumed run takes the prompts that an uninterrupted one would take.
+    "ignore_data_skip": False,
     # One record per update; checkpoints when a step of the recipe is done.
     "logging_strategy": "steps",
     "logging_steps": 1,
@@ -90,6 +94,7 @@ OURS = {
 _ELSEWHERE = {
     "output_dir": "the run's directory is where checkpoints go",
     "resume_from_checkpoint": "the run continues from its own newest checkpoint",
+    "lr_scheduler_kwargs": "the section `train` has all of the schedule",
     "num_train_epochs": "train.steps says how long a run is",
     "fp16": "model.compute_dtype chooses the dtype",
     "reward_weights": "rewards have a key `weight`",
@@ -100,12 +105,17 @@ _ELSEWHERE = {
     "disable_dropout": "adapter.dropout is 0",
     "generation_batch_size": "a step's completions are generated together",
     "steps_per_generation": "a step's completions are generated together",
+    "ddp_backend": "torch chooses it for the device",
     "trust_remote_code": "no code of a model is run",
     "push_to_hub": "a run stays where it is; `pgrpo export` writes what can be uploaded",
-    "log_completions_hub_repo": "completions are in the run's history.sqlite",
     "sync_ref_model": "the reference of the KL penalty is the base model",
     "vllm_server_host": "engine.vllm.server_base_url has the address",
     "vllm_server_port": "engine.vllm.server_base_url has the address",
+    # TRL prints them as they are, with whatever moves the cursor or hides text.
+    **dict.fromkeys(
+        ("log_completions", "log_completions_hub_repo", "log_unique_prompts", "num_completions_to_print"),
+        "completions are in the run's history.sqlite",
+    ),
 }
 _PREFIXES = {
     "hub_": "a run stays where it is",
@@ -113,6 +123,14 @@ _PREFIXES = {
     "eval_": "`pgrpo eval` evaluates",
     "do_": "`pgrpo train` trains",
 }
+
+_SAMPLING = {
+    **{entry.argument: entry.key for entry in TABLE if entry.key.startswith("rollout.")},
+    "do_sample": "rollout.temperature",
+    **dict.fromkeys(("max_length", "max_new_tokens", "max_tokens"), "rollout.max_completion_tokens"),
+    **dict.fromkeys(("n", "num_return_sequences"), "rollout.num_generations"),
+}
+"""Keys of `engine.args.generation_kwargs`, of transformers or vLLM, and the recipe's that sets the same."""
 
 
 def grpo_arguments(
@@ -141,7 +159,9 @@ def grpo_arguments(
         values["use_vllm"] = True
         values |= {f"vllm_{key}": value for key, value in engine.vllm.model_dump().items()}
     try:
-        return GRPOConfig(**values)
+        # `accelerate launch` sets it to what its own configuration says.
+        with patch_environment(ACCELERATE_MIXED_PRECISION="bf16" if values["bf16"] else "no"):
+            return GRPOConfig(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(
             f"TRL refuses the arguments of this run: {error}", remedy="engine.args has what you may change."
@@ -188,6 +208,11 @@ def _problems(name: str, value: Any) -> Iterator[str]:
             )
         except ValidationError:
             yield f"{place}: found {value!r}; must be {_described(known[name])}"
+            return
+        if name == "generation_kwargs":
+            yield from (f"{place}: {_SAMPLING[key]} sets {key}" for key in value or () if key in _SAMPLING)
+        if name == "use_liger_kernel" and value and find_spec("liger_kernel") is None:
+            yield f"{place}: the package liger_kernel is not installed (pip install liger-kernel)"
 
 
 def _described(annotation: Any) -> str:
@@ -211,7 +236,8 @@ def _vllm_problems(vllm: VllmSection, on_cpu: bool, allowed_hosts: Collection[st
 @cache
 def _types() -> Mapping[str, Any]:
     """The arguments of GRPOConfig and their types."""
-    return typing.get_type_hints(GRPOConfig)
+    # Text would be JSON, whose keys are not looked at here.
+    return typing.get_type_hints(GRPOConfig) | {"generation_kwargs": dict[str, Any] | None}
 
 
 def _at(recipe: Recipe, key: str) -> Any:

@@ -19,7 +19,7 @@ from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
 from pgrpo_cli.training import Clock, Observer
 
-_METRICS = {
+METRICS = {
     "clip_fraction_low": "clip_ratio/low_mean",
     "clip_fraction_high": "clip_ratio/high_mean",
     "kl": "kl",
@@ -76,7 +76,9 @@ class Recorder:
             UpdateResult(
                 loss=logs["loss"],
                 grad_norm=logs["grad_norm"],
-                metrics={ours: logs[theirs] for ours, theirs in _METRICS.items() if theirs in logs},
+                metrics={
+                    ours: logs[theirs] for ours, theirs in METRICS.items() if logs.get(theirs) is not None
+                },
                 tokens=self.facts.tokens,
                 padding=self.facts.padding,
                 reference_seconds=0.0,
@@ -87,7 +89,7 @@ class Recorder:
             self.updates = []
             self.clock.begin(self.done + 1)
 
-    def _write(self, facts: StepFacts, entropy: float) -> None:
+    def _write(self, facts: StepFacts, entropy: float | None) -> None:
         self.clock.enter("save")
         scored = ScoredStep(**facts.scored, entropy=entropy)
         groups = self.histories.record(self._store, scored)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import GenerationConfig
+from trl import GRPOConfig
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
@@ -18,11 +21,12 @@ from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.nf4 import keep_differentiable
 from pgrpo_cli.pretrained.device import set_up
 from pgrpo_cli.pretrained.loading import check_vocabulary
+from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import finish_adapter, model_card
-from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
+from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint, checkpoint_at
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import Tracker
 from pgrpo_cli.training import Observer
@@ -34,9 +38,10 @@ from .rewards import INDEX, RecipeReward
 from .run_trainer import RunTrainer
 
 
-def joined(device: torch.device) -> World:
+def joined(device: torch.device, engine: TrlEngine) -> World:
     """The processes that a launcher has started with this one, which can talk to each other from now on."""
-    state = PartialState(cpu=device.type == "cpu")
+    patience = timedelta(seconds=engine.args.get("ddp_timeout", GRPOConfig.ddp_timeout))
+    state = PartialState(cpu=device.type == "cpu", timeout=patience)
     return World(state.process_index, state.num_processes)
 
 
@@ -94,6 +99,8 @@ def build_trainer(
         arguments._n_gpu = min(arguments.n_gpu, 1)
     base = load_base_model(recipe.model, recipe_dir, device)
     check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
+    # Beside its stop tokens, its own generation config could change what is sampled from.
+    base.generation_config = GenerationConfig(eos_token_id=base.generation_config.eos_token_id)
     keep_differentiable(base)
     base.requires_grad_(False)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -172,7 +179,7 @@ def train_on_trl(
 
 def _finish(trainer: RunTrainer) -> None:
     run, recipe = trainer.run, trainer.recipe
-    saved = sorted(run.checkpoints.glob("step-*"))[-1]
     own_template = None if recipe.model.chat_template is None else trainer.processing_class.chat_template
     card = model_card(recipe, trainer.history)
-    finish_adapter(run, trainer.adapter_in(saved), card, chat_template=own_template)
+    saved = checkpoint_at(run, recipe.train.steps)
+    finish_adapter(run, trainer.adapter_in(saved.path), card, chat_template=own_template)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerState
+from transformers import TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -21,12 +23,13 @@ from pgrpo_cli.errors import RecipeError
 from pgrpo_cli.model.load.adapter import WEIGHTS, adapter_state, restore_adapter
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.base import Score
+from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import Adapter
 from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
 from pgrpo_cli.state.run import RunDirectory
 
-from .flow import Flow, StepEnd
-from .recording import Recorder, StepFacts
+from .flow import Flow
+from .recording import METRICS, Recorder, StepFacts
 from .rewards import INDEX, RecipeReward, summed_usage
 from .trainer import PGRPOTrainer
 
@@ -51,11 +54,12 @@ class RunTrainer(PGRPOTrainer):
     ) -> None:
         self.run, self.recipe, self.reward, self.checkpoint = run, recipe, reward, checkpoint
         self.recorder: Recorder | None = None
-        self.unsaved: StepEnd | None = None
+        self.unsaved: int | None = None
         self.stop_requested = stop_requested
         self._prompts = prompts
         self._input_ids = {prompt.prompt: prompt.input_ids for prompt in prompts}
         self._completions: tuple[Sequence[str], Sequence[Sequence[int]]] = ((), ())
+        self._trained: list[Tensor] = []
         adapter = {name: p.detach().clone() for name, p in _trainable(arguments["model"])}
         super().__init__(
             reward_funcs=[reward],
@@ -89,11 +93,14 @@ class RunTrainer(PGRPOTrainer):
         def factor(update: int) -> float:
             return train.learning_rate_at(min(update // self.updates + 1, train.steps)) / train.learning_rate
 
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = _Schedule(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """A run writes its own, once it is finished."""
+
+    def _send_telemetry(self) -> None:
+        """Nobody is told of a run. The variable that forbids it would have to be set before any import."""
 
     def save_histories(self, folder: Path) -> None:
         """The checkpoint of the run contains them."""
@@ -139,9 +146,11 @@ class RunTrainer(PGRPOTrainer):
         with self.checkpoint.readable() if self.checkpoint else nullcontext():
             super()._load_optimizer_and_scheduler(folder)
 
+    def _save_rng_state(self, folder: str) -> None:
+        """Each rollout seeds its own."""
+
     def _load_rng_state(self, folder: str | None) -> None:
-        with self.checkpoint.readable() if self.checkpoint else nullcontext():
-            super()._load_rng_state(folder)
+        """There is none."""
 
     def _load_scaler(self, folder: str | None) -> None:
         """Only float16 has one, which is refused."""
@@ -155,6 +164,9 @@ class RunTrainer(PGRPOTrainer):
 
     def _generate(self, prompts: Any) -> Any:
         self._enter("rollout")
+        # A resumed run draws what an uninterrupted one draws, and each process something else.
+        seed = derive_seed(self.recipe.seed, "rollout", self.step, self.accelerator.process_index)
+        set_seed(seed % 2**32)
         return super()._generate(prompts)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Tensor:
@@ -196,6 +208,23 @@ class RunTrainer(PGRPOTrainer):
         self._enter("training")
         return output
 
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        self._trained.append(inputs["completion_mask"].sum())
+        return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With means over the tokens of an update; TRL's are means over those of its micro-batches. None if
+        no completion has a reward.
+        """
+        if self._trained:
+            counts = self.accelerator.reduce(torch.stack(self._trained), reduction="sum").tolist()
+            self._trained.clear()
+            of_update = self._metrics["train"]
+            for name in of_update.keys() & {"entropy", *METRICS.values()}:
+                total = sum(value * count for value, count in zip(of_update[name], counts, strict=True))
+                of_update[name] = [total / sum(counts) if any(counts) else math.nan]
+        super().log(logs, start_time)
+
     def _scored_step(self) -> dict[str, Any]:
         """The completions of the step, of all processes, as the records take them."""
         return {
@@ -214,10 +243,10 @@ class RunTrainer(PGRPOTrainer):
     def save_finished_step(self) -> None:
         """Save the last finished step after a reward has failed, unless it is saved. Every process calls it.
 
-        Until its rewards are known a step changes nothing that is saved, except for the random numbers.
+        Until its rewards are known a step changes nothing that is saved, except for TRL's count of tokens.
         """
         if self.unsaved is not None:
-            self.unsaved.put_back(self.state)
+            self.state.num_input_tokens_seen = self.unsaved
             self._save_checkpoint(self.model, None)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -226,7 +255,7 @@ class RunTrainer(PGRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        # Each process writes the state of its random numbers.
+        # Engines that shard the weights write in all processes.
         self.accelerator.wait_for_everyone()
         if self.recorder is not None:
             place = Path(self._get_output_dir(trial))
@@ -259,6 +288,17 @@ class RunTrainer(PGRPOTrainer):
         for name, parameter in _trainable(model):
             if parameter.dtype != adapter[name].dtype:
                 parameter.data = adapter[name].to(parameter.device)
+
+
+class _Schedule(LambdaLR):
+    """Goes on with its own rates: those of its state are of the steps that the run had when it was saved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        factors = [factor(self.last_epoch) for factor in self.lr_lambdas]
+        self._last_lr = [rate * factor for rate, factor in zip(self.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 def _trainable(model: Any) -> list[tuple[str, Tensor]]:

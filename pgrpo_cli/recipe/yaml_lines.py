@@ -23,10 +23,24 @@ _MAX_DIGITS = 40
 
 _TAG = "tag:yaml.org,2002:"
 _BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-FLOAT = re.compile(
-    r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+RESOLVERS = (
+    (_TAG + "bool", re.compile(r"^(?i:yes|no|on|off|true|false)$"), list("yYnNtTfFoO")),
+    (
+        _TAG + "int",
+        re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+)$"),
+        list("-+0123456789"),
+    ),
+    (
+        _TAG + "float",
+        re.compile(
+            r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    ),
+    (_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
 )
+"""The unquoted texts that are no text: the tag of what they are, their pattern and their first characters."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,13 +62,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-for _name, _pattern, _first in (
-    ("bool", r"^(?:(?i:yes|no|on|off|true|false))$", "yYnNtTfFoO"),
-    ("int", r"^(?:[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+)$", "-+0123456789"),
-    ("float", FLOAT.pattern, "-+0123456789."),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
+for _tag, _pattern, _first in RESOLVERS:
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
 
 
 @dataclass(frozen=True)

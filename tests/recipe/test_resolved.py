@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_a_character_that_yaml_takes_for_a_line_break_comes_back(tmp_path: Path,
     text = f"a{character}b"
     recipe = Recipe.model_validate(changed(model={"id": "random", "system_prompt": text}))
     assert roundtrip(recipe, tmp_path).model.system_prompt == text
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "false", "null"])
+def test_a_text_that_the_reader_could_take_for_a_boolean_comes_back(tmp_path: Path, word: str) -> None:
+    spellings = ["".join(letters) for letters in product(*((c, c.upper()) for c in word))]
+    options = {spelling: spelling for spelling in spellings}
+    recipe = Recipe.model_validate(
+        changed(rewards=[{"type": "plugin", "plugin": "p", "options": {**options, "list": spellings}}])
+    )
+    assert roundtrip(recipe, tmp_path) == with_aggregation(recipe)
 
 
 @settings(max_examples=40)

@@ -187,9 +187,11 @@ def test_a_run_from_before_advantages_were_clipped_clips_none(tmp_path: Path) ->
     path.write_text(old)
     assert (recipe.advantage.clip, load_resolved(path).advantage.clip) == (5.0, None)
     # So does a command that is given the run, and may override a key.
-    assert load_recipe(path).advantage.clip is None
-    assert load_recipe(path, ["advantage.clip=3"]).advantage.clip == 3.0
+    assert load_resolved(path, ["seed=3"]).advantage.clip is None
+    assert load_resolved(path, ["advantage.clip=3"]).advantage.clip == 3.0
     assert load_resolved(tmp_path / "recipe.yaml").advantage.clip == 5.0
+    # The same file as a recipe of its own: a key that a user has deleted has its default.
+    assert load_recipe(path).advantage.clip == 5.0
 
 
 def test_the_hash_does_not_depend_on_the_order_of_options(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pgrpo_cli.names import nearest
 from .base import MOST_WHOLE, Section
 from .messages import KeyPath, choices, did_you_mean, dotted, plain
 from .schema import Recipe
-from .shape import Place, describe, leaves, literals, place_of, unwrap, variants
+from .shape import Place, describe, leaves, literals, members, place_of, unwrap, variants
 from .yaml_lines import Document
 
 KEY_ERRORS = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found")
@@ -74,8 +74,10 @@ def _remedy(value: Any, place: Place, document: Document) -> str:
         return _quoting(value, place, document) or _absent(value, place)
     if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE:
         return f"; write {int(value)}"
-    if wanted in (int, float) and isinstance(value, str) and not document.origin(place.path).raw:
-        return "; remove the quotes"
+    if isinstance(value, str) and not document.origin(place.path).raw:
+        boolean = bool in members(wanted) and value.lower() in ("true", "false")
+        if boolean or wanted in (int, float):
+            return "; remove the quotes"
     return _absent(value, place)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -250,3 +251,21 @@ def test_any_text_is_a_recipe_or_a_recipe_error(tmp_path: Path, text: str) -> No
 def test_any_bytes_are_a_recipe_error(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(RecipeError):
         load_text(tmp_path, content)
+
+
+@pytest.mark.parametrize("delimiter", ["'\\t'", "\\t", '"\\t"', "tab"])
+def test_a_tab_is_written_as_it_is_shown(tmp_path: Path, delimiter: str) -> None:
+    text = "name: a\nmodel: {id: random}\nrewards: [{type: length, max: 5}]\n"
+    text += f"data: {{source: {{type: csv, path: x, delimiter: {delimiter}}}}}"
+    assert load_text(tmp_path, text).data.source.delimiter == "\t"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("True", "; remove the quotes"), ("false", "; remove the quotes"), (1, ""), (0, ""), ("some", "")],
+)
+def test_the_matrix_takes_no_other_words(tmp_path: Path, value: Any, hint: str) -> None:
+    (problem,) = problems_of(tmp_path, changed(eval__matrix=value))
+    assert problem.text.endswith(f"; must be true or false or 'auto'{hint}")
+    for taken in (True, False, "auto"):
+        assert load_data(tmp_path, changed(eval__matrix=taken)).eval.matrix is taken

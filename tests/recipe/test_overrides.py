@@ -51,6 +51,81 @@ def test_an_override_sets_its_key_and_nothing_else(
     assert all(name.split(".")[:2] == key.split(".")[:2] for name in changes)
 
 
+def source(**values: Any) -> dict[str, Any]:
+    return changed(data__source=values, rewards=[{"type": "length", "max": 5}])
+
+
+@pytest.mark.parametrize("kind", ["feedback", "open_webui"])
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("*.jsonl", "*.jsonl"),
+        ("my #1.jsonl", "my #1.jsonl"),
+        ("a: b.jsonl", "a: b.jsonl"),
+        ("[ab]*.jsonl", "[ab]*.jsonl"),
+        ("[a] b.jsonl", "[a] b.jsonl"),
+        ("'quoted'", "quoted"),
+        ("[a.jsonl, '*.json']", ("a.jsonl", "*.json")),
+    ],
+)
+def test_text_where_a_list_may_be_needs_no_quotes(tmp_path: Path, kind: str, text: str, paths: Any) -> None:
+    recipe = load_data(tmp_path, source(type=kind, path="x"), f"data.source.path={text}")
+    assert recipe.data.source.path == paths
+
+
+@pytest.mark.parametrize("kind", ["feedback", "open_webui"])
+def test_no_text_is_no_path(tmp_path: Path, kind: str) -> None:
+    (problem,) = problems_of(tmp_path, source(type=kind, path="x"), "data.source.path=")
+    assert "found nothing (null); must be" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        (",", ","),
+        (";", ";"),
+        ("|", "|"),
+        ("\t", "\t"),
+        ("\\t", "\t"),
+        ("tab", "\t"),
+        ("';'", ";"),
+        (" ;", ";"),
+        ("null", None),
+    ],
+)
+def test_a_delimiter_needs_no_quotes(tmp_path: Path, text: str, delimiter: str | None) -> None:
+    recipe = load_data(tmp_path, source(type="csv", path="x"), f"data.source.delimiter={text}")
+    assert recipe.data.source.delimiter == delimiter
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "default", "key", "value"),
+    [
+        ("train.optimizer.weight_decay=0.01", "train.optimizer", "adamw", "weight_decay", 0.01),
+        ("model.quantization.double=false", "model.quantization", "nf4", "double", False),
+        (
+            "data.conditioning.template=Be {{ mood }}.",
+            "data.conditioning",
+            "prompt",
+            "template",
+            "Be {{ mood }}.",
+        ),
+    ],
+)
+def test_a_section_that_the_recipe_leaves_out_has_the_type_of_its_default(
+    tmp_path: Path, override: str, section: str, default: str, key: str, value: Any
+) -> None:
+    found = load_data(tmp_path, source(type="jsonl", path="x"), override)
+    for name in section.split("."):
+        found = getattr(found, name)
+    assert (found.type, getattr(found, key)) == (default, value)
+
+
+def test_a_key_of_another_type_begins_no_section(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, MINIMAL, "history.kind.decay=0.5")
+    assert "missing the key 'type'; must be one of 'cumulative'" in problem.text
+
+
 def test_null_unsets_optional_text(tmp_path: Path) -> None:
     recipe = load_data(tmp_path, changed(model__system_prompt="x"), "model.system_prompt=null")
     assert recipe.model.system_prompt is None

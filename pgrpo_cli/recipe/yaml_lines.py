@@ -8,11 +8,14 @@ number; `1:30`, `010` and `2024-01-01` are text; duplicate keys, merge keys and 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from pgrpo_cli.names import composed
 
 from .messages import InvalidRecipe, KeyPath, Problem, plain, show
 
@@ -122,21 +125,28 @@ def parse(text: str, label: str, where: Callable[[int], str]) -> Document:
 
     Raises InvalidRecipe if reading cannot continue; everything else is collected in `problems`.
     """
+    # PyYAML counts lines that no editor shows: it takes U+0085, U+2028 and U+2029 for line breaks, too.
+    ends = [end.end() - 1 for end in re.finditer(r"\r\n?|\n", text)]
+
+    def line_of(index: int) -> int:
+        return bisect_left(ends, min(index, len(text) - 1)) + 1
+
     try:
         node = yaml.compose(text, Loader=_Loader)
         document = Document(label, None)
         if node is not None:
-            document.data = _Builder(document, where).build(node, (), frozenset())
+            document.data = _Builder(document, where, line_of).build(node, (), frozenset())
         return document
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
         raise _unreadable(
-            label, where(line), f"found the character U+{int(error.character):04X}; not text"
+            label,
+            where(line_of(error.position)),
+            f"found the character U+{int(error.character):04X}; not text",
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        last = max(1, len(text.splitlines()))
-        raise _unreadable(label, where(min(mark.line + 1, last) if mark else last), _syntax(error)) from error
+        place = where(line_of(mark.index if mark else len(text)))
+        raise _unreadable(label, place, _syntax(error)) from error
     except ValueError as error:
         if isinstance(error, InvalidRecipe):
             raise
@@ -168,9 +178,12 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 class _Builder:
     """Nodes to plain data, within bounds on their number and depth."""
 
-    def __init__(self, document: Document, where: Callable[[int], str]) -> None:
+    def __init__(
+        self, document: Document, where: Callable[[int], str], line_of: Callable[[int], int]
+    ) -> None:
         self.document = document
         self.where = where
+        self.line_of = line_of
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath, above: frozenset[int]) -> Any:
@@ -198,7 +211,7 @@ class _Builder:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = key_node.value
-            line = key_node.start_mark.line + 1
+            line = self.line_of(key_node.start_mark.index)
             if (
                 not isinstance(key_node, yaml.ScalarNode)
                 or key_node.tag != _TAG + "str"
@@ -210,12 +223,12 @@ class _Builder:
                 )
             elif key == "<<" and key_node.style is None:
                 self._report(line, path, "found the merge key <<; it is not supported; write the keys out")
-            elif key in lines:
-                self._report(
-                    line, (*path, key), f"found twice; it is set on line {lines[key]} already; remove one"
-                )
+            elif first := lines.get(composed(key)):
+                # An override has no lines.
+                told = f"it is set on line {first} already; " if self.where(0) != self.where(1) else ""
+                self._report(line, (*path, key), f"found twice; {told}remove one")
             else:
-                lines[key] = line
+                lines[composed(key)] = line
                 self.document.origins[(*path, key)] = Origin(self.where(line))
                 yield key, value_node
 
@@ -247,13 +260,13 @@ class _Builder:
         return text
 
     def _line(self, node: yaml.Node) -> str:
-        return self.where(node.start_mark.line + 1)
+        return self.where(self.line_of(node.start_mark.index))
 
     def _report(self, line: int, path: KeyPath, text: str) -> None:
         self.document.problems.append(Problem(self.where(line), path, text))
 
     def _refuse(self, node: yaml.Node, path: KeyPath, text: str) -> None:
-        self._report(node.start_mark.line + 1, path, text)
+        self._report(self.line_of(node.start_mark.index), path, text)
         self.document.broken.add(path)
 
     def _stop(self, node: yaml.Node, text: str) -> None:

@@ -58,7 +58,9 @@ class Section(BaseModel):
     def _of_common_size(cls, value: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) > MOST_WHOLE:
-                raise ValueError(f"must be a whole number from -{MOST_WHOLE} to {MOST_WHOLE}")
+                raise ValueError(
+                    f"must be {MOST_WHOLE} or less" if number > 0 else f"must be -{MOST_WHOLE} or more"
+                )
             if isinstance(number, float) and number and not LEAST <= abs(number) <= MOST:
                 raise ValueError(f"must be 0 or of a size between {LEAST:g} and {MOST:g}")
         return value

@@ -170,7 +170,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     elif "cannot start any token" in problem:
         hint = "; quote text that begins with this character"
     elif "another document" in problem:
-        hint = "; a recipe is one document: remove the line ---"
+        return "not valid YAML: found a second document; a recipe is one document: remove the line ---"
     context = f" {error.context}" if error.context else ""
     return f"not valid YAML: {problem}{context}{hint}"
 
@@ -198,7 +198,10 @@ class _Builder:
         inside = above | {id(node)}
         self.document.origins.setdefault(path, Origin(self._line(node)))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            return {key: self.build(value, (*path, key), inside) for key, value in self._items(node, path)}
+            found = {key: self.build(value, (*path, key), inside) for key, value in self._items(node, path)}
+            if node.value and not found:
+                self.document.broken.add(path)
+            return found
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return [self.build(item, (*path, index), inside) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):

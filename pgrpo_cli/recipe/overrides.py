@@ -122,7 +122,7 @@ def _key(container: Any, name: str, path: KeyPath, where: str) -> str | int:
         return name
     if not isinstance(container, list):
         raise _refusal(where, path, "is a single value and has no keys; set it as a whole")
-    if not name.isdecimal() or int(name) > len(container):
+    if not name.isdecimal() or len(name) > 9 or int(name) > len(container):
         entries = f"0 to {len(container) - 1}" if container else "none yet"
         rule = f"is a list; name an entry by its number ({entries}; {len(container)} adds one)"
         raise _refusal(where, path, f"{rule}, such as {dotted((*path, 0))}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.recipe.messages import InvalidRecipe
+from pgrpo_cli.recipe.messages import InvalidRecipe, plain
 from pgrpo_cli.recipe.resolved import differing_keys
 from tests.support.recipes import MINIMAL, changed, load_data, problems_of
 
@@ -258,6 +258,9 @@ def test_an_override_repairs_a_broken_value(tmp_path: Path) -> None:
         ("rewards.2.weight=2", "rewards", "is a list; name an entry by its number"),
         ("log.trackers.1=wandb", "log.trackers", "name an entry by its number (none yet; 0 adds one)"),
         ("rewards.-1.weight=2", "rewards", "is a list; name an entry by its number"),
+        pytest.param(
+            f"rewards.{'9' * 5000}.weight=2", "rewards", "name an entry by its number", id="5000 digits"
+        ),
         ("advantage.scale=batch", "advantage.scale", "allowed with estimator 'custom' only"),
         ("rewards.0.type=length", "rewards.0.max", "missing; required"),
     ],
@@ -269,7 +272,7 @@ def test_a_bad_override_is_reported_as_it_was_typed(
     assert ".".join(map(str, problem.path)) == path
     assert words in problem.text
     if not problem.text.startswith("missing"):
-        assert problem.where == f"--set {override}"
+        assert problem.where == f"--set {plain(override, 200)}"
 
 
 def test_overrides_and_the_file_report_together_in_order(tmp_path: Path) -> None:

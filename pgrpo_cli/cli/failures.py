@@ -50,7 +50,8 @@ def show_usage(error: Exception) -> int:
     if type(error).__name__ != "NoArgsIsHelpError":  # Its message is the help, which has been shown.
         if context is not None:
             note(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.")
-        note(message, "error: ", "bold red")
+        # Pydantic, which Typer asks for some values, begins so.
+        note(message.replace(" Value error,", ""), "error: ", "bold red")
     return getattr(error, "exit_code", 2)
 
 

@@ -13,6 +13,7 @@ from pgrpo_cli.data.row_problem import RowProblem
 from pgrpo_cli.data.sources.json_text import parse_value
 from pgrpo_cli.data.sources.jsonl import jsonl_rows
 from pgrpo_cli.data.sources.rows import RawRow
+from pgrpo_cli.data.sources.text_lines import OR_SET
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.recipe.reward_base import ReferenceReward, RewardBase
 from pgrpo_cli.recipe.reward_text import PersonasReward
@@ -96,13 +97,15 @@ def _from_file(path: Path, options: Texts) -> Iterator[Completion]:
         rows = list(jsonl_rows(path, str(path), []))
     except DataError as error:
         raise DataError(error.message, remedy=ROW_REMEDY) from error
+    if not rows:
+        raise DataError(f"{path} holds no text to score", remedy=ROW_REMEDY)
     for row in rows:
         yield _from_row(row, f"{path}:{row.line}", options)
 
 
 def _from_row(found_row: RawRow, place: str, options: Texts) -> Completion:
     if found_row.problem is not None:
-        raise DataError(f"{place}: {found_row.problem}", remedy=ROW_REMEDY)
+        raise DataError(f"{place}: {str(found_row.problem).removesuffix(OR_SET)}", remedy=ROW_REMEDY)
     row = dict(found_row.values)
     text, prompt = row.pop("text", None), row.pop("prompt", options.prompt)
     group = row.pop("preference_group", "")

@@ -8,18 +8,20 @@ terminal, which would stop it at once instead of after its step.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from pgrpo_cli.errors import Interrupted, PgrpoError
+from pgrpo_cli.errors import Interrupted, PgrpoError, RunError
 
 from .common import (
     AllowCodeOption,
@@ -95,6 +97,7 @@ def sweep(
         _show_plan(plan, evaluate)
     if dry_run:
         return
+    _refuse_other_runs(plan)
     flags = {"--allow-code": allow_code, "--force": force, "--quiet": quiet}
     options = [option for option, chosen in flags.items() if chosen]
     for host in allow_host or ():
@@ -134,6 +137,19 @@ def _status(run: PlannedRun, evaluate: bool) -> str:
         return "damaged"
 
 
+def _refuse_other_runs(plan: Sweep) -> None:
+    """Raises RunError before the first run where another recipe made some of them."""
+    found = []
+    for run in plan.runs:
+        with suppress(PgrpoError):
+            found.append(run.obstacle())
+    if told := "\n".join(f"  {obstacle}" for obstacle in found if obstacle):
+        raise RunError(
+            f"the sweep cannot go on with these runs:\n{told}",
+            remedy="Take another --runs-dir or --set name=NAME, or move those folders away.",
+        )
+
+
 def _run_all(plan: Sweep, recipe: Path, evaluate: bool, options: Sequence[str]) -> dict[Path, str]:
     """Why each run failed that did. Raises Interrupted when the user stops the sweep."""
     failed: dict[Path, str] = {}
@@ -165,13 +181,21 @@ def _commands(
     run: PlannedRun, recipe: Path, status: str, evaluate: bool, options: Sequence[str]
 ) -> Iterator[list[str]]:
     """The words after `pgrpo`: train, unless that is done, then evaluate if that is wanted."""
+    if "$" in str(run.path):
+        # A variable in the path is expanded already, and the name of what is there is not expanded again.
+        run.path.mkdir(parents=True, exist_ok=True)
     settings = [word for override in run.overrides for word in ("--set", override)]
-    words = [str(recipe), "--run-dir", str(run.path), *settings, *options]
+    words = [_literal(recipe), "--run-dir", _literal(run.path), *settings, *options]
     if status != "trained":
         yield ["train", *words]
     if evaluate:
         # Data that `train` has prepared in spite of a warning are there.
         yield ["eval", *(word for word in words if word != "--force")]
+
+
+def _literal(path: Path) -> str:
+    """The word that a command reads as this path, which is no option and not the home directory of a user."""
+    return os.path.join(".", path)
 
 
 def _ending(code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -57,7 +58,9 @@ class Section(BaseModel):
     def _of_common_size(cls, value: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) > MOST_WHOLE:
-                raise ValueError(f"must be a whole number from -{MOST_WHOLE} to {MOST_WHOLE}")
+                raise ValueError(
+                    f"must be {MOST_WHOLE} or less" if number > 0 else f"must be -{MOST_WHOLE} or more"
+                )
             if isinstance(number, float) and number and not LEAST <= abs(number) <= MOST:
                 raise ValueError(f"must be 0 or of a size between {LEAST:g} and {MOST:g}")
         return value
@@ -68,9 +71,18 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _keeps_its_rules(self) -> Self:
-        if found := tuple(self.violations()):
+        if found := (*self.violations(), *_not_finite(dict(self))):
             raise BrokenRules(found)
         return self
+
+
+def _not_finite(values: Any, path: KeyPath = ()) -> Iterator[Violation]:
+    """The numbers in free mappings that JSON does not have, as which a run keeps them."""
+    if isinstance(values, (dict, list)):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _not_finite(value, (*path, key))
+    elif isinstance(values, float) and not math.isfinite(values):
+        yield Violation(path, values, "must be a finite number")
 
 
 def rating_scale(column: str | None, low: float, high: float) -> Iterator[Violation]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .base import ExpressionText, PathText, Section, Violation
+from .base import ExpressionText, GroupName, PathText, Section, Violation
 from .conditioning import Conditioning, PromptConditioning
 from .sources import Source
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[GroupName, Field(min_length=1, max_length=200)]
 
 
 class ColumnGroups(Section):
@@ -53,7 +53,7 @@ class BinsGroups(Section):
     def violations(self) -> Iterator[Violation]:
         """Each interval has one name."""
         intervals = len(self.edges) + 1
-        if self.names and len(self.names) != intervals:
+        if self.names is not None and len(self.names) != intervals:
             rule = f"{len(self.edges)} edges make {intervals} intervals; give as many names"
             yield Violation(("names",), self.names, rule)
 

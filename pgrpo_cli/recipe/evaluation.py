@@ -135,7 +135,7 @@ class EvalSection(Section):
         le=1,
         description="Preference groups with less than this share of the training prompts are the minority.",
     )
-    matrix: Literal["auto", True, False] = Field(
+    matrix: bool | Literal["auto"] = Field(
         "auto",
         description="Score completions for each preference group by the rewards of others too. `auto`: by "
         "rewards that depend on it and cost nothing, for at most 32 groups and 25000 scores; `true`: all "

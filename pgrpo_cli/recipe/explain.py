@@ -14,7 +14,7 @@ from pgrpo_cli.names import nearest
 from .base import MOST_WHOLE, Section
 from .messages import KeyPath, choices, did_you_mean, dotted, plain
 from .schema import Recipe
-from .shape import Place, describe, leaves, literals, place_of, unwrap, variants
+from .shape import Place, describe, leaves, literals, members, place_of, unwrap, variants
 from .yaml_lines import Document
 
 KEY_ERRORS = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found")
@@ -32,6 +32,10 @@ _PLAIN = {
     "string_too_short": "must not be empty",
     "string_too_long": "must have {max_length} characters at most",
 }
+_BATCH_SIZE = dict.fromkeys(
+    ("batch_size", "per_device_train_batch_size"), ("train.prompts_per_step", "train.tokens_per_micro_batch")
+)
+"""What other trainers have as the size of a batch."""
 _TYPES = ("int_type", "float_type", "string_type", "bool_type", "dict_type", "model_type", "tuple_type")
 
 
@@ -74,8 +78,10 @@ def _remedy(value: Any, place: Place, document: Document) -> str:
         return _quoting(value, place, document) or _absent(value, place)
     if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= MOST_WHOLE:
         return f"; write {int(value)}"
-    if wanted in (int, float) and isinstance(value, str) and not document.origin(place.path).raw:
-        return "; remove the quotes"
+    if isinstance(value, str) and not document.origin(place.path).raw:
+        boolean = bool in members(wanted) and value.lower() in ("true", "false")
+        if boolean or wanted in (int, float):
+            return "; remove the quotes"
     return _absent(value, place)
 
 
@@ -83,7 +89,7 @@ def _absent(value: Any, place: Place) -> str:
     if value is not None:
         return ""
     optional = place.field is not None and not place.field.is_required()
-    return "; remove the line to get the default, or give it a value" if optional else "; give it a value"
+    return "; leave it out to get the default, or give it a value" if optional else "; give it a value"
 
 
 def _quoting(value: Any, place: Place, document: Document, allowed: list[str] | None = None) -> str:
@@ -142,7 +148,7 @@ def _unknown_key(key: str, place: Place, document: Document) -> KeyProblem:
 
 def _elsewhere(key: str, fields: Iterable[str]) -> str:
     """A hint about a key in the wrong place, else the keys that are allowed here."""
-    places = dict.fromkeys(dotted(leaf) for leaf in leaves(Recipe) if leaf[-1] == key)
+    places = _BATCH_SIZE.get(key) or dict.fromkeys(dotted(leaf) for leaf in leaves(Recipe) if leaf[-1] == key)
     if places and key != "type":
         return f"; did you mean {' or '.join(repr(place) for place in places)}?"
     return f"; the keys here are {', '.join(fields)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -98,10 +97,6 @@ class JudgeSection(Section):
             raise ValueError(
                 "must not hold 'max_completion_tokens'; set max_tokens, which is sent by that name too"
             )
-        try:
-            json.dumps(value, allow_nan=False)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"cannot be sent as JSON: {error}") from error
         return value
 
     @property

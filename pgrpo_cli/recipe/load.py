@@ -98,15 +98,20 @@ def _with_short_warm_up(recipe: Recipe, notes: list[str]) -> Recipe:
     return recipe.model_copy(update={"train": train})
 
 
-def load_resolved(path: str | Path) -> Recipe:
-    """The resolved recipe of a run, as `dump_resolved` wrote it. Raises RecipeError, which names the version
-    that wrote the file if it is another one.
+def load_resolved(
+    path: str | Path, overrides: Sequence[str] = (), note: Callable[[str], object] | None = None
+) -> Recipe:
+    """The resolved recipe of a run, as `dump_resolved` wrote it, with `overrides` applied.
+
+    A key that is newer than the run has the value with which the run continues unchanged. Raises RecipeError,
+    which names the version that wrote the file if it is another one.
     """
-    document = read_document(Path(path))
+    document, writer = read_document(Path(path)), written_by(Path(path))
+    if writer is not None:
+        _add_newer_keys(document)
     try:
-        return _checked(document, (), None)
+        return _checked(document, overrides, note)
     except InvalidRecipe as error:
-        writer = written_by(Path(path))
         if writer is None or writer == __version__:
             raise
         remedy = (
@@ -123,11 +128,7 @@ def _add_newer_keys(document: Document) -> None:
 
 
 def read_document(path: Path) -> Document:
-    """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read.
-
-    In the resolved recipe of a run, a key that is newer than the run has the value with which the run
-    continues unchanged.
-    """
+    """The YAML at `path`, unchecked against the schema. Raises RecipeError if it cannot be read."""
     label = str(path)
     if path.is_dir():
         raise RecipeError(f"{label}: is a directory; a recipe is a YAML file", remedy=_recipes_in(path))
@@ -151,10 +152,7 @@ def read_document(path: Path) -> Document:
         line = raw.count(b"\n", 0, error.start) + 1
         message = f"{label}:{line}: found the byte 0x{raw[error.start]:02x}; a recipe is UTF-8 text"
         raise RecipeError(message, remedy="Save the file as UTF-8.") from error
-    document = parse(text, label, lambda line: f"{label}:{line}")
-    if written_by(path) is not None:
-        _add_newer_keys(document)
-    return document
+    return parse(text, label, lambda line: f"{label}:{line}")
 
 
 def _near_file(path: Path) -> str:

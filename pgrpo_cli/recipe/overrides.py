@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from .base import Section
 from .messages import InvalidRecipe, KeyPath, Problem, dotted, plain
-from .shape import annotation_at, unwrap, variants
+from .shape import annotation_at, members, section_of, variants
 from .yaml_lines import Document, Origin, parse
 
 _NULLS = ("", "~", "null")
@@ -37,7 +37,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], schema: type[S
 
 
 def _set(document: Document, names: list[str], text: str, where: str, schema: type[Section]) -> None:
-    path, parent = _parent(document, names, where)
+    path, parent = _parent(document, names, where, schema)
     value = _value(document, path, text, where, schema)
     if path[-1] == "type" and isinstance(parent, dict):
         _leave_other_types(document, path[:-1], parent, value.data, where, schema)
@@ -73,7 +73,7 @@ def _leave_other_types(
         document.notes.append(f"{where}: {names} ({place}) {verb} not count: {tag!r} has no such key{ending}")
 
 
-def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, Any]:
+def _parent(document: Document, names: list[str], where: str, schema: type[Section]) -> tuple[KeyPath, Any]:
     """The path of the key to set, with list indices as numbers, and the mapping or list that holds it.
 
     Mappings and lists on the way that do not exist yet are made.
@@ -86,10 +86,19 @@ def _parent(document: Document, names: list[str], where: str) -> tuple[KeyPath, 
         if next_name is None:
             break
         if _get(container, key) is None:
-            _put(container, key, [] if next_name.isdecimal() else {})
+            _put(container, key, [] if next_name.isdecimal() else _begun(document, path, next_name, schema))
             document.origins[path] = Origin(where)
         container = _get(container, key)
     return path, container
+
+
+def _begun(document: Document, path: KeyPath, key: str, schema: type[Section]) -> dict[str, Any]:
+    """What a section that is not there yet holds: the `type` of its default, if `key` is a key of that."""
+    above = section_of(annotation_at(schema, document.data, path[:-1]), document.at(path[:-1]))
+    field = above.model_fields.get(str(path[-1])) if above else None
+    default: Any = field.get_default(call_default_factory=True, validated_data={}) if field else None
+    tag = getattr(default, "type", None)
+    return {"type": tag} if tag and key != "type" and key in type(default).model_fields else {}
 
 
 def _get(container: Any, key: Any) -> Any:
@@ -113,7 +122,7 @@ def _key(container: Any, name: str, path: KeyPath, where: str) -> str | int:
         return name
     if not isinstance(container, list):
         raise _refusal(where, path, "is a single value and has no keys; set it as a whole")
-    if not name.isdecimal() or int(name) > len(container):
+    if not name.isdecimal() or len(name) > 9 or int(name) > len(container):
         entries = f"0 to {len(container) - 1}" if container else "none yet"
         rule = f"is a list; name an entry by its number ({entries}; {len(container)} adds one)"
         raise _refusal(where, path, f"{rule}, such as {dotted((*path, 0))}")
@@ -123,7 +132,7 @@ def _key(container: Any, name: str, path: KeyPath, where: str) -> str | int:
 def _value(document: Document, path: KeyPath, text: str, where: str, schema: type[Section]) -> Document:
     """The override's value. A key that holds text takes it as it stands, so that it needs no quotes."""
     annotation = annotation_at(schema, document.data, path)
-    if unwrap(annotation) is str and text[:1] not in ("'", '"'):
+    if _is_text(annotation, text):
         absent = annotation is not str and text in _NULLS
         return Document(where, None if absent else text, {(): Origin(where)})
     try:
@@ -135,6 +144,19 @@ def _value(document: Document, path: KeyPath, text: str, where: str, schema: typ
         # `Answer: shortly` is a mapping to YAML; on a command line it is text.
         return Document(where, text, {(): Origin(where, text)})
     return value
+
+
+def _is_text(annotation: Any, text: str) -> bool:
+    """Whether the key takes what was typed as it stands; it may also be text in quotes, or a list."""
+    kinds = members(annotation)
+    if get_origin(kinds[0]) is Literal:
+        return text in get_args(kinds[0])
+    if str not in kinds or text[:1] in ("'", '"'):
+        return False
+    try:
+        return len(kinds) == 1 or text[:1] != "[" or not isinstance(parse(text, "", str).data, list)
+    except InvalidRecipe:
+        return True
 
 
 def _refusal(where: str, path: KeyPath, text: str) -> InvalidRecipe:

@@ -14,7 +14,7 @@ from pgrpo_cli import __version__
 
 from .messages import dotted
 from .schema import Recipe
-from .yaml_lines import FLOAT
+from .yaml_lines import RESOLVERS
 
 _HEADER = "# Resolved recipe, every default explicit, written by pgrpo {version}."
 _VERSION = re.compile(re.escape(_HEADER).replace(re.escape("{version}"), r"(\S+)"))
@@ -39,7 +39,7 @@ ABSENT = _Absent()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that the reader of recipes would take for numbers."""
+    """Quotes texts, keys too, that the reader of recipes would take for something else."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -52,7 +52,8 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+for _tag, _pattern, _first in RESOLVERS:
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 
 
 def dump_resolved(recipe: Recipe) -> str:
@@ -61,10 +62,12 @@ def dump_resolved(recipe: Recipe) -> str:
     Comments name the version that wrote it, and say why the loss is aggregated as it is.
     """
     taken = with_aggregation(recipe)
-    body = yaml.dump(
-        taken.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
-    return f"{_HEADER.format(version=__version__)}\n{_reason(taken)}{body}"
+    return f"{_HEADER.format(version=__version__)}\n{_reason(taken)}{as_yaml(taken.model_dump(mode='json'))}"
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """YAML that the reader of recipes takes for the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def with_aggregation(recipe: Recipe) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import GroupName, PathText, TemplateText, Violation
 from .judge import JudgeSection
@@ -101,6 +101,13 @@ class JudgeReward(JudgeSection, RewardBase):
     )
     scale: tuple[float, float] = Field((1, 10), description="Lowest and highest score.")
     raw: bool = Field(False, description="Keep scores as given, instead of mapping the scale to [0, 1].")
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _two_ends(cls, scale: Any) -> Any:
+        if isinstance(scale, list) and len(scale) != 2:
+            raise ValueError("must be two numbers, the lowest and the highest score, such as [1, 10]")
+        return tuple(scale) if isinstance(scale, list) else scale
 
     def violations(self) -> Iterator[Violation]:
         """The rubric is a template over what there is, and a scale has two ends."""

@@ -32,6 +32,12 @@ def unwrap(annotation: Any) -> Any:
     return annotation
 
 
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; another annotation is a union of one."""
+    annotation = unwrap(annotation)
+    return tuple(map(unwrap, get_args(annotation))) if _is_union(annotation) else (annotation,)
+
+
 def is_section(annotation: Any) -> bool:
     """Whether the type is one recipe section."""
     return isinstance(annotation, type) and issubclass(annotation, Section)

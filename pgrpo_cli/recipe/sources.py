@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import PathText, Section, TemplateText, Violation
 from .public_sets import (
@@ -117,8 +117,15 @@ class CsvSource(ColumnMapping, TextSource):
     type: Literal["csv"] = "csv"
     delimiter: Literal[",", ";", "\t", "|"] | None = Field(
         None,
-        description="What separates cells. Null: what Excel's line `sep=;` or else the first rows show.",
+        description="What separates cells; `tab` is a tab too. Null: what Excel's line `sep=;` or else the "
+        "first rows show.",
     )
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _a_tab(cls, value: Any) -> Any:
+        # Between single quotes, and without quotes, YAML reads \\t as two characters.
+        return "\t" if value in ("\\t", "tab") else value
 
 
 class ParquetSource(ColumnMapping, FilesSource):

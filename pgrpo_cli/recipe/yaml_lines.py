@@ -8,11 +8,14 @@ number; `1:30`, `010` and `2024-01-01` are text; duplicate keys, merge keys and 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from pgrpo_cli.names import composed
 
 from .messages import InvalidRecipe, KeyPath, Problem, plain, show
 
@@ -23,10 +26,24 @@ _MAX_DIGITS = 40
 
 _TAG = "tag:yaml.org,2002:"
 _BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-FLOAT = re.compile(
-    r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+RESOLVERS = (
+    (_TAG + "bool", re.compile(r"^(?i:yes|no|on|off|true|false)$"), list("yYnNtTfFoO")),
+    (
+        _TAG + "int",
+        re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+)$"),
+        list("-+0123456789"),
+    ),
+    (
+        _TAG + "float",
+        re.compile(
+            r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+0123456789."),
+    ),
+    (_TAG + "null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
 )
+"""The unquoted texts that are no text: the tag of what they are, their pattern and their first characters."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,13 +65,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-for _name, _pattern, _first in (
-    ("bool", r"^(?:(?i:yes|no|on|off|true|false))$", "yYnNtTfFoO"),
-    ("int", r"^(?:[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+)$", "-+0123456789"),
-    ("float", FLOAT.pattern, "-+0123456789."),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
+for _tag, _pattern, _first in RESOLVERS:
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
 
 
 @dataclass(frozen=True)
@@ -113,21 +125,28 @@ def parse(text: str, label: str, where: Callable[[int], str]) -> Document:
 
     Raises InvalidRecipe if reading cannot continue; everything else is collected in `problems`.
     """
+    # PyYAML counts lines that no editor shows: it takes U+0085, U+2028 and U+2029 for line breaks, too.
+    ends = [end.end() - 1 for end in re.finditer(r"\r\n?|\n", text)]
+
+    def line_of(index: int) -> int:
+        return bisect_left(ends, min(index, len(text) - 1)) + 1
+
     try:
         node = yaml.compose(text, Loader=_Loader)
         document = Document(label, None)
         if node is not None:
-            document.data = _Builder(document, where).build(node, (), frozenset())
+            document.data = _Builder(document, where, line_of).build(node, (), frozenset())
         return document
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
         raise _unreadable(
-            label, where(line), f"found the character U+{int(error.character):04X}; not text"
+            label,
+            where(line_of(error.position)),
+            f"found the character U+{int(error.character):04X}; not text",
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        last = max(1, len(text.splitlines()))
-        raise _unreadable(label, where(min(mark.line + 1, last) if mark else last), _syntax(error)) from error
+        place = where(line_of(mark.index if mark else len(text)))
+        raise _unreadable(label, place, _syntax(error)) from error
     except ValueError as error:
         if isinstance(error, InvalidRecipe):
             raise
@@ -151,7 +170,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     elif "cannot start any token" in problem:
         hint = "; quote text that begins with this character"
     elif "another document" in problem:
-        hint = "; a recipe is one document: remove the line ---"
+        return "not valid YAML: found a second document; a recipe is one document: remove the line ---"
     context = f" {error.context}" if error.context else ""
     return f"not valid YAML: {problem}{context}{hint}"
 
@@ -159,9 +178,12 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 class _Builder:
     """Nodes to plain data, within bounds on their number and depth."""
 
-    def __init__(self, document: Document, where: Callable[[int], str]) -> None:
+    def __init__(
+        self, document: Document, where: Callable[[int], str], line_of: Callable[[int], int]
+    ) -> None:
         self.document = document
         self.where = where
+        self.line_of = line_of
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath, above: frozenset[int]) -> Any:
@@ -176,7 +198,10 @@ class _Builder:
         inside = above | {id(node)}
         self.document.origins.setdefault(path, Origin(self._line(node)))
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            return {key: self.build(value, (*path, key), inside) for key, value in self._items(node, path)}
+            found = {key: self.build(value, (*path, key), inside) for key, value in self._items(node, path)}
+            if node.value and not found:
+                self.document.broken.add(path)
+            return found
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return [self.build(item, (*path, index), inside) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
@@ -189,7 +214,7 @@ class _Builder:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = key_node.value
-            line = key_node.start_mark.line + 1
+            line = self.line_of(key_node.start_mark.index)
             if (
                 not isinstance(key_node, yaml.ScalarNode)
                 or key_node.tag != _TAG + "str"
@@ -201,12 +226,12 @@ class _Builder:
                 )
             elif key == "<<" and key_node.style is None:
                 self._report(line, path, "found the merge key <<; it is not supported; write the keys out")
-            elif key in lines:
-                self._report(
-                    line, (*path, key), f"found twice; it is set on line {lines[key]} already; remove one"
-                )
+            elif first := lines.get(composed(key)):
+                # An override has no lines.
+                told = f"it is set on line {first} already; " if self.where(0) != self.where(1) else ""
+                self._report(line, (*path, key), f"found twice; {told}remove one")
             else:
-                lines[key] = line
+                lines[composed(key)] = line
                 self.document.origins[(*path, key)] = Origin(self.where(line))
                 yield key, value_node
 
@@ -238,13 +263,13 @@ class _Builder:
         return text
 
     def _line(self, node: yaml.Node) -> str:
-        return self.where(node.start_mark.line + 1)
+        return self.where(self.line_of(node.start_mark.index))
 
     def _report(self, line: int, path: KeyPath, text: str) -> None:
         self.document.problems.append(Problem(self.where(line), path, text))
 
     def _refuse(self, node: yaml.Node, path: KeyPath, text: str) -> None:
-        self._report(node.start_mark.line + 1, path, text)
+        self._report(self.line_of(node.start_mark.index), path, text)
         self.document.broken.add(path)
 
     def _stop(self, node: yaml.Node, text: str) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pgrpo_cli import __version__
 from pgrpo_cli.diagnosis.finding import Diagnosis
+from pgrpo_cli.recipe.resolved import as_yaml
 from pgrpo_cli.stats.comparison import Comparison
 from pgrpo_cli.stats.curves import group_curves, half_life_of, macro_curve
 from pgrpo_cli.stats.estimates import verdict
@@ -81,7 +81,7 @@ def eval_page(
         **_curves({result.run: points}),
         samples=_samples(result, [("base", result, "base"), ("tuned", result, "tuned")]),
         provenance=_provenance(result),
-        recipe=yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True),
+        recipe=as_yaml(result.recipe),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgrpo_cli.errors import RunError
 from pgrpo_cli.paths import path_of
-from pgrpo_cli.recipe.load import load_recipe, made_recipe
+from pgrpo_cli.recipe.load import load_recipe, load_resolved, made_recipe
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.ownership import is_run
 from pgrpo_cli.state.run import RunDirectory, run_at
@@ -49,7 +49,7 @@ def resolve(
             run = run_at(path)
             # Raises RunError with a remedy if the directory is no run.
             run.recipe()
-            return run, load_recipe(run.recipe_path, overrides, on_message), run.recipe_dir
+            return run, load_resolved(run.recipe_path, overrides, on_message), run.recipe_dir
         recipe, folder = load_recipe(path, overrides, on_message), path.parent
     place = place or default_run_dir(recipe)
     return run_at(place) if must_exist else RunDirectory(place), recipe, folder

@@ -123,3 +123,9 @@ def test_a_wrong_recipe_or_model_is_exit_code_2(recipe: Path, tmp_path: Path) ->
     assert "train.steps" in result.stderr
     result = pgrpo("plan", recipe, "--set", f"model.id={tmp_path}")
     assert (result.exit_code, "no config.json" in result.stderr) == (2, True)
+
+
+def test_a_device_that_no_plan_is_for(recipe: Path) -> None:
+    result = pgrpo("plan", recipe, "--device", "cuda:0")
+    assert result.exit_code == 2
+    assert "error: Invalid value for '--device': 'cuda:0' is not one of 'cuda', 'cpu'." in result.stderr

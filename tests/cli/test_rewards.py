@@ -236,6 +236,8 @@ def test_a_judge_elsewhere_needs_leave_by_name(tmp_path: Path, monkeypatch: pyte
         (("--file", "table.csv"), None, 2, "table.csv is CSV, and it is to be read as JSON"),
         (("--file", "."), None, 2, ". cannot be read: Is a directory"),
         (("--file", "textless.jsonl"), None, 2, "textless.jsonl:1: 'text' is None, no text"),
+        (("--file", "empty.jsonl"), None, 2, "empty.jsonl holds no text to score"),
+        (("--file", "latin.jsonl"), None, 2, "save the file as UTF-8\n"),
         (("--text", "x", "--group", "films"), None, 1, "the data lack column 'target'"),
     ],
 )
@@ -251,6 +253,8 @@ def test_mistakes_are_explained(
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text"\n')
     (tmp_path / "table.csv").write_text("text,prompt\nx,y\nx,y\n")
     (tmp_path / "textless.jsonl").write_text('{"prompt": "x"}\n')
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     result = pgrpo("rewards", "try", write(tmp_path, LENGTH, FILMS), *options, stdin=stdin)
     assert (result.exit_code, result.stdout) == (code, "")
     assert said in result.stderr

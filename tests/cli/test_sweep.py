@@ -18,7 +18,11 @@ from typer.testing import CliRunner, Result
 import pgrpo_cli
 from pgrpo_cli.cli import sweep as module
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.paths import path_of
+from pgrpo_cli.state.run import RunDirectory, claim
+from pgrpo_cli.verbs.sweep import plan_sweep
 from tests.support.recipes import changed
+from tests.support.runs import add_checkpoint
 
 RECIPE = changed(
     name="tiny",
@@ -71,7 +75,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(recipe: Path, played: dict[s
     assert result.exit_code == 0, result.output
     for name in ("grpo-seed0", "grpo-seed1", "pgrpo-seed0", "pgrpo-seed1"):
         assert f"runs/tiny-{name}" in result.stdout
-    assert "data.seed=0: all runs get the same prompts" in result.stderr
+    assert "data.seed=0: runs that differ in their seeds alone" in result.stderr
     assert played["calls"] == [] and not Path("runs").exists()
 
 
@@ -89,16 +93,16 @@ def test_a_run_that_fails_does_not_stop_the_rest(recipe: Path, played: dict[str,
     result = pgrpo("sweep", recipe, *GRID, "--eval", "--set", "train.steps=2", "--allow-code")
     assert result.exit_code == 1
     assert [(words[0], words[3]) for words in played["calls"]] == [
-        ("train", "runs/tiny-grpo-seed0"),
-        ("eval", "runs/tiny-grpo-seed0"),
-        ("train", "runs/tiny-grpo-seed1"),
-        ("train", "runs/tiny-pgrpo-seed0"),
-        ("train", "runs/tiny-pgrpo-seed1"),
-        ("eval", "runs/tiny-pgrpo-seed1"),
+        ("train", "./runs/tiny-grpo-seed0"),
+        ("eval", "./runs/tiny-grpo-seed0"),
+        ("train", "./runs/tiny-grpo-seed1"),
+        ("train", "./runs/tiny-pgrpo-seed0"),
+        ("train", "./runs/tiny-pgrpo-seed1"),
+        ("eval", "./runs/tiny-pgrpo-seed1"),
     ]
     assert played["calls"][0][4:] == [
-        "--set", "train.steps=2", "--set", "data.seed=0", "--set", "advantage.estimator=grpo",
-        "--set", "seed=0", "--allow-code",
+        "--set", "train.steps=2", "--set", "advantage.estimator=grpo", "--set", "seed=0",
+        "--set", "data.seed=0", "--allow-code",
     ]  # fmt: skip
     assert "2 of 4 runs are done" in result.stdout
     assert "runs/tiny-grpo-seed1: `pgrpo train` ended with exit code 1" in result.stderr
@@ -112,6 +116,20 @@ def test_data_are_forced_where_they_are_prepared(recipe: Path, played: dict[str,
     # `eval` prepares nothing, and has no such option.
     assert train[-2:] == ["--force", "--quiet"] and evaluation[-1] == "--quiet"
     assert "--force" not in evaluation
+
+
+@pytest.mark.parametrize("name", ["-x", "~x", "a$b"])
+def test_a_run_reads_the_paths_as_the_sweep_did(
+    recipe: Path, played: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = recipe.rename(f"{name}.yaml")
+    Path(name).mkdir()
+    result = pgrpo("sweep", f"./{file}", "--runs-dir", f"./{name}", "--seeds", "1", "--quiet")
+    assert result.exit_code == 0, result.output
+    ((command, read, _, run, *_),) = played["calls"]
+    assert command == "train" and not read.startswith("-")
+    assert path_of(read, "RECIPE") == file
+    assert path_of(run, "--run-dir") == Path(name, "tiny-seed0")
 
 
 @pytest.mark.parametrize(("ended", "code"), [(130, 130), (143, 143), (-15, 143), (129, 129)])
@@ -164,6 +182,33 @@ def test_a_grid_with_a_mistake_starts_nothing(recipe: Path, played: dict[str, An
     assert result.exit_code == 2
     assert "did you mean" in result.stderr
     assert played["calls"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("advantage.clip=3", "was made with other values of advantage.clip"),
+        ("train.steps=2", "has done 3 steps, and train.steps is 2 now"),
+    ],
+)
+def test_runs_of_another_recipe_are_refused_before_the_first_run(
+    recipe: Path, played: dict[str, Any], change: str, why: str
+) -> None:
+    words = ("sweep", recipe, "--seeds", "2", "--set", "train.steps=4")
+    planned = plan_sweep(recipe, [], "2", ["train.steps=4"]).runs[1]
+    run = RunDirectory(planned.path)
+    claim(run, planned.recipe, Path())
+    add_checkpoint(run, 3, "x")
+    settings = ("--set", change)
+    result = pgrpo(*words, *settings)
+    assert result.exit_code == 2
+    assert played["calls"] == []
+    told = " ".join(result.stderr.split())
+    assert f"runs/tiny-seed1 {why}" in told
+    assert "--runs-dir" in told and "--set name=" in told and "--fresh" not in told
+    # The plan may be looked at, and its own recipe continues the runs.
+    assert pgrpo(*words, *settings, "--dry-run").exit_code == 0
+    assert pgrpo(*words).exit_code == 0 and len(played["calls"]) == 2
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -116,7 +117,11 @@ def test_a_missing_key_says_what_it_is_for(tmp_path: Path, key: str) -> None:
         (changed(name=3), "name", "YAML takes 3 for a number: write '3' with the quotes"),
         (changed(name="my run"), "name", "try 'my-run'"),
         (changed(name=None), "name", "found null; must be text; give it a value"),
-        (changed(train=None), "train", "must be a mapping; remove the line to get the default"),
+        (
+            changed(train=None),
+            "train",
+            "must be a mapping; leave it out to get the default, or give it a value",
+        ),
         (changed(loss={"beta": float("nan")}), "loss.beta", "must be a finite number"),
         (changed(adapter={"target_modules": 3}), "adapter.target_modules", "must be text or a list of texts"),
         (changed(adapter={"target_modules": ["a", 3]}), "adapter.target_modules.1", "found 3; must be text"),
@@ -250,3 +255,71 @@ def test_any_text_is_a_recipe_or_a_recipe_error(tmp_path: Path, text: str) -> No
 def test_any_bytes_are_a_recipe_error(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(RecipeError):
         load_text(tmp_path, content)
+
+
+@pytest.mark.parametrize("delimiter", ["'\\t'", "\\t", '"\\t"', "tab"])
+def test_a_tab_is_written_as_it_is_shown(tmp_path: Path, delimiter: str) -> None:
+    text = "name: a\nmodel: {id: random}\nrewards: [{type: length, max: 5}]\n"
+    text += f"data: {{source: {{type: csv, path: x, delimiter: {delimiter}}}}}"
+    assert load_text(tmp_path, text).data.source.delimiter == "\t"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("True", "; remove the quotes"), ("false", "; remove the quotes"), (1, ""), (0, ""), ("some", "")],
+)
+def test_the_matrix_takes_no_other_words(tmp_path: Path, value: Any, hint: str) -> None:
+    (problem,) = problems_of(tmp_path, changed(eval__matrix=value))
+    assert problem.text.endswith(f"; must be true or false or 'auto'{hint}")
+    for taken in (True, False, "auto"):
+        assert load_data(tmp_path, changed(eval__matrix=taken)).eval.matrix is taken
+
+
+def test_names_of_intervals_are_spelt_as_the_data_are(tmp_path: Path) -> None:
+    def bins(*names: str) -> dict[str, Any]:
+        groups = {"type": "bins", "column": "a", "edges": [1], "names": list(names)}
+        source = {"type": "jsonl", "path": "x"}
+        rewards = [{"type": "length", "max": 5}]
+        return changed(data={"source": source, "preference_groups": groups}, rewards=rewards)
+
+    found = load_data(tmp_path, bins("cafe\u0301", "x")).data.preference_groups
+    assert found.names == ("caf\u00e9", "x")  # type: ignore[union-attr]
+    (problem,) = problems_of(tmp_path, bins("cafe\u0301", "caf\u00e9"))
+    assert "must differ from each other" in problem.text
+
+
+JUDGE = {"type": "judge", "base_url": "http://localhost/v1", "model": "m"}
+TWO = "; must be two numbers, the lowest and the highest score, such as [1, 10]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (changed(rewards=[{**JUDGE, "scale": [1, 2, 3]}]), f"rewards.0.scale: found a list{TWO}"),
+        (changed(rewards=[{**JUDGE, "scale": [1]}]), f"rewards.0.scale: found a list{TWO}"),
+        (
+            "name: a\n---\nname: b\n",
+            "not valid YAML: found a second document; a recipe is one document: remove the line ---",
+        ),
+        (changed(train={1: 2}), 'train: found the key "1"; a key must be text; quote it if it is meant'),
+        (
+            changed(log={"trackers": {1: 2}}),
+            'log.trackers: found the key "1"; a key must be text; quote it if it is meant',
+        ),
+        (
+            changed(train={"batch_size": 3}),
+            "train.batch_size: found 3; there is no such key in train; "
+            "did you mean 'train.prompts_per_step' or 'train.tokens_per_micro_batch'?",
+        ),
+        (
+            changed(train={"per_device_train_batch_size": 3}),
+            "train.per_device_train_batch_size: found 3; there is no such key in train; "
+            "did you mean 'train.prompts_per_step' or 'train.tokens_per_micro_batch'?",
+        ),
+    ],
+)
+def test_a_mistake_is_told_once_and_in_a_sentence(
+    tmp_path: Path, recipe: dict[str, Any] | str, said: str
+) -> None:
+    (problem,) = problems_of(tmp_path, recipe)
+    assert str(problem).partition(": ")[2] == said

@@ -11,6 +11,7 @@ from typing import Any, get_origin
 
 import pytest
 import torch
+import yaml
 
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.estimators import resolve_estimator
@@ -31,7 +32,7 @@ from pgrpo_cli.recipe.yaml_lines import Document, parse
 from pgrpo_cli.rewards.base import Completion
 from pgrpo_cli.rewards.build import build_rewards
 from pgrpo_cli.stats.intervals import Bootstrap, combination_interval
-from tests.support.recipes import MINIMAL
+from tests.support.recipes import MINIMAL, changed, load_data, problems_of
 from tests.support.records import source_record
 from tests.support.rewards import scored
 
@@ -301,7 +302,7 @@ def use_adapter(recipe: Recipe) -> None:
     [
         (
             "data: {seed: 123456789012345678901234567890}",
-            "must be a whole number from -2147483647 to 2147483647",
+            "must be 2147483647 or less",
         ),
         ("train: {max_grad_norm: 1e300}", "must be 0 or of a size between 1e-15 and 1e+18"),
         ("advantage: {epsilon: 1e-320}", "must be 0 or of a size between 1e-15 and 1e+18"),
@@ -311,7 +312,8 @@ def use_adapter(recipe: Recipe) -> None:
         ("eval: {confidence: 0.9999999999999999}", "must be 0.9999 or less"),
         ("adapter: {alpha: 1e308}", "must be 1000000 or less"),
         ("rewards: [{type: personas, weight: 1e308}]", "must be 1000000 or less"),
-        ("history: {min_count: 99999999999}", "must be a whole number from"),
+        ("seed: -99999999999", "must be 0 or more"),
+        ("history: {min_count: 99999999999}", "must be 2147483647 or less"),
     ],
 )
 def test_what_is_refused(text: str, rule: str) -> None:
@@ -327,3 +329,30 @@ def test_a_whole_number_is_offered_in_place_of_another_way_to_write_it(text: str
         InvalidRecipe, match=rf"found {text}; must be a whole number; write {float(text):.0f}"
     ):
         check(document)
+
+
+FREE = {
+    "model.chat_template_kwargs": lambda values: changed(model__chat_template_kwargs=values),
+    "engine.args": lambda values: changed(engine={"type": "trl", "args": values}),
+    "data.preference_groups.options": lambda values: changed(
+        data__preference_groups={"type": "plugin", "plugin": "p", "options": values}
+    ),
+    "rewards.0.options": lambda values: changed(
+        rewards=[{"type": "plugin", "plugin": "p", "options": values}]
+    ),
+    "eval.judge.extra_body": lambda values: changed(
+        eval={"judge": {"base_url": "http://localhost/v1", "model": "m", "extra_body": values}}
+    ),
+}
+"""Recipes with a mapping that may hold anything."""
+
+
+@pytest.mark.parametrize("key", FREE)
+@pytest.mark.parametrize("text", [".nan", "-.inf", "1e400"])
+def test_a_free_mapping_holds_finite_numbers_only(tmp_path: Path, key: str, text: str) -> None:
+    """A run keeps it as JSON, which has no others."""
+    recipe = FREE[key]({"a": [1, {"b": "NUMBER"}], "c": 1e300})
+    (problem,) = problems_of(tmp_path, yaml.safe_dump(recipe).replace("NUMBER", text))
+    assert dotted(problem.path) == f"{key}.a.1.b"
+    assert problem.text.endswith("; must be a finite number")
+    assert load_data(tmp_path, FREE[key]({"a": [1, {"b": 0.5}], "c": 1e300}))

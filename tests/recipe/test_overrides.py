@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgrpo_cli.recipe.messages import InvalidRecipe
+from pgrpo_cli.recipe.messages import InvalidRecipe, plain
 from pgrpo_cli.recipe.resolved import differing_keys
 from tests.support.recipes import MINIMAL, changed, load_data, problems_of
 
@@ -49,6 +49,81 @@ def test_an_override_sets_its_key_and_nothing_else(
     assert changes[key] == value
     assert type(changes[key]) is type(value)
     assert all(name.split(".")[:2] == key.split(".")[:2] for name in changes)
+
+
+def source(**values: Any) -> dict[str, Any]:
+    return changed(data__source=values, rewards=[{"type": "length", "max": 5}])
+
+
+@pytest.mark.parametrize("kind", ["feedback", "open_webui"])
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("*.jsonl", "*.jsonl"),
+        ("my #1.jsonl", "my #1.jsonl"),
+        ("a: b.jsonl", "a: b.jsonl"),
+        ("[ab]*.jsonl", "[ab]*.jsonl"),
+        ("[a] b.jsonl", "[a] b.jsonl"),
+        ("'quoted'", "quoted"),
+        ("[a.jsonl, '*.json']", ("a.jsonl", "*.json")),
+    ],
+)
+def test_text_where_a_list_may_be_needs_no_quotes(tmp_path: Path, kind: str, text: str, paths: Any) -> None:
+    recipe = load_data(tmp_path, source(type=kind, path="x"), f"data.source.path={text}")
+    assert recipe.data.source.path == paths
+
+
+@pytest.mark.parametrize("kind", ["feedback", "open_webui"])
+def test_no_text_is_no_path(tmp_path: Path, kind: str) -> None:
+    (problem,) = problems_of(tmp_path, source(type=kind, path="x"), "data.source.path=")
+    assert "found nothing (null); must be" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        (",", ","),
+        (";", ";"),
+        ("|", "|"),
+        ("\t", "\t"),
+        ("\\t", "\t"),
+        ("tab", "\t"),
+        ("';'", ";"),
+        (" ;", ";"),
+        ("null", None),
+    ],
+)
+def test_a_delimiter_needs_no_quotes(tmp_path: Path, text: str, delimiter: str | None) -> None:
+    recipe = load_data(tmp_path, source(type="csv", path="x"), f"data.source.delimiter={text}")
+    assert recipe.data.source.delimiter == delimiter
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "default", "key", "value"),
+    [
+        ("train.optimizer.weight_decay=0.01", "train.optimizer", "adamw", "weight_decay", 0.01),
+        ("model.quantization.double=false", "model.quantization", "nf4", "double", False),
+        (
+            "data.conditioning.template=Be {{ mood }}.",
+            "data.conditioning",
+            "prompt",
+            "template",
+            "Be {{ mood }}.",
+        ),
+    ],
+)
+def test_a_section_that_the_recipe_leaves_out_has_the_type_of_its_default(
+    tmp_path: Path, override: str, section: str, default: str, key: str, value: Any
+) -> None:
+    found = load_data(tmp_path, source(type="jsonl", path="x"), override)
+    for name in section.split("."):
+        found = getattr(found, name)
+    assert (found.type, getattr(found, key)) == (default, value)
+
+
+def test_a_key_of_another_type_begins_no_section(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, MINIMAL, "history.kind.decay=0.5")
+    assert "missing the key 'type'; must be one of 'cumulative'" in problem.text
 
 
 def test_null_unsets_optional_text(tmp_path: Path) -> None:
@@ -183,6 +258,9 @@ def test_an_override_repairs_a_broken_value(tmp_path: Path) -> None:
         ("rewards.2.weight=2", "rewards", "is a list; name an entry by its number"),
         ("log.trackers.1=wandb", "log.trackers", "name an entry by its number (none yet; 0 adds one)"),
         ("rewards.-1.weight=2", "rewards", "is a list; name an entry by its number"),
+        pytest.param(
+            f"rewards.{'9' * 5000}.weight=2", "rewards", "name an entry by its number", id="5000 digits"
+        ),
         ("advantage.scale=batch", "advantage.scale", "allowed with estimator 'custom' only"),
         ("rewards.0.type=length", "rewards.0.max", "missing; required"),
     ],
@@ -194,7 +272,7 @@ def test_a_bad_override_is_reported_as_it_was_typed(
     assert ".".join(map(str, problem.path)) == path
     assert words in problem.text
     if not problem.text.startswith("missing"):
-        assert problem.where == f"--set {override}"
+        assert problem.where == f"--set {plain(override, 200)}"
 
 
 def test_overrides_and_the_file_report_together_in_order(tmp_path: Path) -> None:

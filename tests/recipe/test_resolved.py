@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_a_character_that_yaml_takes_for_a_line_break_comes_back(tmp_path: Path,
     text = f"a{character}b"
     recipe = Recipe.model_validate(changed(model={"id": "random", "system_prompt": text}))
     assert roundtrip(recipe, tmp_path).model.system_prompt == text
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "false", "null"])
+def test_a_text_that_the_reader_could_take_for_a_boolean_comes_back(tmp_path: Path, word: str) -> None:
+    spellings = ["".join(letters) for letters in product(*((c, c.upper()) for c in word))]
+    options = {spelling: spelling for spelling in spellings}
+    recipe = Recipe.model_validate(
+        changed(rewards=[{"type": "plugin", "plugin": "p", "options": {**options, "list": spellings}}])
+    )
+    assert roundtrip(recipe, tmp_path) == with_aggregation(recipe)
 
 
 @settings(max_examples=40)
@@ -176,9 +187,11 @@ def test_a_run_from_before_advantages_were_clipped_clips_none(tmp_path: Path) ->
     path.write_text(old)
     assert (recipe.advantage.clip, load_resolved(path).advantage.clip) == (5.0, None)
     # So does a command that is given the run, and may override a key.
-    assert load_recipe(path).advantage.clip is None
-    assert load_recipe(path, ["advantage.clip=3"]).advantage.clip == 3.0
+    assert load_resolved(path, ["seed=3"]).advantage.clip is None
+    assert load_resolved(path, ["advantage.clip=3"]).advantage.clip == 3.0
     assert load_resolved(tmp_path / "recipe.yaml").advantage.clip == 5.0
+    # The same file as a recipe of its own: a key that a user has deleted has its default.
+    assert load_recipe(path).advantage.clip == 5.0
 
 
 def test_the_hash_does_not_depend_on_the_order_of_options(tmp_path: Path) -> None:

@@ -127,6 +127,16 @@ CASES: list[RuleCase] = [
         ),
     ),
     (
+        "BinsGroups",
+        "data.preference_groups.names",
+        "2 edges make 3 intervals",
+        changed(data={"source": JSONL, "preference_groups": {**BINS, "names": []}}, rewards=[LENGTH]),
+        changed(
+            data={"source": JSONL, "preference_groups": {**BINS, "names": ["low", "mid", "high"]}},
+            rewards=[LENGTH],
+        ),
+    ),
+    (
         "ClusterGroups",
         "data.preference_groups.model",
         "required with features 'embedding'",

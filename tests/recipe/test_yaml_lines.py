@@ -142,3 +142,31 @@ def test_a_renamed_key_takes_what_is_below_it_along() -> None:
     assert document.origin(("d", "c", 0)).where == "r.yaml:4"
     assert document.origin(("b", "c", 0)).where == "r.yaml:1"
     assert document.broken == {("d", "c", 1)}
+
+
+def test_a_name_that_unicode_spells_in_two_ways_is_one_key() -> None:
+    text = "profiles:\n  caf\u00e9: a\n  cafe\u0301: b\n"
+    (problem,) = parse(text, "recipe.yaml", "line {}".format).problems
+    assert problem.where == "line 3"
+    assert problem.text == "found twice; it is set on line 2 already; remove one"
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_counted_as_editors_count_them(character: str, end: str) -> None:
+    def text(*lines: str) -> str:
+        return end.join([f"# a{character}# b", *lines, ""])
+
+    document = parse(text("a: 1", "b: {c: [x]}", "a: 2"), "recipe.yaml", "line {}".format)
+    assert document.origin(("b", "c", 0)).where == "line 3"
+    (problem,) = document.problems
+    assert problem.where == "line 4" and "set on line 2 already" in problem.text
+    for broken, where in (("a: [1", "line 2"), ("a: 1\tb: 2", "line 2"), ("a: *b", "line 2")):
+        with pytest.raises(InvalidRecipe) as caught:
+            parse(text(broken), "recipe.yaml", "line {}".format)
+        assert caught.value.problems[0].where == where
+
+
+def test_what_has_no_lines_names_none() -> None:
+    (problem,) = parse("{r: 1, r: 2}", "--set a", lambda line: "--set a").problems
+    assert problem.text == "found twice; remove one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def test_every_combination_with_every_seed(recipe: Path) -> None:
 def test_seeds_share_their_data(recipe: Path) -> None:
     plan = plan_sweep(recipe, [], "3")
     assert {data_seed(run.recipe) for run in plan.runs} == {4}
-    assert plan.notes == ("data.seed=4: all runs get the same prompts and the same split.",)
+    assert plan.notes == (
+        "data.seed=4: runs that differ in their seeds alone get the same prompts and the same split.",
+    )
     chosen = plan_sweep(recipe, ["seed=1,2"], None, ["data.seed=9"])
     assert {data_seed(run.recipe) for run in chosen.runs} == {9}
     assert [run.recipe.seed for run in chosen.runs] == [1, 2] and chosen.notes == ()
@@ -51,6 +54,15 @@ def test_seeds_share_their_data(recipe: Path) -> None:
     assert [note.partition(" from")[0] for note in short.notes] == ["train.warmup_steps is cut"]
     alone = plan_sweep(recipe, ["train.steps=1,2"])
     assert [run.recipe.data.seed for run in alone.runs] == [None, None]
+
+
+def test_seeds_of_the_data_that_the_grid_names_are_kept(recipe: Path) -> None:
+    plan = plan_sweep(recipe, ["data.seed=1,2"], "2")
+    assert [data_seed(run.recipe) for run in plan.runs] == [1, 1, 2, 2] and plan.notes == ()
+    source = "source: {type: personas}"
+    plan = plan_sweep(recipe, [f"data={{{source}, seed: 1}},{{{source}, max_prompt_tokens: 99}}"], "2")
+    assert [data_seed(run.recipe) for run in plan.runs] == [1, 1, 4, 4]
+    assert len(plan.notes) == 1
 
 
 def test_the_grid_goes_over_what_is_set(recipe: Path) -> None:
@@ -66,7 +78,9 @@ def test_seeds_by_number_or_by_name(text: str | None, expected: list[int]) -> No
     assert seeds_of(text, 4) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "x", "1,x", "1.5", ",", "1e9", "2000"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "x", "1,x", "1.5", ",", "1e9", "2000", "9" * 5000, "1," + "9" * 5000]
+)
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="--seeds"):
         seeds_of(text, 0)
@@ -81,6 +95,9 @@ def test_other_seeds_are_refused(text: str) -> None:
         ("a,", ["a", ""]),
         ("Don't hurry,Be quick", ["Don't hurry", "Be quick"]),
         ("['a,b', c],\"it's, so\"", ["['a,b', c]", '"it\'s, so"']),
+        ("'it''s, so',b", ["'it''s, so'", "b"]),
+        ("'',['it''s', ']',a]", ["''", "['it''s', ']',a]"]),
+        (r'"a \"b, c\"","\\",d', [r'"a \"b, c\""', r'"\\"', "d"]),
     ],
 )
 def test_values_are_split_at_commas_outside_brackets_and_quotes(text: str, expected: list[str]) -> None:
@@ -161,9 +178,41 @@ def test_controls_count_as_runs(recipe: Path) -> None:
         plan_sweep(recipe, [], "501", control="random_groups")
 
 
-def test_two_values_that_look_alike_in_a_name_are_refused(recipe: Path) -> None:
-    with pytest.raises(RecipeError, match="two runs of the sweep would both be tiny-"):
-        plan_sweep(recipe, ["model.system_prompt=Be kind!,Be kind?"])
+def test_values_that_look_alike_in_a_name_are_told_apart_by_their_hashes(recipe: Path) -> None:
+    # The first six digits of the SHA-256 of `Be kind!` and `Be kind?`.
+    first, other = (hashlib.sha256(text.encode()).hexdigest()[:6] for text in ("Be kind!", "Be kind?"))
+    assert names(plan_sweep(recipe, ["model.system_prompt=Be kind!,Be kind?,Be brief"])) == [
+        f"tiny-system_prompt_Be_kind-{first}",
+        f"tiny-system_prompt_Be_kind-{other}",
+        "tiny-system_prompt_Be_brief",
+    ]  # fmt: skip
+    long = "Answer as a person would who has read every book about "
+    assert len(set(names(plan_sweep(recipe, [f"model.system_prompt={long}tea,{long}coffee"])))) == 2
+
+
+def test_a_name_keeps_the_letters_of_every_script(recipe: Path) -> None:
+    plan = plan_sweep(recipe, ["model.system_prompt=要简洁,будь краток,短く," + "长" * 300])
+    # A name of a folder has 255 bytes at most; each of these characters has 3 bytes, and 40 // 3 is 13.
+    assert names(plan) == ["tiny-要简洁", "tiny-будь_краток", "tiny-system_prompt_短く", "tiny-" + "长" * 13]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        ["train.learning_rate=1e-3,0.001"],
+        ["rewards.0.weight=2,3", "rewards.00.weight=4"],
+        ["loss.aggregation=auto,constant"],
+    ],
+)
+def test_equal_recipes_are_refused(recipe: Path, grid: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"would be the same: tiny-\S+ and tiny-"):
+        plan_sweep(recipe, grid)
+
+
+def test_two_runs_of_one_name_are_refused(recipe: Path) -> None:
+    grid = ["model.system_prompt=abc,abc-def", "rewards.0.name=def-ghi,ghi"]
+    with pytest.raises(RecipeError, match="two runs of the sweep would both be tiny-abc-def-ghi"):
+        plan_sweep(recipe, grid)
 
 
 def test_how_far_a_run_is(recipe: Path, tmp_path: Path) -> None:
@@ -183,5 +232,7 @@ def test_how_far_a_run_is(recipe: Path, tmp_path: Path) -> None:
     assert status() == "done"
     (other,) = plan_sweep(recipe, ["train.steps=3"], None, ["train.learning_rate=0.5"], tmp_path).runs
     assert other.status(evaluated=False) == "different"
+    assert other.obstacle() == f"{run.path} was made with other values of train.learning_rate"
+    assert run.obstacle() is None
     (measured,) = plan_sweep(recipe, ["train.steps=3"], None, ["eval.num_completions=9"], tmp_path).runs
     assert measured.status(evaluated=False) == "done"

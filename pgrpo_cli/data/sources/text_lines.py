@@ -13,6 +13,8 @@ Line = TypeVar("Line", str, bytes)
 
 MAX_ROW = 1 << 24
 """Characters of a row, which is far beyond any prompt; a longer line is no row but another kind of file."""
+OR_SET = ", or set data.source.encoding to the file's, perhaps 'cp1252'"
+"""The end of what is said of a row in another encoding, of a file that is a source's."""
 
 
 def text_of(file: IO[bytes], encoding: str, newline: str) -> io.TextIOWrapper:
@@ -61,8 +63,7 @@ def text_problem(text: str, encoding: str) -> RowProblem | None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) & 0xFF
-        remedy = "save the file as UTF-8, or set data.source.encoding to the file's, perhaps 'cp1252'"
-        found = f"byte 0x{byte:02x} at character {error.start + 1}; {remedy}"
+        found = f"byte 0x{byte:02x} at character {error.start + 1}; save the file as UTF-8{OR_SET}"
         return RowProblem(f"not {encoding.upper()}", found)
     return None
 

@@ -14,6 +14,7 @@ import numpy as np
 from pgrpo_cli.seeding import derive_seed
 
 from .estimates import PromptValues, Resampler, differences_of, shared_prompts, verdict
+from .evaluation import without_unit
 from .intervals import Bootstrap, Floats, Interval
 from .methods import (
     Difference,
@@ -196,24 +197,26 @@ def standardised_pair(
     users: Mapping[str, str],
     scales: Mapping[str, float],
 ) -> Pair | None:
-    """The macro line of rewards that are divided by `scales`, one for each preference group. Groups without a
-    spread are left out; None if none has one.
+    """The macro line of rewards that are divided by `scales`, one for each preference group. None if a group
+    without a scale differs (`scales_missing`), since a mean of the others would hide it.
     """
 
     def scaled(side: Side) -> Side:
         values = tuple(
-            {
-                g: {p: v / scales[g] for p, v in own.items()}
-                for g, own in of_run.items()
-                if scales.get(g, 0) > 0
-            }
+            {g: {p: v / (scales.get(g, 0.0) or 1.0) for p, v in own.items()} for g, own in of_run.items()}
             for of_run in side.values
         )
         return replace(side, values=values)
 
-    if not any(scale > 0 for scale in scales.values()):
+    if scales_missing(side, reference, scales):
         return None
     return pairs_of(scaled(side), scaled(reference), bootstrap, users)[-1]
+
+
+def scales_missing(side: Side, reference: Side, scales: Mapping[str, float]) -> list[str]:
+    """The preference groups in which a run of both methods differs from another, and that have no scale."""
+    first, *others = (*side.values, *reference.values)
+    return sorted({group for other in others for group in without_unit(differences_of(other, first), scales)})
 
 
 def _line(

@@ -11,6 +11,8 @@ from .fairness import fairness
 from .intervals import Bootstrap
 from .result_types import Detail, EvalRow, Overall, Summary, Which
 
+_MOST_NAMES = 8
+
 
 def summarise(
     rows: Sequence[EvalRow],
@@ -63,6 +65,13 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
                 f"{group}: all {len(prompts)} held-out prompts are from one user, which gives no interval, "
                 "and neither do means that include it. Hold out more users."
             )
+    unknown = [g for g, prompts in shared.items() if prompts and math.isnan(details[g].effect.mean)]
+    if unknown:
+        names = ", ".join(unknown) if len(unknown) <= _MOST_NAMES else f"{len(unknown)} preference groups"
+        notes.append(
+            f"Rewards of {names} are all equal before training, so gains in standard deviations of these "
+            "rewards, their mean over groups and Jain's index are unknown."
+        )
     missing = sum(math.isnan(row.reward) for row in rows)
     if missing:
         notes.append(f"{missing} of {len(rows)} completions have no reward (NaN) and are left out.")
@@ -123,16 +132,23 @@ def base_spreads(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 
 def standardised(gains: PromptValues, spreads: Mapping[str, float]) -> PromptValues:
-    """Gains in standard deviations of the base model's rewards (Glass's Δ). A preference group without a
-    spread is left out, unless nothing in it has changed.
+    """Gains in standard deviations of the base model's rewards (Glass's Δ). Empty if a preference group has
+    changed whose rewards had no spread: a mean of the others would hide it.
     """
-    found: PromptValues = {}
-    for group, own in gains.items():
-        if spreads.get(group, 0.0) > 0:
-            found[group] = {prompt: gain / spreads[group] for prompt, gain in own.items()}
-        elif all(abs(gain) <= ROUNDING for gain in own.values()):
-            found[group] = dict.fromkeys(own, 0.0)
-    return found
+    if without_unit(gains, spreads):
+        return {}
+    # Where there is no spread nothing has changed, so any unit will do.
+    units = {group: spreads.get(group, 0.0) or 1.0 for group in gains}
+    return {group: {prompt: g / units[group] for prompt, g in own.items()} for group, own in gains.items()}
+
+
+def without_unit(gains: PromptValues, spreads: Mapping[str, float]) -> list[str]:
+    """The preference groups that have changed, and whose rewards had no spread to count the change in."""
+    return [
+        group
+        for group, own in gains.items()
+        if not spreads.get(group, 0.0) > 0 and any(abs(gain) > ROUNDING for gain in own.values())
+    ]
 
 
 def _win(difference: float) -> float:

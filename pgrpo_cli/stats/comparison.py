@@ -18,18 +18,19 @@ from .evaluation import without_unit
 from .intervals import Bootstrap, Floats, Interval
 from .methods import (
     Difference,
-    detectable,
     difference_of,
     holm,
     p_value,
     seeds_interval,
-    units_needed,
     variance_shares,
 )
+from .power import detectable, hidden_by_units, units_needed
 from .result_types import Data, Estimate, Number, Unit, Verdict
 
 _MOST_SEEDS = 100
 _MOST_UNITS = 10_000
+_ENOUGH_SEEDS = 3
+"""With fewer the spread between seeds is as good as unknown, so nothing is said of more seeds."""
 
 
 class VarianceShares(Data):
@@ -272,7 +273,7 @@ def _pair(
     if line.difference is not None:
         shares = variance_shares(line.difference)
         visible = detectable(line.difference, alpha / comparisons)
-        if says == "can't tell":
+        if says == "can't tell" and not (several and seeds < _ENOUGH_SEEDS):
             most = _MOST_SEEDS if several else _MOST_UNITS
             needed = units_needed(line.difference, alpha / comparisons, most)
     return Pair(
@@ -295,7 +296,9 @@ def _pair(
         detectable=visible,
         needed=needed,
         variance=None if shares is None else VarianceShares(seeds=shares[0], units=shares[1], rest=shares[2]),
-        explanation=_explanation(says, alone, line, seeds, several, visible, needed, comparisons),
+        explanation=_explanation(
+            says, alone, line, seeds, several, visible, needed, alpha / comparisons, comparisons
+        ),
     )
 
 
@@ -307,6 +310,7 @@ def _explanation(
     several: bool,
     visible: float,
     needed: int | None,
+    alpha: float,
     comparisons: int,
 ) -> str:
     """The verdict in plain words, which differences would probably have been seen, and how many seeds,
@@ -327,16 +331,12 @@ def _explanation(
         single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"
         text = f"can't tell: {corrected if comparisons > 1 else single}"
         return text if needed is None else f"{text}; about {needed} {unit}s would be enough"
+    if several and seeds < _ENOUGH_SEEDS:
+        return f"{text}: too few to say which differences they show"
     if not math.isnan(visible):
         text += f", which show differences of {visible:.2g} or more"
     if needed is not None:
         return f"{text}; about {needed} would be enough"
-    short = several and _units_are_too_few(line)
-    return f"{text}; more {line.unit}s are needed" if short else f"{text}; {most} would not be enough"
-
-
-def _units_are_too_few(line: _Line) -> bool:
-    """Whether the variance of the units alone hides the difference, however many seeds there are."""
     assert line.difference is not None
-    # 2.8 = 1.96 + 0.84: a two-sided test at 5 % with a power of 80 %.
-    return sum(p.variance for p in line.difference.units) * 2.8**2 > line.difference.mean**2
+    short = several and hidden_by_units(line.difference, alpha)
+    return f"{text}; more {line.unit}s are needed" if short else f"{text}; {most} would not be enough"

@@ -48,7 +48,6 @@ from .intervals import (
 )
 from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, welch_df, words_of
 
-_POWER = 0.8
 _P_DRAWS = 8000
 _ROUNDING = 1e-12
 
@@ -99,6 +98,17 @@ class Difference:
         """The quantile of the error of the mean that comes from the choice of seeds."""
         variance = math.fsum(part.variance for part in self.seeds)
         return 0.0 if variance == 0 else math.sqrt(variance) * student_t_quantile(level, _df(self.seeds))
+
+    def unit_half(self, level: float) -> float:
+        """The quantile of the error of the mean that comes from the choice of units."""
+        variance = math.fsum(part.variance for part in self.units)
+        return math.sqrt(variance) * student_t_quantile(level, max(1.0, _df(self.units))) if variance else 0.0
+
+    def error_quantile(self, level: float) -> float:
+        """The quantile of both errors together: about the root of the sum of their squared quantiles, as they
+        are independent.
+        """
+        return math.hypot(self.seed_half(level), self.unit_half(level))
 
     def seed_draws(self, count: int, words: Words) -> Floats:
         """`count` draws of that error."""
@@ -230,16 +240,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(difference: Difference, alpha: float) -> float:
-    """The smallest true difference that this experiment detects with a probability of 80 %, in reward units:
-    (t at 1 - alpha/2 + t at 0.8) * standard error. NaN if the standard error is unknown.
-    """
-    error = difference.standard_error
-    return (
-        error if math.isnan(error) else _quantiles(_df([*difference.seeds, *difference.units]), alpha) * error
-    )
-
-
 def variance_shares(difference: Difference) -> tuple[float, float, float] | None:
     """The shares of seeds, of units, and of the rest in the variance of the mean. The rest is the residual of
     the two-way layout: what seed and prompt have together, and the sampling of completions. None with one
@@ -252,45 +252,6 @@ def variance_shares(difference: Difference) -> tuple[float, float, float] | None
     seeds = max(0.0, math.fsum(part.variance for part in difference.seeds) - difference.residual)
     units = math.fsum(part.variance for part in difference.units)
     return seeds / total, units / total, 1 - (seeds + units) / total
-
-
-def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
-    """How many seeds per method (or units in total, if each method has one seed) would detect the difference.
-
-    This is the smallest number, up to `most`, at which a difference as large as the observed one is detected
-    with a probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, with the observed
-    variances. None if `most` are too few, for instance because the variance of the units alone is too large.
-    """
-    now = 1 if difference.seeds else difference.unit_count
-    if math.isnan(difference.standard_error) or not _detected(difference, alpha, most):
-        return None
-    low, high = now, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _detected(difference, alpha, middle) else (middle, high)
-    return high
-
-
-def _detected(difference: Difference, alpha: float, units: int) -> bool:
-    if difference.seeds:
-        # A single component is that of both methods.
-        df = (units - 1) * 2 / len(difference.seeds)
-        scaled = [Part(p.variance * p.count / units, df, units) for p in difference.seeds]
-        scaled += difference.units
-    else:
-        factor = units / difference.unit_count
-        scaled = [
-            Part(p.variance / factor, max(1.0, p.count * factor - 1), round(p.count * factor))
-            for p in difference.units
-        ]
-    error = math.sqrt(math.fsum(part.variance for part in scaled))
-    return abs(difference.mean) >= _quantiles(_df(scaled), alpha) * error
-
-
-def _quantiles(df: float, alpha: float) -> float:
-    """How many standard errors a difference must be away from 0 to be detected with the usual power."""
-    df = max(1.0, df)
-    return student_t_quantile(1 - alpha / 2, df) + student_t_quantile(_POWER, df)
 
 
 def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], list[float]]:

@@ -16,7 +16,6 @@ from pgrpo_cli.stats.methods import (
     holm,
     p_value,
     seeds_interval,
-    units_needed,
     variance_shares,
 )
 from tests.support.intervals import mean_interval
@@ -144,59 +143,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     found = holm([0.02, math.nan])
     assert found[0] == 0.02 and math.isnan(found[1])
-
-
-def test_seeds_needed_do_what_they_say() -> None:
-    # Seeds scatter by 1 around a difference of 1, prompts not at all: the t-test's power at N seeds is known.
-    values = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64).expand(3, 40)
-    found = difference_of([(values, torch.zeros(3, 40, dtype=torch.float64))])
-    needed = units_needed(found, 0.05, 1000)
-    assert needed is not None
-
-    def power(seeds: int) -> float:
-        edge, shift = stats.t.ppf(0.975, seeds - 1), math.sqrt(seeds)
-        return float(stats.nct.sf(edge, seeds - 1, shift))
-
-    assert power(needed) == pytest.approx(0.8, abs=0.06)
-    assert power(needed - 2) < 0.8
-
-
-@pytest.mark.parametrize("others", [1, 2, 5])
-@pytest.mark.parametrize("mean", [0.9, 2.5])
-def test_seeds_needed_are_of_each_method_however_many_there_are(others: int, mean: float) -> None:
-    # Both methods scatter alike around the difference, prompts not at all: v / n for each of them.
-    values, reference = drawn(5, 5, 1), torch.zeros(1, 1, dtype=torch.float64)
-    values = values - values.mean() + mean
-    if others > 1:
-        reference = drawn(6, others, 1)
-        reference = (reference - reference.mean()) / reference.std() * values.std()
-    found = difference_of([(values.expand(-1, 9), reference.expand(-1, 9))])
-    variance = float(values.var())
-
-    def detected(n: int) -> bool:
-        df = 2 * (n - 1)
-        quantiles = stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)
-        return abs(found.mean) >= quantiles * math.sqrt(2 * variance / n)
-
-    expected = next(n for n in range(2, 200) if detected(n))
-    assert units_needed(found, 0.05, 200) == expected
-    turned = difference_of([(reference.expand(-1, 9), values.expand(-1, 9))])
-    assert units_needed(turned, 0.05, 200) == expected
-
-
-def test_no_number_of_seeds_makes_up_for_too_few_prompts() -> None:
-    prompts = torch.tensor([[-2.0, 2.1]], dtype=torch.float64).expand(3, 2)
-    seeds = torch.tensor([[0.0], [0.1], [0.2]], dtype=torch.float64)
-    found = difference_of([(prompts + seeds, torch.zeros(3, 2, dtype=torch.float64))])
-    assert units_needed(found, 0.05, 1000) is None
-
-
-def test_prompts_needed_with_one_seed() -> None:
-    # Mean 0.5, standard deviation 1: (1.96 + 0.84)^2 / 0.25 = 31.4 prompts by the normal approximation.
-    values = torch.tensor([[-0.5, 1.5] * 5], dtype=torch.float64) * (0.9**0.5) + 0.5 * (1 - 0.9**0.5)
-    found = difference_of([(values, torch.zeros(1, 10, dtype=torch.float64))])
-    needed = units_needed(found, 0.05, 1000)
-    assert needed is not None and 32 <= needed <= 36
 
 
 @pytest.mark.parametrize("units", [0.1, 0.5, 2.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import fmean
@@ -13,8 +13,15 @@ import numpy as np
 
 from pgrpo_cli.seeding import derive_seed
 
-from .estimates import PromptValues, Resampler, differences_of, shared_prompts, verdict
-from .evaluation import without_unit
+from .estimates import (
+    ROUNDING,
+    PromptValues,
+    Resampler,
+    differences_of,
+    shared_prompts,
+    unless_equal,
+    verdict,
+)
 from .intervals import Bootstrap, Floats, Interval
 from .methods import (
     Difference,
@@ -142,11 +149,15 @@ class Comparison(Data):
 
 @dataclass(frozen=True)
 class Side:
-    """The label of a method, its seeds, and for each seed the values of the tuned model by prompt."""
+    """The label of a method, its seeds, and for each seed the values of the tuned model by prompt.
+
+    `texts`: for each seed the completions of each preference group, where they are known.
+    """
 
     label: str
     seeds: tuple[int, ...]
     values: tuple[PromptValues, ...]
+    texts: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,35 +202,6 @@ def pairs_of(
     return [*pairs, _pair(macro, side, reference, macro.p_value, alpha, 1)]
 
 
-def standardised_pair(
-    side: Side,
-    reference: Side,
-    bootstrap: Bootstrap,
-    users: Mapping[str, str],
-    scales: Mapping[str, float],
-) -> Pair | None:
-    """The macro line of rewards that are divided by `scales`, one for each preference group. None if a group
-    without a scale differs (`scales_missing`), since a mean of the others would hide it.
-    """
-
-    def scaled(side: Side) -> Side:
-        values = tuple(
-            {g: {p: v / (scales.get(g, 0.0) or 1.0) for p, v in own.items()} for g, own in of_run.items()}
-            for of_run in side.values
-        )
-        return replace(side, values=values)
-
-    if scales_missing(side, reference, scales):
-        return None
-    return pairs_of(scaled(side), scaled(reference), bootstrap, users)[-1]
-
-
-def scales_missing(side: Side, reference: Side, scales: Mapping[str, float]) -> list[str]:
-    """The preference groups in which a run of both methods differs from another, and that have no scale."""
-    first, *others = (*side.values, *reference.values)
-    return sorted({group for other in others for group in without_unit(differences_of(other, first), scales)})
-
-
 def _line(
     name: str | None,
     groups: Sequence[str],
@@ -243,7 +225,18 @@ def _line(
         interval = _over_units(side.values[0], reference.values[0], prompts, resampler)
     means = tuple(fmean(float(pair[i].mean()) for pair in strata) for i in (0, 1))
     estimate = Estimate(mean=interval.mean, ci_low=interval.low, ci_high=interval.high, n=n)
+    estimate = unless_equal(estimate, _equal(side, reference, prompts))
     return _Line(name, (means[0], means[1]), difference, estimate, p_value(difference))
+
+
+def _equal(side: Side, reference: Side, groups: Iterable[str]) -> bool:
+    """Whether both are one run, or two with the same completions."""
+    if max(len(side.seeds), len(reference.seeds)) > 1:
+        return False
+    if side.values is reference.values:
+        return True
+    ours, theirs = ((*one.texts, {})[0] for one in (side, reference))
+    return all(group in ours and ours[group] == theirs.get(group) for group in groups)
 
 
 def _over_units(
@@ -326,6 +319,10 @@ def _explanation(
     unit, most = ("seed", _MOST_SEEDS) if several else (line.unit, _MOST_UNITS)
     count = seeds if several else line.units
     text = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
+    assert line.difference is not None
+    if not line.difference.standard_error > ROUNDING:
+        same = abs(line.estimate.mean) > ROUNDING
+        return f"{text}, {'too few although all differ alike' if same else 'whose rewards are all equal'}"
     if alone != says:
         corrected = f"{alone} by itself, but not as one of {comparisons} comparisons"
         single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"
@@ -337,6 +334,5 @@ def _explanation(
         text += f", which show differences of {visible:.2g} or more"
     if needed is not None:
         return f"{text}; about {needed} would be enough"
-    assert line.difference is not None
     short = several and hidden_by_units(line.difference, alpha)
     return f"{text}; more {line.unit}s are needed" if short else f"{text}; {most} would not be enough"

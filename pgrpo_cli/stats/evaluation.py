@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from .estimates import ROUNDING, PromptValues, Resampler, differences_of, prompt_values, shared_prompts
+from .estimates import (
+    ROUNDING,
+    PromptValues,
+    Resampler,
+    differences_of,
+    prompt_values,
+    shared_prompts,
+    unless_equal,
+)
 from .fairness import fairness
 from .intervals import Bootstrap
-from .result_types import Detail, EvalRow, Overall, Summary, Which
+from .result_types import Contrast, Detail, EvalRow, Overall, Summary, Which
 
 _MOST_NAMES = 8
 
@@ -31,14 +39,20 @@ def summarise(
     counts = {group: float(len(prompts)) for group, prompts in base.items()}
     used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
     resampler = Resampler(bootstrap, users or {})
+    texts = {which: texts_of(rows, which) for which in ("base", "tuned")}
+
+    def contrast(base: PromptValues, tuned: PromptValues, weights: Mapping[str, float]) -> Contrast:
+        found = resampler.contrast(base, tuned, weights)
+        equal = all(texts["base"].get(group) == texts["tuned"].get(group) for group in base)
+        return found.model_copy(update={"difference": unless_equal(found.difference, equal)})
+
     by_group = details(rows, base, tuned, resampler)
     clustered = any(detail.units < len(base[group]) for group, detail in by_group.items())
     return Summary(
         unit="user" if clustered else "prompt",
-        groups={g: resampler.contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
+        groups={g: contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
         overall=Overall(
-            macro=resampler.contrast(base, tuned, dict.fromkeys(base, 1.0)),
-            weighted=resampler.contrast(base, tuned, used),
+            macro=contrast(base, tuned, dict.fromkeys(base, 1.0)), weighted=contrast(base, tuned, used)
         ),
         details=by_group,
         macro_detail=macro_detail(rows, base, tuned, resampler),
@@ -76,6 +90,15 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
     if missing:
         notes.append(f"{missing} of {len(rows)} completions have no reward (NaN) and are left out.")
     return notes
+
+
+def texts_of(rows: Iterable[EvalRow], which: Which) -> dict[str, list[tuple[str, int, str]]]:
+    """Prompt, index and text of each completion of one of the models, by preference group."""
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for row in rows:
+        if row.which == which:
+            found.setdefault(row.preference_group, []).append((row.prompt_id, row.completion_index, row.text))
+    return {group: sorted(own) for group, own in found.items()}
 
 
 def details(

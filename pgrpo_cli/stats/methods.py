@@ -36,20 +36,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .intervals import (
+    ROUNDING,
     Bootstrap,
     Clustered,
     Floats,
     Interval,
     Units,
+    alike,
     normal_half,
     resampled_means,
+    sign_test,
     small_sample_factor,
     unit_places,
 )
 from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, welch_df, words_of
 
 _P_DRAWS = 8000
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def difference_of(
     parts, deviations = zip(*map(_unit_part, layouts, residuals, [share] * len(layouts)), strict=True)
     mean = math.fsum(share * float((v.mean(axis=0) - r.mean(axis=0)).mean()) for v, r in arrays)
     spread = math.sqrt(math.fsum(_variance(v.mean(axis=0) - r.mean(axis=0)) for v, r in arrays) * share)
-    effect = mean / spread if spread > _ROUNDING else math.nan
+    effect = mean / spread if spread > ROUNDING else math.nan
     return Difference(mean, seeds, parts, deviations, effect, share**2 * math.fsum(residuals))
 
 
@@ -189,6 +191,8 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
     """The two-level bootstrap interval of a difference over several seeds (see the module's docstring)."""
     if any(math.isnan(part.variance) for part in difference.units):
         return Interval(difference.mean, math.nan, math.nan)
+    if not difference.standard_error > ROUNDING:
+        return alike(difference.mean, difference.unit_count, bootstrap)
     shares = [1 / len(difference.deviations)] * len(difference.deviations)
     tail = bootstrap.tail
     stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
@@ -211,20 +215,20 @@ def p_value(difference: Difference) -> float:
     With one seed each it is that of Student's t with the standard error over units. For one preference group
     whose units are prompts this is the paired t-test. With several seeds it is the probability, under the
     two-level distribution of `seeds_interval`, of a value at least as far from 0 as the mean; the part of the
-    units is taken as normal.
+    units is taken as normal. Without any spread it is that of the sign test over units.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
         return math.nan
-    if error <= _ROUNDING:
-        return 1.0 if mean <= _ROUNDING else 0.0
+    if error <= ROUNDING:
+        return 1.0 if mean <= ROUNDING else sign_test(difference.unit_count)
     spread = math.sqrt(math.fsum(part.variance for part in difference.units))
-    if not difference.seeds or spread <= _ROUNDING:
+    if not difference.seeds or spread <= ROUNDING:
         return two_sided_p(mean / error, _df([*difference.seeds, *difference.units]))
     draws_B = difference.seed_draws(_P_DRAWS, words_of(0))
     level = 0.975
     stretch = student_t_quantile(level, _df(difference.units)) / NormalDist().inv_cdf(level)
-    scale = max(spread * stretch, _ROUNDING) * math.sqrt(2)
+    scale = max(spread * stretch, ROUNDING) * math.sqrt(2)
     return fmean(map(math.erfc, ((mean - draws_B) / scale).tolist()))
 
 
@@ -245,7 +249,7 @@ def variance_shares(difference: Difference) -> tuple[float, float, float] | None
     the two-way layout: what seed and prompt have together, and the sampling of completions. None with one
     seed per method, where they cannot be told apart.
     """
-    if not difference.seeds or not difference.standard_error > _ROUNDING:
+    if not difference.seeds or not difference.standard_error > ROUNDING:
         return None
     total = difference.standard_error**2
     # The seeds' component contains the residual, which is only estimated: it may be the larger one.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from .intervals import ROUNDING
 from .methods import Difference, Part
 
 POWER = 0.8
@@ -17,9 +18,9 @@ POWER = 0.8
 
 def detectable(difference: Difference, alpha: float) -> float:
     """The smallest true difference that this experiment detects with a probability of 80 %, in reward units.
-    NaN if the standard error is unknown.
+    NaN if the standard error is unknown, or 0.
     """
-    if math.isnan(difference.standard_error):
+    if not difference.standard_error > ROUNDING:
         return math.nan
     return difference.error_quantile(1 - alpha / 2) + difference.error_quantile(POWER)
 
@@ -33,7 +34,7 @@ def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
     """
     seeds = [part.count for part in difference.seeds]
     low, high = int(min(seeds)) if seeds else difference.unit_count, most
-    if math.isnan(difference.standard_error) or low >= most or not _detected(difference, alpha, most):
+    if not difference.standard_error > ROUNDING or low >= most or not _detected(difference, alpha, most):
         return None
     while high - low > 1:
         middle = (low + high) // 2

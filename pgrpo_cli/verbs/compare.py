@@ -24,15 +24,14 @@ from pgrpo_cli.stats.comparison import (
     Method,
     Side,
     pairs_of,
-    scales_missing,
-    standardised_pair,
 )
 from pgrpo_cli.stats.estimates import prompt_values
-from pgrpo_cli.stats.evaluation import base_spreads
+from pgrpo_cli.stats.evaluation import base_spreads, texts_of
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.stats.standardised import scales_missing, standardised_pair
 
 from .callbacks import Callbacks
 from .source import StrPath
@@ -284,7 +283,8 @@ def _labels(runs: Sequence[Path]) -> list[str]:
 
 def _side(method: Method, members: Sequence[Entrant]) -> Side:
     values = tuple(prompt_values(entrant.result.rows, "tuned") for entrant in members)
-    return Side(method.label, tuple(method.seeds), values)
+    texts = tuple(texts_of(entrant.result.rows, "tuned") for entrant in members)
+    return Side(method.label, tuple(method.seeds), values, texts)
 
 
 def _unit_notes(sides: Sequence[Side], spreads: Mapping[str, float]) -> list[str]:

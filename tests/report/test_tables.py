@@ -52,7 +52,7 @@ def test_base_against_tuned() -> None:
     assert table.columns == ("preference group", "base", "tuned", "tuned - base", "verdict", "prompts")
     assert texts(table) == [
         ["[bold]x", "0.400", "0.350", "-0.050", "behind", "6"],
-        ["calm", "0.100", "0.100", "+0.000", "no difference", "6"],
+        ["calm", "0.100", "0.100", "+0.000", "can't tell", "6"],
         ["loud", "0.200", "0.500", "+0.300", "ahead", "6"],
         [MACRO, "0.233", "0.317", "+0.083", "ahead", "18"],
         [WEIGHTED, "0.233", "0.317", "+0.083", "ahead", "18"],
@@ -92,12 +92,13 @@ def test_run_against_reference() -> None:
     table = comparison_table(COMPARISON, "other")
     assert [row[:5] + row[7:] for row in texts(table)[:3]] == [
         ["[bold]x", "0.350", "0.350", "+0.000", "no difference", "6"],
-        ["calm", "0.100", "0.200", "+0.100", "ahead", "6"],
-        ["loud", "0.500", "0.400", "-0.100", "behind", "6"],
+        ["calm", "0.100", "0.200", "+0.100", "can't tell", "6"],
+        ["loud", "0.500", "0.400", "-0.100", "can't tell", "6"],
     ]
     assert [texts(table)[3][i] for i in (0, 1, 2, 3, 7)] == [MACRO, "0.317", "0.317", "+0.000", "18"]
-    # calm and loud differ alike on every prompt: no spread, so no effect size, and no doubt.
-    assert texts(table)[1][5:7] == ["n/a", "0"]
+    # calm and loud differ alike on every prompt: no spread, so no effect size. The sign test of six prompts
+    # is 2^-5, times three groups. The completions of [bold]x are the same.
+    assert texts(table)[1][5:7] == ["n/a", "0.094"]
     assert table.title.startswith("other against demo")
 
 
@@ -212,7 +213,7 @@ def test_the_evaluation_in_a_sentence() -> None:
         f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]: ahead). "
         "In standard deviations of each preference group's rewards before training: "
         "+0.928 [0.928..0.928] (ahead). "
-        "By preference group: ahead 1 (loud), behind 1 ([bold]x), no difference 1 (calm)."
+        "By preference group: ahead 1 (loud), behind 1 ([bold]x), can't tell 1 (calm)."
     )
 
 
@@ -232,7 +233,7 @@ def test_the_comparison_in_a_sentence() -> None:
         "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "
         "In standard deviations of each preference group's rewards before training: "
         "+1.485 [1.485..1.485] (ahead). "
-        "By preference group: ahead 2 (calm, loud), no difference 1 ([bold]x)."
+        "By preference group: no difference 1 ([bold]x), can't tell 2 (calm, loud)."
     )
     assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")
 

@@ -60,12 +60,13 @@ def test_a_single_seed_has_an_interval_over_prompts() -> None:
     assert (lines["a", None].area_verdict, lines["a", None].area_explanation) == (None, "")
 
 
-def test_alike_curves_are_no_different_and_noisy_ones_are_not_told_apart() -> None:
+def test_alike_curves_and_noisy_ones_are_not_told_apart() -> None:
     curves = [(0.0, 0.1 * i, 0.3) for i in range(6)]
     noise = [(0.0, 0.1 * i, 0.3 + (-1) ** i * 0.2) for i in range(6)]
     runs = {"a": progress(*curves), "b": progress(*curves), "c": progress(*noise)}
     pairs = area_pairs([method(name, name) for name in runs], runs, BOOTSTRAP)
-    assert pairs["b", None].verdict == "no difference"
+    # Equal rewards of other completions may be chance.
+    assert pairs["b", None].explanation == "can't tell with 6 prompts, whose rewards are all equal"
     assert pairs["c", None].verdict == "can't tell"
     assert pairs["c", None].explanation.startswith("can't tell with 6 prompts")
 

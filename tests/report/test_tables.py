@@ -19,11 +19,14 @@ from pgrpo_cli.report.tables import (
     eval_table,
     learning_table,
     number,
+    percent,
+    percents,
     to_rich,
 )
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord
+from pgrpo_cli.stats.result_types import Estimate
 from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
 from tests.support.results import result_of, spread
 
@@ -197,6 +200,19 @@ def test_no_number_is_cut_or_broken_in_a_narrow_terminal(name: str, width: int) 
 )
 def test_numbers_for_reading(value: float, signed: bool, expected: str) -> None:
     assert number(value, signed=signed) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.997, "99.7 %"), (0.004, "0.4 %"), (1e-5, "0.1 %"), (0.256, "26 %")],
+)
+def test_a_share_that_is_not_all_is_not_shown_as_all(share: float, expected: str) -> None:
+    assert percent(share) == expected
+
+
+def test_a_short_interval_of_a_share_shows_what_it_excludes() -> None:
+    assert percents(Estimate(mean=0.504, ci_low=0.501, ci_high=0.508, n=9)) == "[50.1..50.8]"
+    assert percents(Estimate(mean=0.5, ci_low=0.25, ci_high=0.75, n=9)) == "[25..75]"
 
 
 def test_an_unknown_interval_is_left_out() -> None:

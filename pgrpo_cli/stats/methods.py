@@ -52,6 +52,7 @@ from .intervals import (
 from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, welch_df, words_of
 
 _P_DRAWS = 8000
+_FEW_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,8 @@ def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], li
     """The variance components of the seeds, and for each preference group the residual variance / (S U),
     which must be subtracted from the variance of its units.
 
-    A side with one seed is assumed to have the same variance between seeds as the other side.
+    A side with one seed is assumed to have the same variance between seeds as the other side, and so is one
+    with 2 or 3 if the other has more.
     """
     K = len(sides[0])
     counts = [len(side[0]) for side in sides]
@@ -277,7 +279,14 @@ def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], li
         ((variance, df, residuals),) = of_side
         scale = math.fsum(1 / count for count in counts)
         return (Part(variance * scale, df, 2 / scale),), [residual * scale for residual in residuals]
-    parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
+    if min(counts) <= _FEW_SEEDS and counts[0] != counts[1]:
+        # The variance of the few is as good as unknown, and Welch's degrees of freedom would not tell.
+        freedom = sum(df for _, df, _ in of_side)
+        pooled = math.fsum(variance * df for variance, df, _ in of_side) / freedom
+        scale = math.fsum(1 / count for count in counts)
+        parts = [Part(pooled * scale, freedom, 2 / scale)]
+    else:
+        parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
     residuals = [
         math.fsum(own[k] / count for (_, _, own), count in zip(of_side, counts, strict=True))
         for k in range(K)

@@ -87,16 +87,20 @@ def test_a_single_user_has_no_interval() -> None:
 
 
 def test_without_pairing_both_methods_scatter() -> None:
-    # Seeds' means 1, 3 and 0, 0, 3: variances 2 / 2 and 3 / 3.
+    # Seeds' means 1, 3 and 0, 0, 3: variances 2 and 3 with 1 and 2 degrees of freedom. Two seeds are few, so
+    # they are pooled: (2 + 2 · 3) / 3 · (1/2 + 1/3).
     values = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
     reference = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 3.0]], dtype=torch.float64)
     found = difference_of([(values, reference)])
-    assert [part.variance for part in found.seeds] == pytest.approx([1.0, 1.0])
+    assert [(part.variance, part.df) for part in found.seeds] == [(pytest.approx(20 / 9), 3)]
+    # Two each are not: variances 2 / 2 and 0.
+    alone = difference_of([(values, reference[:2])])
+    assert [part.variance for part in alone.seeds] == pytest.approx([1.0, 0.0])
     assert (found.mean, found.units[0].variance) == (1.0, 0.0)
 
 
 def test_without_pairing_and_without_units_effect_it_is_the_test_of_welch() -> None:
-    values, reference = drawn(5, 3, 1).expand(3, 25), 2 * drawn(6, 5, 1).expand(5, 25)
+    values, reference = drawn(5, 4, 1).expand(4, 25), 2 * drawn(6, 6, 1).expand(6, 25)
     found = difference_of([(values, reference)])
     interval = seeds_interval(found, Bootstrap(samples=2000, confidence=0.9))
     expected = stats.ttest_ind(values[:, 0].numpy(), reference[:, 0].numpy(), equal_var=False)

@@ -23,7 +23,8 @@ from benchmarks.personas_runs import RATES, Run
 from benchmarks.study import Records
 from pgrpo_cli.rewards.personas import PERSONAS
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.methods import Difference, difference_of, holm, p_value, seeds_interval, units_needed
+from pgrpo_cli.stats.methods import Difference, difference_of, holm, p_value, seeds_interval
+from pgrpo_cli.stats.power import units_needed
 
 MEASURES = ("area", "final")
 RANDOM = "pgrpo, random groups"

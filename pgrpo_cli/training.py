@@ -110,7 +110,7 @@ def train_policy(
     TrainingError, RewardError or CheckpointError where it cannot continue; the steps before a reward that
     failed are saved.
     """
-    histories = RewardHistories(recipe.advantage, recipe.history, rewards.weights)
+    histories = RewardHistories(recipe.advantage, recipe.resolved_history, rewards.weights)
     optimizer = build_optimizer(policy, recipe.train)
     settings = sampling_settings(recipe.rollout)
     labels = HistoryLabels(recipe.history, prompts, recipe.seed)

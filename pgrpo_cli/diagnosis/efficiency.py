@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,13 +31,16 @@ class Components:
 
     `within`: s², the variance of rewards around the expected reward of their prompt. `difficulty`: τ², the
     variance of prompts' expected rewards. `lag`: the square of the distance of their mean from that of the
-    history.
+    history. `rate`: if the rewards have two values, the share of the larger one. `measured`: by the number of
+    completions of these prompts, what dividing by each prompt's own deviation leaves of the efficiency.
     """
 
     prompts: int
     within: float
     difficulty: float
     lag: float = 0.0
+    rate: float | None = None
+    measured: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def between(self) -> float:
@@ -47,6 +50,16 @@ class Components:
     def weight(self, num_generations: int) -> float:
         """The weight w of a prompt's own mean in the best baseline."""
         return self.between / (self.between + self.within / num_generations)
+
+    def kept(self, num_generations: int) -> float:
+        """What dividing by the deviation σ_G of G rewards leaves of the efficiency:
+        (E σ_G)² / (E σ_G² · P(σ_G > 0)), where a prompt without a spread has no advantages and adds no noise.
+        It is computed for rewards of two values, else measured where prompts have G completions, else that
+        of normal rewards.
+        """
+        if self.rate is not None:
+            return _kept_of_two(num_generations, self.rate)
+        return self.measured.get(num_generations, _c4(num_generations) ** 2)
 
 
 def efficiency(estimator: Estimator, components: Components, num_generations: int) -> float:
@@ -58,7 +71,7 @@ def efficiency(estimator: Estimator, components: Components, num_generations: in
         found = 1 - components.weight(G) / G
     else:
         found = (G - 1) / G
-    return found * _c4(G) ** 2 if estimator.scale == "prompt" else found
+    return found * components.kept(G) if estimator.scale == "prompt" else found
 
 
 def mean_efficiency(estimator: Estimator, components: Sequence[Components], num_generations: int) -> float:
@@ -92,7 +105,10 @@ def recent_components(
                 step_P[own_P], mean_P[own_P], squares_P[own_P], count_P[own_P], history_means[name]
             )
             if one is not None:
-                found[name] = one
+                values = rewards_N[scored_N & (completions.preference_group_N == index)]
+                found[name] = replace(
+                    one, rate=_rate(values), measured=_measured(squares_P[own_P], count_P[own_P])
+                )
     return found
 
 
@@ -115,6 +131,33 @@ def _components(
     lag = float(mean_P[recent_P].mean()) - history_mean
     error = (difficulty + float(noise_P[recent_P].mean())) / int(recent_P.sum())
     return Components(len(mean_P), within, difficulty, max(lag**2 - error, 0.0))
+
+
+def _rate(values: Floats) -> float | None:
+    """The share of the larger value, if there are two."""
+    different = np.unique(values)
+    return float((values == different[-1]).mean()) if len(different) == 2 else None
+
+
+def _measured(squares_P: Floats, count_P: Whole) -> dict[int, float]:
+    """`Components.kept` at the largest number of rewards that a prompt has."""
+    G = int(count_P.max())
+    deviation_P = np.sqrt(squares_P[count_P == G] / max(G - 1, 1))
+    alive = float((deviation_P > 0).mean())
+    if len(deviation_P) < ENOUGH_PROMPTS or not alive:
+        return {}
+    return {G: float(deviation_P.mean()) ** 2 / float((deviation_P**2).mean()) / alive}
+
+
+def _kept_of_two(n: int, rate: float) -> float:
+    """`Components.kept` for rewards of two values, where k of n are the larger one with binomial chances.
+    That prompts differ in their rates hardly matters: the values for all rates lie close together.
+    """
+    chance_K = [math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(1, n)]
+    deviation_K = [math.sqrt(k * (n - k)) for k in range(1, n)]
+    mean = math.fsum(c * d for c, d in zip(chance_K, deviation_K, strict=True))
+    square = math.fsum(c * d * d for c, d in zip(chance_K, deviation_K, strict=True))
+    return mean**2 / square / math.fsum(chance_K)
 
 
 def _c4(n: int) -> float:

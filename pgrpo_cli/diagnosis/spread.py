@@ -21,6 +21,8 @@ LEAST_PROMPTS = 12
 DEAD_SHARE = 0.5
 """Share of generation groups with equal rewards. Above it, most samples do not show which answer is better.
 """
+IMPROBABLE = 0.01
+"""Below this probability it is not by chance that a preference group has none of the others' rewards."""
 MISSING_SHARE = 0.5
 """Share of missing rewards. Above it, most samples are not used."""
 _NEAR = 0.1
@@ -96,7 +98,8 @@ def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
     completions = view.completions
     rewards = completions.reward_N[own_N]
     n, value = len(rewards), float(rewards.mean())
-    kind = difficulty(view, name, value)
+    kind, elsewhere = difficulty(view, name, value), _other_values(view, own_N, value)
+    by_chance = elsewhere > 0 and (1 - elsewhere) ** n >= IMPROBABLE
     parts = [values_N[own_N] for values_N in completions.parts.values()]
     if kind == "unknown" and parts and not any(np.nan_to_num(values).any() for values in parts):
         kind = "too hard"
@@ -110,10 +113,23 @@ def _no_spread(view: RunView, name: str | None, own_N: Flags) -> Finding:
     else:
         says = (
             f"All {n} rewards {about(name)} in {completions.steps_text()} are {shown(value)}: nothing tells "
-            f"a good answer from a bad one, so nothing can be learnt. {_why(kind, n)}"
+            "a good answer from a bad one, so nothing can be learnt"
         )
+        if by_chance:
+            says += (
+                f" yet. It may be chance: only {percent(elsewhere)} of the others' rewards differ from it."
+            )
+        else:
+            says += f". {_why(kind, n)}"
         remedy = _no_spread_remedy(view, kind)
-    return Finding("no-spread", name, "problem", says, remedy, {"rewards": n, "value": value})
+    numbers = {"rewards": n, "value": value}
+    return Finding("no-spread", name, "warning" if by_chance else "problem", says, remedy, numbers)
+
+
+def _other_values(view: RunView, own_N: Flags, value: float) -> float:
+    """The share of the other preference groups' rewards that differ from `value`; 0 if there are none."""
+    rewards = view.completions.reward_N[view.completions.scored_N & ~own_N]
+    return float((np.abs(rewards - value) > _tolerance(view, rewards)).mean()) if len(rewards) else 0.0
 
 
 def _why(kind: Difficulty, n: int) -> str:
@@ -158,18 +174,31 @@ def find_dead_generation_groups(view: RunView) -> Iterator[Finding]:
         groups.preference_group_P, completions.preference_groups, usable_P, LEAST_PROMPTS
     ):
         share = float(flat_P[own_P].mean())
-        if share >= DEAD_SHARE and name not in without_spread:
+        ordinary = not view.estimator.centered and not _beyond_chance(view, own_P, flat_P)
+        if share >= DEAD_SHARE and name not in without_spread and not ordinary:
             findings.append((share, _dead(view, name, own_P, own_P & flat_P, share)))
     yield from (finding for _, finding in sorted(findings, key=lambda pair: -pair[0]))
+
+
+def _beyond_chance(view: RunView, own_P: Flags, flat_P: Flags) -> bool:
+    """Whether far more prompts have equal rewards than if rewards were dealt to completions at random. Where
+    rewards have few values many prompts have equal ones, which are signal as any other unless a prompt's own
+    mean is subtracted.
+    """
+    completions, groups = view.completions, view.completions.generation_groups
+    own_N = np.repeat(own_P, groups.size_P) & completions.scored_N
+    _, counts = np.unique(completions.reward_N[own_N], return_counts=True)
+    chances = counts / counts.sum()
+    expected = float(np.mean([(chances**size).sum() for size in groups.counted_P[own_P].tolist()]))
+    prompts, share = int(own_P.sum()), float(flat_P[own_P].mean())
+    error = np.sqrt(expected * (1 - expected) / prompts)
+    return share - expected > max(DEAD_SHARE * (1 - expected), 3 * error)
 
 
 def _dead(view: RunView, name: str | None, own_P: Flags, dead_P: Flags, share: float) -> Finding:
     groups = view.completions.generation_groups
     mean = float(groups.mean_P[dead_P].mean())
-    others = groups.mean_P[own_P & ~dead_P]
     kind = difficulty(view, name, mean)
-    if kind == "unknown" and len(others) and abs(mean - others.mean()) > _ROUNDING:
-        kind = "too hard" if mean < others.mean() else "too easy"
     if not view.estimator.centered:
         loss = "They distinguish prompts, but not good answers from bad ones."
     else:

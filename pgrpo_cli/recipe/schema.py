@@ -51,6 +51,14 @@ class Recipe(Section):
     engine: Engine = Field(NativeEngine(), description="What computes the steps: pgrpo itself, or TRL.")
 
     @property
+    def resolved_history(self) -> HistorySection:
+        """The history, without limits where the range of every reward is known. A reward inside its range is
+        no outlier, and limits that follow from limited rewards would make rare successes ever smaller.
+        """
+        bounded = all(reward.value_range is not None for reward in self.rewards if reward.weight != 0)
+        return self.history.model_copy(update={"winsorize": None}) if bounded else self.history
+
+    @property
     def resolved_loss(self) -> LossSection:
         """The loss, with the aggregation that `auto` stands for."""
         if self.loss.aggregation != "auto":
@@ -164,6 +172,10 @@ def hints(recipe: Recipe) -> list[str]:
             found.append(f"{place}.base_url begins with http://: the key is sent unencrypted")
     if recipe.history.update == "before" and recipe.history.min_count != HistorySection().min_count:
         found.append("history.min_count has no effect with history.update 'before'")
+    if recipe.history.winsorize != recipe.resolved_history.winsorize:
+        found.append(
+            "history.winsorize has no effect: the range of every reward is known, so none is an outlier"
+        )
     cut = MovielensSource.model_fields["cut"].default
     if isinstance(source, MovielensSource) and source.holdout == "last" and source.cut != cut:
         found.append("data.source.cut has no effect with data.source.holdout 'last'")

@@ -151,7 +151,8 @@ class HistorySection(Section):
         ge=1,
         le=1e6,
         description="For rewards with outliers, such as 4: a reward enters the history no further from the "
-        "mean than this many standard deviations. Null: as it is, as in the paper.",
+        "mean than this many standard deviations. No effect where the range of every reward is known; not "
+        "for rare successes of other rewards, which count less and less. Null: as it is, as in the paper.",
     )
 
     preference_groups: Literal["named", "random"] = Field(

@@ -166,8 +166,7 @@ def _shares(result: EvalResult) -> list[tuple[Cell, ...]]:
     if not math.isnan(found.range):
         text = f"std {number(found.std)}, without noise {number(found.std_beyond_noise)}"
         rows.append((Cell("largest - smallest gain"), Cell(number(found.range)), Cell(text)))
-        equal = f"1: all gain alike, {1 / len(result.groups):.2f}: only one does, 0: none"
-        rows.append((Cell("Jain's index"), Cell(number(found.jain)), Cell(equal)))
+        rows.append((Cell("Jain's index"), Cell(number(found.jain)), Cell(_on_jain(result))))
     minority = found.minority
     if not math.isnan(minority.gap.mean):
         few = minority.preference_groups
@@ -175,6 +174,15 @@ def _shares(result: EvalResult) -> list[tuple[Cell, ...]]:
         note = f"gain {number(minority.minority.mean)} against {number(minority.majority.mean)}: {names}"
         rows.append((Cell("minority - majority"), _gain(minority.gap), Cell(note)))
     return rows
+
+
+def _on_jain(result: EvalResult) -> str:
+    """What the index means, or why it is unknown."""
+    counted = [group for group, contrast in result.groups.items() if contrast.difference.n > 0]
+    unknown = [group for group in counted if math.isnan(result.details[group].effect.mean)]
+    if unknown:
+        return f"unknown: base rewards of {', '.join(unknown[:_MOST_NAMES])} have no spread"
+    return f"1: all gain alike, {1 / len(counted):.2f}: only one does, 0: none"
 
 
 def _matrix(result: EvalResult) -> list[tuple[Cell, ...]]:

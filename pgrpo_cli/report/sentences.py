@@ -190,7 +190,11 @@ def learning_sentence(comparison: Comparison) -> str:
         if source == "held-out"
         else "Curves are of training rewards, smoothed, not of held-out prompts: how fast, not how well."
     )
-    verdicts = "made as those above" if source == "held-out" else "over seeds alone"
+    verdicts = (
+        "made as those above"
+        if source == "held-out"
+        else "over seeds alone, each by itself without a correction for the number of preference groups"
+    )
     return (
         f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
         f"their number; verdicts on it are {verdicts}. Steps and seconds are those of training until "

@@ -133,16 +133,20 @@ def interval(estimate: Estimate | Pair) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, `n/a` if it is unknown."""
-    return "n/a" if math.isnan(share) else f"{100 * share:.0f} %"
+    """A share as text, `n/a` if it is unknown. Rounding does not make it 0 % or 100 %."""
+    if math.isnan(share):
+        return "n/a"
+    near_an_end = ROUNDING < share < 0.005 or 0.995 <= share < 1 - ROUNDING
+    return f"{100 * min(max(share, 0.001), 0.999):.1f} %" if near_an_end else f"{100 * share:.0f} %"
 
 
 def percents(estimate: Estimate) -> str:
-    """The interval of a share; empty if it is unknown."""
+    """The interval of a share; empty if it is unknown. A short one has a decimal more."""
     if math.isnan(estimate.ci_low):
         return ""
     low, high = (0.0 if abs(end) <= ROUNDING else 100 * end for end in (estimate.ci_low, estimate.ci_high))
-    return f"[{low:.0f}..{high:.0f}]"
+    digits = 1 if 0 < high - low < 5 else 0
+    return f"[{low:.{digits}f}..{high:.{digits}f}]"
 
 
 def _contrast_row(label: str, contrast: Contrast) -> tuple[Cell, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pgrpo_cli.errors import CheckpointError, RunError
 from pgrpo_cli.recipe.training import TrainSection
+from pgrpo_cli.stats.intervals import ROUNDING
 
 from .adapter import Adapter, read_adapter
 from .checkpoint import checkpoint_at
@@ -108,4 +109,5 @@ def _first_of_highest(values: list[float]) -> int:
 def _spread(group: Mapping[str, Any]) -> float:
     """The standard deviation of the means of a preference group's prompts; 1 if there is none."""
     means = list(group.get("prompts", {}).values())
-    return (statistics.stdev(means) if len(means) > 1 else 0.0) or 1.0
+    spread = statistics.stdev(means) if len(means) > 1 else 0.0
+    return spread if spread > ROUNDING else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import fmean
@@ -13,22 +13,31 @@ import numpy as np
 
 from pgrpo_cli.seeding import derive_seed
 
-from .estimates import PromptValues, Resampler, differences_of, shared_prompts, verdict
+from .estimates import (
+    ROUNDING,
+    PromptValues,
+    Resampler,
+    differences_of,
+    shared_prompts,
+    unless_equal,
+    verdict,
+)
 from .intervals import Bootstrap, Floats, Interval
 from .methods import (
     Difference,
-    detectable,
     difference_of,
     holm,
     p_value,
     seeds_interval,
-    units_needed,
     variance_shares,
 )
+from .power import detectable, hidden_by_units, units_needed
 from .result_types import Data, Estimate, Number, Unit, Verdict
 
 _MOST_SEEDS = 100
 _MOST_UNITS = 10_000
+_ENOUGH_SEEDS = 3
+"""With fewer the spread between seeds is as good as unknown, so nothing is said of more seeds."""
 
 
 class VarianceShares(Data):
@@ -140,11 +149,15 @@ class Comparison(Data):
 
 @dataclass(frozen=True)
 class Side:
-    """The label of a method, its seeds, and for each seed the values of the tuned model by prompt."""
+    """The label of a method, its seeds, and for each seed the values of the tuned model by prompt.
+
+    `texts`: for each seed the completions of each preference group, where they are known.
+    """
 
     label: str
     seeds: tuple[int, ...]
     values: tuple[PromptValues, ...]
+    texts: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,33 +202,6 @@ def pairs_of(
     return [*pairs, _pair(macro, side, reference, macro.p_value, alpha, 1)]
 
 
-def standardised_pair(
-    side: Side,
-    reference: Side,
-    bootstrap: Bootstrap,
-    users: Mapping[str, str],
-    scales: Mapping[str, float],
-) -> Pair | None:
-    """The macro line of rewards that are divided by `scales`, one for each preference group. Groups without a
-    spread are left out; None if none has one.
-    """
-
-    def scaled(side: Side) -> Side:
-        values = tuple(
-            {
-                g: {p: v / scales[g] for p, v in own.items()}
-                for g, own in of_run.items()
-                if scales.get(g, 0) > 0
-            }
-            for of_run in side.values
-        )
-        return replace(side, values=values)
-
-    if not any(scale > 0 for scale in scales.values()):
-        return None
-    return pairs_of(scaled(side), scaled(reference), bootstrap, users)[-1]
-
-
 def _line(
     name: str | None,
     groups: Sequence[str],
@@ -239,7 +225,18 @@ def _line(
         interval = _over_units(side.values[0], reference.values[0], prompts, resampler)
     means = tuple(fmean(float(pair[i].mean()) for pair in strata) for i in (0, 1))
     estimate = Estimate(mean=interval.mean, ci_low=interval.low, ci_high=interval.high, n=n)
+    estimate = unless_equal(estimate, _equal(side, reference, prompts))
     return _Line(name, (means[0], means[1]), difference, estimate, p_value(difference))
+
+
+def _equal(side: Side, reference: Side, groups: Iterable[str]) -> bool:
+    """Whether both are one run, or two with the same completions."""
+    if max(len(side.seeds), len(reference.seeds)) > 1:
+        return False
+    if side.values is reference.values:
+        return True
+    ours, theirs = ((*one.texts, {})[0] for one in (side, reference))
+    return all(group in ours and ours[group] == theirs.get(group) for group in groups)
 
 
 def _over_units(
@@ -269,7 +266,7 @@ def _pair(
     if line.difference is not None:
         shares = variance_shares(line.difference)
         visible = detectable(line.difference, alpha / comparisons)
-        if says == "can't tell":
+        if says == "can't tell" and not (several and seeds < _ENOUGH_SEEDS):
             most = _MOST_SEEDS if several else _MOST_UNITS
             needed = units_needed(line.difference, alpha / comparisons, most)
     return Pair(
@@ -292,7 +289,9 @@ def _pair(
         detectable=visible,
         needed=needed,
         variance=None if shares is None else VarianceShares(seeds=shares[0], units=shares[1], rest=shares[2]),
-        explanation=_explanation(says, alone, line, seeds, several, visible, needed, comparisons),
+        explanation=_explanation(
+            says, alone, line, seeds, several, visible, needed, alpha / comparisons, comparisons
+        ),
     )
 
 
@@ -304,6 +303,7 @@ def _explanation(
     several: bool,
     visible: float,
     needed: int | None,
+    alpha: float,
     comparisons: int,
 ) -> str:
     """The verdict in plain words, which differences would probably have been seen, and how many seeds,
@@ -319,21 +319,20 @@ def _explanation(
     unit, most = ("seed", _MOST_SEEDS) if several else (line.unit, _MOST_UNITS)
     count = seeds if several else line.units
     text = f"can't tell with {count} {unit}{'s' if count > 1 else ''}"
+    assert line.difference is not None
+    if not line.difference.standard_error > ROUNDING:
+        same = abs(line.estimate.mean) > ROUNDING
+        return f"{text}, {'too few although all differ alike' if same else 'whose rewards are all equal'}"
     if alone != says:
         corrected = f"{alone} by itself, but not as one of {comparisons} comparisons"
         single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"
         text = f"can't tell: {corrected if comparisons > 1 else single}"
         return text if needed is None else f"{text}; about {needed} {unit}s would be enough"
+    if several and seeds < _ENOUGH_SEEDS:
+        return f"{text}: too few to say which differences they show"
     if not math.isnan(visible):
         text += f", which show differences of {visible:.2g} or more"
     if needed is not None:
         return f"{text}; about {needed} would be enough"
-    short = several and _units_are_too_few(line)
+    short = several and hidden_by_units(line.difference, alpha)
     return f"{text}; more {line.unit}s are needed" if short else f"{text}; {most} would not be enough"
-
-
-def _units_are_too_few(line: _Line) -> bool:
-    """Whether the variance of the units alone hides the difference, however many seeds there are."""
-    assert line.difference is not None
-    # 2.8 = 1.96 + 0.84: a two-sided test at 5 % with a power of 80 %.
-    return sum(p.variance for p in line.difference.units) * 2.8**2 > line.difference.mean**2

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pgrpo_cli.seeding import derive_seed
 
 from .intervals import (
+    ROUNDING,
     Bootstrap,
     Interval,
     combination_interval,
@@ -17,9 +18,6 @@ from .intervals import (
     standard_error,
 )
 from .result_types import Contrast, Estimate, EvalRow, Verdict, Which
-
-ROUNDING = 1e-12
-"""Smaller differences between rewards are rounding errors of float64."""
 
 PromptValues = dict[str, dict[str, float]]
 """preference group -> prompt id -> a number, such as the mean reward over the prompt's completions."""
@@ -81,6 +79,17 @@ def verdict(difference: Estimate) -> Verdict:
     return "can't tell"
 
 
+def unless_equal(difference: Estimate, equal: bool) -> Estimate:
+    """A difference that is 0 in all prompts is certain if the completions are `equal`. Else its interval is
+    unknown: that no reward differs, such as one that nobody has earned yet, does not prove that none will.
+    """
+    if not equal and verdict(difference) == "no difference":
+        return difference.model_copy(update={"ci_low": math.nan, "ci_high": math.nan})
+    spread = difference.ci_high - difference.ci_low > ROUNDING
+    certain = equal and abs(difference.mean) <= ROUNDING and not spread
+    return difference.model_copy(update={"ci_low": 0.0, "ci_high": 0.0}) if certain else difference
+
+
 def win_verdict(win_rate: Estimate) -> Verdict:
     """The verdict on a win rate: 0.5 means no difference."""
     mean, low, high = (value - 0.5 for value in (win_rate.mean, win_rate.ci_low, win_rate.ci_high))
@@ -133,9 +142,11 @@ class Resampler:
         """
         kept = {group: weight for group, weight in weights.items() if weight > 0 and values.get(group)}
         mean = self.mean(values, kept)
-        if math.isnan(mean.ci_low) or mean.ci_high - mean.ci_low > ROUNDING:
+        if not kept or any(self.count(values[group]) == 1 for group in kept):
+            return mean
+        if mean.ci_high - mean.ci_low > ROUNDING:
             inside = {"ci_low": max(0.0, mean.ci_low), "ci_high": min(1.0, mean.ci_high)}
-            return mean if math.isnan(mean.ci_low) else mean.model_copy(update=inside)
+            return mean.model_copy(update=inside)
         total = math.fsum(kept.values())
         units = 1 / math.fsum((w / total) ** 2 / self.count(values[group]) for group, w in kept.items())
         return _estimate(share_interval(mean.mean, units, self.bootstrap.confidence), mean.n)

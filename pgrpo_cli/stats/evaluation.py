@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from .estimates import ROUNDING, PromptValues, Resampler, differences_of, prompt_values, shared_prompts
+from .estimates import (
+    ROUNDING,
+    PromptValues,
+    Resampler,
+    differences_of,
+    prompt_values,
+    shared_prompts,
+    unless_equal,
+)
 from .fairness import fairness
 from .intervals import Bootstrap
-from .result_types import Detail, EvalRow, Overall, Summary, Which
+from .result_types import Contrast, Detail, EvalRow, Overall, Summary, Which
+
+_MOST_NAMES = 8
 
 
 def summarise(
@@ -29,14 +39,20 @@ def summarise(
     counts = {group: float(len(prompts)) for group, prompts in base.items()}
     used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
     resampler = Resampler(bootstrap, users or {})
+    texts = {which: texts_of(rows, which) for which in ("base", "tuned")}
+
+    def contrast(base: PromptValues, tuned: PromptValues, weights: Mapping[str, float]) -> Contrast:
+        found = resampler.contrast(base, tuned, weights)
+        equal = all(texts["base"].get(group) == texts["tuned"].get(group) for group in base)
+        return found.model_copy(update={"difference": unless_equal(found.difference, equal)})
+
     by_group = details(rows, base, tuned, resampler)
     clustered = any(detail.units < len(base[group]) for group, detail in by_group.items())
     return Summary(
         unit="user" if clustered else "prompt",
-        groups={g: resampler.contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
+        groups={g: contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
         overall=Overall(
-            macro=resampler.contrast(base, tuned, dict.fromkeys(base, 1.0)),
-            weighted=resampler.contrast(base, tuned, used),
+            macro=contrast(base, tuned, dict.fromkeys(base, 1.0)), weighted=contrast(base, tuned, used)
         ),
         details=by_group,
         macro_detail=macro_detail(rows, base, tuned, resampler),
@@ -63,10 +79,26 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
                 f"{group}: all {len(prompts)} held-out prompts are from one user, which gives no interval, "
                 "and neither do means that include it. Hold out more users."
             )
+    unknown = [g for g, prompts in shared.items() if prompts and math.isnan(details[g].effect.mean)]
+    if unknown:
+        names = ", ".join(unknown) if len(unknown) <= _MOST_NAMES else f"{len(unknown)} preference groups"
+        notes.append(
+            f"Rewards of {names} are all equal before training, so gains in standard deviations of these "
+            "rewards, their mean over groups and Jain's index are unknown."
+        )
     missing = sum(math.isnan(row.reward) for row in rows)
     if missing:
         notes.append(f"{missing} of {len(rows)} completions have no reward (NaN) and are left out.")
     return notes
+
+
+def texts_of(rows: Iterable[EvalRow], which: Which) -> dict[str, list[tuple[str, int, str]]]:
+    """Prompt, index and text of each completion of one of the models, by preference group."""
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for row in rows:
+        if row.which == which:
+            found.setdefault(row.preference_group, []).append((row.prompt_id, row.completion_index, row.text))
+    return {group: sorted(own) for group, own in found.items()}
 
 
 def details(
@@ -123,16 +155,23 @@ def base_spreads(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 
 def standardised(gains: PromptValues, spreads: Mapping[str, float]) -> PromptValues:
-    """Gains in standard deviations of the base model's rewards (Glass's Δ). A preference group without a
-    spread is left out, unless nothing in it has changed.
+    """Gains in standard deviations of the base model's rewards (Glass's Δ). Empty if a preference group has
+    changed whose rewards had no spread: a mean of the others would hide it.
     """
-    found: PromptValues = {}
-    for group, own in gains.items():
-        if spreads.get(group, 0.0) > 0:
-            found[group] = {prompt: gain / spreads[group] for prompt, gain in own.items()}
-        elif all(abs(gain) <= ROUNDING for gain in own.values()):
-            found[group] = dict.fromkeys(own, 0.0)
-    return found
+    if without_unit(gains, spreads):
+        return {}
+    # Where there is no spread nothing has changed, so any unit will do.
+    units = {group: spreads.get(group, 0.0) or 1.0 for group in gains}
+    return {group: {prompt: g / units[group] for prompt, g in own.items()} for group, own in gains.items()}
+
+
+def without_unit(gains: PromptValues, spreads: Mapping[str, float]) -> list[str]:
+    """The preference groups that have changed, and whose rewards had no spread to count the change in."""
+    return [
+        group
+        for group, own in gains.items()
+        if not spreads.get(group, 0.0) > 0 and any(abs(gain) > ROUNDING for gain in own.values())
+    ]
 
 
 def _win(difference: float) -> float:

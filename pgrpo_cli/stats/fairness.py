@@ -43,11 +43,11 @@ def jain_index(gains: list[float]) -> float:
     """Jain's index (1984) of gains in comparable units: (sum of x)² / (K · sum of x²) with x = max(gain, 0).
 
     It is 1 if all preference groups gain the same, and 1/K if only one of K gains. A loss counts as a gain of
-    0. If no preference group gains it is 0. Unknown gains (NaN) are left out; if all are unknown it is NaN.
+    0. If no preference group gains it is 0. It is NaN if a gain is unknown.
     """
-    shares = [max(gain, 0.0) for gain in gains if not math.isnan(gain)]
-    if not shares:
+    if not gains or any(map(math.isnan, gains)):
         return math.nan
+    shares = [max(gain, 0.0) for gain in gains]
     squares = math.fsum(share**2 for share in shares)
     return math.fsum(shares) ** 2 / (len(shares) * squares) if squares > 0 else 0.0
 

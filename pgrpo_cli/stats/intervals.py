@@ -39,12 +39,16 @@ _MAX_DRAWS_AT_ONCE = 4_000_000
 _LEAST_BEYOND = 5
 
 
+ROUNDING = 1e-12
+"""Smaller differences between rewards are rounding errors of float64."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with both ends of its interval, in reward units.
 
-    `low` and `high` are NaN if a stratum has a single unit, since its spread is unknown. All three are NaN if
-    a stratum has no prompt.
+    `low` and `high` are NaN if a stratum has a single unit, since its spread is unknown, and if a few units
+    have no spread (`alike`). All three are NaN if a stratum has no prompt.
     """
 
     mean: float
@@ -104,6 +108,8 @@ def combination_interval(
     if any(stratum.count == 1 for stratum in clustered):
         return Interval(mean, math.nan, math.nan)
 
+    if all(stratum.variance_of_mean <= ROUNDING**2 for stratum in clustered):
+        return alike(mean, sum(stratum.count for stratum in clustered), bootstrap)
     tail = bootstrap.tail
     stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
     if bootstrap.too_few:
@@ -115,6 +121,19 @@ def combination_interval(
         means_B += coefficient * resampled_means(stratum, bootstrap.samples, words)
     low, high = np.quantile(means_B, [tail, 1 - tail]).tolist()
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
+
+
+def alike(mean: float, units: int, bootstrap: Bootstrap) -> Interval:
+    """The interval of units without a spread. It has no length, as that of the sign test for their median,
+    where so many units agree by chance less often than intervals may miss; with fewer it is unknown.
+    """
+    end = mean if sign_test(units) <= 1 - bootstrap.confidence else math.nan
+    return Interval(mean, end, end)
+
+
+def sign_test(units: int) -> float:
+    """The two-sided p-value of so many units that all differ in the same direction."""
+    return 2.0 ** (1 - units)
 
 
 def share_interval(share: float, units: float, confidence: float) -> Interval:

@@ -52,13 +52,43 @@ class TrainingRecord:
 
 
 def curve_notes(runs: Mapping[str, TrainingRecord]) -> list[str]:
-    """Which preference groups the macro curves leave out."""
+    """Which preference groups the macro curves leave out, and how many prompts the differences."""
     shared, others = curve_groups(runs)
+    notes = _uncovered_note(runs)
     if not others:
-        return []
+        return notes
     names = ", ".join(others) if len(others) <= _MOST_NAMES else f"{len(others)} preference groups"
     over = f"over the other {len(shared)}" if shared else "missing"
-    return [f"How fast: not all runs have rewards of {names} on their curves, so the macro mean is {over}."]
+    missing = f"How fast: not all runs have rewards of {names} on their curves, so the macro mean is {over}."
+    return [missing, *notes]
+
+
+def _uncovered_note(runs: Mapping[str, TrainingRecord]) -> list[str]:
+    """How many prompts the differences of mean heights leave out, where curves have values by prompt."""
+    if not runs or not all(record.prompts for record in runs.values()):
+        return []
+    first, last = _common_steps(runs)
+    every = [
+        {p for found in record.prompts.values() for own in found.values() for p in own}
+        for record in runs.values()
+    ]
+    kept = [
+        {p for own in _prompt_areas(record.prompts, first, last).values() for p in own}
+        for record in runs.values()
+    ]
+    total, covered = len(set.union(*every)), len(set.intersection(*kept))
+    if covered == total:
+        return []
+    return [
+        f"How fast: {total - covered} of {total} prompts have no reward at the first or the last step of a "
+        "run. Differences of mean heights leave them out; mean heights do not."
+    ]
+
+
+def _common_steps(runs: Mapping[str, TrainingRecord]) -> tuple[int, int]:
+    """The first and the last step that the curves by prompt of all runs have."""
+    steps = [record.prompts.keys() for record in runs.values()]
+    return max(map(min, steps)), min(map(max, steps))
 
 
 @dataclass(frozen=True)
@@ -158,8 +188,7 @@ def area_pairs(
     """
     if not runs or not all(record.prompts for record in runs.values()):
         return {}
-    first = max(min(record.prompts) for record in runs.values())
-    last = min(max(record.prompts) for record in runs.values())
+    first, last = _common_steps(runs)
     reference, *others = (
         Side(
             method.label,

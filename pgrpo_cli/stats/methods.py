@@ -36,21 +36,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .intervals import (
+    ROUNDING,
     Bootstrap,
     Clustered,
     Floats,
     Interval,
     Units,
+    alike,
     normal_half,
     resampled_means,
+    sign_test,
     small_sample_factor,
     unit_places,
 )
 from .student_t import Words, student_t_draws, student_t_quantile, two_sided_p, welch_df, words_of
 
-_POWER = 0.8
 _P_DRAWS = 8000
-_ROUNDING = 1e-12
+_FEW_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,17 @@ class Difference:
         variance = math.fsum(part.variance for part in self.seeds)
         return 0.0 if variance == 0 else math.sqrt(variance) * student_t_quantile(level, _df(self.seeds))
 
+    def unit_half(self, level: float) -> float:
+        """The quantile of the error of the mean that comes from the choice of units."""
+        variance = math.fsum(part.variance for part in self.units)
+        return math.sqrt(variance) * student_t_quantile(level, max(1.0, _df(self.units))) if variance else 0.0
+
+    def error_quantile(self, level: float) -> float:
+        """The quantile of both errors together: about the root of the sum of their squared quantiles, as they
+        are independent.
+        """
+        return math.hypot(self.seed_half(level), self.unit_half(level))
+
     def seed_draws(self, count: int, words: Words) -> Floats:
         """`count` draws of that error."""
         variance = math.fsum(part.variance for part in self.seeds)
@@ -132,7 +145,7 @@ def difference_of(
     parts, deviations = zip(*map(_unit_part, layouts, residuals, [share] * len(layouts)), strict=True)
     mean = math.fsum(share * float((v.mean(axis=0) - r.mean(axis=0)).mean()) for v, r in arrays)
     spread = math.sqrt(math.fsum(_variance(v.mean(axis=0) - r.mean(axis=0)) for v, r in arrays) * share)
-    effect = mean / spread if spread > _ROUNDING else math.nan
+    effect = mean / spread if spread > ROUNDING else math.nan
     return Difference(mean, seeds, parts, deviations, effect, share**2 * math.fsum(residuals))
 
 
@@ -179,6 +192,8 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
     """The two-level bootstrap interval of a difference over several seeds (see the module's docstring)."""
     if any(math.isnan(part.variance) for part in difference.units):
         return Interval(difference.mean, math.nan, math.nan)
+    if not difference.standard_error > ROUNDING:
+        return alike(difference.mean, difference.unit_count, bootstrap)
     shares = [1 / len(difference.deviations)] * len(difference.deviations)
     tail = bootstrap.tail
     stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
@@ -201,20 +216,20 @@ def p_value(difference: Difference) -> float:
     With one seed each it is that of Student's t with the standard error over units. For one preference group
     whose units are prompts this is the paired t-test. With several seeds it is the probability, under the
     two-level distribution of `seeds_interval`, of a value at least as far from 0 as the mean; the part of the
-    units is taken as normal.
+    units is taken as normal. Without any spread it is that of the sign test over units.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
         return math.nan
-    if error <= _ROUNDING:
-        return 1.0 if mean <= _ROUNDING else 0.0
+    if error <= ROUNDING:
+        return 1.0 if mean <= ROUNDING else sign_test(difference.unit_count)
     spread = math.sqrt(math.fsum(part.variance for part in difference.units))
-    if not difference.seeds or spread <= _ROUNDING:
+    if not difference.seeds or spread <= ROUNDING:
         return two_sided_p(mean / error, _df([*difference.seeds, *difference.units]))
     draws_B = difference.seed_draws(_P_DRAWS, words_of(0))
     level = 0.975
     stretch = student_t_quantile(level, _df(difference.units)) / NormalDist().inv_cdf(level)
-    scale = max(spread * stretch, _ROUNDING) * math.sqrt(2)
+    scale = max(spread * stretch, ROUNDING) * math.sqrt(2)
     return fmean(map(math.erfc, ((mean - draws_B) / scale).tolist()))
 
 
@@ -230,22 +245,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(difference: Difference, alpha: float) -> float:
-    """The smallest true difference that this experiment detects with a probability of 80 %, in reward units:
-    (t at 1 - alpha/2 + t at 0.8) * standard error. NaN if the standard error is unknown.
-    """
-    error = difference.standard_error
-    return (
-        error if math.isnan(error) else _quantiles(_df([*difference.seeds, *difference.units]), alpha) * error
-    )
-
-
 def variance_shares(difference: Difference) -> tuple[float, float, float] | None:
     """The shares of seeds, of units, and of the rest in the variance of the mean. The rest is the residual of
     the two-way layout: what seed and prompt have together, and the sampling of completions. None with one
     seed per method, where they cannot be told apart.
     """
-    if not difference.seeds or not difference.standard_error > _ROUNDING:
+    if not difference.seeds or not difference.standard_error > ROUNDING:
         return None
     total = difference.standard_error**2
     # The seeds' component contains the residual, which is only estimated: it may be the larger one.
@@ -254,50 +259,12 @@ def variance_shares(difference: Difference) -> tuple[float, float, float] | None
     return seeds / total, units / total, 1 - (seeds + units) / total
 
 
-def units_needed(difference: Difference, alpha: float, most: int) -> int | None:
-    """How many seeds per method (or units in total, if each method has one seed) would detect the difference.
-
-    This is the smallest number, up to `most`, at which a difference as large as the observed one is detected
-    with a probability of 80 %: |mean| >= (t at 1 - alpha/2 + t at 0.8) * standard error, with the observed
-    variances. None if `most` are too few, for instance because the variance of the units alone is too large.
-    """
-    now = 1 if difference.seeds else difference.unit_count
-    if math.isnan(difference.standard_error) or not _detected(difference, alpha, most):
-        return None
-    low, high = now, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _detected(difference, alpha, middle) else (middle, high)
-    return high
-
-
-def _detected(difference: Difference, alpha: float, units: int) -> bool:
-    if difference.seeds:
-        # A single component is that of both methods.
-        df = (units - 1) * 2 / len(difference.seeds)
-        scaled = [Part(p.variance * p.count / units, df, units) for p in difference.seeds]
-        scaled += difference.units
-    else:
-        factor = units / difference.unit_count
-        scaled = [
-            Part(p.variance / factor, max(1.0, p.count * factor - 1), round(p.count * factor))
-            for p in difference.units
-        ]
-    error = math.sqrt(math.fsum(part.variance for part in scaled))
-    return abs(difference.mean) >= _quantiles(_df(scaled), alpha) * error
-
-
-def _quantiles(df: float, alpha: float) -> float:
-    """How many standard errors a difference must be away from 0 to be detected with the usual power."""
-    df = max(1.0, df)
-    return student_t_quantile(1 - alpha / 2, df) + student_t_quantile(_POWER, df)
-
-
 def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], list[float]]:
     """The variance components of the seeds, and for each preference group the residual variance / (S U),
     which must be subtracted from the variance of its units.
 
-    A side with one seed is assumed to have the same variance between seeds as the other side.
+    A side with one seed is assumed to have the same variance between seeds as the other side, and so is one
+    with 2 or 3 if the other has more.
     """
     K = len(sides[0])
     counts = [len(side[0]) for side in sides]
@@ -312,7 +279,14 @@ def _seed_parts(sides: Sequence[Sequence[Floats]]) -> tuple[tuple[Part, ...], li
         ((variance, df, residuals),) = of_side
         scale = math.fsum(1 / count for count in counts)
         return (Part(variance * scale, df, 2 / scale),), [residual * scale for residual in residuals]
-    parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
+    if min(counts) <= _FEW_SEEDS and counts[0] != counts[1]:
+        # The variance of the few is as good as unknown, and Welch's degrees of freedom would not tell.
+        freedom = sum(df for _, df, _ in of_side)
+        pooled = math.fsum(variance * df for variance, df, _ in of_side) / freedom
+        scale = math.fsum(1 / count for count in counts)
+        parts = [Part(pooled * scale, freedom, 2 / scale)]
+    else:
+        parts = [Part(v / count, df, count) for (v, df, _), count in zip(of_side, counts, strict=True)]
     residuals = [
         math.fsum(own[k] / count for (_, _, own), count in zip(of_side, counts, strict=True))
         for k in range(K)

@@ -24,14 +24,14 @@ from pgrpo_cli.stats.comparison import (
     Method,
     Side,
     pairs_of,
-    standardised_pair,
 )
 from pgrpo_cli.stats.estimates import prompt_values
-from pgrpo_cli.stats.evaluation import base_spreads
+from pgrpo_cli.stats.evaluation import base_spreads, texts_of
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, learning_of
 from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.stats.standardised import scales_missing, standardised_pair
 
 from .callbacks import Callbacks
 from .source import StrPath
@@ -185,7 +185,7 @@ def compare_evaluations(
     users = {prompt: user for entrant in entrants for prompt, user in entrant.result.users.items()}
     recipes = [entrant.result.recipe for entrant in entrants]
     methods, keys = methods_of([entrant.label for entrant in entrants], recipes, by)
-    remaining = list(entrants)
+    spreads, remaining = base_spreads(first.result.rows), list(entrants)
     sides = [_side(method, [_taken(remaining, run) for run in method.runs]) for method in methods]
     varying = varying_keys(recipes)
     recipe_of = {entrant.label: entrant.result.recipe for entrant in entrants}
@@ -214,10 +214,11 @@ def compare_evaluations(
         standardised=[
             pair
             for side in sides[1:]
-            if (pair := standardised_pair(side, sides[0], bootstrap, users, base_spreads(first.result.rows)))
+            if (pair := standardised_pair(side, sides[0], bootstrap, users, spreads))
         ],
         notes=[
             *_notes(first, others),
+            *_unit_notes(sides, spreads),
             *curve_notes(records or {}),
             *grouping_notes(methods, recipe_of, keys),
         ],
@@ -282,7 +283,19 @@ def _labels(runs: Sequence[Path]) -> list[str]:
 
 def _side(method: Method, members: Sequence[Entrant]) -> Side:
     values = tuple(prompt_values(entrant.result.rows, "tuned") for entrant in members)
-    return Side(method.label, tuple(method.seeds), values)
+    texts = tuple(texts_of(entrant.result.rows, "tuned") for entrant in members)
+    return Side(method.label, tuple(method.seeds), values, texts)
+
+
+def _unit_notes(sides: Sequence[Side], spreads: Mapping[str, float]) -> list[str]:
+    """Why some methods have no difference in standard deviations."""
+    missing = {side.label: scales_missing(side, sides[0], spreads) for side in sides[1:]}
+    return [
+        f"{label}: rewards of {', '.join(groups)} are all equal before training, so the difference in "
+        "standard deviations is unknown."
+        for label, groups in missing.items()
+        if groups
+    ]
 
 
 def _notes(reference: Entrant, others: Sequence[Entrant]) -> list[str]:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pgrpo_cli.algo.advantages import compute_advantages
 from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.histories import RewardHistories
+from pgrpo_cli.recipe.schema import Recipe, hints
 from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
 from tests.support.history import comparable
+from tests.support.recipes import changed
 
 nan = math.nan
 KINDS = [{}, {"kind": "ema", "decay": 0.9}, {"kind": "window", "window": 24}]
@@ -113,6 +115,34 @@ def test_preference_groups_do_not_influence_each_other(rewards, factor):
         alone = known(factor)
         alone.update(values, [name] * len(values), num_generations=4, step=2)
         assert together.stats([name]) == alone.stats([name])
+
+
+def test_rare_successes_inside_a_known_range_enter_in_full():
+    """Limits from limited rewards would take the mean of a success rate of 3 % to nearly nothing."""
+
+    def mean(**reward) -> float:
+        recipe = Recipe.model_validate(changed(rewards=[reward], history__winsorize=4.0))
+        history = RewardHistories(recipe.advantage, recipe.resolved_history).history
+        generator = torch.Generator().manual_seed(0)
+        for step in range(1, 101):
+            rewards = (torch.rand(32, generator=generator) < 0.03).double()
+            history.update(rewards, ["a"] * 32, num_generations=4, step=step)
+        return history.mean("a")
+
+    assert mean(type="keyword", keywords=["x"]) == pytest.approx(0.03, abs=0.01)
+    # A reward of one's own may have outliers.
+    assert mean(type="python", file="judge.py") < 0.02
+
+
+def test_a_limit_without_effect_is_a_hint():
+    known = Recipe.model_validate(
+        changed(rewards=[{"type": "keyword", "keywords": ["x"]}], history__winsorize=4.0)
+    )
+    assert any(hint.startswith("history.winsorize has no effect") for hint in hints(known))
+    own = Recipe.model_validate(
+        changed(rewards=[{"type": "python", "file": "judge.py"}], history__winsorize=4.0)
+    )
+    assert not any("winsorize" in hint for hint in hints(own))
 
 
 def test_the_recipe_sets_it():

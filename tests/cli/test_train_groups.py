@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,20 @@ def test_groups_of_a_finished_run(tmp_path: Path) -> None:
     assert set(ROWS) <= set(table)
     assert "within" in text
     often = groups["often"]
-    # G = 4; 10 prompts are enough. GRPO's efficiency depends on G alone: 3/4 · 8 / (3 π).
+    # G = 4; 10 prompts are enough. GRPO's efficiency: 3/4 · (mean σ_G)² / (mean σ_G² · share of σ_G > 0).
     predicted = often["efficiency"]
-    assert (often["prompts"], predicted["grpo"]) == (11, pytest.approx(2 / math.pi))
+    completions = read_completions(run / "history.sqlite", preference_group="often")
+    rewards = torch.tensor([completion["reward"] for completion in completions], dtype=torch.float64)
+    deviations = rewards.view(-1, 4).std(dim=1)
+    kept = deviations.mean() ** 2 / (deviations**2).mean() / (deviations > 0).double().mean()
+    assert (often["prompts"], predicted["grpo"]) == (11, pytest.approx(3 / 4 * kept.item()))
     assert predicted["pgrpo_adaptive"] == pytest.approx(1 - often["weight"] / 4)
     assert often["advice"] in ("pgrpo", "pgrpo_adaptive")
     assert (groups["é"]["prompts"], groups["é"]["weight"], groups["é"]["advice"]) == (1, None, None)
     assert text.splitlines()[-1].startswith("Predicted efficiency at G = 4: ")
-    assert f"pgrpo {predicted['pgrpo']:.2f}, grpo 0.64" in text
-    assert table["grpo"][1:] == ["0.32", "0.64", "0.81", "0.91"]
+    own = f"{predicted['grpo']:.2f}"
+    assert f"pgrpo {predicted['pgrpo']:.2f}, grpo {own}" in text
+    assert table["grpo"][1:] == ["0.32", own, "0.81", "0.91"]
     assert table["often"][1:4] == [str(often["prompts"]), f"{often['n']:.0f}", f"{often['mean']:.4f}"]
 
 

@@ -90,7 +90,10 @@ def test_components_by_hand() -> None:
     # turn: mean 5, variance 10 · 4 / 9, less s² / 2. The history has 5 as well.
     rewards = [[m - 1, m + 1] for m in (3.0, 7.0) * 5]
     found = found_in(rewards, 5.0, [1] * 10)
-    assert found == Components(10, pytest.approx(2.0), pytest.approx(40 / 9 - 1), 0.0)  # type: ignore[arg-type]
+    assert found is not None and found.prompts == 10
+    assert (found.within, found.difficulty, found.lag) == pytest.approx((2.0, 40 / 9 - 1, 0.0))
+    # Four values; the deviation of every prompt is √2, so dividing by it changes nothing.
+    assert (found.rate, found.measured) == (None, {2: pytest.approx(1.0)})
     # A history at 4 is 1 away: 1² less the error of the mean, (τ² + s²/2) / 10.
     found = found_in(rewards, 4.0, [1] * 10)
     assert found is not None

@@ -144,7 +144,9 @@ def test_a_spread_below_epsilon_is_drowned_where_a_scale_divides() -> None:
 
 def test_few_rewards_are_no_proof() -> None:
     """12 prompts with 2 known rewards each are 24, and 32 are needed; with 3 each there are 36."""
-    assert only(view({"a": [0.0, None], "b": [0.0, 1.0, 1.0]})).rule == "dead-generation-groups"
+    few: dict[str, list[float | None]] = {"a": [0.0, None], "b": [0.0, 1.0, 1.0]}
+    assert only(view(few, advantage__estimator="grpo")).rule == "dead-generation-groups"
+    assert diagnose(view(few)).findings == ()
     assert only(view({"a": [0.0, 0.0, 0.0, None], "b": [0.0, 1.0, 1.0]})).rule == "no-spread"
 
 

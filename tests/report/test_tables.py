@@ -19,11 +19,14 @@ from pgrpo_cli.report.tables import (
     eval_table,
     learning_table,
     number,
+    percent,
+    percents,
     to_rich,
 )
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord
+from pgrpo_cli.stats.result_types import Estimate
 from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
 from tests.support.results import result_of, spread
 
@@ -52,7 +55,7 @@ def test_base_against_tuned() -> None:
     assert table.columns == ("preference group", "base", "tuned", "tuned - base", "verdict", "prompts")
     assert texts(table) == [
         ["[bold]x", "0.400", "0.350", "-0.050", "behind", "6"],
-        ["calm", "0.100", "0.100", "+0.000", "no difference", "6"],
+        ["calm", "0.100", "0.100", "+0.000", "can't tell", "6"],
         ["loud", "0.200", "0.500", "+0.300", "ahead", "6"],
         [MACRO, "0.233", "0.317", "+0.083", "ahead", "18"],
         [WEIGHTED, "0.233", "0.317", "+0.083", "ahead", "18"],
@@ -92,12 +95,13 @@ def test_run_against_reference() -> None:
     table = comparison_table(COMPARISON, "other")
     assert [row[:5] + row[7:] for row in texts(table)[:3]] == [
         ["[bold]x", "0.350", "0.350", "+0.000", "no difference", "6"],
-        ["calm", "0.100", "0.200", "+0.100", "ahead", "6"],
-        ["loud", "0.500", "0.400", "-0.100", "behind", "6"],
+        ["calm", "0.100", "0.200", "+0.100", "can't tell", "6"],
+        ["loud", "0.500", "0.400", "-0.100", "can't tell", "6"],
     ]
     assert [texts(table)[3][i] for i in (0, 1, 2, 3, 7)] == [MACRO, "0.317", "0.317", "+0.000", "18"]
-    # calm and loud differ alike on every prompt: no spread, so no effect size, and no doubt.
-    assert texts(table)[1][5:7] == ["n/a", "0"]
+    # calm and loud differ alike on every prompt: no spread, so no effect size. The sign test of six prompts
+    # is 2^-5, times three groups. The completions of [bold]x are the same.
+    assert texts(table)[1][5:7] == ["n/a", "0.094"]
     assert table.title.startswith("other against demo")
 
 
@@ -198,6 +202,19 @@ def test_numbers_for_reading(value: float, signed: bool, expected: str) -> None:
     assert number(value, signed=signed) == expected
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.997, "99.7 %"), (0.004, "0.4 %"), (1e-5, "0.1 %"), (0.256, "26 %")],
+)
+def test_a_share_that_is_not_all_is_not_shown_as_all(share: float, expected: str) -> None:
+    assert percent(share) == expected
+
+
+def test_a_short_interval_of_a_share_shows_what_it_excludes() -> None:
+    assert percents(Estimate(mean=0.504, ci_low=0.501, ci_high=0.508, n=9)) == "[50.1..50.8]"
+    assert percents(Estimate(mean=0.5, ci_low=0.25, ci_high=0.75, n=9)) == "[25..75]"
+
+
 def test_an_unknown_interval_is_left_out() -> None:
     table = eval_table(result_of({"calm": {"a": [0.5]}}, {"calm": {"a": [0.7]}}))
     assert table.rows[0][3].text == "+0.200"
@@ -212,7 +229,7 @@ def test_the_evaluation_in_a_sentence() -> None:
         f"(+0.083 [{macro.ci_low:.3f}..{macro.ci_high:.3f}]: ahead). "
         "In standard deviations of each preference group's rewards before training: "
         "+0.928 [0.928..0.928] (ahead). "
-        "By preference group: ahead 1 (loud), behind 1 ([bold]x), no difference 1 (calm)."
+        "By preference group: ahead 1 (loud), behind 1 ([bold]x), can't tell 1 (calm)."
     )
 
 
@@ -232,7 +249,7 @@ def test_the_comparison_in_a_sentence() -> None:
         "better is ahead of demo in mean reward over 3 preference groups (+0.133 [0.133..0.133]). "
         "In standard deviations of each preference group's rewards before training: "
         "+1.485 [1.485..1.485] (ahead). "
-        "By preference group: ahead 2 (calm, loud), no difference 1 ([bold]x)."
+        "By preference group: no difference 1 ([bold]x), can't tell 2 (calm, loud)."
     )
     assert comparison_sentence(comparison, "demo").startswith("demo is no different from demo in mean reward")
 

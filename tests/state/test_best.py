@@ -52,6 +52,14 @@ def test_the_highest_macro_and_the_first_of_equal_ones(tmp_path: Path) -> None:
     assert best.values() == {0: 0.9, 5: 0.2, 10: 0.5, 15: 0.5, 20: -math.inf}
 
 
+def test_rounding_is_no_spread_to_count_a_gain_in(tmp_path: Path) -> None:
+    # 0.1 + 0.2 is not 0.3: in units of that error, a gains 10^16 and b is always the worst.
+    first = line(0, 0.0, a=[0.1 + 0.2, 0.3], b=[0.0, 2.0])
+    run = run_with(tmp_path, first, line(4, 0.0, a=[0.4, 0.4], b=[1.0, 4.0]))
+    # a gains 0.1, in units of 1.
+    assert Best(run, "worst_group", None).values()[4] == pytest.approx(0.1)
+
+
 def test_the_smallest_gain_in_units_of_the_first_evaluation(tmp_path: Path) -> None:
     # a: prompts 0 and 2, mean 1, spread sqrt 2. b: 10 and 30, mean 20, spread sqrt 200. c: one prompt, so 1.
     run = run_with(

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import pytest
 from scipy import stats
 
-from pgrpo_cli.stats.comparison import Pair, Side, pairs_of, standardised_pair
+from pgrpo_cli.stats.comparison import Pair, Side, pairs_of
 from pgrpo_cli.stats.estimates import PromptValues, Resampler, differences_of
 from pgrpo_cli.stats.intervals import Bootstrap
+from pgrpo_cli.stats.standardised import standardised_pair
 
 BOOTSTRAP = Bootstrap(samples=800)
 
@@ -50,6 +51,29 @@ def test_a_method_is_no_different_from_itself() -> None:
     assert {(pair.difference, pair.verdict) for pair in found} == {(0, "can't tell")}
 
 
+def test_no_spread_is_no_certainty() -> None:
+    def constant(label: str, value: float, prompts: int) -> Side:
+        return Side(label, (0,), ({"g": {f"p{i}": value for i in range(prompts)}},))
+
+    # The sign test: 2^(1 - prompts).
+    two = lines(constant("a", 1.0, 2), constant("b", 0.5, 2))["g"]
+    assert (two.verdict, two.p_value, two.needed) == ("can't tell", 0.5, None)
+    assert two.explanation == "can't tell with 2 prompts, too few although all differ alike"
+    six = lines(constant("a", 1.0, 6), constant("b", 0.5, 6))["g"]
+    assert (six.verdict, six.p_value) == ("ahead", 2**-5)
+    # Rewards that nobody has earned yet: no difference only if the completions are the same.
+    none = lines(constant("a", 0.0, 12), constant("b", 0.0, 12))["g"]
+    assert (none.verdict, none.p_value) == ("can't tell", 1.0)
+    assert none.explanation == "can't tell with 12 prompts, whose rewards are all equal"
+    same = [Side(label, (0,), constant(label, 0.0, 12).values, ({"g": ["x"]},)) for label in "ab"]
+    assert lines(*same)["g"].verdict == "no difference"
+    # Two seeds that agree in everything have no spread, either.
+    seeds = [
+        Side(label, (0, 1), 2 * constant(label, value, 2).values) for label, value in (("a", 1.0), ("b", 0.5))
+    ]
+    assert lines(*seeds)["g"].verdict == "can't tell"
+
+
 def test_equal_seeds_pair_nothing() -> None:
     # Seeds differ by 1 from each other in both methods, and by 0.2 at the same seed: that is chance.
     one, other = side("a", [0.2, 1.2, 2.2]), side("b", [0.0, 1.0, 2.0], first=50)
@@ -85,9 +109,8 @@ def test_standardised_each_preference_group_counts_in_its_own_spread() -> None:
     assert found is not None
     assert found.difference == pytest.approx((plain["g0"].difference + plain["g1"].difference) / 2 / 0.5)
     assert found.preference_group is None
-    # A group without a spread is left out; without any spread there is no such line.
-    alone = standardised_pair(*large, BOOTSTRAP, {}, {"g0": 0.5, "g1": 0.0})
-    assert alone is not None and alone.difference == pytest.approx(plain["g0"].difference / 0.5)
+    # Where a group without a spread differs, the others alone would hide it.
+    assert standardised_pair(*large, BOOTSTRAP, {}, {"g0": 0.5, "g1": 0.0}) is None
     assert standardised_pair(*large, BOOTSTRAP, {}, {"g0": 0.0}) is None
 
 

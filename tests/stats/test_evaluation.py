@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from pgrpo_cli.stats.estimates import Resampler, differences_of, prompt_values, verdict
+from pgrpo_cli.stats.estimates import Resampler, differences_of, prompt_values, unless_equal, verdict
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.result_types import Estimate
+from pgrpo_cli.stats.result_types import Estimate, Summary
 from tests.support.results import rows_of
 
 BOOTSTRAP = Bootstrap(samples=500, seed=2)
@@ -106,8 +106,36 @@ def test_preference_groups_do_not_disturb_each_other() -> None:
 def test_a_model_is_no_different_from_itself() -> None:
     values = prompt_values(rows_of("tuned", TUNED), "tuned")
     difference = Resampler(BOOTSTRAP).mean(differences_of(values, values), dict.fromkeys(values, 1.0))
-    assert (difference.mean, difference.ci_low, difference.ci_high) == (0, 0, 0)
-    assert verdict(difference) == "no difference"
+    same = unless_equal(difference, equal=True)
+    assert (same.mean, same.ci_low, same.ci_high) == (0, 0, 0)
+    assert verdict(same) == "no difference"
+    # Equal rewards of other completions may be chance.
+    assert verdict(unless_equal(difference, equal=False)) == "can't tell"
+
+
+def prompts_of(base: list[float], tuned: list[float]) -> Summary:
+    """One prompt for each reward."""
+    both = [{"g": {f"p{i}": [reward] for i, reward in enumerate(found)}} for found in (base, tuned)]
+    return summarise(rows_of("base", both[0]) + rows_of("tuned", both[1]), BOOTSTRAP)
+
+
+def test_no_spread_is_no_certainty() -> None:
+    # Two prompts that gain alike: 2^-1; it takes six, 2^-5 = 0.03.
+    assert verdict(prompts_of([0.5] * 2, [1.0] * 2).groups["g"].difference) == "can't tell"
+    assert verdict(prompts_of([0.5] * 5, [1.0] * 5).overall.macro.difference) == "can't tell"
+    assert verdict(prompts_of([0.5] * 6, [1.0] * 6).groups["g"].difference) == "ahead"
+
+
+def test_no_success_of_either_model_is_no_proof_of_no_difference() -> None:
+    summary = prompts_of([0.0] * 12, [0.0] * 12)
+    for difference in (summary.groups["g"].difference, summary.overall.macro.difference):
+        assert (difference.mean, verdict(difference)) == (0, "can't tell")
+
+
+def test_equal_completions_are_no_difference() -> None:
+    rewards = {"g": {"a": [0.0], "b": [0.0]}}
+    rows = [row for which in ("base", "tuned") for row in rows_of(which, rewards, "answer to {prompt}")]
+    assert verdict(summarise(rows, BOOTSTRAP).groups["g"].difference) == "no difference"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from pgrpo_cli.report.more_tables import overview_table
+from pgrpo_cli.report.sentences import eval_sentence
 from pgrpo_cli.stats.estimates import Resampler
 from pgrpo_cli.stats.evaluation import base_spreads, standardised, summarise, win_values
 from pgrpo_cli.stats.intervals import Bootstrap
@@ -69,8 +71,36 @@ def test_gains_count_in_the_spread_of_the_base_model_by_hand() -> None:
     found = rows({"g": {"a": [0.0, 1.0]}, "flat": {"b": [2.0, 2.0]}, "one": {"c": [1.0, NAN]}}, {})
     assert base_spreads(found) == pytest.approx({"g": math.sqrt(0.5), "flat": 0.0, "one": 0.0})
     gains = {"g": {"a": 1.5}, "flat": {"b": 1.0}, "one": {"c": 0.0}}
-    # A group without a spread is unknown, and 0 where nothing has changed.
-    assert standardised(gains, base_spreads(found)) == {"g": {"a": 1.5 / math.sqrt(0.5)}, "one": {"c": 0.0}}
+    # A group without a spread counts 0 where nothing has changed. Where it has changed, the others alone say
+    # nothing about all.
+    unchanged = {**gains, "flat": {"b": 0.0}}
+    assert standardised(unchanged, base_spreads(found)) == {
+        "g": {"a": 1.5 / math.sqrt(0.5)},
+        "flat": {"b": 0.0},
+        "one": {"c": 0.0},
+    }
+    assert standardised(gains, base_spreads(found)) == {}
+
+
+def test_a_group_that_collapses_from_equal_rewards_is_not_hidden() -> None:
+    base = {"g": {"a": [0.0, 1.0], "b": [1.0, 0.0]}, "flat": {"c": [1.0, 1.0], "d": [1.0, 1.0]}}
+    tuned = {"g": {"a": [1.0, 1.0], "b": [1.0, 0.0]}, "flat": {"c": [0.0, 0.0], "d": [0.0, 0.0]}}
+    result = result_of(base, tuned)
+    assert math.isnan(result.macro_detail.effect.mean) and math.isnan(result.fairness.jain)
+    assert any(note.startswith("Rewards of flat are all equal before training") for note in result.notes)
+    assert "In standard deviations" not in eval_sentence(result)
+    cells = [[cell.text for cell in row] for row in overview_table(result).rows]
+    assert ["Jain's index", "n/a", "unknown: base rewards of flat have no spread"] in cells
+
+
+def test_a_group_that_stays_without_a_spread_counts_0_in_both() -> None:
+    base = {"g": {"a": [0.0, 1.0], "b": [1.0, 0.0]}, "flat": {"c": [1.0, 1.0], "d": [1.0, 1.0]}}
+    tuned = {**base, "g": {"a": [1.0, 1.0], "b": [1.0, 0.0]}}
+    results = [result_of(base, base), result_of(base, tuned, run="other")]
+    (pair,) = compare_evaluations([Entrant(result.run, result) for result in results]).standardised
+    # Half a reward in one of two prompts is a gain of 0.25; the deviation of {0, 1, 1, 0} is √(1/3).
+    assert pair.difference == pytest.approx(0.25 * math.sqrt(3) / 2)
+    assert results[1].macro_detail.effect.mean == pytest.approx(pair.difference)
 
 
 def test_rounding_is_no_spread_to_count_gains_in() -> None:
@@ -79,7 +109,9 @@ def test_rounding_is_no_spread_to_count_gains_in() -> None:
     better = {**base, "flat": {"a": [0.5, 0.4], "b": [0.3, 0.4]}}
     results = [result_of(base, base), result_of(base, better, run="other")]
     comparison = compare_evaluations([Entrant(result.run, result) for result in results])
-    assert [pair.difference for pair in comparison.standardised] == [0.0]
+    # In units of a rounding error the change would be huge, and without the group it would be hidden.
+    assert comparison.standardised == []
+    assert "other: rewards of flat are all equal before training" in " ".join(comparison.notes)
 
 
 def test_users_are_the_unit_where_one_has_several_prompts() -> None:

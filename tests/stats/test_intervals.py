@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -195,6 +195,8 @@ def test_prompt_means_do_not_depend_on_the_order_of_completions(rewards: list[fl
     factor=st.floats(0.1, 10),
 )
 def test_intervals_follow_a_change_of_units(values: list[float], shift: float, factor: float) -> None:
+    # Smaller spreads are rounding errors, and of few values without a spread the interval is unknown.
+    assume(max(values) - min(values) > 1e-9)
     bootstrap = Bootstrap(samples=200)
     before = mean_interval(values, bootstrap)
     after = mean_interval([factor * value + shift for value in values], bootstrap)

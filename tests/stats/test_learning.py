@@ -151,4 +151,4 @@ def test_the_table_says_whose_rewards_they_are() -> None:
     points = [(1, "calm", 0.5, 8), (2, "calm", 0.5, 8)]
     training = comparison({"a": TrainingRecord(points), "b": TrainingRecord(points)})
     assert "not of held-out prompts" in learning_sentence(training)
-    assert "over seeds alone" in learning_sentence(training)
+    assert "over seeds alone, each by itself without a correction" in learning_sentence(training)

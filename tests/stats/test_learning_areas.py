@@ -7,7 +7,7 @@ from scipy import stats
 
 from pgrpo_cli.stats.comparison import Method
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, learning_of
+from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, learning_of
 
 BOOTSTRAP = Bootstrap(samples=2000, seed=5)
 
@@ -60,12 +60,13 @@ def test_a_single_seed_has_an_interval_over_prompts() -> None:
     assert (lines["a", None].area_verdict, lines["a", None].area_explanation) == (None, "")
 
 
-def test_alike_curves_are_no_different_and_noisy_ones_are_not_told_apart() -> None:
+def test_alike_curves_and_noisy_ones_are_not_told_apart() -> None:
     curves = [(0.0, 0.1 * i, 0.3) for i in range(6)]
     noise = [(0.0, 0.1 * i, 0.3 + (-1) ** i * 0.2) for i in range(6)]
     runs = {"a": progress(*curves), "b": progress(*curves), "c": progress(*noise)}
     pairs = area_pairs([method(name, name) for name in runs], runs, BOOTSTRAP)
-    assert pairs["b", None].verdict == "no difference"
+    # Equal rewards of other completions may be chance.
+    assert pairs["b", None].explanation == "can't tell with 6 prompts, whose rewards are all equal"
     assert pairs["c", None].verdict == "can't tell"
     assert pairs["c", None].explanation.startswith("can't tell with 6 prompts")
 
@@ -77,6 +78,18 @@ def test_only_steps_and_prompts_that_all_runs_have_count() -> None:
     }
     pair = area_pairs([method("a", "a"), method("b", "b")], runs, BOOTSTRAP)["b", None]
     assert pair.difference == 0.5 and pair.n == 2
+
+
+def test_prompts_without_a_reward_at_an_end_are_counted() -> None:
+    runs = {name: progress((0.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) for name in "ab"}
+    assert curve_notes(runs) == []
+    del runs["a"].prompts[20]["calm"]["p1"], runs["b"].prompts[0]["calm"]["p2"]
+    assert curve_notes(runs) == [
+        "How fast: 2 of 3 prompts have no reward at the first or the last step of a run. Differences of mean "
+        "heights leave them out; mean heights do not."
+    ]
+    (pair, _) = area_pairs([method(name, name) for name in "ab"], runs, BOOTSTRAP).values()
+    assert pair.n == 1
 
 
 def test_curves_that_do_not_tell_prompts_apart_are_compared_over_seeds() -> None:

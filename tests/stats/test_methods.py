@@ -16,7 +16,6 @@ from pgrpo_cli.stats.methods import (
     holm,
     p_value,
     seeds_interval,
-    units_needed,
     variance_shares,
 )
 from tests.support.intervals import mean_interval
@@ -88,16 +87,20 @@ def test_a_single_user_has_no_interval() -> None:
 
 
 def test_without_pairing_both_methods_scatter() -> None:
-    # Seeds' means 1, 3 and 0, 0, 3: variances 2 / 2 and 3 / 3.
+    # Seeds' means 1, 3 and 0, 0, 3: variances 2 and 3 with 1 and 2 degrees of freedom. Two seeds are few, so
+    # they are pooled: (2 + 2 · 3) / 3 · (1/2 + 1/3).
     values = torch.tensor([[1.0, 1.0], [3.0, 3.0]], dtype=torch.float64)
     reference = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 3.0]], dtype=torch.float64)
     found = difference_of([(values, reference)])
-    assert [part.variance for part in found.seeds] == pytest.approx([1.0, 1.0])
+    assert [(part.variance, part.df) for part in found.seeds] == [(pytest.approx(20 / 9), 3)]
+    # Two each are not: variances 2 / 2 and 0.
+    alone = difference_of([(values, reference[:2])])
+    assert [part.variance for part in alone.seeds] == pytest.approx([1.0, 0.0])
     assert (found.mean, found.units[0].variance) == (1.0, 0.0)
 
 
 def test_without_pairing_and_without_units_effect_it_is_the_test_of_welch() -> None:
-    values, reference = drawn(5, 3, 1).expand(3, 25), 2 * drawn(6, 5, 1).expand(5, 25)
+    values, reference = drawn(5, 4, 1).expand(4, 25), 2 * drawn(6, 6, 1).expand(6, 25)
     found = difference_of([(values, reference)])
     interval = seeds_interval(found, Bootstrap(samples=2000, confidence=0.9))
     expected = stats.ttest_ind(values[:, 0].numpy(), reference[:, 0].numpy(), equal_var=False)
@@ -144,59 +147,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     found = holm([0.02, math.nan])
     assert found[0] == 0.02 and math.isnan(found[1])
-
-
-def test_seeds_needed_do_what_they_say() -> None:
-    # Seeds scatter by 1 around a difference of 1, prompts not at all: the t-test's power at N seeds is known.
-    values = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64).expand(3, 40)
-    found = difference_of([(values, torch.zeros(3, 40, dtype=torch.float64))])
-    needed = units_needed(found, 0.05, 1000)
-    assert needed is not None
-
-    def power(seeds: int) -> float:
-        edge, shift = stats.t.ppf(0.975, seeds - 1), math.sqrt(seeds)
-        return float(stats.nct.sf(edge, seeds - 1, shift))
-
-    assert power(needed) == pytest.approx(0.8, abs=0.06)
-    assert power(needed - 2) < 0.8
-
-
-@pytest.mark.parametrize("others", [1, 2, 5])
-@pytest.mark.parametrize("mean", [0.9, 2.5])
-def test_seeds_needed_are_of_each_method_however_many_there_are(others: int, mean: float) -> None:
-    # Both methods scatter alike around the difference, prompts not at all: v / n for each of them.
-    values, reference = drawn(5, 5, 1), torch.zeros(1, 1, dtype=torch.float64)
-    values = values - values.mean() + mean
-    if others > 1:
-        reference = drawn(6, others, 1)
-        reference = (reference - reference.mean()) / reference.std() * values.std()
-    found = difference_of([(values.expand(-1, 9), reference.expand(-1, 9))])
-    variance = float(values.var())
-
-    def detected(n: int) -> bool:
-        df = 2 * (n - 1)
-        quantiles = stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)
-        return abs(found.mean) >= quantiles * math.sqrt(2 * variance / n)
-
-    expected = next(n for n in range(2, 200) if detected(n))
-    assert units_needed(found, 0.05, 200) == expected
-    turned = difference_of([(reference.expand(-1, 9), values.expand(-1, 9))])
-    assert units_needed(turned, 0.05, 200) == expected
-
-
-def test_no_number_of_seeds_makes_up_for_too_few_prompts() -> None:
-    prompts = torch.tensor([[-2.0, 2.1]], dtype=torch.float64).expand(3, 2)
-    seeds = torch.tensor([[0.0], [0.1], [0.2]], dtype=torch.float64)
-    found = difference_of([(prompts + seeds, torch.zeros(3, 2, dtype=torch.float64))])
-    assert units_needed(found, 0.05, 1000) is None
-
-
-def test_prompts_needed_with_one_seed() -> None:
-    # Mean 0.5, standard deviation 1: (1.96 + 0.84)^2 / 0.25 = 31.4 prompts by the normal approximation.
-    values = torch.tensor([[-0.5, 1.5] * 5], dtype=torch.float64) * (0.9**0.5) + 0.5 * (1 - 0.9**0.5)
-    found = difference_of([(values, torch.zeros(1, 10, dtype=torch.float64))])
-    needed = units_needed(found, 0.05, 1000)
-    assert needed is not None and 32 <= needed <= 36
 
 
 @pytest.mark.parametrize("units", [0.1, 0.5, 2.0])

@@ -130,7 +130,9 @@ LENGTHS = [
     (over_seeds, Design(seeds=2, others=2), 1.33),
     (over_seeds, Design(seeds=3, others=3), 1.12),
     (over_seeds, Design(seeds=5, others=5), 1.02),
-    (over_seeds, Design(seeds=2, others=5), 0.94),
+    (over_seeds, Design(seeds=2, others=5), 0.99),
+    (over_seeds, Design(seeds=2, others=10), 1.0),
+    (over_seeds, Design(seeds=3, others=10), 0.99),
 ]
 
 

@@ -134,7 +134,7 @@ def test_what_a_group_does_not_sum_up_is_no_part_of_its_score() -> None:
 def test_filters_are_scores_of_their_own() -> None:
     base = found(a=[1.0, 0.0])
     base["results"]["a"] = {"acc,strict": 0.5, "acc,flexible": 1.0}
-    samples = [{"doc_id": i, "filter": "flexible", "acc": 1.0} for i in range(2)]
+    samples = [{"doc_id": i, "filter": "flexible", "acc": 1.0} for i in range(6)]
     base["samples"]["a"] = [{**s, "filter": "strict"} for s in base["samples"]["a"]] + samples
     scores = task_scores(base, base, RESAMPLER)
     assert [task_label(score) for score in scores] == ["a acc (strict)", "a acc (flexible)"]
@@ -149,20 +149,21 @@ def test_filters_are_scores_of_their_own() -> None:
      (None, 1.0, "can't tell"), (True, 0.0, "no difference")],
 )  # fmt: skip
 def test_verdicts_know_which_way_is_better(higher: bool | None, change: float, says: str) -> None:
-    base = found(a=[0.0, 0.5, 1.0, 0.25])
-    tuned = found(a=[value + change for value in (0.0, 0.5, 1.0, 0.25)])
+    # Six documents: five that all change alike may do so by chance.
+    values = [0.0, 0.5, 1.0, 0.25, 0.5, 0.0]
+    base, tuned = found(a=values), found(a=[value + change for value in values])
     base["higher_is_better"] = {"a": {"acc": higher}}
     (score,) = task_scores(base, tuned, RESAMPLER)
     assert task_verdict(score) == says
 
 
 def test_the_table_and_the_sentence_leave_out_parts() -> None:
-    base = grouped(found(a=[0.0] * 3, b=[1.0] * 2), 0.4, g=["a", "b"])
-    tuned = grouped(found(a=[1.0] * 3, b=[1.0] * 2), 1.0, g=["a", "b"])
+    base = grouped(found(a=[0.0] * 6, b=[1.0] * 4), 0.4, g=["a", "b"])
+    tuned = grouped(found(a=[1.0] * 6, b=[1.0] * 4), 1.0, g=["a", "b"])
     scores = task_scores(base, tuned, RESAMPLER)
     told = TaskScores(settings={}, lm_eval_version="0.4", files_hash=None, scores=scores)
     assert [[cell.text for cell in row] for row in tasks_table(told).rows] == [
-        ["g acc", "0.400", "1.000", "+0.600", "ahead", "higher", "5"]
+        ["g acc", "0.400", "1.000", "+0.600", "ahead", "higher", "10"]
     ]
     assert tasks_sentence(told) == "General tasks, the tuned model against the base: ahead 1 (g acc)."
 

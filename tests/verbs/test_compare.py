@@ -36,7 +36,9 @@ def test_differences_are_paired_by_prompt() -> None:
     assert [pair.preference_group for pair in comparison.pairs] == ["calm", "loud", None]
     assert (calm.difference, noisy.difference, macro.difference) == pytest.approx((0.2, 0.0, 0.1), abs=1e-9)
     assert (calm.ci_low, calm.ci_high) == pytest.approx((0.2, 0.2), abs=1e-9)
-    assert [pair.verdict for pair in comparison.pairs] == ["ahead", "can't tell", "ahead"]
+    # Without a spread it is the sign test of six prompts, 2^-5, which for two groups is not enough.
+    assert calm.p_adjusted == 2 * 2**-5
+    assert [pair.verdict for pair in comparison.pairs] == ["can't tell", "can't tell", "ahead"]
     assert (calm.n, noisy.n, macro.n) == (6, 6, 12)
     assert {(pair.run, pair.reference) for pair in comparison.pairs} == {("two", "one")}
     assert [run.macro.mean for run in comparison.runs] == pytest.approx([0.4, 0.5])

@@ -64,7 +64,7 @@ class RunTrainer(PGRPOTrainer):
         super().__init__(
             reward_funcs=[reward],
             advantage=recipe.advantage,
-            history=recipe.history,
+            history=recipe.resolved_history,
             callbacks=[Flow(self)],
             **arguments,
         )

@@ -174,6 +174,7 @@ def train_policy(
             ]
 
             clock.enter("save")
+            run.require_lock()
             scored = scored_step(
                 step, rollouts, scores_N, advantages, random_groups_P=labels_P if labels.random else None
             )
@@ -191,6 +192,7 @@ def train_policy(
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             learning_rate = recipe.train.learning_rate_at(step)
             record = step_record(scored, updates, learning_rate, clock.seconds, budgets, usage)
+            run.require_lock()
             log.append(record)
             stopping = stop_requested()
             done, over = step, step == recipe.train.steps or (best is not None and best.exhausted())

@@ -115,13 +115,15 @@ def save_checkpoint(
     run: RunDirectory, step: int, state: TrainingState, *, keep: int, best: int | None = None
 ) -> Path:
     """Write a checkpoint and delete all but the newest `keep` and that of the step `best`. Raises
-    CheckpointError if writing fails.
+    CheckpointError if writing fails, RunError if the run's lock is lost.
     """
+    run.require_lock()
     final = run.checkpoints / f"step-{step:06d}"
     temporary = run.checkpoints / f".step-{step:06d}.tmp"
     with explained(f"checkpoint {final}"):
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        run.checkpoints.mkdir(exist_ok=True)
+        temporary.mkdir()
         try:
             _write(temporary, step, state)
             if final.exists():

@@ -40,9 +40,10 @@ def curve_record(step: int, rows: Sequence[EvalRow]) -> dict[str, Any]:
 
 def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
     """Append a line and wait until it is on disk. Raises CheckpointError if writing fails."""
+    run.require_lock()
     path = curve_path(run)
     with explained(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     RunLog(path).append(record)
 
 

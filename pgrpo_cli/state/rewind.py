@@ -32,10 +32,11 @@ def rewind(
 ) -> list[str]:
     """Rewind checkpoints, history.sqlite and metrics.jsonl to `step` (0: to the start).
 
-    `groups` and `parts` are the statistics at that step; `keep` checkpoints are kept, and that of
-    the step `best`. Returns a message for
-    each file that has lost records. Raises CheckpointError if a file is damaged or writing fails.
+    `groups` and `parts` are the statistics at that step; `keep` checkpoints are kept, and that of the step
+    `best`. Returns a message for each file that has lost records. Raises CheckpointError if a file is damaged
+    or writing fails, RunError if the run's lock is lost.
     """
+    run.require_lock()
     _remove_leftovers(run)
     rewind_checkpoints(run, step, keep=keep, best=best)
     missing = [path for path in (run.history_path, run.metrics_path) if not path.exists()]

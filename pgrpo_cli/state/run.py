@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,8 +186,12 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 
 
 @contextmanager
-def locked(run: RunDirectory) -> Iterator[RunDirectory]:
+def locked(
+    run: RunDirectory, on_message: Callable[[str], object] = lambda text: None
+) -> Iterator[RunDirectory]:
     """Make the directory and hold it for writing; the lock dies with the process. Yields the run with it.
+
+    On a file system without locks, which `on_message` hears of, another process is not kept out.
 
     Raises RunError if another process holds it, or it is not a run's, PathError if it cannot be a folder.
     """
@@ -203,4 +207,9 @@ def locked(run: RunDirectory) -> Iterator[RunDirectory]:
                 f"{run.path} is being prepared or trained by another process",
                 remedy="Wait for it or stop it; `pgrpo groups` may look at a running run.",
             ) from error
+        except OSError as error:
+            on_message(
+                f"warning: {run.path} cannot be locked ({error.strerror}): see to it that no other process "
+                "prepares or trains it meanwhile"
+            )
         yield replace(run, lock=file.fileno())

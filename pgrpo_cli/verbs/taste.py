@@ -180,7 +180,7 @@ def _questions(
         if recipe.data.source.type in ("feedback", "open_webui"):
             # Its data are the picks that are to be made.
             return []
-        with locked(run) as run:
+        with locked(run, callbacks.on_message) as run:
             claim(run, recipe, recipe_dir)
             report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
             callbacks.on_prepared(report)

@@ -125,7 +125,7 @@ def _open(
         for problem in finished_adapter(run):
             callbacks.on_message(f"warning: {problem}")
         return _Opened(run, was_finished=True)
-    run = held.enter_context(locked(run))
+    run = held.enter_context(locked(run, callbacks.on_message))
     extension = extension_of(run, recipe)
     if extension is None:
         claim(run, recipe, recipe_dir)

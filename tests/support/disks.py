@@ -1,11 +1,11 @@
-"""File systems of a few kilobytes, for disks that are really full."""
+"""File systems that refuse: disks of a few kilobytes, which are really full; those without locks."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,3 +54,12 @@ def enlarge(disk: Path, kilobytes: int) -> None:
 
 def _mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
+def without_locks(number: int) -> Callable[[object, int], None]:
+    """flock of a file system that has no locks, and says so with this error."""
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock

@@ -75,10 +75,10 @@ def explained(what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None:
+        refused = refusal(error)
+        if refused is None:
             raise
-        why, remedy = refusal
+        why, remedy = refused
         raise CheckpointError(
             f"{what} could not be written: {why}",
             remedy=f"Everything saved before is intact. {remedy} and run the same command again: it "
@@ -111,7 +111,7 @@ _SQLITE_REMEDIES = {
 _ERRNO_IN_WORDS = re.compile(r"\((?:os )?error (\d+)\)|\[Errno (\d+)\]")
 
 
-def _refusal(error: Exception) -> tuple[str, str] | None:
+def refusal(error: Exception) -> tuple[str, str] | None:
     """Why the disk refuses, and the remedy; None where `error` is about something else."""
     if isinstance(error, sqlite3.OperationalError):
         remedies = (remedy for words, remedy in _SQLITE_REMEDIES.items() if words in str(error))

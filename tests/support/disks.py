@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -63,3 +63,10 @@ def without_locks(number: int) -> Callable[[object, int], None]:
         raise OSError(number, os.strerror(number))
 
     return flock
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free on the disk of `folder`."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 512):
+            pass

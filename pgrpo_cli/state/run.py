@@ -101,7 +101,8 @@ class RunDirectory:
     @property
     def started(self) -> bool:
         """Whether something has been trained that is kept, so that the recipe is no longer free to change."""
-        return self.finished or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        # Those that were set aside, too; not what a kill left of a first one that was being written.
+        return self.finished or any(self.checkpoints.glob("step-[0-9]*"))
 
     @property
     def finished(self) -> bool:

@@ -29,8 +29,10 @@ def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:
     for seed in (1, 2):
         claim(run, recipe_of(seed=seed), tmp_path)
         assert run.recipe().seed == seed
-    # A run that failed in its first step keeps nothing that was trained.
+    # A run that failed in its first step, or was killed in its first checkpoint, has trained nothing.
     run.history_path.touch()
+    for name in (".step-000001.tmp", "notes"):
+        (run.checkpoints / name).mkdir(parents=True)
     claim(run, recipe_of(seed=3), tmp_path)
     assert not run.started
 
@@ -39,7 +41,7 @@ def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:
     "sign",
     [
         "checkpoints/step-000001/x",
-        "checkpoints/.step-000001.tmp/x",
+        "checkpoints/step-000001.damaged-1/x",
         "adapter/adapter_config.json",
     ],
 )

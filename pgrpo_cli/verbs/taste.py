@@ -32,7 +32,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at
+from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at, run_if_any
 
 from .callbacks import Callbacks
 from .prepare import prepare_run
@@ -67,6 +67,8 @@ def taste(
     callbacks = callbacks or Callbacks()
     user = checked_name(user, "--user")
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    # Refuses links in a run before anything below it is looked at.
+    run_if_any(run.path)
     chosen = device_for(recipe, device)
     callbacks.on_note(describe(chosen))
     path = run.path / TASTE if output is None else Path(output)

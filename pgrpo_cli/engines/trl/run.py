@@ -22,7 +22,7 @@ from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import finish_adapter, model_card
-from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint
+from pgrpo_cli.state.checkpoint import ENGINE, Checkpoint, checkpoint_steps
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import Tracker
 from pgrpo_cli.training import Observer
@@ -172,7 +172,8 @@ def train_on_trl(
 
 def _finish(trainer: RunTrainer) -> None:
     run, recipe = trainer.run, trainer.recipe
-    saved = sorted(run.checkpoints.glob("step-*"))[-1]
+    # Not one that was set aside, whose name is longer.
+    saved = run.checkpoints / f"step-{max(checkpoint_steps(run)):06d}"
     own_template = None if recipe.model.chat_template is None else trainer.processing_class.chat_template
     card = model_card(recipe, trainer.history)
     finish_adapter(run, trainer.adapter_in(saved), card, chat_template=own_template)

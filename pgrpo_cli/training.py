@@ -41,10 +41,10 @@ from pgrpo_cli.rewards.scoring import Scorer
 from pgrpo_cli.seeding import derive_seed
 from pgrpo_cli.state.adapter import Adapter, finish_adapter, model_card
 from pgrpo_cli.state.best import Best
-from pgrpo_cli.state.checkpoint import Checkpoint, Saver, TrainingState
+from pgrpo_cli.state.checkpoint import Checkpoint, Saver, TrainingState, checkpoint_steps
 from pgrpo_cli.state.history_store import HistoryStore
 from pgrpo_cli.state.records import ScoredStep, step_record
-from pgrpo_cli.state.rewind import rewind
+from pgrpo_cli.state.rewind import lost_evaluations, rewind
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.state.runlog import RunLog, Tracker
 
@@ -124,14 +124,23 @@ def train_policy(
     keep = recipe.train.keep_checkpoints
     best = Best.of(run, recipe.train)
     # The curve first, since it says which checkpoint is the best one.
-    evaluated = curve is None or curve.rewind(done if checkpoint else -1)
+    missing = curve.rewind(done if checkpoint else -1) if curve else []
     best_step = best.step if best else lambda: None
-    for warning in rewind(run, done, *histories.rows(), keep=keep, best=best_step()):
+    at_risk: set[int] = set()
+    # The step `done` is evaluated again.
+    if lost := [step for step in missing if step != done]:
+        observer.on_message(f"warning: {lost_evaluations(run, lost, choosing=best is not None)}")
+        at_risk = checkpoint_steps(run) if best else at_risk
+
+    def spared() -> set[int | None]:
+        return {best_step(), *at_risk}
+
+    for warning in rewind(run, done, *histories.rows(), keep=keep, spared=spared()):
         observer.on_message(f"warning: {warning}")
 
     clock = Clock(observer)
     state = partial(training_state, policy, optimizer, histories)
-    saver = Saver(run, state, keep=keep, saved=done, best=best_step)
+    saver = Saver(run, state, keep=keep, saved=done, spared=spared)
     batch_budget = rollout_budget(settings, clock.warn)
     micro_batch_budget = update_budget(recipe.train, clock.warn)
     with (
@@ -141,7 +150,7 @@ def train_policy(
         Scorer(rewards) as scorer,
         saver,
     ):
-        if curve is not None and not evaluated and curve.due(done):
+        if curve is not None and (checkpoint is None or done in missing) and curve.due(done):
             clock.enter("evaluation")
             curve.record(done, policy, scorer, batch_budget)
             clock.enter(None)
@@ -174,6 +183,7 @@ def train_policy(
             ]
 
             clock.enter("save")
+            run.require_lock()
             scored = scored_step(
                 step, rollouts, scores_N, advantages, random_groups_P=labels_P if labels.random else None
             )
@@ -191,6 +201,7 @@ def train_policy(
             budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
             learning_rate = recipe.train.learning_rate_at(step)
             record = step_record(scored, updates, learning_rate, clock.seconds, budgets, usage)
+            run.require_lock()
             log.append(record)
             stopping = stop_requested()
             done, over = step, step == recipe.train.steps or (best is not None and best.exhausted())

@@ -72,9 +72,10 @@ class HeldOutCurve:
         """Whether there is something to evaluate after `step`; 0 is before the first."""
         return bool(self.prompts) and (step % self.every == 0 or step == self.last_step)
 
-    def rewind(self, step: int) -> bool:
-        """Put the curve back to `step`; returns whether the line of that step is there."""
-        return step in rewind_curve(self.run, step)
+    def rewind(self, step: int) -> list[int]:
+        """Put the curve back to `step`; returns the steps up to it whose lines are due and not there."""
+        there = rewind_curve(self.run, step)
+        return [due for due in range(step + 1) if self.due(due) and due not in there]
 
     def record(self, step: int, policy: Policy, scorer: Scorer, budget: TokenBudget) -> None:
         """Sample, score and write the line of a step. Raises as `scored_completions`, and CheckpointError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import read_manifest
-from pgrpo_cli.errors import CheckpointError, DataError, EvalError, ModelError, RunError
+from pgrpo_cli.errors import CheckpointError, DataError, EvalError, ModelError, PgrpoError, RunError
 from pgrpo_cli.paths import path_of, sha256
 from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.recipe.load import differing_keys, recipe_hash
+from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.rewards import pretrained_in
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import RolloutSection
 from pgrpo_cli.state.adapter import finished_adapter, finished_step
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from pgrpo_cli.state.checksums import sha256_of_code
-from pgrpo_cli.state.fingerprint import hashes_of_model, versions
+from pgrpo_cli.state.fingerprint import base_model_parts, hashes_of_model, read_fingerprint, versions
 from pgrpo_cli.state.paths import as_begun
 from pgrpo_cli.state.results import read_result, result_path
 from pgrpo_cli.state.run import RunDirectory
@@ -38,7 +39,7 @@ _FREE = ("eval.", "log.")
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """An adapter of a run, `step` steps old, and what the user should know about it.
+    """An adapter of a run, `step` steps old, and what the user should know about it and its base model.
 
     `chosen`: the step was named, and is not simply the newest. `source`: a run that trains does not drop it
     meanwhile. Only `header` and `group_sizes` read the run's prepared data.
@@ -105,11 +106,12 @@ def eval_target(
     """
     _refuse_other_recipe(run, recipe)
     recipe = as_begun(run, recipe)
+    changed = _changed_since_training(run, base_model_files(recipe.model, recipe_dir))
     if checkpoint is None or (run.finished and checkpoint == finished_step(run, recipe.train)):
         chosen, (found, warnings) = False, _newest(run, recipe)
     else:
         chosen, found, warnings = True, checkpoint_at(run, checkpoint), []
-    return EvalTarget(run, recipe, recipe_dir, found.path, found.step, tuple(warnings), chosen, found)
+    return EvalTarget(run, recipe, recipe_dir, found.path, found.step, (*warnings, *changed), chosen, found)
 
 
 def header_of(
@@ -127,6 +129,7 @@ def header_of(
         model=recipe.model.model_dump(
             mode="json", exclude={"quantization", "compute_dtype", "attention", "device"}
         ),
+        model_files=base_model_files(recipe.model, recipe_dir),
         rewards=[_described(section, recipe_dir) for section in recipe.rewards],
         sampling=sampling_of(recipe.eval, recipe.rollout),
         max_prompts_per_group=recipe.eval.max_prompts_per_group,
@@ -164,7 +167,7 @@ def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult
     ours, theirs = (found.recipe.get("eval", {}) for found in (header, kept))
     same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
     settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
-    return kept if same and _equal(kept, header, settings) else None
+    return kept if same and _equal(kept, header, settings) and not other_files(kept, header) else None
 
 
 def kept_with_tasks(target: EvalTarget) -> EvalResult | None:
@@ -177,6 +180,8 @@ def kept_with_tasks(target: EvalTarget) -> EvalResult | None:
         return None
     header = target.header
     if kept is None or kept.lm_eval is None or kept.recipe.get("model") != header.recipe["model"]:
+        return None
+    if other_files(kept, header):
         return None
     scores = at_confidence(kept.lm_eval.scores, kept.confidence, header.confidence)
     return kept.model_copy(update={"lm_eval": kept.lm_eval.model_copy(update={"scores": scores})})
@@ -201,7 +206,40 @@ def has_tasks(section: EvalSection, kept: EvalResult | None) -> bool:
 def shares_base(header: Header, other: Header) -> bool:
     """Whether the base model's completions are the same in evaluations with these headers."""
     precision = header.recipe["model"] == other.recipe.get("model")
-    return precision and _equal(header, other, (*_SETTINGS, "versions"))
+    # The same name may stand for another model in another folder.
+    known = header.model_files is not None
+    return precision and known and _equal(header, other, (*_SETTINGS, "model_files", "versions"))
+
+
+def other_files(one: Header, other: Header) -> bool:
+    """Whether the base models of two evaluations are known to be different ones."""
+    return None not in (one.model_files, other.model_files) and one.model_files != other.model_files
+
+
+def base_model_files(model: ModelSection, recipe_dir: Path) -> dict[str, str] | None:
+    """Hashes of the base model's files; None where it is not here, which a kept evaluation does not need."""
+    try:
+        found = base_model_parts(model, recipe_dir)
+    except (PgrpoError, OSError):
+        return None
+    return found if found or model.id == "random" else None
+
+
+def _changed_since_training(run: RunDirectory, files: Mapping[str, str] | None) -> list[str]:
+    """A warning if the base model is another one than that of the run's last training, as far as is known."""
+    try:
+        kept = read_fingerprint(run)
+    except RunError as error:
+        return [error.message]
+    if kept is None or files is None:
+        return []
+    changed = [name for name, now in files.items() if kept.parts.get(name, now) != now]
+    if not changed:
+        return []
+    return [
+        f"{' and '.join(changed)} is not what it was when {run.path} was last trained: the adapter is used "
+        "with a model that it was not made for"
+    ]
 
 
 def _refuse_other_recipe(run: RunDirectory, recipe: Recipe) -> None:

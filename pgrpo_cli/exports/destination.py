@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pgrpo_cli.data.strict_json import read_json
@@ -131,22 +131,26 @@ def _begun(temporary: Path) -> int:
         shutil.rmtree(temporary)
         os.close(lock)
     temporary.mkdir()
-    return _locked(temporary)
+    try:
+        return _locked(temporary)
+    except OSError:
+        temporary.rmdir()
+        raise
 
 
 def _locked(temporary: Path) -> int:
     lock = os.open(temporary / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-    except BaseException:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(lock)
-        raise
-    os.close(lock)
-    raise ExportError(
-        f"another export writes to {shown(temporary)}", remedy="Wait for it, or name another folder."
-    )
+        raise ExportError(
+            f"another export writes to {shown(temporary)}", remedy="Wait for it, or name another folder."
+        ) from error
+    except OSError:
+        # A file system without locks, on which no other export can be noticed.
+        pass
+    return lock
 
 
 def _readable(folder: Path) -> None:

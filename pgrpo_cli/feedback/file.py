@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
@@ -93,7 +94,14 @@ def read_several(paths: Iterable[Path]) -> dict[Path, Feedback]:
     files = {path: _read(path) for path in paths}
     undone = {id for found in files.values() for id in found.undone}
     ratings = {rating.id: rating for found in files.values() for rating in found.ratings}
-    last = {rating.id for rating in _last_of_each(sorted(ratings.values(), key=lambda each: each.seconds))}
+    moments: dict[str, float] = {}
+    for found in files.values():
+        latest = -math.inf
+        for rating in found.ratings:
+            # Within a file its order decides, also if the clock was set back.
+            latest = max(latest, rating.seconds)
+            moments[rating.id] = max(latest, moments.get(rating.id, latest))
+    last = {rating.id for rating in _last_of_each(sorted(ratings.values(), key=lambda one: moments[one.id]))}
     return {
         path: _feedback(path, found, (rating for rating in found.ratings if rating.id in last), undone)
         for path, found in files.items()

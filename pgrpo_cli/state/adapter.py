@@ -67,6 +67,7 @@ def finish_adapter(
     `chat_template`: a chat template to save with the adapter, if it is not the base model's own. `step`: the
     step that it is of, if that need not be the recipe's last one.
     """
+    run.require_lock()
     temporary = run.path / ADAPTER_BEING_WRITTEN
     with explained(str(run.adapter)):
         shutil.rmtree(temporary, ignore_errors=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,16 +112,18 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: RunDirectory, step: int, state: TrainingState, *, keep: int, best: int | None = None
+    run: RunDirectory, step: int, state: TrainingState, *, keep: int, spared: Collection[int | None] = ()
 ) -> Path:
-    """Write a checkpoint and delete all but the newest `keep` and that of the step `best`. Raises
-    CheckpointError if writing fails.
+    """Write a checkpoint and delete all but the newest `keep` and those of the steps `spared`. Raises
+    CheckpointError if writing fails, RunError if the run's lock is lost.
     """
+    run.require_lock()
     final = run.checkpoints / f"step-{step:06d}"
     temporary = run.checkpoints / f".step-{step:06d}.tmp"
     with explained(f"checkpoint {final}"):
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        run.checkpoints.mkdir(exist_ok=True)
+        temporary.mkdir()
         try:
             _write(temporary, step, state)
             if final.exists():
@@ -130,7 +132,7 @@ def save_checkpoint(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.checkpoints)
-    _drop_old(run, keep, best)
+    _drop_old(run, keep, spared)
     return final
 
 
@@ -143,7 +145,7 @@ class Saver:
     known.
 
     `done` is the last finished step, `saved` the last one with a checkpoint; `keep` checkpoints are kept, and
-    that of the step that `best` returns.
+    those of the steps that `spared` returns.
     """
 
     run: RunDirectory
@@ -151,11 +153,11 @@ class Saver:
     keep: int
     saved: int
     done: int = 0
-    best: Callable[[], int | None] = lambda: None
+    spared: Callable[[], Collection[int | None]] = tuple
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a finished step. Raises CheckpointError if writing fails."""
-        save_checkpoint(self.run, step, self.state(), keep=self.keep, best=self.best())
+        save_checkpoint(self.run, step, self.state(), keep=self.keep, spared=self.spared())
         self.saved = step
 
     def __enter__(self) -> Saver:
@@ -166,9 +168,11 @@ class Saver:
             self.save(self.done)
 
 
-def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int, best: int | None = None) -> None:
-    """Keep the newest `keep` checkpoints up to `step`, and that of the step `best`. Later ones are damaged
-    and are renamed.
+def rewind_checkpoints(
+    run: RunDirectory, step: int, *, keep: int, spared: Collection[int | None] = ()
+) -> None:
+    """Keep the newest `keep` checkpoints up to `step`, and those of the steps `spared`. Later ones are
+    damaged and are renamed.
 
     Also deletes what a killed process has left half written or half deleted.
     """
@@ -182,17 +186,17 @@ def rewind_checkpoints(run: RunDirectory, step: int, *, keep: int, best: int | N
         for path in _by_step(run):
             if _step_of(path) > step:
                 aside(path, "damaged")
-    _drop_old(run, keep, best)
+    _drop_old(run, keep, spared)
 
 
-def _drop_old(run: RunDirectory, keep: int, best: int | None = None) -> None:
-    """Delete all checkpoints except the newest `keep`, that of the step `best`, those that are locked for
+def _drop_old(run: RunDirectory, keep: int, spared: Collection[int | None]) -> None:
+    """Delete all checkpoints except the newest `keep`, those of the steps `spared`, those that are locked for
     reading, and those that contain files which a run does not write.
 
     Each is renamed before it is deleted, so that a kill does not leave an incomplete one under its name.
     """
     for path in _by_step(run)[:-keep]:
-        if _step_of(path) == best:
+        if _step_of(path) in spared:
             continue
         if any(entry.name != ENGINE and not OURS.fullmatch(entry.name) for entry in path.iterdir()):
             continue
@@ -296,6 +300,11 @@ def _damage(path: Path) -> str | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         return f"trainer.json is unreadable: {error!r}"
     return None if step == _step_of(path) else f"it is that of step {step}"
+
+
+def checkpoint_steps(run: RunDirectory) -> set[int]:
+    """The steps that have a checkpoint, whole or not."""
+    return set(map(_step_of, _by_step(run)))
 
 
 def _by_step(run: RunDirectory) -> list[Path]:

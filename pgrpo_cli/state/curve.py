@@ -19,7 +19,7 @@ from pgrpo_cli.stats.result_types import CurvePoint, EvalRow
 from .files import explained
 from .history_store import read_curves
 from .run import RunDirectory
-from .runlog import RunLog, read_metrics
+from .runlog import RunLog, numeric, read_metrics
 
 
 def curve_path(run: RunDirectory) -> Path:
@@ -40,18 +40,20 @@ def curve_record(step: int, rows: Sequence[EvalRow]) -> dict[str, Any]:
 
 def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
     """Append a line and wait until it is on disk. Raises CheckpointError if writing fails."""
+    run.require_lock()
     path = curve_path(run)
     with explained(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     RunLog(path).append(record)
 
 
 def rewind_curve(run: RunDirectory, step: int) -> set[int]:
-    """Delete the lines after `step`, and an incomplete last line; returns the remaining steps."""
+    """Delete the lines after `step`, and from an invalid one on; returns the remaining steps."""
+    run.require_lock()
     with explained(str(run.eval_dir)):
         for leftover in run.eval_dir.glob(".curve.jsonl.*.tmp"):
             leftover.unlink()
-    return RunLog(curve_path(run)).rewind(step)
+    return RunLog(curve_path(run)).rewind(step, _is_curve_record)
 
 
 def read_curve(run: RunDirectory) -> list[CurvePoint]:
@@ -98,13 +100,20 @@ def curve_records(run: RunDirectory) -> list[dict[str, Any]]:
 
 def _is_curve_record(record: Mapping[str, Any]) -> bool:
     groups = record.get("groups")
-    return isinstance(groups, dict) and all(
-        isinstance(numbers, dict)
-        and isinstance(numbers.get("mean"), int | float)
-        and isinstance(numbers.get("n"), int)
-        and isinstance(numbers.get("prompts", {}), dict)
-        for numbers in groups.values()
+    return (
+        numeric(record)
+        and isinstance(record.get("macro"), int | float | None)
+        and isinstance(groups, dict)
+        and all(map(_is_group, groups.values()))
     )
+
+
+def _is_group(numbers: Any) -> bool:
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("prompts", {}), dict):
+        return False
+    means = (numbers.get("mean"), *numbers.get("prompts", {}).values())
+    n = numbers.get("n")
+    return isinstance(n, int) and n > 0 and all(isinstance(mean, int | float) for mean in means)
 
 
 def _held_out(run: RunDirectory) -> dict[int, dict[str, float]]:

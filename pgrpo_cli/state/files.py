@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one rename, after the bytes have reached the disk. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two processes may have one number, in containers that share a volume.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
         # A new file: a link of that name would lead elsewhere.
         with temporary.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -75,10 +76,10 @@ def explained(what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        refusal = _refusal(error)
-        if refusal is None:
+        refused = refusal(error)
+        if refused is None:
             raise
-        why, remedy = refusal
+        why, remedy = refused
         raise CheckpointError(
             f"{what} could not be written: {why}",
             remedy=f"Everything saved before is intact. {remedy} and run the same command again: it "
@@ -111,7 +112,7 @@ _SQLITE_REMEDIES = {
 _ERRNO_IN_WORDS = re.compile(r"\((?:os )?error (\d+)\)|\[Errno (\d+)\]")
 
 
-def _refusal(error: Exception) -> tuple[str, str] | None:
+def refusal(error: Exception) -> tuple[str, str] | None:
     """Why the disk refuses, and the remedy; None where `error` is about something else."""
     if isinstance(error, sqlite3.OperationalError):
         remedies = (remedy for words, remedy in _SQLITE_REMEDIES.items() if words in str(error))

@@ -53,11 +53,7 @@ def fingerprint_of(
 
     manifest = read_manifest(run.path)
     parts = {"data": manifest["data_hash"] if manifest else ""}
-    if model.id != "random":
-        parts |= hashes_of_model("model.id", locate(model, recipe_dir))
-    if model.chat_template_file is not None:
-        path = path_of(model.chat_template_file, "model.chat_template", recipe_dir)
-        parts["model.chat_template"] = sha256(path)
+    parts |= base_model_parts(model, recipe_dir)
     for index, reward in enumerate(rewards):
         if isinstance(reward, PythonReward):
             where = f"rewards.{index}.file"
@@ -70,6 +66,17 @@ def fingerprint_of(
                 f"rewards.{index}.model", location_of(pretrained, recipe_dir, reward.label)
             )
     return Fingerprint(parts, versions())
+
+
+def base_model_parts(model: ModelSection, recipe_dir: Path) -> dict[str, str]:
+    """Those of the base model, with the recipe's chat template. A random model is known by its recipe, and
+    a hub's model that is not in the cache is not known. Raises ModelError for one that is not here.
+    """
+    parts = {} if model.id == "random" else hashes_of_model("model.id", locate(model, recipe_dir))
+    if model.chat_template_file is not None:
+        path = path_of(model.chat_template_file, "model.chat_template", recipe_dir)
+        parts["model.chat_template"] = sha256(path)
+    return parts
 
 
 def settle(run: RunDirectory, found: Fingerprint, *, step: int | None, accept: bool) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import CheckpointError, RunError
 
-from .files import explained
+from .files import explained, refusal
 
 _PATIENCE_SECONDS = 60.0
 """How long a write waits for another program that has locked the file."""
@@ -271,19 +271,30 @@ def _query(path: Path, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[A
     if not path.is_file():
         raise RunError(f"{path} does not exist", remedy="Train the run first, or check the path.")
     uri = path.resolve().as_uri()
+    # Before SQLite looks, since it begins a log itself.
+    logged = _has_log(path)
     try:
         try:
             return _rows(f"{uri}?mode=ro", sql, parameters)
         except sqlite3.OperationalError:
-            # In a directory that cannot be written SQLite reads a file only if it may take it for immutable;
-            # without a log beside it, it is.
-            if path.with_name(f"{path.name}-wal").exists():
+            # Where nothing can be written, SQLite reads a file only if it may take it for immutable; with
+            # nothing in a log beside it, it is.
+            if logged:
                 raise
             return _rows(f"{uri}?immutable=1", sql, parameters)
     except sqlite3.DatabaseError as error:
         if "no such table" in str(error):
             return []
-        raise RunError(f"{path} cannot be read: {error}", remedy=_NOT_OURS) from error
+        refused = refusal(error)
+        remedy = f"{refused[1]} and run the same command again." if refused else _NOT_OURS
+        raise RunError(f"{path} cannot be read: {error}", remedy=remedy) from error
+
+
+def _has_log(path: Path) -> bool:
+    """Whether a log beside the file holds anything."""
+    with suppress(FileNotFoundError):
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    return False
 
 
 def _refuse_other_tables(db: sqlite3.Connection) -> None:

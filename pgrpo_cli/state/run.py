@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pgrpo_cli.data.prepared import recover
@@ -21,9 +21,27 @@ from .ownership import LOCK, examine, is_run, take
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The places of a run's files below `path`."""
+    """The places of a run's files below `path`. `lock`: the descriptor of its lock, if it is held here."""
 
     path: Path
+    lock: int | None = field(default=None, compare=False)
+
+    def require_lock(self) -> None:
+        """Raise RunError if `path` no longer leads to the directory that this process has locked.
+
+        A lock is on a file, whatever its path becomes: another process may write to a new directory there.
+        """
+        if self.lock is None:
+            return
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.fstat(self.lock), os.stat(self.path / LOCK)):
+                return
+        raise RunError(
+            f"{self.path} is no longer the directory that this command has locked: it was moved, removed or "
+            "replaced meanwhile; nothing more is written there",
+            remedy="If it was moved, run the command again with its new place: it continues from the last "
+            "checkpoint.",
+        )
 
     @property
     def recipe_path(self) -> Path:
@@ -83,7 +101,8 @@ class RunDirectory:
     @property
     def started(self) -> bool:
         """Whether something has been trained that is kept, so that the recipe is no longer free to change."""
-        return self.finished or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        # Those that were set aside, too; not what a kill left of a first one that was being written.
+        return self.finished or any(self.checkpoints.glob("step-[0-9]*"))
 
     @property
     def finished(self) -> bool:
@@ -168,8 +187,12 @@ def claim(run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> None:
 
 
 @contextmanager
-def locked(run: RunDirectory) -> Iterator[None]:
-    """Make the directory and hold it for writing; the lock dies with the process.
+def locked(
+    run: RunDirectory, on_message: Callable[[str], object] = lambda text: None
+) -> Iterator[RunDirectory]:
+    """Make the directory and hold it for writing; the lock dies with the process. Yields the run with it.
+
+    On a file system without locks, which `on_message` hears of, another process is not kept out.
 
     Raises RunError if another process holds it, or it is not a run's, PathError if it cannot be a folder.
     """
@@ -185,4 +208,9 @@ def locked(run: RunDirectory) -> Iterator[None]:
                 f"{run.path} is being prepared or trained by another process",
                 remedy="Wait for it or stop it; `pgrpo groups` may look at a running run.",
             ) from error
-        yield
+        except OSError as error:
+            on_message(
+                f"warning: {run.path} cannot be locked ({error.strerror}): see to it that no other process "
+                "prepares or trains it meanwhile"
+            )
+        yield replace(run, lock=file.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,11 +60,14 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(record["step"], flatten(record))
 
-    def rewind(self, step: int) -> set[int]:
-        """Drop the lines after `step`, and from one that a kill cut short; returns the steps left."""
+    def rewind(self, step: int, valid: Callable[[Mapping[str, Any]], bool] = lambda record: True) -> set[int]:
+        """Drop the lines after `step`, and from one that is not `valid` or that a kill cut short; returns the
+        steps left.
+        """
         if not self._path.exists():
             return set()
-        kept = [(record["step"], line) for line, record in _lines(self._path) if record["step"] <= step]
+        found = takewhile(lambda found: valid(found[1]), _lines(self._path))
+        kept = [(record["step"], line) for line, record in found if record["step"] <= step]
         with explained(str(self._path)):
             atomic_write(self._path, b"".join(line + b"\n" for _, line in kept))
         return {of_line for of_line, _ in kept}
@@ -79,7 +82,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Whatever a record holds, and what that holds, is a number or null.
     """
-    return [record for _, record in takewhile(lambda found: _numeric(found[1]), _lines(path))]
+    return [record for _, record in takewhile(lambda found: numeric(found[1]), _lines(path))]
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -94,9 +97,10 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         yield line, record
 
 
-def _numeric(value: Any) -> bool:
+def numeric(value: Any) -> bool:
+    """Whether a value, and whatever it holds, is a number or null."""
     if isinstance(value, dict):
-        return all(map(_numeric, value.values()))
+        return all(map(numeric, value.values()))
     return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST)
 
 

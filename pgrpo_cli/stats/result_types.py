@@ -239,7 +239,10 @@ class TaskScores(Data):
 
 
 class Header(Data):
-    """Everything that an evaluation depends on. Hashes are SHA-256; `versions` are those of packages."""
+    """Everything that an evaluation depends on. Hashes are SHA-256; `versions` are those of packages.
+
+    `model_files`: hashes of the base model's files, as in fingerprint.json; None: not known.
+    """
 
     version: Literal[2] = 2
     run: str
@@ -249,6 +252,7 @@ class Header(Data):
     data_hash: str
     adapter_hash: str
     model: dict[str, Any]
+    model_files: dict[str, str] | None = None
     rewards: list[dict[str, Any]]
     sampling: dict[str, Any]
     max_prompts_per_group: int | None

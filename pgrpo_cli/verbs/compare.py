@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from pgrpo_cli.errors import EvalFileError, IncomparableError, RunError
-from pgrpo_cli.eval.targets import eval_target, kept_result
+from pgrpo_cli.eval.targets import eval_target, kept_result, other_files
 from pgrpo_cli.paths import try_to_write
 from pgrpo_cli.recipe.evaluation import EvalSection
 from pgrpo_cli.report.page import comparison_page
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 COMPARABLE = {
     "data_hash": "Prepare both from the same data: the same `data`, `model` and `seed` in the recipe.",
     "model": "Compare runs of the same base model.",
+    "model_files": "Compare runs of the same base model. If these are one, only stored otherwise, evaluate "
+    "both with the same files: `pgrpo eval RUN --fresh`.",
     "rewards": "Evaluate both with the same rewards.",
     "sampling": "Evaluate both with the same settings: `pgrpo eval RUN --set eval.KEY=VALUE`.",
     "max_prompts_per_group": "Evaluate both with `pgrpo eval RUN --set eval.max_prompts_per_group=N`.",
@@ -252,6 +254,8 @@ def refuse_incomparable(reference: str, ours: Header, other: str, theirs: Header
     """Raise IncomparableError, naming each field that differs, unless both evaluations can be compared."""
     problems, remedies = [], []
     for field, remedy in COMPARABLE.items():
+        if field == "model_files" and not other_files(ours, theirs):
+            continue
         a, b = flat_keys(getattr(ours, field), field), flat_keys(getattr(theirs, field), field)
         keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
         problems += [f"  {key}: {b.get(key)!r}, there {a.get(key)!r}" for key in keys]

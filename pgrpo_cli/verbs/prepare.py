@@ -84,7 +84,7 @@ def prepare(
     """
     callbacks = callbacks or Callbacks()
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
-    with locked(run):
+    with locked(run, callbacks.on_message) as run:
         claim(run, recipe, recipe_dir)
         callbacks.on_run(run, recipe)
         report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code, force=force)

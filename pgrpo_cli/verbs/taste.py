@@ -32,7 +32,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
 from pgrpo_cli.recipe.schema import Recipe
-from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at
+from pgrpo_cli.state.run import RunDirectory, claim, locked, run_at, run_if_any
 
 from .callbacks import Callbacks
 from .prepare import prepare_run
@@ -67,6 +67,8 @@ def taste(
     callbacks = callbacks or Callbacks()
     user = checked_name(user, "--user")
     run, recipe, recipe_dir = resolve(source, run_dir, overrides, callbacks.on_message)
+    # Refuses links in a run before anything below it is looked at.
+    run_if_any(run.path)
     chosen = device_for(recipe, device)
     callbacks.on_note(describe(chosen))
     path = run.path / TASTE if output is None else Path(output)
@@ -180,7 +182,7 @@ def _questions(
         if recipe.data.source.type in ("feedback", "open_webui"):
             # Its data are the picks that are to be made.
             return []
-        with locked(run):
+        with locked(run, callbacks.on_message) as run:
             claim(run, recipe, recipe_dir)
             report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
             callbacks.on_prepared(report)

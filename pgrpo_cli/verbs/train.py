@@ -74,7 +74,8 @@ def train(
     with ExitStack() as stack:
         # The others of a launcher's processes wait for the first, which alone writes to the run.
         opened = world.first(partial(_open, stack, run, recipe, recipe_dir, fresh, callbacks))
-        run = RunDirectory(opened.path)
+        # The others write nothing, and hold no lock.
+        run = opened.run if world.leads else RunDirectory(opened.run.path)
         finished = TrainedRun(run.path, run.adapter, recipe.train.steps)
         if opened.was_finished:
             return replace(finished, was_finished=True)
@@ -104,9 +105,9 @@ def train(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A run that is to be trained, and by this command alone; or one that is finished."""
+    """A run that is to be trained, and is locked for that; or one that is finished."""
 
-    path: Path
+    run: RunDirectory
     extension: Extension | None = None
     was_finished: bool = False
 
@@ -123,12 +124,12 @@ def _open(
         claim(run, recipe, recipe_dir)
         for problem in finished_adapter(run):
             callbacks.on_message(f"warning: {problem}")
-        return _Opened(run.path, was_finished=True)
-    held.enter_context(locked(run))
+        return _Opened(run, was_finished=True)
+    run = held.enter_context(locked(run, callbacks.on_message))
     extension = extension_of(run, recipe)
     if extension is None:
         claim(run, recipe, recipe_dir)
-    return _Opened(run.path, extension)
+    return _Opened(run, extension)
 
 
 def _train(call: TrainingCall) -> None:

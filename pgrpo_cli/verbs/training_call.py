@@ -80,6 +80,7 @@ class TrainingCall:
 
     def settle(self, checkpoint: Checkpoint | None) -> None:
         """Compare data, model and files of rewards with those that the run began with."""
+        self.run.require_lock()
         found = fingerprint_of(self.run, self.recipe.model, self.recipe.rewards, self.recipe_dir)
         step = checkpoint.step if checkpoint else None
         for sentence in settle(self.run, found, step=step, accept=self.accept_changes):

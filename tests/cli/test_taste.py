@@ -226,3 +226,14 @@ def test_a_wrong_pick_of_a_file_is_named_with_its_line_and_those_before_are_kept
     assert result.exit_code == 2
     assert "answers.txt:2: found '3'" in result.stderr
     assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 1
+
+
+@pytest.mark.parametrize("name", ["data", "adapter", "taste.jsonl"])
+def test_a_recipes_run_is_read_through_no_link_in_it(folder: Path, name: str) -> None:
+    run = folder / "run"
+    (run / "taste.jsonl").touch()
+    (run / name).rename(folder / "elsewhere")
+    (run / name).symlink_to(folder / "elsewhere")
+    own = ("--run-dir", run, "--set", "train.learning_rate=0.3")
+    result = _taste(folder / "tiny.yaml", *own, "--answers", _answers(folder, "1\n"))
+    assert result.exit_code == 2 and f"{name} is a link to" in result.stderr, result.stderr

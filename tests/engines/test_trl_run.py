@@ -403,3 +403,19 @@ def test_the_native_engine_under_a_launcher_is_refused(tmp_path, monkeypatch):
 
 def test_a_shipped_recipe_has_the_native_engine():
     assert load_recipe("recipes/quickstart.yaml").engine.type == "native"
+
+
+def test_the_adapter_is_not_that_of_a_checkpoint_that_was_set_aside(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "adapter")
+    (run / "checkpoints" / "step-000006" / "trainer.json").write_text("{")
+    recipe = write_tiny(tmp_path)
+    assert "damaged" in trained(recipe, run, *TRL).stderr
+    assert "step-000006.damaged-1" in steps_in(run)
+    damaged, new = (run / "checkpoints" / f"step-000006{end}" for end in (".damaged-1", ""))
+    name = "adapter_model.safetensors"
+    (damaged / name).write_bytes(b"cut")
+    shutil.rmtree(run / "adapter")
+    trained(recipe, run, *TRL)
+    assert (run / "adapter" / name).read_bytes() == (new / name).read_bytes()

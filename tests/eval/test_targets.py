@@ -12,6 +12,7 @@ from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
 from pgrpo_cli.eval.targets import EvalTarget, eval_target, kept_result, shares_base
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.fingerprint import fingerprint_of, settle
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
@@ -288,3 +289,61 @@ def test_other_versions_of_packages_are_not_mixed(tmp_path: Path) -> None:
     mine = target(tmp_path)
     assert "torch" in mine.header.versions
     assert not shares_base(mine.header, evaluation(mine, versions={"torch": "0.1"}))
+
+
+def on_a_base(folder: Path, weights: str) -> EvalTarget:
+    """The target of a run, trained on the model in the folder `base` beside it, which has these weights."""
+    (folder / "base").mkdir(parents=True, exist_ok=True)
+    (folder / "base" / "model.safetensors").write_text(weights)
+    recipe = recipe_of(model__id="./base")
+    run = RunDirectory(folder / "run")
+    if not run.path.exists():
+        make_run(run.path, recipe)
+        settle(run, fingerprint_of(run, recipe.model, recipe.rewards, folder), step=None, accept=False)
+    return eval_target(run, recipe, folder)
+
+
+def test_a_base_model_is_known_by_its_files(tmp_path: Path) -> None:
+    mine = on_a_base(tmp_path / "a", "one")
+    write_result(evaluation(mine), mine.path)
+    assert kept_result(on_a_base(tmp_path / "a", "one")) == evaluation(mine)
+    same, other = on_a_base(tmp_path / "b", "one"), on_a_base(tmp_path / "c", "another")
+    assert shares_base(same.header, evaluation(mine)) and not shares_base(other.header, evaluation(mine))
+    assert kept_result(on_a_base(tmp_path / "a", "another")) is None
+
+
+def test_a_base_model_that_has_changed_since_training_is_said(tmp_path: Path) -> None:
+    assert on_a_base(tmp_path, "one").warnings == ()
+    (warning,) = on_a_base(tmp_path, "another").warnings
+    assert "model.id is not what it was when" in warning and "last trained" in warning
+    # Whoever evaluates need not have the fingerprint, and may have a damaged one.
+    (tmp_path / "run" / "fingerprint.json").write_text("{")
+    (warning,) = on_a_base(tmp_path, "one").warnings
+    assert "fingerprint.json is damaged" in warning
+    (tmp_path / "run" / "fingerprint.json").unlink()
+    assert on_a_base(tmp_path, "one").warnings == ()
+
+
+def test_an_evaluation_that_does_not_know_its_base_model_is_of_its_own_run(tmp_path: Path) -> None:
+    mine = on_a_base(tmp_path / "a", "one")
+    kept = evaluation(mine, model_files=None)
+    write_result(kept, mine.path)
+    assert kept_result(mine) == kept
+    assert not shares_base(on_a_base(tmp_path / "b", "one").header, kept)
+    # Nor can a model be known that is not here.
+    (tmp_path / "a" / "base" / "model.safetensors").unlink()
+    (tmp_path / "a" / "base").rmdir()
+    gone = eval_target(mine.run, mine.recipe, tmp_path / "a")
+    assert (gone.header.model_files, gone.warnings) == (None, ())
+    write_result(evaluation(mine), mine.path)
+    assert kept_result(gone) == evaluation(mine)
+
+
+def test_a_chat_template_of_the_recipe_belongs_to_the_model(tmp_path: Path) -> None:
+    recipe = recipe_of(model__chat_template="mine.jinja")
+    run = make_run(tmp_path / "run", recipe)
+    headers = []
+    for text in ("one", "another"):
+        (tmp_path / "mine.jinja").write_text(text)
+        headers.append(eval_target(run, recipe, tmp_path).header.model_files)
+    assert headers[0] != headers[1]

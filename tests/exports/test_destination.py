@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgrpo_cli.errors import CheckpointError, ExportError
 from pgrpo_cli.exports.destination import destination, refuse_foreign
+from tests.support.disks import without_locks
 
 
 def written(folder: Path, **files: str) -> None:
@@ -139,3 +141,28 @@ def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="in the way"):
         written(tmp_path / "out", two="2")
     assert (tmp_path / ".out.export" / "mine").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("fcntl.flock", without_locks(number))
+    written(tmp_path / "out", one="1")
+    assert (tmp_path / "out" / "one").read_text() == "1"
+
+
+def test_a_folder_that_cannot_get_its_lock_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def full(path: Path, *rest: Any) -> int:
+        if str(path).endswith("/.pgrpo-export"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *rest)
+
+    monkeypatch.setattr("os.open", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        written(tmp_path / "out", one="1")
+    assert list(tmp_path.iterdir()) == []

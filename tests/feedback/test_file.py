@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgrpo_cli.errors import DataError, PathError, PgrpoError
-from pgrpo_cli.feedback.file import LONGEST_LINE, append, read_feedback
+from pgrpo_cli.feedback.file import LONGEST_LINE, append, read_feedback, read_several
 from pgrpo_cli.feedback.records import Pick, Placed, Rating, Undo, checked_name
 
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tea or coffee?"})
@@ -34,6 +34,8 @@ RATING: dict[str, Any] = {
     "step": 28,
     "seed": 123,
 }
+FORM = {**RATING, "messages": MESSAGES}
+"""A rating as it is in memory."""
 PICK: dict[str, Any] = {
     **HEAD,
     "kind": "pick",
@@ -306,3 +308,29 @@ def test_a_name_can_be_shown(text: str) -> None:
     with pytest.raises(DataError, match=r"^--user: "):
         checked_name(text, "--user")
     assert checked_name("ana 2", "--user") == "ana 2"
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+def test_in_a_file_its_order_says_which_rating_is_the_last(tmp_path: Path, names: list[str]) -> None:
+    """The clock was set back between the second rating and the third; a copy is older than that one."""
+    times = ["03:00:00", "03:00:10", "02:59:50"]
+    ratings = [
+        Rating.model_validate({**FORM, "id": str(n), "time": f"2026-11-30T{time}+00:00", "rating": liked})
+        for n, (time, liked) in enumerate(zip(times, (-1, 1, -1), strict=True))
+    ]
+    for name, count in (("a", 3), ("b", 2)):
+        for rating in ratings[:count]:
+            append(tmp_path / name, rating)
+    (last,) = read_feedback(tmp_path / "a").ratings
+    assert last.id == "2"
+    assert read_several([tmp_path / "a"])[tmp_path / "a"].ratings == (last,)
+    found = read_several([tmp_path / name for name in names])
+    assert (found[tmp_path / "a"].ratings, found[tmp_path / "b"].ratings) == ((last,), ())
+
+
+def test_of_several_files_the_time_says_which_rating_is_the_last(tmp_path: Path) -> None:
+    for name, time in (("a", "03:00:10"), ("b", "03:00:00")):
+        rating = {**FORM, "id": name, "time": f"2026-11-30T{time}+00:00"}
+        append(tmp_path / name, Rating.model_validate(rating))
+    found = read_several([tmp_path / "a", tmp_path / "b"])
+    assert [len(found[tmp_path / name].ratings) for name in "ab"] == [1, 0]

@@ -30,6 +30,9 @@ LINE = {"macro": 0.5, "groups": {"a": {"n": 2, "mean": 0.5, "prompts": {"p": 0.5
         {}, {"groups": None}, {"groups": {"a": 3}}, {"groups": {"a": {"n": 2}}},
         {"groups": {"a": {"n": 2.5, "mean": 1}}}, {"groups": {"a": {"n": 2, "mean": None}}},
         {"groups": {"a": {"n": 2, "mean": 1, "prompts": 3}}}, {"groups": {"a": {"n": 2, "mean": "high"}}},
+        {"groups": {"a": {"n": 0, "mean": 1}}}, {"groups": {}, "macro": {}},
+        {"groups": {"a": {"n": 2, "mean": 1, "prompts": {"p": None}}}},
+        {"groups": {"a": {"n": 2, "mean": 1, "prompts": {"p": {}}}}},
     ],
 )  # fmt: skip
 def test_a_line_of_another_shape_ends_the_curve(wrong: dict[str, Any], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(
         atomic_write(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+def test_writers_with_one_process_id_do_not_meet(tmp_path: Path) -> None:
+    """As in two containers on one volume."""
+    path = tmp_path / "a.json"
+    atomic_write(path, "-")
+
+    def write(digit: str) -> None:
+        for _ in range(40):
+            atomic_write(path, digit * 100_000)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, digit) for digit in "12"]
+        while not all(writer.done() for writer in writers):
+            assert path.read_text() in ("-", "1" * 100_000, "2" * 100_000)
+    for writer in writers:
+        writer.result()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

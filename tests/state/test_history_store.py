@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import sqlite3
 
@@ -17,6 +18,7 @@ from pgrpo_cli.state.history_store import (
     read_latest,
     read_parts,
 )
+from tests.support.disks import fill, small_disk, unable_to_write
 from tests.support.history import read_completions
 from tests.support.processes import CONTEXT
 
@@ -196,3 +198,33 @@ def test_a_run_writes_into_its_own_tables_only(path, sql):
         db.executescript(sql)
     with pytest.raises(CheckpointError, match=r"history\.sqlite cannot be used: .*run"):
         HistoryStore(path)
+
+
+@pytest.mark.parametrize("log", [None, b""], ids=["no log", "empty log"])
+def test_a_store_is_read_on_a_full_disk(path, tmp_path, log):
+    with small_disk(tmp_path / "disk", 200) as disk:
+        store = shutil.copy(path, disk / "history.sqlite")
+        if log is not None:
+            (disk / "history.sqlite-wal").write_bytes(log)
+        fill(disk)
+        for _ in range(2):
+            assert read_groups(store)[0].last_step == 3
+
+
+def test_a_log_that_cannot_be_read_on_a_full_disk_is_a_message(path, tmp_path):
+    with small_disk(tmp_path / "disk", 200) as disk:
+        with HistoryStore(path) as store:
+            store.record_step([_completion(4, 0, 1.0)], [_group("a", 8, 4)])
+            # As a kill leaves it; SQLite makes its index of the log anew.
+            for name in ("history.sqlite", "history.sqlite-wal"):
+                shutil.copy(path.with_name(name), disk / name)
+        fill(disk)
+        with pytest.raises(RunError, match="cannot be read") as caught:
+            read_groups(disk / "history.sqlite")
+        assert "Free some space" in caught.value.remedy
+
+
+def test_a_store_with_an_empty_log_is_read_where_nothing_can_be_written(path):
+    path.with_name("history.sqlite-wal").touch()
+    with unable_to_write(path.parent):
+        assert read_groups(path)[0].last_step == 3

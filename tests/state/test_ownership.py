@@ -195,9 +195,13 @@ def test_the_lock_empties_no_file(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").read_text() == "mine"
 
 
-def test_a_file_is_written_through_no_planted_link(tmp_path: Path) -> None:
+def test_a_file_is_written_through_no_planted_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "outside").write_text("precious")
-    (tmp_path / f".x.json.{os.getpid()}.tmp").symlink_to(tmp_path / "outside")
+    with monkeypatch.context() as guessed:
+        guessed.setattr("secrets.token_hex", lambda length: "guessed")
+        (tmp_path / ".x.json.guessed.tmp").symlink_to(tmp_path / "outside")
+        with pytest.raises(FileExistsError):
+            atomic_write(tmp_path / "x.json", "new")
     (tmp_path / "x.json").symlink_to(tmp_path / "outside")
     atomic_write(tmp_path / "x.json", "new")
     assert (tmp_path / "outside").read_text() == "precious"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pgrpo_cli.errors import PathError, RunError
 from pgrpo_cli.state.run import RunDirectory, claim, locked, next_free
+from tests.support.disks import without_locks
 from tests.support.runs import recipe_of
 from tests.support.training import files_in
 
@@ -26,8 +29,10 @@ def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:
     for seed in (1, 2):
         claim(run, recipe_of(seed=seed), tmp_path)
         assert run.recipe().seed == seed
-    # A run that failed in its first step keeps nothing that was trained.
+    # A run that failed in its first step, or was killed in its first checkpoint, has trained nothing.
     run.history_path.touch()
+    for name in (".step-000001.tmp", "notes"):
+        (run.checkpoints / name).mkdir(parents=True)
     claim(run, recipe_of(seed=3), tmp_path)
     assert not run.started
 
@@ -36,7 +41,7 @@ def test_until_training_begins_the_recipe_may_change(tmp_path: Path) -> None:
     "sign",
     [
         "checkpoints/step-000001/x",
-        "checkpoints/.step-000001.tmp/x",
+        "checkpoints/step-000001.damaged-1/x",
         "adapter/adapter_config.json",
     ],
 )
@@ -87,3 +92,15 @@ def test_a_damaged_origin_is_a_message(tmp_path: Path, text: str) -> None:
 
 def test_without_an_origin_paths_start_at_the_run(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).recipe_dir == tmp_path
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("fcntl.flock", without_locks(number))
+    said: list[str] = []
+    with locked(RunDirectory(tmp_path / "run"), said.append) as run:
+        run.require_lock()
+    (warning,) = said
+    assert f"cannot be locked ({os.strerror(number)})" in warning and "no other process" in warning

@@ -1,12 +1,12 @@
-"""File systems of a few kilobytes, for disks that are really full."""
+"""File systems that refuse: disks of a few kilobytes, which are really full; those without locks."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,3 +54,19 @@ def enlarge(disk: Path, kilobytes: int) -> None:
 
 def _mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
+def without_locks(number: int) -> Callable[[object, int], None]:
+    """flock of a file system that has no locks, and says so with this error."""
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free on the disk of `folder`."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 512):
+            pass

@@ -75,6 +75,14 @@ def test_runs_that_cannot_be_compared_have_an_exit_code_of_their_own() -> None:
     assert caught.value.exit_code == 3
 
 
+def test_base_models_are_compared_by_their_files() -> None:
+    one, other = entrant("one", model_files={"model.id": "a"}), entrant("two", model_files={"model.id": "b"})
+    with pytest.raises(IncomparableError, match=r"model_files\.model\.id: 'b', there 'a'"):
+        compare_evaluations([one, other])
+    # An older evaluation does not say.
+    assert compare_evaluations([one, entrant("older")]).reference == "one"
+
+
 def test_prompts_of_only_one_run_are_left_out_and_groups_count_once() -> None:
     # calm: 4 of its 6 prompts have a partner, each 0.2 better; loud: no better. Macro (0.2 + 0) / 2.
     better = spread({"calm": 0.5, "loud": 0.5})

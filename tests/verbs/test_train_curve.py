@@ -188,3 +188,43 @@ def test_a_best_checkpoint_that_is_gone_is_said(tmp_path: Path, monkeypatch: pyt
     watcher = go(recipe, run)
     assert "the adapter is that of the last step, since" in watcher.messages[-1]
     assert adapter_of(run / "adapter") == adapter_of(run / "checkpoints" / "step-000006")
+
+
+@pytest.mark.parametrize("lost", ["whole", "from step 2", "an odd line"])
+def test_lost_evaluations_are_said_and_cost_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    scored(monkeypatch, [0.0, 0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
+    recipe, run = write_tiny(tmp_path, **BEST), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        go(recipe, run, watcher=Watcher(stop_after=4))
+    assert steps_in(run) == ["step-000002", "step-000004"]
+    curve = run / "eval" / "curve.jsonl"
+    kept = curve.read_text().splitlines(keepends=True)
+    curve.write_text(
+        "".join(kept[:2]) + {"whole": "", "from step 2": "{", "an odd line": '{"step": 2}\n' + kept[3]}[lost]
+    )
+    if lost == "whole":
+        curve.unlink()
+    watcher = go(recipe, run)
+    why, which = "not complete", "2 steps from 2 to 3"
+    if lost == "whole":
+        why, which = "missing", "4 steps from 0 to 3"
+    assert watcher.messages[0] == (
+        f"warning: {curve} is {why}; the record of the evaluations of {which} is lost, and training "
+        "continues without it; train.keep_best chooses among the others, and this command removes no "
+        "checkpoint that is there"
+    )
+    # Step 4 is evaluated again, the others are added, and the best one of old is still there.
+    steps = [line["step"] for line in lines(run)]
+    assert steps == ([4, 5, 6] if lost == "whole" else [0, 1, 4, 5, 6])
+    assert {"step-000002", "step-000004"} < set(steps_in(run))
+
+
+def test_what_is_evaluated_again_is_not_lost(tmp_path: Path) -> None:
+    recipe, run = write_tiny(tmp_path, eval=EVAL), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        go(recipe, run, watcher=Watcher(stop_after=4))
+    (run / "eval" / "curve.jsonl").write_text(json.dumps(lines(run)[0]) + "\n")
+    assert not any("is lost" in message for message in go(recipe, run).messages)
+    assert [line["step"] for line in lines(run)] == [0, 4, 6]

@@ -91,6 +91,7 @@ class Recorder:
 
     def _write(self, facts: StepFacts, entropy: float | None) -> None:
         self.clock.enter("save")
+        self.run.require_lock()
         scored = ScoredStep(**facts.scored, entropy=entropy)
         groups = self.histories.record(self._store, scored)
         self.clock.enter(None)

@@ -174,6 +174,7 @@ def test_the_study_of_the_advice_in_small(monkeypatch: pytest.MonkeyPatch) -> No
     found = advice.studied(World(noise=3.0), 8, 1)
     # Noisy rewards: s² is 10 at first and τ² 0.25.
     assert found.predicted["pgrpo"] > 0.85
-    assert found.predicted["grpo"] == pytest.approx(2 / torch.pi)
+    # Measured on prompts whose rewards are nearly normal: 3/4 · c4(4)².
+    assert found.predicted["grpo"] == pytest.approx(2 / torch.pi, abs=0.02)
     assert found.difference == pytest.approx(found.areas["pgrpo"] - found.areas["grpo"])
     assert "| noise |" in advice.text_of({"noise": found})

@@ -67,8 +67,7 @@ def since_start(view: RunView) -> Change | None:
     None if too few means are known.
     """
     step = view.metrics.step_means.step_M
-    first = float(step.min()) if len(step) else 0.0
-    return _change(view, first, first + RECENT_STEPS - 1)
+    return _change(view, step.min(), step.min() + RECENT_STEPS - 1) if len(step) else None
 
 
 def since_best(view: RunView) -> Change | None:
@@ -95,7 +94,7 @@ def _change(view: RunView, first: float, last: float) -> Change | None:
     its own. So it does not matter which of them a step has sampled. None if there are too few means.
     """
     means, spread = view.metrics.step_means, _spread(view)
-    late_M = means.step_M > max(last, means.step_M.max(initial=0.0) - _latest_steps(means.step_M))
+    late_M = means.step_M > max(last, means.step_M.max() - _latest_steps(means.step_M))
     used_M = late_M | ((means.step_M >= first) & (means.step_M <= last))
     if used_M.sum() < _LEAST_DEGREES or not spread > 0:
         return None

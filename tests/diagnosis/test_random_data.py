@@ -95,6 +95,21 @@ views = st.builds(
 )
 
 
+def test_a_run_without_any_reward_has_no_findings() -> None:
+    none = Completions.of(
+        steps=[], prompts=[], preference_groups=[], rewards=[], parts=[], lengths=[], texts=[]
+    )
+    view = RunView(
+        recipe=RECIPES[0],
+        metrics=Metrics(({"step": 1}, {"step": 2})),
+        completions=none,
+        histories={},
+        training_prompts=TrainingPrompts({}),
+        first_completions=none,
+    )
+    assert not diagnose(view).findings
+
+
 @settings(max_examples=100)
 @given(view=views)
 def test_no_rule_raises(view: RunView) -> None:

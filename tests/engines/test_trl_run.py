@@ -10,9 +10,12 @@ import torch
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.engines.trl.run import rows_of
+from pgrpo_cli.engines.trl import run as trl_run
+from pgrpo_cli.engines.trl.run import build_trainer, rows_of
 from pgrpo_cli.engines.trl.run_trainer import RunTrainer
+from pgrpo_cli.engines.world import World
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.verbs.train import train
@@ -83,6 +86,27 @@ def test_the_first_update_begins_from_the_native_engines_adapter(whole, tmp_path
     assert native.keys() == trl.keys()
     for name in native:
         assert torch.allclose(native[name], trl[name], atol=1e-9) and native[name].dtype == trl[name].dtype
+
+
+def test_the_base_models_own_dropout_is_off(whole, monkeypatch):
+    recipe, device = RunDirectory(whole).recipe(), torch.device("cpu")
+    base = load_base_model(recipe.model, whole, device)
+    base.model.layers[0].self_attn.attention_dropout = 0.1
+    monkeypatch.setattr(trl_run, "load_base_model", lambda *_: base)
+    monkeypatch.setattr(trl_run, "RunTrainer", lambda **settings: settings["model"])
+    model = build_trainer(
+        RunDirectory(whole),
+        recipe,
+        load_tokenizer(recipe.model, whole),
+        load_prepared(whole, "train"),
+        None,
+        World(0, 1),
+        recipe_dir=whole,
+        device=device,
+        checkpoint=None,
+        stop_requested=lambda: False,
+    )
+    assert model.get_base_model().model.layers[0].self_attn.attention_dropout == 0.0
 
 
 def test_verbs_work_on_it_as_on_any_run(whole, tmp_path):

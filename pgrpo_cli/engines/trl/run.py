@@ -15,6 +15,7 @@ from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted, RecipeError, RewardError
 from pgrpo_cli.model.load.adapter import attach_adapter
 from pgrpo_cli.model.load.base_model import load_base_model
+from pgrpo_cli.model.load.frozen import freeze
 from pgrpo_cli.model.nf4 import keep_differentiable
 from pgrpo_cli.pretrained.device import set_up
 from pgrpo_cli.pretrained.loading import check_vocabulary
@@ -95,7 +96,7 @@ def build_trainer(
     base = load_base_model(recipe.model, recipe_dir, device)
     check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
     keep_differentiable(base)
-    base.requires_grad_(False)
+    freeze(base)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(recipe.seed, "adapter"))
         model = attach_adapter(base, recipe.adapter)

@@ -22,6 +22,7 @@ from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
 from .base_model import load_base_model, load_tokenizer
+from .frozen import freeze
 from .logit_scale import measured_logit_scale
 from .precision import device_for
 from .probe import probe
@@ -65,7 +66,7 @@ def adapted(
         use_packed_attention()
     # Before the first forward pass, which the probe below makes.
     keep_differentiable(base)
-    base.requires_grad_(False)
+    freeze(base)
     base.config.use_cache = True
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(recipe.seed, "adapter"))

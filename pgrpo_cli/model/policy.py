@@ -92,6 +92,21 @@ class Policy:
         with self.model.disable_adapter():
             yield
 
+    def train(self) -> None:
+        """Training mode for gradient checkpointing and the adapter's dropout. All else stays in eval mode, in
+        which rollouts compute: in training mode PhiMoE draws experts at random, and Gemma 3n leaves out
+        adapters.
+        """
+        from peft.tuners.lora import LoraLayer
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        self.model.eval()
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+            elif isinstance(module, LoraLayer):
+                module.lora_dropout.train()
+
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's parameters by name, in a fixed order."""

@@ -64,7 +64,7 @@ def gradient(subject: Subject) -> tuple[results.Gradient, str | None]:
 def _adapter_gradient(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
     policy.model.zero_grad()
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=policy.tokenizer.pad_token_id)
-    policy.model.train()
+    policy.train()
     packed_logprobs(policy, packed, temperature=1.0).sum().backward()
     return torch.cat([p.grad.float().flatten() for p in policy.trainable.values() if p.grad is not None])
 

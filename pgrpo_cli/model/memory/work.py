@@ -121,7 +121,7 @@ def update_memory(
     N, L = len(packed.completions_N), packed.input_ids_R_L.shape[1]
     none_N = torch.zeros(N, dtype=torch.bool)
     advantages = Advantages(torch.zeros(N), none_N, torch.zeros(N), torch.ones(N), ~none_N)
-    policy.model.train()
+    policy.train()
     if checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:

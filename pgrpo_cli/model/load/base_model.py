@@ -36,6 +36,17 @@ def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
     return tokenizer
 
 
+def fit_tokenizer(tokenizer: Any, base: Any, section: ModelSection) -> None:
+    """Raise ModelError if the tokenizer is not the model's. A padding token that has no embedding, because it
+    was added to the tokenizer alone, is replaced: padding is masked, so that any token serves.
+    """
+    rows = base.get_input_embeddings().weight.shape[0]
+    loading.check_vocabulary(f"{MODEL_ID}: {section.id!r}", tokenizer, rows)
+    if tokenizer.pad_token_id >= rows:
+        end = tokenizer.eos_token_id
+        tokenizer.pad_token_id = end if end is not None and end < rows else 0
+
+
 def _chat_template(section: ModelSection, recipe_dir: Path) -> str:
     """The text of `model.chat_template`."""
     if section.chat_template_file is None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from pgrpo_cli.pretrained.device import set_up
-from pgrpo_cli.pretrained.loading import check_vocabulary
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
@@ -21,7 +20,7 @@ from ..update.packed_attention import use_packed_attention
 from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
-from .base_model import load_base_model, load_tokenizer
+from .base_model import fit_tokenizer, load_base_model, load_tokenizer
 from .frozen import freeze
 from .logit_scale import measured_logit_scale
 from .precision import device_for
@@ -46,7 +45,7 @@ def load_policy(
     device = device or device_for(recipe)
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
     base = load_base_model(recipe.model, recipe_dir, device)
-    check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
+    fit_tokenizer(tokenizer, base, recipe.model)
     return adapted(base, tokenizer, recipe, device, adapter=adapter, paths=paths)
 
 

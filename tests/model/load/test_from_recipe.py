@@ -13,7 +13,10 @@ from pgrpo_cli.model.load.base_model import load_base_model
 from pgrpo_cli.model.load.from_recipe import adapted, load_policy
 from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.model.policy import Paths
-from tests.support.memory_plans import CPU, recipe_for
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
+from tests.support.memory_plans import CPU, recipe_for, write_model
+from tests.support.policies import VOCABULARY, make_prompts
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,19 @@ def test_a_policy_for_a_cpu(tmp_path: Path) -> None:
     policy = load_policy(recipe_for(None), recipe_dir=tmp_path, device=CPU, paths=Paths())
     assert policy.head_chunk == 128
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_padding_token_without_an_embedding(tmp_path: Path) -> None:
+    """Such tokenizers are common: [PAD] was added to them, and the model was never resized."""
+    write_model(tmp_path, "llama")
+    tokenizer = random_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == VOCABULARY
+    tokenizer.save_pretrained(tmp_path)
+    policy = load_policy(recipe_for(tmp_path), recipe_dir=tmp_path, device=CPU)
+    assert policy.tokenizer.pad_token_id == policy.tokenizer.eos_token_id < VOCABULARY
+    rollouts = sample(policy, make_prompts((9, 4)), SamplingSettings(2, 4), seed=0)
+    assert int(rollouts.completion_ids_N_T.max()) < VOCABULARY
 
 
 def test_a_policy_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

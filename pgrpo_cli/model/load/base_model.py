@@ -84,7 +84,23 @@ class Limits:
 def model_limits(section: ModelSection, recipe_dir: Path) -> Limits:
     """The limits of the recipe's model. Raises ModelError."""
     config = load_config(section, recipe_dir).get_text_config()
-    return Limits(getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None))
+    return Limits(_context(config), getattr(config, "vocab_size", None))
+
+
+def _context(config: Any) -> int | None:
+    """The longest sequence whose positions are encoded as those of all shorter ones.
+
+    LongRoPE (Phi-3, Phi-4) has other frequencies beyond the original context, and it takes them for a whole
+    batch if one of its sequences is longer: a completion would depend on its neighbours, and updates would
+    compute other log-probabilities than rollouts.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    original = [
+        kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    limits = [getattr(config, "max_position_embeddings", None), *original]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def load_config(section: ModelSection, recipe_dir: Path) -> Any:

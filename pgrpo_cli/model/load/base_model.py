@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +117,25 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
     if section.id == "random":
         return rebuild(random_model(section.random), section, device)
     at = locate(section, recipe_dir)
-    if at.gguf_file:
-        return rebuild(_load(at, section, device), section, device)
-    quantization = quantization_config(section, device)
-    return _load(at, section, device, quantization_config=quantization, device_map={"": device})
+    with attention_explained(section):
+        if at.gguf_file:
+            return rebuild(_load(at, section, device), section, device)
+        quantization = quantization_config(section, device)
+        return _load(at, section, device, quantization_config=quantization, device_map={"": device})
+
+
+@contextmanager
+def attention_explained(section: ModelSection) -> Iterator[None]:
+    """Raise ModelError with the remedy where a model does not have the attention of the recipe (Gemma 2)."""
+    try:
+        yield
+    except (ModelError, ValueError) as error:
+        if "does not support an attention implementation" not in str(error):
+            raise
+        raise ModelError(
+            f"model.attention: {section.id!r} has no attention of the kind {section.attention}",
+            remedy="Set model.attention to eager, which every model has.",
+        ) from error
 
 
 def _load(at: Location, section: ModelSection, device: torch.device, **options: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.location import first_line
 from pgrpo_cli.recipe.schema import Recipe
 
 from ..policy import HEAD_CHUNK, Paths, Policy
@@ -74,14 +75,16 @@ class Planner:
         """
         longest = self.longest_prompt(recipe)
         recipe = fitted(recipe, device, room, longest, lambda recipe: self.plan(recipe, device))
-        on_meta = self._once(
-            "policy", lambda: meta_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
-        )
         try:
+            on_meta = self._once(
+                "policy", lambda: meta_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
+            )
             return self._plan(on_meta, recipe, device)
         except _NOT_ON_META as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(
-                f"the memory of {recipe.model.id!r} cannot be planned: {str(error).splitlines()[0]}",
+                f"the memory of {recipe.model.id!r} cannot be planned, since its code does not run on shapes "
+                f"alone ({why})",
                 remedy="Train a step and watch the GPU; where memory runs out, a run shrinks its batches.",
             ) from error
 

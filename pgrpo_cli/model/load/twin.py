@@ -50,7 +50,20 @@ def twin(policy: Policy) -> Policy:
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.data.normal_(std=2 / weight.shape[-1] ** 0.5)
+        if not isinstance(adapter.target_modules, str):
+            here, there = (_decoder_name(one) for one in (base, model))
+            adapter.target_modules = {_moved(name, here, there) for name in adapter.target_modules}
         return Policy(get_peft_model(model, adapter).eval(), tokenizer, policy.device)
+
+
+def _decoder_name(model: Any) -> str:
+    decoder = model.get_decoder()
+    return next(name for name, module in model.named_modules() if module is decoder)
+
+
+def _moved(name: str, here: str, there: str) -> str:
+    """The name of a layer below `here` as it is below `there`; other names stay."""
+    return f"{there}{name.removeprefix(here)}" if name.startswith(f"{here}.") else name
 
 
 def _cut_layers(text: Any) -> None:

@@ -60,6 +60,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+def tiny_base(architecture: str, dtype: torch.dtype, **changes: Any) -> Any:
+    """A random model of an architecture."""
+    settings = {**SHAPE, **ARCHITECTURES.get(architecture, {}), **changes}
+    attention = settings.pop("attn_implementation", "sdpa")
+    config = CONFIG_MAPPING[architecture](**{k: v for k, v in settings.items() if v is not None})
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
+    if dtype == torch.float64:
+        _norms_in_float64(base)
+    base.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=1)
+    return base
+
+
 def tiny_policy(
     architecture: str = "llama",
     dtype: torch.dtype = torch.float64,
@@ -69,14 +82,7 @@ def tiny_policy(
     **changes: Any,
 ) -> Policy:
     """A random model of an architecture under a LoRA adapter that is not zero."""
-    settings = {**SHAPE, **ARCHITECTURES.get(architecture, {}), **changes}
-    attention = settings.pop("attn_implementation", "sdpa")
-    config = CONFIG_MAPPING[architecture](**{k: v for k, v in settings.items() if v is not None})
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
-    if dtype == torch.float64:
-        _norms_in_float64(base)
-    base.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=1)
+    base = tiny_base(architecture, dtype, **changes)
     base.requires_grad_(False)
     adapter = LoraConfig(
         task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=target_modules

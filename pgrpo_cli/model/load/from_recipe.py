@@ -24,7 +24,7 @@ from .base_model import fit_tokenizer, load_base_model, load_tokenizer
 from .frozen import freeze
 from .logit_scale import measured_logit_scale
 from .precision import device_for
-from .probe import probe
+from .probe import can_sample, probe
 
 
 def load_policy(
@@ -76,10 +76,16 @@ def adapted(
     policy = Policy(model, tokenizer, device, head_chunk=HEAD_CHUNK[device.type])
     policy = replace(policy, logit_scale=measured_logit_scale(policy))
     if paths is None:
-        paths = replace(
-            probe(policy), rollout_dtype=fastest_dtype(policy), copy_from_rows=_copy_from_rows(policy)
-        )
+        paths = replace(probe(policy), copy_from_rows=_copy_from_rows(policy))
+        paths = replace(paths, rollout_dtype=_rollout_dtype(replace(policy, paths=paths)))
     return replace(policy, paths=paths)
+
+
+def _rollout_dtype(policy: Policy) -> torch.dtype:
+    """The fastest dtype of those in which rollouts run."""
+    dtype = fastest_dtype(policy)
+    wanted = replace(policy, paths=replace(policy.paths, rollout_dtype=dtype))
+    return dtype if dtype == policy.dtype or can_sample(wanted) else policy.dtype
 
 
 def _copy_from_rows(policy: Policy) -> int | None:

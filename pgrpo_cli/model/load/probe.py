@@ -51,22 +51,37 @@ def probe(policy: Policy, *, seed: int = 0) -> Paths:
     """
     was_training = policy.model.training
     policy.model.eval()
-    graphs, graphs_reason = True, None
     try:
         with torch.no_grad():
-            tried, reason = _tried(policy)
-            if reason is not None:
-                return Paths(False, False, reason=reason)
-            packed, packed_reason = _attempt(lambda: _first(_packing_error, tried, seed))
-            ungraphed = [replace(one, paths=Paths(graphs=False)) for one in tried]
-            shared, shared_reason = _attempt(lambda: _first(_prefix_error, ungraphed, seed))
-            if shared and policy.device.type == "cuda":
-                graphs, graphs_reason = _attempt(lambda: _graphs_error(policy, seed))
+            return _measured(policy, seed)
     finally:
         policy.model.train(was_training)
         policy.workspace.release()
-    reason = packed_reason or shared_reason or graphs_reason
-    return Paths(shared, packed, graphs, reason)
+
+
+def _measured(policy: Policy, seed: int) -> Paths:
+    tried, reason = _tried(policy)
+    if reason is not None:
+        return Paths(shared_prefix=False, packed=False, left_padding=False, reason=reason)
+    packed, packed_reason = _attempt(lambda: _first(_packing_error, tried, seed))
+    ungraphed = [replace(one, paths=Paths(graphs=False)) for one in tried]
+    shared, shared_reason = _attempt(lambda: _first(_prefix_error, ungraphed, seed))
+    padding, padding_reason = graphs, graphs_reason = True, None
+    if not shared:
+        plain = [replace(one, paths=Paths(shared_prefix=False)) for one in tried]
+        padding, padding_reason = _attempt(lambda: _first(_left_padding_error, plain, seed))
+    elif policy.device.type == "cuda":
+        graphs, graphs_reason = _attempt(lambda: _graphs_error(policy, seed))
+    reason = packed_reason or shared_reason or padding_reason or graphs_reason
+    return Paths(shared, packed, left_padding=padding, graphs=graphs, reason=reason)
+
+
+@torch.no_grad()
+def can_sample(policy: Policy) -> bool:
+    """Whether rollouts are right on the policy's paths, in its dtype of rollouts. Layers that do not multiply
+    by calling a linear layer (Jamba's) cannot compute in another dtype than that of their weights.
+    """
+    return _attempt(lambda: _prefix_error(policy, 0))[0]
 
 
 def _tried(policy: Policy) -> tuple[list[Policy], str | None]:
@@ -112,8 +127,8 @@ def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, flo
     return ours - theirs, float((ours[own:] - other[own:]).abs().max())
 
 
-def prefix_differences(policy: Policy, *, seed: int) -> torch.Tensor:
-    """The log-probabilities of tokens that are sampled over a shared prefix, minus those in padded rows."""
+def sampling_differences(policy: Policy, *, seed: int) -> torch.Tensor:
+    """The log-probabilities of tokens that are sampled on the policy's paths, minus those in padded rows."""
     prompts = _random_rollouts(policy, seed=3 * seed + 2).prompts
     settings = SamplingSettings(num_generations=2, max_completion_tokens=4)
     rollouts = sample(policy, prompts, settings, seed=seed)
@@ -130,8 +145,15 @@ def _packing_error(policy: Policy, seed: int) -> str | None:
 
 
 def _prefix_error(policy: Policy, seed: int) -> str | None:
-    differences = prefix_differences(policy, seed=seed)
+    differences = sampling_differences(policy, seed=seed)
     return _beyond_tolerance("log-probabilities over a shared prefix", differences, policy)
+
+
+def _left_padding_error(policy: Policy, seed: int) -> str | None:
+    """The two prompts differ in length, so that the shorter one is padded."""
+    return _beyond_tolerance(
+        "log-probabilities behind padding", sampling_differences(policy, seed=seed), policy
+    )
 
 
 def _graphs_error(policy: Policy, seed: int) -> str | None:

@@ -15,11 +15,14 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.probe import probe
 from pgrpo_cli.model.load.twin import twin
 from pgrpo_cli.model.policy import Paths, Policy
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.model.rollout.shared_prefix import SharedPrefixCache
 from pgrpo_cli.model.update import logprobs, packing
 from pgrpo_cli.model.update.packing import Packed
+from pgrpo_cli.model.update.padded import padded_logprobs
 from pgrpo_cli.recipe.load import load_recipe
-from tests.support.policies import ARCHITECTURES, GEMMA3N, HYBRID, tiny_policy
+from tests.support.policies import ARCHITECTURES, GEMMA3N, HYBRID, make_prompts, tiny_policy
 
 MISTRAL: dict[str, Any] = {"sliding_window": 6}
 """A window without `layer_types`: every layer has it."""
@@ -38,6 +41,44 @@ def test_recurrent_layers_take_the_plain_path(dtype: torch.dtype) -> None:
     paths = probe(tiny_policy("qwen3_next", dtype, **HYBRID))
     assert (paths.packed, paths.shared_prefix) == (False, False)
     assert paths.reason
+
+
+MINIMAX: dict[str, Any] = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "block_size": 8,
+}
+RECURRENT_GEMMA: dict[str, Any] = {
+    "block_types": ["recurrent", "attention"],
+    "attention_window_size": 6,
+    "lru_width": 32,
+    "logits_soft_cap": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"), [("minimax", MINIMAX), ("recurrent_gemma", RECURRENT_GEMMA)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_on_the_left_is_left_out_where_it_changes_what_follows(
+    architecture: str, changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    policy = tiny_policy(architecture, dtype, **changes)
+    paths = probe(policy)
+    assert (paths.shared_prefix, paths.left_padding) == (False, False)
+    rollouts = sample(
+        replace(policy, paths=paths), make_prompts((17, 9, 17)), SamplingSettings(2, 12), seed=1
+    )
+    packed = packing.pack(packing.whole_rows(rollouts), rollouts, pad_token_id=1)
+    with torch.no_grad():
+        expected = logprobs.scatter(padded_logprobs(policy, packed, temperature=1.0), packed)
+    difference = (rollouts.sampling_logprobs_N_T - expected[packed.completions_N.argsort()]).abs()
+    assert difference.max() < (1e-4 if dtype == torch.float32 else 0.2)
+
+
+def test_padding_on_the_left_stays_where_it_changes_nothing() -> None:
+    assert probe(tiny_policy("qwen3_next", torch.float32, **HYBRID)).left_padding
 
 
 def no_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def _decode(policy: Policy, settings: SamplingSettings, batch: Batch, meter: Met
     meter.rename((*cache.prefix_keys, *cache.prefix_values, *cache.keys, *cache.values), CACHE)
     tokens_N, _ = next_tokens(logits_P_V.repeat_interleave(batch.generations, dim=0), uniform_N, settings)
     del logits_P_V
-    with attending_to_shared_prefix(policy.config):
+    with attending_to_shared_prefix(policy.config, cache):
         next_tokens(decode_step(policy, tokens_N, cache, reach=T), uniform_N, settings)
 
 

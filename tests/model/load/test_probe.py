@@ -81,6 +81,12 @@ def test_padding_on_the_left_stays_where_it_changes_nothing() -> None:
     assert probe(tiny_policy("qwen3_next", torch.float32, **HYBRID)).left_padding
 
 
+@pytest.mark.parametrize("architecture", ["stablelm", "nemotron"])
+def test_decoders_that_pass_no_arguments_on_share_prefixes_too(architecture: str) -> None:
+    paths = probe(tiny_policy(architecture, torch.float32))
+    assert (paths.packed, paths.shared_prefix, paths.reason) == (True, True, None)
+
+
 def no_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions go on over the row, instead of restarting behind the prompt."""
     _packs_as(monkeypatch, lambda packed: torch.arange(packed.input_ids_R_L.shape[1]))

@@ -160,6 +160,8 @@ def _sentences(
         f"Budgets: {plan.tokens_per_batch} tokens per rollout batch{_left(recipe.rollout.tokens_per_batch)}, "
         f"{plan.tokens_per_micro_batch} a micro-batch{_left(recipe.train.tokens_per_micro_batch)}.",
     ]
+    if plan.unquantized:
+        lines.append(f"Warning: {plan.unquantized}.")
     if longest is None:
         lines.append(
             f"Prompts count as data.max_prompt_tokens ({recipe.data.max_prompt_tokens}) long; "

@@ -7,10 +7,14 @@ pass without gradients in eval mode; backward passes through the repacked weight
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import nn
+
+_FEW = 0.1
+"""The share of weights that may stay unquantized without a word: a few projections, a router."""
 
 
 def nf4_layers(model: nn.Module) -> list[Any]:
@@ -28,6 +32,29 @@ def keep_differentiable(model: nn.Module) -> None:
     """
     for layer in nf4_layers(model):
         layer.support_avx512bf16_for_cpu = False
+
+
+def unquantized(base: Any) -> str | None:
+    """A sentence about the layers' weights that stay as they are beside NF4 ones, if they are many.
+
+    bitsandbytes quantizes `nn.Linear` only; experts are mostly one tensor of three dimensions.
+    """
+    layers = set(nf4_layers(base))
+    if not layers:
+        return None
+    sizes: Counter[str] = Counter()
+    for name, module in base.get_decoder().named_modules():
+        if not isinstance(module, nn.Embedding) and module not in layers and ".lora_" not in name:
+            weights = (weight for weight in module.parameters(recurse=False) if weight.dim() > 1)
+            sizes[type(module).__name__] += sum(weight.numel() for weight in weights)
+    left = sizes.total()
+    share = left / (left + sum(layer.in_features * layer.out_features for layer in layers))
+    if share <= _FEW:
+        return None
+    return (
+        f"{share:.0%} of the layers' weights, {left / 1e9:,.1f} billion, stay unquantized, since only linear "
+        f"layers can be NF4; most of them are in {max(sizes, key=lambda kind: sizes[kind])}"
+    )
 
 
 def dequantize(layer: Any) -> torch.Tensor:

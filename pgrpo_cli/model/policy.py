@@ -26,10 +26,12 @@ class Paths:
     """Rollouts store the keys and values of a prompt once for all of its completions."""
     packed: bool = True
     """Training packs a prompt and all of its completions into one row."""
+    left_padding: bool = True
+    """Rollouts without a shared prefix decode prompts of unequal length together, padded on the left."""
     graphs: bool = True
     """Decode steps on a CUDA device are captured in graphs."""
     reason: str | None = None
-    """Why one of the three is off."""
+    """Why one of the four is off."""
     copy_from_rows: int | None = 5
     """The smallest number of rows for which rollouts on a CUDA device are faster with dequantized copies of
     NF4 weights; None: never. The default holds on any device: up to four rows bitsandbytes multiplies by the
@@ -47,6 +49,7 @@ class Paths:
         return {
             "shared_prefix": self.shared_prefix,
             "packed": self.packed,
+            "left_padding": self.left_padding,
             "graphs": self.graphs,
             "reason": self.reason,
             "copy_from_rows": self.copy_from_rows,
@@ -92,6 +95,21 @@ class Policy:
         with self.model.disable_adapter():
             yield
 
+    def train(self) -> None:
+        """Training mode for gradient checkpointing and the adapter's dropout. All else stays in eval mode, in
+        which rollouts compute: in training mode PhiMoE draws experts at random, and Gemma 3n leaves out
+        adapters.
+        """
+        from peft.tuners.lora import LoraLayer
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        self.model.eval()
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+            elif isinstance(module, LoraLayer):
+                module.lora_dropout.train()
+
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's parameters by name, in a fixed order."""
@@ -117,10 +135,16 @@ class Policy:
         are.
         """
         logits = self.model.get_base_model().get_output_embeddings()(hidden)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        cap = self.logit_cap
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
         return logits if self.logit_scale == 1.0 else logits * self.logit_scale
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The soft cap of the logits, in Gemma's name for it or in RecurrentGemma's."""
+        cap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return getattr(self.config, "logits_soft_cap", None) if cap is None else cap
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

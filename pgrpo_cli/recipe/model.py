@@ -104,7 +104,9 @@ class ModelSection(Section):
         "the CPU where there is none. The option `--device` comes first; another one may resume a run.",
     )
     attention: Literal["sdpa", "eager"] = Field(
-        "sdpa", description="Attention implementation of transformers."
+        "sdpa",
+        description="Attention implementation of transformers. Gemma 2, gpt-oss and some others have only "
+        "`eager`.",
     )
     system_prompt: str | None = Field(
         None,

@@ -9,7 +9,7 @@ import torch
 
 from pgrpo_cli.model.load.adapted_linear import lora_layers
 from pgrpo_cli.model.load.from_recipe import adapted
-from pgrpo_cli.model.load.probe import packing_differences, prefix_differences
+from pgrpo_cli.model.load.probe import packing_differences, sampling_differences
 from pgrpo_cli.model.load.probe import probe as probe_paths
 from pgrpo_cli.model.nf4 import nf4_layers, plain_weight
 from pgrpo_cli.model.policy import Paths, Policy
@@ -64,7 +64,7 @@ def gradient(subject: Subject) -> tuple[results.Gradient, str | None]:
 def _adapter_gradient(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
     policy.model.zero_grad()
     packed = pack(whole_rows(rollouts), rollouts, pad_token_id=policy.tokenizer.pad_token_id)
-    policy.model.train()
+    policy.train()
     packed_logprobs(policy, packed, temperature=1.0).sum().backward()
     return torch.cat([p.grad.float().flatten() for p in policy.trainable.values() if p.grad is not None])
 
@@ -119,7 +119,7 @@ def probe(subject: Subject) -> tuple[results.Probe, str | None]:
     while seeds == 0 or (seeds < _most_seeds(subject) and time.monotonic() < until):
         with torch.no_grad():
             packed.append(packing_differences(policy, seed=seeds)[0].abs().cpu())
-            prefix.append(prefix_differences(plainly(policy), seed=seeds).abs())
+            prefix.append(sampling_differences(plainly(policy), seed=seeds).abs())
         if reason := probe_paths(policy, seed=seeds).reason:
             refusals.append(reason)
         seeds += 1

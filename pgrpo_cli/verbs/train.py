@@ -17,6 +17,7 @@ from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.model.memory.budgets import with_budgets
 from pgrpo_cli.model.memory.planner import paths_with_budgets
+from pgrpo_cli.model.nf4 import unquantized
 from pgrpo_cli.model.policy import Paths, dtype_name
 from pgrpo_cli.model.update.determinism import prepare_determinism
 from pgrpo_cli.pretrained.device import describe
@@ -155,6 +156,8 @@ def _train(call: TrainingCall) -> None:
         measured = policy.paths.as_record()
         write_paths(run, measured, device=call.device.type, compute_dtype=dtype_name(policy.dtype))
     recipe = with_budgets(recipe, policy.paths.tokens_per_batch, policy.paths.tokens_per_micro_batch)
+    if left := unquantized(policy.model.get_base_model()):
+        callbacks.on_message(f"warning: {left}")
     if policy.paths.reason:
         callbacks.on_message(f"this model takes a slower path: {policy.paths.reason}")
     call.go_on(checkpoint)

@@ -11,9 +11,12 @@ import torch
 
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.engines.trl.run import rows_of
+from pgrpo_cli.engines.trl import run as trl_run
+from pgrpo_cli.engines.trl.run import build_trainer, rows_of
 from pgrpo_cli.engines.trl.run_trainer import RunTrainer
+from pgrpo_cli.engines.world import World
 from pgrpo_cli.errors import Interrupted
+from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
 from pgrpo_cli.recipe.load import load_recipe
 from pgrpo_cli.recipe.model import RandomModel
@@ -112,6 +115,27 @@ def test_sampling_obeys_the_recipe_alone(tmp_path):
         trained(recipe, run, *TRL, "--set", "train.steps=1")
         found.append(tables(run / "history.sqlite")["completions"])
     assert found[0] == found[1]
+
+
+def test_the_base_models_own_dropout_is_off(whole, monkeypatch):
+    recipe, device = RunDirectory(whole).recipe(), torch.device("cpu")
+    base = load_base_model(recipe.model, whole, device)
+    base.model.layers[0].self_attn.attention_dropout = 0.1
+    monkeypatch.setattr(trl_run, "load_base_model", lambda *_: base)
+    monkeypatch.setattr(trl_run, "RunTrainer", lambda **settings: settings["model"])
+    model = build_trainer(
+        RunDirectory(whole),
+        recipe,
+        load_tokenizer(recipe.model, whole),
+        load_prepared(whole, "train"),
+        None,
+        World(0, 1),
+        recipe_dir=whole,
+        device=device,
+        checkpoint=None,
+        stop_requested=lambda: False,
+    )
+    assert model.get_base_model().model.layers[0].self_attn.attention_dropout == 0.0
 
 
 def test_verbs_work_on_it_as_on_any_run(whole, tmp_path):

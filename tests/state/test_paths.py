@@ -16,7 +16,7 @@ from tests.support.runs import make_run, recipe_of
     "paths",
     [
         Paths(),
-        Paths(False, False, False, "recurrent", rollout_dtype=torch.float32),
+        Paths(False, False, graphs=False, reason="recurrent", rollout_dtype=torch.float32),
         Paths(rollout_dtype=torch.bfloat16),
         Paths(copy_from_rows=64),
         Paths(copy_from_rows=None, tokens_per_batch=700, tokens_per_micro_batch=300),

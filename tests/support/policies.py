@@ -43,6 +43,14 @@ HYBRID: dict[str, Any] = {
     "decoder_sparse_step": 0,
     "mlp_only_layers": [0, 1],
 }
+GEMMA3N: dict[str, Any] = {
+    **SLIDING,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "laurel_rank": 4,
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": [0.0, 0.0],
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {},
@@ -52,8 +60,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_policy(architecture: str = "llama", dtype: torch.dtype = torch.float64, **changes: Any) -> Policy:
-    """A random model of an architecture under a LoRA adapter that is not zero."""
+def tiny_base(architecture: str, dtype: torch.dtype, **changes: Any) -> Any:
+    """A random model of an architecture."""
     settings = {**SHAPE, **ARCHITECTURES.get(architecture, {}), **changes}
     attention = settings.pop("attn_implementation", "sdpa")
     config = CONFIG_MAPPING[architecture](**{k: v for k, v in settings.items() if v is not None})
@@ -62,8 +70,23 @@ def tiny_policy(architecture: str = "llama", dtype: torch.dtype = torch.float64,
     if dtype == torch.float64:
         _norms_in_float64(base)
     base.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=1)
+    return base
+
+
+def tiny_policy(
+    architecture: str = "llama",
+    dtype: torch.dtype = torch.float64,
+    *,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+    **changes: Any,
+) -> Policy:
+    """A random model of an architecture under a LoRA adapter that is not zero."""
+    base = tiny_base(architecture, dtype, **changes)
     base.requires_grad_(False)
-    adapter = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=target_modules
+    )
     model = get_peft_model(base, adapter, autocast_adapter_dtype=False)
     use_adapted_linears(model)
     policy = Policy(model, random_tokenizer(), torch.device("cpu"))

@@ -17,10 +17,10 @@ from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import Interrupted, RecipeError, RewardError
 from pgrpo_cli.model.load.adapter import attach_adapter
-from pgrpo_cli.model.load.base_model import load_base_model
+from pgrpo_cli.model.load.base_model import fit_tokenizer, load_base_model
+from pgrpo_cli.model.load.frozen import freeze
 from pgrpo_cli.model.nf4 import keep_differentiable
 from pgrpo_cli.pretrained.device import set_up
-from pgrpo_cli.pretrained.loading import check_vocabulary
 from pgrpo_cli.recipe.engine import TrlEngine
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.scoring import Scorer
@@ -98,11 +98,11 @@ def build_trainer(
         # Several GPUs would otherwise share the model in a way that TRL refuses.
         arguments._n_gpu = min(arguments.n_gpu, 1)
     base = load_base_model(recipe.model, recipe_dir, device)
-    check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
     # Beside its stop tokens, its own generation config could change what is sampled from.
     base.generation_config = GenerationConfig(eos_token_id=base.generation_config.eos_token_id)
+    fit_tokenizer(tokenizer, base, recipe.model)
     keep_differentiable(base)
-    base.requires_grad_(False)
+    freeze(base)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(recipe.seed, "adapter"))
         model = attach_adapter(base, recipe.adapter)

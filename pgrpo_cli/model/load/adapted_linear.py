@@ -43,32 +43,33 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
     (name,) = layer.active_adapters
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _AdaptedLinear.apply(x, down, up, layer.base_layer, layer.scaling[name])  # type: ignore[no-any-return]
+    # The view is made outside of the operation: of one made inside, models could not change the result in
+    # place, as Falcon and Gemma 3n do.
+    y = _AdaptedLinear.apply(x.flatten(0, -2), down, up, layer.base_layer, layer.scaling[name])
+    return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """x [..., in], A [r, in], B [out, r] -> [..., out]. The base layer is frozen and gets no gradient."""
+    """x [rows, in], A [r, in], B [out, r] -> [rows, out]. The base layer is frozen and gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, base: Any, scale: float) -> Tensor:
-        rows = x.flatten(0, -2)
         # x A' is small, [rows, r], so it is kept for the gradient of B rather than computed again.
-        low = rows @ down.t().to(x.dtype)
-        y = linear(rows, plain_weight(base, x.dtype), base.bias)
+        low = x @ down.t().to(x.dtype)
+        y = linear(x, plain_weight(base, x.dtype), base.bias)
         y.addmm_(low, up.t().to(x.dtype), alpha=scale)
         ctx.save_for_backward(x, low, down, up)
         ctx.base, ctx.scale = base, scale
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, low, down, up = ctx.saved_tensors
-        rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)
-        grad_low = (grad_rows @ up.to(x.dtype)).mul_(ctx.scale)
+        grad_low = (grad @ up.to(x.dtype)).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_rows @ plain_weight(ctx.base, x.dtype)
-            grad_x = grad_x.addmm_(grad_low, down.to(x.dtype)).view_as(x)
-        grad_down = (grad_low.t() @ rows).to(down.dtype)
-        grad_up = (grad_rows.t() @ low).mul_(ctx.scale).to(up.dtype)
+            grad_x = grad @ plain_weight(ctx.base, x.dtype)
+            grad_x = grad_x.addmm_(grad_low, down.to(x.dtype))
+        grad_down = (grad_low.t() @ x).to(down.dtype)
+        grad_up = (grad.t() @ low).mul_(ctx.scale).to(up.dtype)
         return grad_x, grad_down, grad_up, None, None

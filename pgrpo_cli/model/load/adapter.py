@@ -7,7 +7,6 @@ other kinds of adapters, match regular expressions, import modules.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pgrpo_cli.errors import CheckpointError, ModelError
-from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.model import AdapterSection
+
+from .targets import targets_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -30,29 +30,32 @@ def attach_adapter(base: Any, section: AdapterSection, *, on_meta: bool = False)
     """A PEFT model of `base` with a new adapter, on the meta device if `on_meta`. Raises ModelError."""
     from peft import get_peft_model
 
-    if not isinstance(section.target_modules, str):
-        _refuse_targets(base, section.target_modules)
+    targets = targets_of(base, section.target_modules)
     try:
-        return get_peft_model(base, lora_config(section), low_cpu_mem_usage=on_meta)
+        return get_peft_model(base, _lora_config(section, targets), low_cpu_mem_usage=on_meta)
     except ValueError as error:
+        if "lora_dropout" in str(error):
+            raise ModelError(
+                f"adapter.dropout is {section.dropout}, and the experts of this model are adapted without",
+                remedy="Set adapter.dropout to 0, or leave the experts out with adapter.target_modules.",
+            ) from error
         raise ModelError(
             f"adapter.target_modules: {str(error).splitlines()[0]}",
-            remedy="Name modules that the model has, or write all-linear.",
+            remedy="Name other linear layers of the model in adapter.target_modules.",
         ) from error
 
 
-def lora_config(section: AdapterSection) -> Any:
+def _lora_config(section: AdapterSection, targets: str | list[str]) -> Any:
     """The PEFT configuration of the recipe's adapter."""
     from peft import LoraConfig
 
-    targets = section.target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=section.r,
         lora_alpha=section.alpha,  # type: ignore[arg-type]
         lora_dropout=section.dropout,
         use_rslora=section.use_rslora,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets,
     )
 
 
@@ -97,44 +100,6 @@ def restore_adapter(model: Any, folder: Path) -> None:
             shapes = (f"{'x'.join(map(str, one[name].shape))}" for one in (saved, needed))
             raise _unusable(path, "{} is {}, not {}".format(name, *shapes))
     set_peft_model_state_dict(model, saved)
-
-
-def _refuse_targets(base: Any, targets: Sequence[str]) -> None:
-    """Raise ModelError for entries that match no layer that can be trained."""
-    from transformers.pytorch_utils import Conv1D
-
-    trainable = {id(module) for module in base.get_decoder().modules()}
-    linear = [
-        name
-        for name, module in base.named_modules()
-        if id(module) in trainable and isinstance(module, (torch.nn.Linear, Conv1D))
-    ]
-    frozen = {
-        id(base.get_output_embeddings()): "the output layer",
-        id(base.get_input_embeddings()): "the embedding",
-    }
-    kept = {name: frozen[id(module)] for name, module in base.named_modules() if id(module) in frozen}
-    leaves = sorted({name.rpartition(".")[2] for name in linear})
-    problems = []
-    for target in targets:
-        if _matching(target, linear):
-            continue
-        near = nearest(target, leaves)
-        if of := _matching(target, kept):
-            problems.append(f"{target!r} is {kept[of[0]]}, which is never trained")
-        else:
-            hint = f"; did you mean {near!r}?" if near else ""
-            problems.append(f"no linear layer that is trained is named {target!r}{hint}")
-    if problems:
-        raise ModelError(
-            f"adapter.target_modules: {'; '.join(problems)}",
-            remedy=f"There are: {', '.join(leaves)}. Or write all-linear, for all of them.",
-        )
-
-
-def _matching(target: str, names: Any) -> list[str]:
-    """The names that an entry of `target_modules` matches by PEFT's rule."""
-    return [name for name in names if name == target or name.endswith(f".{target}")]
 
 
 def _refuse_config(ours: Any, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,17 @@ def load_tokenizer(section: ModelSection, recipe_dir: Path) -> Any:
             remedy="Use the instruct or chat version of the model, or set model.chat_template.",
         )
     return tokenizer
+
+
+def fit_tokenizer(tokenizer: Any, base: Any, section: ModelSection) -> None:
+    """Raise ModelError if the tokenizer is not the model's. A padding token that has no embedding, because it
+    was added to the tokenizer alone, is replaced: padding is masked, so that any token serves.
+    """
+    rows = base.get_input_embeddings().weight.shape[0]
+    loading.check_vocabulary(f"{MODEL_ID}: {section.id!r}", tokenizer, rows)
+    if tokenizer.pad_token_id >= rows:
+        end = tokenizer.eos_token_id
+        tokenizer.pad_token_id = end if end is not None and end < rows else 0
 
 
 def _chat_template(section: ModelSection, recipe_dir: Path) -> str:
@@ -73,7 +86,23 @@ class Limits:
 def model_limits(section: ModelSection, recipe_dir: Path) -> Limits:
     """The limits of the recipe's model. Raises ModelError."""
     config = load_config(section, recipe_dir).get_text_config()
-    return Limits(getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None))
+    return Limits(_context(config), getattr(config, "vocab_size", None))
+
+
+def _context(config: Any) -> int | None:
+    """The longest sequence whose positions are encoded as those of all shorter ones.
+
+    LongRoPE (Phi-3, Phi-4) has other frequencies beyond the original context, and it takes them for a whole
+    batch if one of its sequences is longer: a completion would depend on its neighbours, and updates would
+    compute other log-probabilities than rollouts.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    original = [
+        kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    limits = [getattr(config, "max_position_embeddings", None), *original]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def load_config(section: ModelSection, recipe_dir: Path) -> Any:
@@ -88,10 +117,25 @@ def load_base_model(section: ModelSection, recipe_dir: Path, device: torch.devic
     if section.id == "random":
         return rebuild(random_model(section.random), section, device)
     at = locate(section, recipe_dir)
-    if at.gguf_file:
-        return rebuild(_load(at, section, device), section, device)
-    quantization = quantization_config(section, device)
-    return _load(at, section, device, quantization_config=quantization, device_map={"": device})
+    with attention_explained(section):
+        if at.gguf_file:
+            return rebuild(_load(at, section, device), section, device)
+        quantization = quantization_config(section, device)
+        return _load(at, section, device, quantization_config=quantization, device_map={"": device})
+
+
+@contextmanager
+def attention_explained(section: ModelSection) -> Iterator[None]:
+    """Raise ModelError with the remedy where a model does not have the attention of the recipe (Gemma 2)."""
+    try:
+        yield
+    except (ModelError, ValueError) as error:
+        if "does not support an attention implementation" not in str(error):
+            raise
+        raise ModelError(
+            f"model.attention: {section.id!r} has no attention of the kind {section.attention}",
+            remedy="Set model.attention to eager, which every model has.",
+        ) from error
 
 
 def _load(at: Location, section: ModelSection, device: torch.device, **options: Any) -> Any:

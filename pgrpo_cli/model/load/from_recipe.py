@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from pgrpo_cli.pretrained.device import set_up
-from pgrpo_cli.pretrained.loading import check_vocabulary
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
 
@@ -21,10 +20,11 @@ from ..update.packed_attention import use_packed_attention
 from .adapted_linear import use_adapted_linears
 from .adapter import attach_adapter, restore_adapter
 from .allocator import keep_freed_memory
-from .base_model import load_base_model, load_tokenizer
+from .base_model import fit_tokenizer, load_base_model, load_tokenizer
+from .frozen import freeze
 from .logit_scale import measured_logit_scale
 from .precision import device_for
-from .probe import probe
+from .probe import can_sample, probe
 
 
 def load_policy(
@@ -45,7 +45,7 @@ def load_policy(
     device = device or device_for(recipe)
     tokenizer = tokenizer or load_tokenizer(recipe.model, recipe_dir)
     base = load_base_model(recipe.model, recipe_dir, device)
-    check_vocabulary(f"model.id: {recipe.model.id!r}", tokenizer, base.get_input_embeddings().weight.shape[0])
+    fit_tokenizer(tokenizer, base, recipe.model)
     return adapted(base, tokenizer, recipe, device, adapter=adapter, paths=paths)
 
 
@@ -65,7 +65,7 @@ def adapted(
         use_packed_attention()
     # Before the first forward pass, which the probe below makes.
     keep_differentiable(base)
-    base.requires_grad_(False)
+    freeze(base)
     base.config.use_cache = True
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(recipe.seed, "adapter"))
@@ -76,10 +76,16 @@ def adapted(
     policy = Policy(model, tokenizer, device, head_chunk=HEAD_CHUNK[device.type])
     policy = replace(policy, logit_scale=measured_logit_scale(policy))
     if paths is None:
-        paths = replace(
-            probe(policy), rollout_dtype=fastest_dtype(policy), copy_from_rows=_copy_from_rows(policy)
-        )
+        paths = replace(probe(policy), copy_from_rows=_copy_from_rows(policy))
+        paths = replace(paths, rollout_dtype=_rollout_dtype(replace(policy, paths=paths)))
     return replace(policy, paths=paths)
+
+
+def _rollout_dtype(policy: Policy) -> torch.dtype:
+    """The fastest dtype of those in which rollouts run."""
+    dtype = fastest_dtype(policy)
+    wanted = replace(policy, paths=replace(policy.paths, rollout_dtype=dtype))
+    return dtype if dtype == policy.dtype or can_sample(wanted) else policy.dtype
 
 
 def _copy_from_rows(policy: Policy) -> int | None:

@@ -4,21 +4,22 @@ There is no list of supported architectures. Half precision alone cannot decide:
 of one model differ by up to 0.3 (SmolLM2) or 0.8 (Gemma 3) in a log-probability, which is as much as a wrong
 mask causes. So two things are measured:
 
-1. The architecture, in float32, on a copy of a few layers with random weights (the twin). There the errors of
-   a correct path and of a wrong one differ by orders of magnitude.
+1. The architecture, in float32, on a copy of a few layers with random weights (twin.py). There the errors of
+   a correct path and of a wrong one differ by orders of magnitude. A window that is longer than the probe's
+   rows is short there.
 2. The model itself, in its own dtype. Here only the mean difference is compared, with a wide tolerance that
    rounding does not reach but a broken kernel does.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
+from pgrpo_cli.pretrained.location import first_line
 
 from ..policy import Paths, Policy
 from ..rollout.sample import sample
@@ -27,7 +28,7 @@ from ..rollouts import Rollouts
 from ..update.logprobs import packed_logprobs
 from ..update.packing import pack, whole_rows
 from ..update.padded import padded_logprobs
-from .random_model import random_tokenizer
+from .twin import twin
 
 _LEAK = 1e-6
 _LARGEST = {torch.float64: 1e-4, torch.float32: 1e-3}
@@ -38,10 +39,8 @@ kernel. Measured for exact paths in NF4 and bfloat16: packed rows up to 0.025 (S
 (Gemma 3 270M, 9 seeds), a shared prefix up to 0.31 (Gemma 3). A wrong mask can stay below this limit; the
 twin detects it.
 """
-_WINDOW = 8
-"""The sliding window of the twin. It is shorter than the longer prompt below, so that the window has an
-effect.
-"""
+_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What the code of a model may raise that cannot take a path."""
 
 
 def probe(policy: Policy, *, seed: int = 0) -> Paths:
@@ -52,20 +51,46 @@ def probe(policy: Policy, *, seed: int = 0) -> Paths:
     """
     was_training = policy.model.training
     policy.model.eval()
-    graphs, graphs_reason = True, None
     try:
         with torch.no_grad():
-            tried = [policy] if policy.dtype in _LARGEST else [policy, _twin(policy)]
-            packed, packed_reason = _attempt(lambda: _first(_packing_error, tried, seed))
-            ungraphed = [replace(one, paths=Paths(graphs=False)) for one in tried]
-            shared, shared_reason = _attempt(lambda: _first(_prefix_error, ungraphed, seed))
-            if shared and policy.device.type == "cuda":
-                graphs, graphs_reason = _attempt(lambda: _graphs_error(policy, seed))
+            return _measured(policy, seed)
     finally:
         policy.model.train(was_training)
         policy.workspace.release()
-    reason = packed_reason or shared_reason or graphs_reason
-    return Paths(shared, packed, graphs, reason)
+
+
+def _measured(policy: Policy, seed: int) -> Paths:
+    tried, reason = _tried(policy)
+    if reason is not None:
+        return Paths(shared_prefix=False, packed=False, left_padding=False, reason=reason)
+    packed, packed_reason = _attempt(lambda: _first(_packing_error, tried, seed))
+    ungraphed = [replace(one, paths=Paths(graphs=False)) for one in tried]
+    shared, shared_reason = _attempt(lambda: _first(_prefix_error, ungraphed, seed))
+    padding, padding_reason = graphs, graphs_reason = True, None
+    if not shared:
+        plain = [replace(one, paths=Paths(shared_prefix=False)) for one in tried]
+        padding, padding_reason = _attempt(lambda: _first(_left_padding_error, plain, seed))
+    elif policy.device.type == "cuda":
+        graphs, graphs_reason = _attempt(lambda: _graphs_error(policy, seed))
+    reason = packed_reason or shared_reason or padding_reason or graphs_reason
+    return Paths(shared, packed, left_padding=padding, graphs=graphs, reason=reason)
+
+
+@torch.no_grad()
+def can_sample(policy: Policy) -> bool:
+    """Whether rollouts are right on the policy's paths, in its dtype of rollouts. Layers that do not multiply
+    by calling a linear layer (Jamba's) cannot compute in another dtype than that of their weights.
+    """
+    return _attempt(lambda: _prefix_error(policy, 0))[0]
+
+
+def _tried(policy: Policy) -> tuple[list[Policy], str | None]:
+    """The policy and its twin, and what is missing for a decision if there is no twin."""
+    try:
+        return [policy, twin(policy)], None
+    except _ERRORS as error:
+        reason = None if policy.dtype in _LARGEST else f"it has no small copy: {_shown(error)}"
+        return [policy], reason
 
 
 def _first(error: Callable[[Policy, int], str | None], policies: list[Policy], seed: int) -> str | None:
@@ -73,52 +98,17 @@ def _first(error: Callable[[Policy, int], str | None], policies: list[Policy], s
     return next(filter(None, (error(policy, seed) for policy in policies)), None)
 
 
-def _twin(policy: Policy) -> Policy:
-    """A model of the same architecture and width in float32, with random weights.
-
-    It has at least two layers, and one of every type that the model has; a small vocabulary; and a sliding
-    window that is shorter than the prompts of the probe.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    base, tokenizer = policy.model.get_base_model(), random_tokenizer()
-    config = copy.deepcopy(base.config)
-    text = config.get_text_config()
-    depth = text.num_hidden_layers
-    kinds = list(getattr(text, "layer_types", None) or ["the only kind"] * depth)
-    kept = min(depth, max(2, *(kinds.index(kind) + 1 for kind in kinds)))
-    # Settings with one entry per layer, such as the layer types, are cut to the layers that are kept.
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == depth:
-            setattr(text, name, value[:kept])
-    text.num_hidden_layers = kept
-    if getattr(text, "sliding_window", None):
-        text.sliding_window = min(text.sliding_window, _WINDOW)
-    text.vocab_size = len(tokenizer)
-    text.bos_token_id, text.pad_token_id = 0, tokenizer.pad_token_id
-    text.eos_token_id = tokenizer.eos_token_id
-    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
-        torch.manual_seed(0)
-        with policy.device:
-            model = type(base)._from_config(
-                config, dtype=torch.float32, attn_implementation=policy.config._attn_implementation
-            )
-        # With the usual initialisation attention is nearly uniform, and a wrong mask or position would hardly
-        # change the result. Larger weights make it visible.
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.data.normal_(std=2 / weight.shape[-1] ** 0.5)
-        adapter = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
-        return Policy(get_peft_model(model, adapter).eval(), tokenizer, policy.device)
-
-
 def _attempt(measure: Callable[[], str | None]) -> tuple[bool, str | None]:
     """Whether the path is exact, and why not. An exception in the model's code counts as not exact."""
     try:
         reason = measure()
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    except _ERRORS as error:
+        reason = _shown(error)
     return reason is None, reason
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, float]:
@@ -137,8 +127,8 @@ def packing_differences(policy: Policy, *, seed: int) -> tuple[torch.Tensor, flo
     return ours - theirs, float((ours[own:] - other[own:]).abs().max())
 
 
-def prefix_differences(policy: Policy, *, seed: int) -> torch.Tensor:
-    """The log-probabilities of tokens that are sampled over a shared prefix, minus those in padded rows."""
+def sampling_differences(policy: Policy, *, seed: int) -> torch.Tensor:
+    """The log-probabilities of tokens that are sampled on the policy's paths, minus those in padded rows."""
     prompts = _random_rollouts(policy, seed=3 * seed + 2).prompts
     settings = SamplingSettings(num_generations=2, max_completion_tokens=4)
     rollouts = sample(policy, prompts, settings, seed=seed)
@@ -155,8 +145,15 @@ def _packing_error(policy: Policy, seed: int) -> str | None:
 
 
 def _prefix_error(policy: Policy, seed: int) -> str | None:
-    differences = prefix_differences(policy, seed=seed)
+    differences = sampling_differences(policy, seed=seed)
     return _beyond_tolerance("log-probabilities over a shared prefix", differences, policy)
+
+
+def _left_padding_error(policy: Policy, seed: int) -> str | None:
+    """The two prompts differ in length, so that the shorter one is padded."""
+    return _beyond_tolerance(
+        "log-probabilities behind padding", sampling_differences(policy, seed=seed), policy
+    )
 
 
 def _graphs_error(policy: Policy, seed: int) -> str | None:

@@ -14,7 +14,8 @@ from pgrpo_cli.recipe.schema import Recipe
 
 from ..load.adapted_linear import use_adapted_linears
 from ..load.adapter import attach_adapter
-from ..load.base_model import load_config, quantization_config
+from ..load.base_model import attention_explained, load_config, quantization_config
+from ..load.frozen import freeze
 from ..load.precision import compute_dtype
 from ..nf4 import dequantize, nf4_layers
 from ..policy import Policy
@@ -33,7 +34,7 @@ class _Tokenizer:
 def meta_policy(recipe: Recipe, recipe_dir: Path) -> Policy:
     """The policy with its adapter. Raises ModelError as loading the model does."""
     base = meta_base(recipe.model, recipe_dir)
-    base.requires_grad_(False)
+    freeze(base)
     model = attach_adapter(base, recipe.adapter, on_meta=True)
     use_adapted_linears(model)
     return Policy(model, _Tokenizer(), META)
@@ -45,7 +46,7 @@ def meta_base(section: ModelSection, recipe_dir: Path) -> Any:
     from transformers.quantizers.auto import AutoHfQuantizer
 
     config = load_config(section, recipe_dir)
-    with META:
+    with META, attention_explained(section):
         model = AutoModelForCausalLM.from_config(
             config, dtype=compute_dtype(section, META), attn_implementation=section.attention
         )

@@ -71,6 +71,7 @@ class MemoryPlan:
     - `rollout_beside_kept`: bytes of tensors in a rollout while the buffers of an earlier one still exist.
     - `copy_from_rows`: from how many rows on rollouts multiply by dequantized copies of the weights.
     - `tokens_per_batch`, `tokens_per_micro_batch`: the recipe's budgets, or those chosen for the device.
+    - `unquantized`: a sentence about weights that stay as they are although the recipe quantizes.
     """
 
     device: Device
@@ -85,6 +86,7 @@ class MemoryPlan:
     copy_from_rows: int | None = None
     tokens_per_batch: int | None = None
     tokens_per_micro_batch: int | None = None
+    unquantized: str | None = None
 
     @property
     def tensors(self) -> int:

@@ -13,8 +13,10 @@ import torch
 
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import ModelError
+from pgrpo_cli.pretrained.location import first_line
 from pgrpo_cli.recipe.schema import Recipe
 
+from ..nf4 import unquantized
 from ..policy import HEAD_CHUNK, Paths, Policy
 from ..rollout.cpu_weights import fastest_dtype
 from ..rollout.sampling import sampling_settings
@@ -74,16 +76,14 @@ class Planner:
         """
         longest = self.longest_prompt(recipe)
         recipe = fitted(recipe, device, room, longest, lambda recipe: self.plan(recipe, device))
-        on_meta = self._once(
-            "policy", lambda: meta_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
-        )
+        on_meta: Policy | None = None
         try:
+            on_meta = self._once(
+                "policy", lambda: meta_policy(recipe, self._recipe_dir), recipe.model, recipe.adapter
+            )
             return self._plan(on_meta, recipe, device)
         except _NOT_ON_META as error:
-            raise ModelError(
-                f"the memory of {recipe.model.id!r} cannot be planned: {str(error).splitlines()[0]}",
-                remedy="Train a step and watch the GPU; where memory runs out, a run shrinks its batches.",
-            ) from error
+            raise _unplanned(recipe, error, on_meta) from error
 
     def _plan(self, on_meta: Policy, recipe: Recipe, device: Device) -> MemoryPlan:
         longest = self.longest_prompt(recipe)
@@ -130,6 +130,7 @@ class Planner:
             copy_from_rows=policy.paths.copy_from_rows,
             tokens_per_batch=recipe.rollout.batch_budget,
             tokens_per_micro_batch=recipe.train.micro_batch_budget,
+            unquantized=unquantized(policy.model.get_base_model()),
         )
 
     def _rollout(self, on_meta: Policy, recipe: Recipe, device: Device, batch: Batch) -> tuple[Policy, Held]:
@@ -154,6 +155,21 @@ class Planner:
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]  # type: ignore[no-any-return]
+
+
+def _unplanned(recipe: Recipe, error: Exception, on_meta: Policy | None) -> ModelError:
+    why = f"{type(error).__name__}: {first_line(error)}"
+    text = (
+        f"the memory of {recipe.model.id!r} cannot be planned, since its code does not run on shapes alone "
+        f"({why})"
+    )
+    if on_meta is not None:
+        text += f". Its weights alone take {base_weights(on_meta).total() / GIB:.1f} GiB"
+        left = unquantized(on_meta.model.get_base_model())
+        text += f"; {left}" if left else ""
+    return ModelError(
+        text, remedy="Train a step and watch the GPU; where memory runs out, a run shrinks its batches."
+    )
 
 
 def paths_with_budgets(

@@ -124,9 +124,12 @@ def _with_parts(
 
 def _part_of(class_name: str) -> str | None:
     """Attention, MLP or norms, by the names that transformers gives to their classes."""
-    words = {
-        "attention": ("attention", "attn"),
-        "MLP": ("mlp", "moe", "experts", "feedforward"),
-        "norms": ("norm",),
-    }
-    return next((part for part, known in words.items() if any(w in class_name for w in known)), None)
+    # Names of whole layers may have such words too: JambaAttentionDecoderLayer, Qwen3MoeDecoderLayer.
+    if class_name.endswith("layer"):
+        return None
+    if "attention" in class_name or "attn" in class_name:
+        return "attention"
+    if "norm" in class_name:
+        return "norms"
+    known = any(word in class_name for word in ("mlp", "experts", "feedforward"))
+    return "MLP" if known or class_name.endswith(("moe", "moeblock")) else None

@@ -121,7 +121,7 @@ def update_memory(
     N, L = len(packed.completions_N), packed.input_ids_R_L.shape[1]
     none_N = torch.zeros(N, dtype=torch.bool)
     advantages = Advantages(torch.zeros(N), none_N, torch.zeros(N), torch.ones(N), ~none_N)
-    policy.model.train()
+    policy.train()
     if checkpointing:
         policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
@@ -184,7 +184,7 @@ def _decode(policy: Policy, settings: SamplingSettings, batch: Batch, meter: Met
     meter.rename((*cache.prefix_keys, *cache.prefix_values, *cache.keys, *cache.values), CACHE)
     tokens_N, _ = next_tokens(logits_P_V.repeat_interleave(batch.generations, dim=0), uniform_N, settings)
     del logits_P_V
-    with attending_to_shared_prefix(policy.config):
+    with attending_to_shared_prefix(policy.config, cache):
         next_tokens(decode_step(policy, tokens_N, cache, reach=T), uniform_N, settings)
 
 

@@ -61,7 +61,7 @@ def decode(
 
     finished_N = torch.zeros(len(uniform_N_T), dtype=torch.bool)
     looked_at = 0
-    with attending_to_shared_prefix(policy.config):
+    with attending_to_shared_prefix(policy.config, cache):
         for drawn in range(1, T):
             if drawn % rounding.check_every == 0:
                 finished_N |= torch.isin(batch.record(looked_at, drawn), stop_ids).any(dim=1)
@@ -203,7 +203,6 @@ def decode_step(policy: Policy, tokens_M: torch.Tensor, cache: SharedPrefixCache
         attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
-        shared_prefix=cache,
     ).last_hidden_state
     cache.advance()
     return policy.logits(hidden_M_1_D[:, 0])

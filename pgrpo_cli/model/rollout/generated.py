@@ -49,6 +49,26 @@ def decode_padded(
     return new_N_T, torch.stack(sampler.logprobs, dim=1)[:, : new_N_T.shape[1]]
 
 
+def decode_by_length(
+    policy: Policy,
+    prompts: Sequence[PreparedPrompt],
+    settings: SamplingSettings,
+    uniform_N_T: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for models in which padding on the left changes what follows (MiniMax, RecurrentGemma): only
+    prompts of equal length are decoded together.
+    """
+    G, lengths = settings.num_generations, [len(prompt.input_ids) for prompt in prompts]
+    ids_N_T = torch.full(uniform_N_T.shape, policy.tokenizer.pad_token_id)
+    logprobs_N_T = torch.zeros(ids_N_T.shape)
+    for length in sorted(set(lengths)):
+        chosen = [p for p, own in enumerate(lengths) if own == length]
+        rows = torch.tensor([p * G + g for p in chosen for g in range(G)])
+        ids, logprobs = decode_padded(policy, [prompts[p] for p in chosen], settings, uniform_N_T[rows])
+        ids_N_T[rows, : ids.shape[1]], logprobs_N_T[rows, : ids.shape[1]] = ids, logprobs
+    return ids_N_T, logprobs_N_T
+
+
 @contextmanager
 def _own_settings_only(model: Any) -> Iterator[Any]:
     """Within the block the model has no generation config of its own, with which `generate` would complete

@@ -17,7 +17,7 @@ from ..rollouts import Rollouts
 from .batching import Batch, cut_batches, rollout_budget
 from .cpu_weights import rollout_weights
 from .decode import decode_on
-from .generated import decode_padded
+from .generated import decode_by_length, decode_padded
 from .sampling import SamplingSettings, uniforms
 
 OnBatch = Callable[[Sequence[int], Sequence[Completion]], None]
@@ -53,7 +53,8 @@ def sample(
     lengths_N = torch.zeros(len(ids_N_T), dtype=torch.long)
     finished_N = torch.zeros(len(ids_N_T), dtype=torch.bool)
     texts_N = [""] * len(ids_N_T)
-    decode = decode_on(policy) if policy.paths.shared_prefix else decode_padded
+    plainly = decode_padded if policy.paths.left_padding else decode_by_length
+    decode = decode_on(policy) if policy.paths.shared_prefix else plainly
 
     def decode_batch(batch: Batch) -> torch.Tensor:
         uniform_N_T = torch.cat(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -235,8 +236,8 @@ def shared_prefix_attention(
     """Attention of one query token per row over the keys of its prompt and of its own completion.
 
     `query` is [M, H·R, 1, D]; `key` and `value` are the completions' own, [M, H, reach, D]; the result is
-    [M, 1, H·R, D]. transformers passes the arguments as to every attention function; `decode_step` adds
-    `shared_prefix`.
+    [M, 1, H·R, D]. transformers passes the arguments as to every attention function, but for `shared_prefix`
+    (see below).
     """
     cache, layer = shared_prefix, module.layer_idx
     prefix_keys, prefix_values = cache.prefix_keys[layer], cache.prefix_values[layer]
@@ -270,14 +271,18 @@ def shared_prefix_attention(
 
 
 @contextmanager
-def attending_to_shared_prefix(config: Any) -> Iterator[None]:
-    """Within the block, models with this (text) config use `shared_prefix_attention`."""
+def attending_to_shared_prefix(config: Any, cache: SharedPrefixCache) -> Iterator[None]:
+    """Within the block, models with this (text) config use `shared_prefix_attention` with the cache. As an
+    argument of the model it would not reach the attention of all: StableLM and Nemotron drop such arguments.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+    AttentionInterface.register(ATTENTION_NAME, partial(shared_prefix_attention, shared_prefix=cache))
     before = config._attn_implementation
     config._attn_implementation = ATTENTION_NAME
     try:
         yield
     finally:
         config._attn_implementation = before
+        # The cache is large.
+        AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)

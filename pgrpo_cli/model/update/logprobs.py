@@ -37,11 +37,10 @@ def head_logprobs(
 ) -> torch.Tensor:
     """log softmax(logits / temperature) of the targets, float32 [M]. Logits are computed chunk by chunk."""
     head = policy.model.get_base_model().get_output_embeddings()
-    cap = getattr(policy.config, "final_logit_softcapping", None)
     # softmax(scale · logits / temperature)
     temperature /= policy.logit_scale
     return _HeadLogprobs.apply(  # type: ignore[no-any-return]
-        hidden_M_D, head.weight, head.bias, target_M, temperature, cap, policy.head_chunk
+        hidden_M_D, head.weight, head.bias, target_M, temperature, policy.logit_cap, policy.head_chunk
     )
 
 

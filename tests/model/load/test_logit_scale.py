@@ -95,3 +95,14 @@ def test_logits_that_are_something_else_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(base), "forward", cubed)
     with pytest.raises(ModelError, match="the logits of LlamaForCausalLM are not its output layer's times"):
         measured_logit_scale(policy)
+
+
+def test_a_model_that_fails_with_its_adapter_is_refused() -> None:
+    policy = tiny_policy()
+
+    def unpacked(*arguments: object, **options: object) -> None:
+        raise ValueError("too many values to unpack (expected 2)")
+
+    policy.decoder.layers[0].forward = unpacked
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM with its adapter fails .*ValueError: too many"):
+        measured_logit_scale(policy)

@@ -12,13 +12,17 @@ import torch
 
 from pgrpo_cli.model.load import probe as probe_module
 from pgrpo_cli.model.load.from_recipe import load_policy
-from pgrpo_cli.model.load.probe import _twin, probe
+from pgrpo_cli.model.load.probe import probe
+from pgrpo_cli.model.load.twin import twin
 from pgrpo_cli.model.policy import Paths, Policy
+from pgrpo_cli.model.rollout.sample import sample
+from pgrpo_cli.model.rollout.sampling import SamplingSettings
 from pgrpo_cli.model.rollout.shared_prefix import SharedPrefixCache
 from pgrpo_cli.model.update import logprobs, packing
 from pgrpo_cli.model.update.packing import Packed
+from pgrpo_cli.model.update.padded import padded_logprobs
 from pgrpo_cli.recipe.load import load_recipe
-from tests.support.policies import ARCHITECTURES, HYBRID, tiny_policy
+from tests.support.policies import ARCHITECTURES, GEMMA3N, HYBRID, make_prompts, tiny_policy
 
 MISTRAL: dict[str, Any] = {"sliding_window": 6}
 """A window without `layer_types`: every layer has it."""
@@ -37,6 +41,50 @@ def test_recurrent_layers_take_the_plain_path(dtype: torch.dtype) -> None:
     paths = probe(tiny_policy("qwen3_next", dtype, **HYBRID))
     assert (paths.packed, paths.shared_prefix) == (False, False)
     assert paths.reason
+
+
+MINIMAX: dict[str, Any] = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "block_size": 8,
+}
+RECURRENT_GEMMA: dict[str, Any] = {
+    "block_types": ["recurrent", "attention"],
+    "attention_window_size": 6,
+    "lru_width": 32,
+    "logits_soft_cap": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"), [("minimax", MINIMAX), ("recurrent_gemma", RECURRENT_GEMMA)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_on_the_left_is_left_out_where_it_changes_what_follows(
+    architecture: str, changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    policy = tiny_policy(architecture, dtype, **changes)
+    paths = probe(policy)
+    assert (paths.shared_prefix, paths.left_padding) == (False, False)
+    rollouts = sample(
+        replace(policy, paths=paths), make_prompts((17, 9, 17)), SamplingSettings(2, 12), seed=1
+    )
+    packed = packing.pack(packing.whole_rows(rollouts), rollouts, pad_token_id=1)
+    with torch.no_grad():
+        expected = logprobs.scatter(padded_logprobs(policy, packed, temperature=1.0), packed)
+    difference = (rollouts.sampling_logprobs_N_T - expected[packed.completions_N.argsort()]).abs()
+    assert difference.max() < (1e-4 if dtype == torch.float32 else 0.2)
+
+
+def test_padding_on_the_left_stays_where_it_changes_nothing() -> None:
+    assert probe(tiny_policy("qwen3_next", torch.float32, **HYBRID)).left_padding
+
+
+@pytest.mark.parametrize("architecture", ["stablelm", "nemotron"])
+def test_decoders_that_pass_no_arguments_on_share_prefixes_too(architecture: str) -> None:
+    paths = probe(tiny_policy(architecture, torch.float32))
+    assert (paths.packed, paths.shared_prefix, paths.reason) == (True, True, None)
 
 
 def no_restart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +193,56 @@ def test_the_twin_has_a_layer_of_every_kind_and_short_windows() -> None:
     policy = tiny_policy(
         "gemma3_text", torch.bfloat16, num_hidden_layers=5, layer_types=kinds, sliding_window=512
     )
-    twin = _twin(policy)
+    small = twin(policy)
     # The first layer of the last kind is the fourth.
-    assert twin.config.layer_types == kinds[:4]
-    assert (twin.config.num_hidden_layers, twin.config.sliding_window) == (4, 8)
-    assert twin.dtype == torch.float32
+    assert small.config.layer_types == kinds[:4]
+    assert (small.config.num_hidden_layers, small.config.sliding_window) == (4, 8)
+    assert small.dtype == torch.float32
     # The model itself is as it was.
     assert (policy.config.num_hidden_layers, policy.config.sliding_window) == (5, 512)
-    assert len(_twin(tiny_policy("llama", torch.bfloat16, num_hidden_layers=4)).decoder.layers) == 2
+    assert len(twin(tiny_policy("llama", torch.bfloat16, num_hidden_layers=4)).decoder.layers) == 2
+
+
+KINDS = ["sliding_attention"] * 2 + ["full_attention"]
+
+
+@pytest.mark.parametrize("architecture", ["gemma3n_text", "gemma4_text"])
+def test_the_twin_shares_keys_among_layers_as_the_model_does(architecture: str) -> None:
+    """The last three of six layers take the keys of the first three."""
+    changes = {"layer_types": 2 * KINDS, "num_kv_shared_layers": 3, "activation_sparsity_pattern": [0.0] * 6}
+    policy = tiny_policy(architecture, torch.bfloat16, **{**GEMMA3N, "num_hidden_layers": 6, **changes})
+    small = twin(policy).config
+    assert (small.num_hidden_layers, small.num_kv_shared_layers, small.layer_types) == (6, 3, 2 * KINDS)
+    assert small.vocab_size_per_layer_input == small.vocab_size
+    assert probe(policy).packed
+
+
+def test_the_twin_has_its_adapter_where_the_policy_has_it() -> None:
+    policy = tiny_policy("llama", torch.bfloat16, target_modules=["q_proj", "v_proj"])
+    names = {name.split(".")[-4] for name in twin(policy).trainable}
+    assert names == {"q_proj", "v_proj"}
+
+
+def test_a_model_without_a_twin_is_not_trusted_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(policy: Policy) -> Policy:
+        raise ValueError("such a model needs all of its layers\nor more")
+
+    monkeypatch.setattr(probe_module, "twin", refused)
+    paths = probe(tiny_policy("llama", torch.bfloat16))
+    assert (paths.packed, paths.shared_prefix) == (False, False)
+    assert paths.reason == "it has no small copy: ValueError: such a model needs all of its layers"
+    assert probe(tiny_policy("llama", torch.float32)).reason is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_of_another_name_is_found(dtype: torch.dtype) -> None:
+    """GPT-Neo applies its window to places in the row; 32 tokens are more than the probe's rows have."""
+    settings = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4}
+    policy = tiny_policy("gpt_neo", dtype, window_size=32, attn_implementation="eager", **settings)
+    paths = probe(policy)
+    assert not paths.packed
+    assert paths.reason is not None
+    assert "float32" in paths.reason or "neighbour" in paths.reason
 
 
 def test_the_model_itself_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:

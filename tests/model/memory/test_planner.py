@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import T5Config
 
 from pgrpo_cli.errors import ModelError
 from pgrpo_cli.model.memory.plan import CARDS_GIB, GIB, OVERHEADS, MemoryPlan, Phase
@@ -190,6 +191,13 @@ def test_a_recurrent_hybrid_cannot_be_planned_and_is_told_what_to_do(tmp_path: P
     with pytest.raises(ModelError, match="cannot be planned") as caught:
         Planner(tmp_path, longest_prompt=20).plan(recipe_for(tmp_path), "cuda")
     assert "Train a step" in str(caught.value.remedy)
+    assert "its code does not run on shapes alone (IndexError: list index out of range)" in str(caught.value)
+
+
+def test_a_model_that_is_no_language_model(tmp_path: Path) -> None:
+    T5Config(num_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot be planned.*ValueError: .*T5Config"):
+        Planner(tmp_path).plan(recipe_for(tmp_path), "cuda")
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

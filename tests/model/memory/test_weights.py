@@ -53,6 +53,24 @@ def test_parts_of_a_llama_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_parts_of_a_mixture_by_hand(tmp_path: Path) -> None:
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "decoder_sparse_step": 1,
+    }
+    V, D, layers = write_config(tmp_path, "qwen3_moe", **experts).vocab_size, 32, 2
+    # 4 query heads and 2 key-value heads of 8 features, with a norm of queries and one of keys.
+    assert base_parameters(meta_policy(recipe_for(tmp_path), Path())) == {
+        "embeddings": V * D,
+        "attention": layers * (D * 32 + 2 * D * 16 + 32 * D + 2 * 8),
+        "MLP": layers * (4 * 3 * D * 16 + 4 * D),
+        "norms": (2 * layers + 1) * D,
+        "output layer": V * D,
+    }
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
 def test_the_adapter_is_in_float32_whatever_the_model_is_in(targets: Any) -> None:
     recipe = recipe_for(None, model__compute_dtype="bfloat16", adapter__target_modules=targets)

@@ -138,7 +138,7 @@ def test_a_shared_prefill_gives_the_logits_of_separate_ones():
     tokens = torch.tensor([7, 9, 11, 13])
     with torch.no_grad():
         logits, cache = prefill(policy, PROMPTS[:2], num_generations=2, capacity=4)
-        with attending_to_shared_prefix(policy.config):
+        with attending_to_shared_prefix(policy.config, cache):
             after = decode_step(policy, tokens, cache, reach=1)
         for n, token in enumerate(tokens.tolist()):
             ids = torch.tensor([[*PROMPTS[n // 2].input_ids, token]])

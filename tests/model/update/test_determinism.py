@@ -96,7 +96,7 @@ def test_a_run_computes_as_its_recipe_says_and_its_bits_stay_on_a_cpu(tmp_path: 
     for name, overrides in (("usual", ()), ("wanted", (WANTED,))):
 
         def note(policy: Policy, name: str = name) -> None:
-            seen[name].add((policy.model.training, flags()))
+            seen[name].add((policy.decoder.layers[0].training, flags()))
 
         go(recipe, tmp_path / name, *overrides, touch=in_forward_passes(note))
     # In a rollout the model is in evaluation mode.
@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_the_other_value(tmp_path: Path) -> None:
 
 def test_what_an_update_cannot_repeat_is_an_error_that_helps(tmp_path: Path) -> None:
     def only_in_updates(policy: Policy) -> None:
-        if policy.model.training:
+        if policy.decoder.layers[0].training:
             nondeterministic()
 
     recipe = write_tiny(tmp_path)
@@ -164,7 +164,7 @@ def test_a_rollout_has_cumulative_sums_and_nothing_else_of_the_kind() -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 def test_a_rollout_does_what_it_cannot_repeat(tmp_path: Path) -> None:
     def only_in_rollouts(policy: Policy) -> None:
-        if not policy.model.training:
+        if not policy.decoder.layers[0].training:
             nondeterministic()
 
     go(write_tiny(tmp_path), tmp_path / "run", WANTED, touch=in_forward_passes(only_in_rollouts))

@@ -83,7 +83,7 @@ def test_a_checkpoint_is_not_dropped_while_it_is_evaluated(
 
     def after_the_run_went_on(*arguments: Any, **options: Any) -> Any:
         shutil.copytree(run / "checkpoints" / "step-000002", run / "checkpoints" / "step-000003")
-        checkpoint_module._drop_old(RunDirectory(run), 1)
+        checkpoint_module._drop_old(RunDirectory(run), 1, ())
         kept.extend(sorted(path.name for path in (run / "checkpoints").iterdir()))
         return real(*arguments, **options)
 

@@ -54,9 +54,11 @@ def test_a_hundred_at_once_are_answered_though_ten_of_them_vanish(speaker: Speak
     # Some of the ten may have been answered within the half second.
     assert sum(text is None for text in texts) <= 10
     system = {"role": "system", "content": "Be brief.\n\nAbout the user: they write often"}
+    usual = speaker.recipe.eval.conversation_temperature
     for number in (0, 1, 42, 99):
         question = {"role": "user", "content": f"often {number}"}
-        assert texts[number] == speaker.ask([system, question], seed=number, max_tokens=4).read()
+        reply = speaker.ask([system, question], seed=number, max_tokens=4, temperature=usual)
+        assert texts[number] == reply.read()
 
 
 async def filled(client: httpx2.AsyncClient, **options: Any) -> tuple[list[Any], httpx2.Response]:

@@ -12,13 +12,15 @@ as long as the products that it is made of, most of all for short rows. Here the
 blocks, and each block is a few matrix products over the keys that it can attend to.
 
 The blocks belong to one mask and travel with it, as an attribute of the tensor. A model that makes a mask of
-its own, or attends in another way, loses them and gets PyTorch's kernel.
+its own, or attends in another way, loses them and gets PyTorch's kernel. Without a mask a causal row is one
+prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +94,13 @@ def _bias(mask_R_1_L_L: Tensor, block: Block) -> Tensor:
     return torch.zeros(1, *sees.shape).masked_fill_(~sees, float("-inf"))
 
 
+@lru_cache(maxsize=1)  # All layers ask for the same one.
+def _causal_blocks(rows: int, length: int) -> Blocks:
+    """Those of rows without completions, which need no mask: a prefill, or padded rows."""
+    mask = torch.ones(length, length, dtype=torch.bool).tril().expand(rows, 1, -1, -1)
+    return Blocks(mask, blocks_of(torch.zeros(rows, length, dtype=torch.long)))
+
+
 def with_blocks(mask_R_1_L_L: Tensor, blocks: Sequence[Block]) -> Tensor:
     """The boolean mask of packed rows, with its blocks."""
     setattr(mask_R_1_L_L, _ATTRIBUTE, Blocks(mask_R_1_L_L, blocks))
@@ -119,8 +128,13 @@ def _attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     blocks: Blocks | None = getattr(attention_mask, _ATTRIBUTE, None)
+    R, _, L, _ = query.shape
+    if attention_mask is None and L == key.shape[2] > 1 and query.device.type == "cpu":
+        causal = others.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        blocks = _causal_blocks(R, L) if causal else None
     special = dropout or any(others.get(name) is not None for name in ("softcap", "position_bias", "cache"))
-    if blocks is None or special or query.shape[2] != blocks.shape[-1] or key.shape[2] != blocks.shape[-1]:
+    if blocks is None or special or not L == key.shape[2] == blocks.shape[-1]:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
@@ -131,9 +145,10 @@ def _attention(
 class PackedAttention(torch.autograd.Function):
     """Queries [R, H·G, L, D], keys [R, H, L, D] and values [R, H, L, E] to [R, L, H·G, E], block by block.
 
-    Each of the H key heads serves G query heads, whose queries form one matrix. Scores, and the gradients of
-    keys and values, which several blocks add to, are at least float32. The weights are computed a second time
-    in the backward pass: they would be the largest tensors of a layer.
+    Each of the H key heads serves G query heads, whose queries form one matrix. Up to the result, and in the
+    gradients of keys and values, which several blocks add to, numbers are at least float32. So rows that are
+    cut in different ways agree more closely than by PyTorch's kernel, which rounds the weights. They are
+    computed a second time in the backward pass: they would be the largest tensors of a layer.
     """
 
     @staticmethod
@@ -143,9 +158,10 @@ class PackedAttention(torch.autograd.Function):
         R, heads, L, _ = query.shape
         out_R_L_H_E = query.new_zeros(R, L, heads, value.shape[-1])
         precise = _Scores(query, key, scaling)
+        values = value.to(precise.dtype)
         for block, bias in zip(blocks.blocks, blocks.bias, strict=True):
-            weights = precise.weights(block, bias).to(value.dtype)
-            _put(out_R_L_H_E, block, torch.bmm(weights, block.keys(value)))
+            weights = precise.weights(block, bias)
+            _put(out_R_L_H_E, block, torch.bmm(weights, block.keys(values)))
         ctx.save_for_backward(query, key, value)
         ctx.blocks, ctx.scaling = blocks, scaling
         return out_R_L_H_E

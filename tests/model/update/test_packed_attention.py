@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pgrpo_cli.model.policy import Policy
 from pgrpo_cli.model.update import packed_attention, packing
@@ -162,3 +164,28 @@ def test_a_mask_that_the_model_has_changed_has_no_blocks(
 
     monkeypatch.setattr("pgrpo_cli.model.update.logprobs.attention_mask", changed)
     assert logprobs_and_calls(policy, monkeypatch)[1] == 0
+
+
+@pytest.mark.parametrize(("is_causal", "taken"), [(True, True), (False, False), (None, True)])
+def test_a_causal_row_needs_no_mask(
+    monkeypatch: pytest.MonkeyPatch, is_causal: bool | None, taken: bool
+) -> None:
+    query, key, value = tensors(2, 150, 2, 2, torch.float64)
+    calls: list[Any] = []
+    apply = PackedAttention.apply
+    monkeypatch.setattr(PackedAttention, "apply", lambda *a: (calls.append(a), apply(*a))[1])
+    module = SimpleNamespace(num_key_value_groups=2)
+    options = {"is_causal": is_causal, "scaling": 0.5}
+    ours, _ = packed_attention._attention(module, query, key, value, None, **options)
+    other, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+    assert bool(calls) is taken
+    torch.testing.assert_close(ours, other)
+
+
+def test_a_step_over_cached_keys_is_no_causal_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackedAttention, "apply", None)
+    query, key, value = tensors(2, 9, 1, 1, torch.float64)
+    module = SimpleNamespace()
+    ours, _ = packed_attention._attention(module, query[:, :, -1:], key, value, None)
+    other, _ = sdpa_attention_forward(module, query[:, :, -1:], key, value, None)
+    torch.testing.assert_close(ours, other)

@@ -77,7 +77,9 @@ def test_all_seeds_pass(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> No
         (found.prefix_mean, found.prefix_worst_mean, found.prefix_max),
     ):
         assert mean is not None and worst is not None and most is not None
-        assert 0 < mean <= worst <= most < 0.1
+        # Packed rows may agree with padded ones to the last digit.
+        assert 0 <= mean <= worst <= most < 0.1
+    assert found.prefix_max is not None and found.prefix_max > 0
 
 
 def test_a_gpu_is_tried_with_twenty_seeds(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from pgrpo_cli.model.memory.work import (
 from pgrpo_cli.model.policy import Paths, Policy
 from pgrpo_cli.model.rollout.sample import sample
 from pgrpo_cli.model.rollout.sampling import SamplingSettings, sampling_settings
-from pgrpo_cli.model.update import packing
+from pgrpo_cli.model.update import packed_attention, packing
 from pgrpo_cli.model.update.packing import micro_batches, pack, whole_rows
 from pgrpo_cli.model.update.policy_update import completion_logprobs
 from pgrpo_cli.recipe.schema import Recipe
@@ -58,6 +58,7 @@ UPDATES: dict[str, dict[str, Any]] = {
 def kernel_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real policies here are on a CPU, whose own attention keeps less than the kernel that a GPU has."""
     monkeypatch.setattr(packing, "blocks_of", lambda segments: [])
+    monkeypatch.setattr(packed_attention, "_causal_blocks", lambda rows, length: None)
 
 
 def update_of(policy: Policy, recipe: Recipe, batch: Batch) -> Held:

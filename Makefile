@@ -38,7 +38,7 @@ $(DEV): $(RUNTIME)
 
 install: $(DEV)  ## Make .venv with pgrpo, its pinned dependencies and the tools for development.
 
-quickstart: $(RUNTIME)  ## Prepare, train, evaluate and compare on a small real model; about 18 minutes on 2 CPU cores.
+quickstart: $(RUNTIME)  ## Prepare, train, evaluate and compare on a small real model; 11 to 18 minutes on 2 CPU cores.
 	$(OFFLINE) $(BIN)/pgrpo prepare $(QUICKSTART)
 	$(OFFLINE) $(BIN)/pgrpo train $(QUICKSTART)
 	$(OFFLINE) $(BIN)/pgrpo eval $(QUICKSTART)

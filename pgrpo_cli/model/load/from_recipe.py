@@ -62,7 +62,7 @@ def adapted(
     set_up(device)
     if device.type == "cpu":
         keep_freed_memory()
-        use_packed_attention()
+        use_packed_attention(base)
     # Before the first forward pass, which the probe below makes.
     keep_differentiable(base)
     freeze(base)

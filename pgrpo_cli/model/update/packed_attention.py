@@ -25,13 +25,16 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SMALLEST, LARGEST = 64, 128
 """Queries of a block. Fewer are joined with their neighbours, for every block costs some thirty calls; more
 are cut, for under a causal mask the later half of the keys is of no use to the earlier half of the queries.
 """
 _ATTRIBUTE = "pgrpo_blocks"
+"""Of a mask: its blocks."""
+_USED = "pgrpo_packed_attention"
+"""Of a module: that it attends in blocks."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,15 @@ def with_blocks(mask_R_1_L_L: Tensor, blocks: Sequence[Block]) -> Tensor:
     return mask_R_1_L_L
 
 
-def use_packed_attention() -> None:
-    """Let transformers' `sdpa` look for blocks, in this process. Without them it does what it did."""
+def use_packed_attention(model: nn.Module) -> None:
+    """Let transformers' `sdpa` look for blocks where this model attends. Other models of the process, for
+    instance those of TRL, keep the kernel that they have.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register("sdpa", _attention)
+    for module in model.modules():
+        setattr(module, _USED, True)
 
 
 def _attention(
@@ -128,8 +135,9 @@ def _attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     blocks: Blocks | None = getattr(attention_mask, _ATTRIBUTE, None)
+    used = getattr(module, _USED, False)
     R, _, L, _ = query.shape
-    if attention_mask is None and L == key.shape[2] > 1 and query.device.type == "cpu":
+    if used and attention_mask is None and L == key.shape[2] > 1 and query.device.type == "cpu":
         causal = others.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
         blocks = _causal_blocks(R, L) if causal else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,9 +129,10 @@ def test_scores_are_not_rounded_to_bfloat16() -> None:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Policy:
-    packed_attention.use_packed_attention()
     write_model(tmp_path, "gemma3_text", hidden_size=64, intermediate_size=96)
-    return real_policy(recipe_for(tmp_path))
+    policy = real_policy(recipe_for(tmp_path))
+    packed_attention.use_packed_attention(policy.model)
+    return policy
 
 
 def logprobs_and_calls(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, int]:
@@ -166,16 +166,22 @@ def test_a_mask_that_the_model_has_changed_has_no_blocks(
     assert logprobs_and_calls(policy, monkeypatch)[1] == 0
 
 
-@pytest.mark.parametrize(("is_causal", "taken"), [(True, True), (False, False), (None, True)])
-def test_a_causal_row_needs_no_mask(
-    monkeypatch: pytest.MonkeyPatch, is_causal: bool | None, taken: bool
+@pytest.mark.parametrize(
+    ("used", "is_causal", "taken"),
+    [(True, True, True), (True, False, False), (True, None, True), (False, True, False)],
+)
+def test_a_causal_row_needs_no_mask_where_the_model_attends_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, used: bool, is_causal: bool | None, taken: bool
 ) -> None:
     query, key, value = tensors(2, 150, 2, 2, torch.float64)
     calls: list[Any] = []
     apply = PackedAttention.apply
     monkeypatch.setattr(PackedAttention, "apply", lambda *a: (calls.append(a), apply(*a))[1])
-    module = SimpleNamespace(num_key_value_groups=2)
-    options = {"is_causal": is_causal, "scaling": 0.5}
+    module: Any = torch.nn.Identity()
+    module.num_key_value_groups = 2
+    if used:
+        packed_attention.use_packed_attention(module)
+    options: dict[str, Any] = {"is_causal": is_causal, "scaling": 0.5}
     ours, _ = packed_attention._attention(module, query, key, value, None, **options)
     other, _ = sdpa_attention_forward(module, query, key, value, None, **options)
     assert bool(calls) is taken
@@ -185,7 +191,8 @@ def test_a_causal_row_needs_no_mask(
 def test_a_step_over_cached_keys_is_no_causal_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedAttention, "apply", None)
     query, key, value = tensors(2, 9, 1, 1, torch.float64)
-    module = SimpleNamespace()
+    module: Any = torch.nn.Identity()
+    packed_attention.use_packed_attention(module)
     ours, _ = packed_attention._attention(module, query[:, :, -1:], key, value, None)
     other, _ = sdpa_attention_forward(module, query[:, :, -1:], key, value, None)
     torch.testing.assert_close(ours, other)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from pgrpo_cli.algo.history import RewardHistory
-from pgrpo_cli.algo.types import Advantages, GroupStats
+from pgrpo_cli.algo.types import Advantages, GroupStats, UpdateResult
 from pgrpo_cli.data.batches import Batches
 from pgrpo_cli.data.history_labels import HistoryLabels
 from pgrpo_cli.data.records import PreparedPrompt
@@ -90,6 +89,86 @@ class Clock:
             self.observer.on_phase(self.step, phase)
 
 
+class StepResult(NamedTuple):
+    """The rewards and advantages of a step, its updates, and what its rewards have used, by label."""
+
+    scored: ScoredStep
+    updates: list[UpdateResult]
+    usage: Mapping[str, Mapping[str, float]]
+
+
+class Learner:
+    """What training changes, which is the policy, its optimizer and the reward histories, and how a step
+    changes it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        policy: Policy,
+        prompts: Sequence[PreparedPrompt],
+        weights: Mapping[str, float],
+        clock: Clock,
+    ) -> None:
+        self.policy, self._recipe, self._clock = policy, recipe, clock
+        self.histories = RewardHistories(recipe.advantage, recipe.resolved_history, weights)
+        self._optimizer = build_optimizer(policy, recipe.train)
+        self._sampling = sampling_settings(recipe.rollout)
+        self._labels = HistoryLabels(recipe.history, prompts, recipe.seed)
+        self._batches = Batches(prompts, recipe.train.prompts_per_step, recipe.seed, recipe.train.sampler)
+        self.rollout_budget = rollout_budget(self._sampling, clock.warn)
+        self.update_budget = update_budget(recipe.train, clock.warn)
+        if recipe.train.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def step(self, step: int, scorer: Scorer) -> StepResult:
+        """One step of P-GRPO: sample, score, normalise, update."""
+        recipe = self._recipe
+        self._clock.enter("rollout")
+        pending = scorer.start()
+        rollouts = sample(
+            self.policy,
+            self._batches.at(step),
+            self._sampling,
+            seed=derive_seed(recipe.seed, "rollout", step),
+            budget=self.rollout_budget,
+            on_batch=pending.add,
+        )
+
+        self._clock.enter("reward")
+        scores_N = pending.scores(rollouts.completions())
+        labels_P = self._labels.of(rollouts.prompts)
+        labels_N = [label for label in labels_P for _ in range(rollouts.num_generations)]
+        advantages = self.histories.advantages(
+            scores_N, labels_N, num_generations=rollouts.num_generations, step=step
+        )
+
+        self._clock.enter("training")
+        updates = [
+            policy_update(
+                self.policy,
+                self._optimizer,
+                rollouts,
+                advantages,
+                recipe,
+                step=step,
+                budget=self.update_budget,
+            )
+            for _ in range(recipe.train.updates_per_rollout)
+        ]
+        random_groups_P = labels_P if self._labels.random else None
+        scored = scored_step(step, rollouts, scores_N, advantages, random_groups_P=random_groups_P)
+        return StepResult(scored, updates, pending.usage())
+
+    def state(self) -> TrainingState:
+        """What a checkpoint holds."""
+        return training_state(self.policy, self._optimizer, self.histories)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint as `restore` does."""
+        restore(checkpoint, self.policy, self._optimizer, self.histories)
+
+
 def train_policy(
     run: RunDirectory,
     recipe: Recipe,
@@ -110,39 +189,14 @@ def train_policy(
     TrainingError, RewardError or CheckpointError where it cannot continue; the steps before a reward that
     failed are saved.
     """
-    histories = RewardHistories(recipe.advantage, recipe.resolved_history, rewards.weights)
-    optimizer = build_optimizer(policy, recipe.train)
-    settings = sampling_settings(recipe.rollout)
-    labels = HistoryLabels(recipe.history, prompts, recipe.seed)
-    batches = Batches(prompts, recipe.train.prompts_per_step, recipe.seed, recipe.train.sampler)
-    if recipe.train.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if checkpoint is not None:
-        restore(checkpoint, policy, optimizer, histories)
-    done = checkpoint.step if checkpoint else 0
-
-    keep = recipe.train.keep_checkpoints
-    best = Best.of(run, recipe.train)
-    # The curve first, since it says which checkpoint is the best one.
-    missing = curve.rewind(done if checkpoint else -1) if curve else []
-    best_step = best.step if best else lambda: None
-    at_risk: set[int] = set()
-    # The step `done` is evaluated again.
-    if lost := [step for step in missing if step != done]:
-        observer.on_message(f"warning: {lost_evaluations(run, lost, choosing=best is not None)}")
-        at_risk = checkpoint_steps(run) if best else at_risk
-
-    def spared() -> set[int | None]:
-        return {best_step(), *at_risk}
-
-    for warning in rewind(run, done, *histories.rows(), keep=keep, spared=spared()):
-        observer.on_message(f"warning: {warning}")
-
     clock = Clock(observer)
-    state = partial(training_state, policy, optimizer, histories)
-    saver = Saver(run, state, keep=keep, saved=done, spared=spared)
-    batch_budget = rollout_budget(settings, clock.warn)
-    micro_batch_budget = update_budget(recipe.train, clock.warn)
+    learner = Learner(recipe, policy, prompts, rewards.weights, clock)
+    if checkpoint is not None:
+        learner.restore(checkpoint)
+    done = checkpoint.step if checkpoint else 0
+    best = Best.of(run, recipe.train)
+    missing, spared = _rewind(run, recipe, learner.histories, curve, best, checkpoint, observer)
+    saver = Saver(run, learner.state, keep=recipe.train.keep_checkpoints, saved=done, spared=spared)
     with (
         deterministic(recipe.train, strict=False),
         HistoryStore(run.history_path) as store,
@@ -152,60 +206,35 @@ def train_policy(
     ):
         if curve is not None and (checkpoint is None or done in missing) and curve.due(done):
             clock.enter("evaluation")
-            curve.record(done, policy, scorer, batch_budget)
+            curve.record(done, policy, scorer, learner.rollout_budget)
             clock.enter(None)
         for step in range(done + 1, recipe.train.steps + 1):
             if best is not None and best.exhausted():
                 break
             clock.begin(step)
             saver.done = step - 1
-
-            clock.enter("rollout")
-            batch = batches.at(step)
-            pending = scorer.start()
-            seed = derive_seed(recipe.seed, "rollout", step)
-            rollouts = sample(policy, batch, settings, seed=seed, budget=batch_budget, on_batch=pending.add)
-
-            clock.enter("reward")
-            scores_N = pending.scores(rollouts.completions())
-            labels_P = labels.of(rollouts.prompts)
-            labels_N = [label for label in labels_P for _ in range(rollouts.num_generations)]
-            advantages = histories.advantages(
-                scores_N, labels_N, num_generations=rollouts.num_generations, step=step
-            )
-
-            clock.enter("training")
-            updates = [
-                policy_update(
-                    policy, optimizer, rollouts, advantages, recipe, step=step, budget=micro_batch_budget
-                )
-                for _ in range(recipe.train.updates_per_rollout)
-            ]
+            made = learner.step(step, scorer)
 
             clock.enter("save")
             run.require_lock()
-            scored = scored_step(
-                step, rollouts, scores_N, advantages, random_groups_P=labels_P if labels.random else None
-            )
-            groups = histories.record(store, scored)
-            usage = pending.usage()
+            groups = learner.histories.record(store, made.scored)
             failure = None
             if curve is not None and curve.due(step):
                 clock.enter("evaluation")
                 try:
-                    curve.record(step, policy, scorer, batch_budget)
+                    curve.record(step, policy, scorer, learner.rollout_budget)
                 except RewardError as error:
                     # The step itself is done: it is saved before the run ends.
                     failure = error
             clock.enter(None)
-            budgets = {"rollout": batch_budget.tokens, "training": micro_batch_budget.tokens}
+            budgets = {"rollout": learner.rollout_budget.tokens, "training": learner.update_budget.tokens}
             learning_rate = recipe.train.learning_rate_at(step)
-            record = step_record(scored, updates, learning_rate, clock.seconds, budgets, usage)
+            record = step_record(made.scored, made.updates, learning_rate, clock.seconds, budgets, made.usage)
             run.require_lock()
             log.append(record)
             stopping = stop_requested()
             done, over = step, step == recipe.train.steps or (best is not None and best.exhausted())
-            due = over or step % recipe.train.save_every == 0 or best_step() == step
+            due = over or step % recipe.train.save_every == 0 or (best is not None and best.step() == step)
             if stopping or failure or due:
                 # Last: a run continues from a checkpoint, so all records up to it must be there before it is.
                 saver.save(step)
@@ -214,7 +243,40 @@ def train_policy(
                 raise failure
             if stopping and not over:
                 raise Interrupted(f"stopped after step {step} of {recipe.train.steps}; everything is saved")
-    finish(run, recipe, policy, histories.history, best, done=done, observer=observer)
+    finish(run, recipe, policy, learner.histories.history, best, done=done, observer=observer)
+
+
+def _rewind(
+    run: RunDirectory,
+    recipe: Recipe,
+    histories: RewardHistories,
+    curve: HeldOutCurve | None,
+    best: Best | None,
+    checkpoint: Checkpoint | None,
+    observer: Observer,
+) -> tuple[list[int], Callable[[], set[int | None]]]:
+    """Put the run's records back to `checkpoint` (None: to the start).
+
+    Returns the steps whose evaluation is due and not there, and what says which checkpoints are kept whatever
+    their age: that of the best step, and all that are there now where lost evaluations make it uncertain
+    which step is the best one.
+    """
+    done = checkpoint.step if checkpoint else 0
+    # The curve first, since it says which checkpoint is the best one.
+    missing = curve.rewind(done if checkpoint else -1) if curve else []
+    at_risk: set[int] = set()
+    # The step `done` is evaluated again.
+    if lost := [step for step in missing if step != done]:
+        observer.on_message(f"warning: {lost_evaluations(run, lost, choosing=best is not None)}")
+        at_risk = checkpoint_steps(run) if best else at_risk
+
+    def spared() -> set[int | None]:
+        return {best.step() if best else None, *at_risk}
+
+    keep = recipe.train.keep_checkpoints
+    for warning in rewind(run, done, *histories.rows(), keep=keep, spared=spared()):
+        observer.on_message(f"warning: {warning}")
+    return missing, spared
 
 
 def finish(

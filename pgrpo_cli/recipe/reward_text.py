@@ -70,7 +70,7 @@ class LengthReward(RewardBase):
 
 
 class KeywordReward(RewardBase):
-    """Share of the keywords that occur in the completion, as whole words, without regard to case."""
+    """Share of the keywords that occur in the completion, as whole words. Case and accents do not count."""
 
     cheap: ClassVar[bool] = True
     value_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -86,8 +86,10 @@ class KeywordReward(RewardBase):
     @field_validator("keywords")
     @classmethod
     def _words_are_apart(cls, keywords: tuple[str, ...]) -> tuple[str, ...]:
-        # A hyphen could count as the word's or as the blank's: too many ways to look for it.
         for keyword in keywords:
+            if not keyword.strip():
+                raise ValueError(f"{keyword!r} is blank")
+            # A hyphen could count as the word's or as the blank's: too many ways to look for it.
             words = unicodedata.normalize("NFKD", keyword).split()
             if len(words) > 1 and any(word != word.strip("-") for word in words):
                 raise ValueError(f"{keyword!r} has a hyphen beside a blank, which matches hyphens already")

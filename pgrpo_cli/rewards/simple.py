@@ -19,7 +19,7 @@ from pgrpo_cli.recipe.reward_text import (
 from pgrpo_cli.recipe.templates import Pattern, TemplateProblem
 
 from .base import BuildContext, Builder, TextReward, import_extra
-from .text import distinct_hits, fold, inside, is_blank, sentences, term_patterns, words
+from .text import distinct_hits, fold, inside, is_blank, sentences, whole_term, words
 
 VOWELS = re.compile(r"[aeiouy]+")
 SILENT_ENDING = re.compile(
@@ -67,7 +67,7 @@ def build_length(section: LengthReward, context: BuildContext) -> TextReward:
 
 def build_keyword(section: KeywordReward, context: BuildContext) -> TextReward:
     """Share of the keywords that occur as whole words, in any case; with `need: any`, 1 for one of them."""
-    patterns = term_patterns(keyword.replace("*", " ") for keyword in section.keywords)
+    patterns = tuple(map(whole_term, section.keywords))
 
     def score(text: str) -> float:
         found = distinct_hits(patterns, text)

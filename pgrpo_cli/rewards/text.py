@@ -28,11 +28,13 @@ Burmese, Khmer."""
 MARKS = _marks()
 """Signs that belong to the letter before them, for a set in a pattern: the vowels of Hindi, accents of their
 own. To `\\w` most of them are no part of a word."""
-SPACED = rf"(?:[^\W{UNSPACED}]|(?![{UNSPACED}])[{MARKS}])"
-"""A character of the other scripts, beside which a word has not ended."""
+SPACED = rf"(?:[^\W_{UNSPACED}]|(?![{UNSPACED}])[{MARKS}])"
+"""A character of the other scripts, beside which a word has not ended. The underscore, which Markdown uses as a
+sign, is not one."""
 _LETTERS = rf"(?:[^\W\d_{UNSPACED}][{MARKS}]*)+"
 WORD = re.compile(rf"(?=[^\W\d_])[{UNSPACED}]|{_LETTERS}(?:['’]{_LETTERS})*")
-SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|[。！？｡।॥۔؟։።။។]+|\n+")
+_CLOSING = r"[\"'”’»›」』)\]}*_~`]*"
+SENTENCE_END = re.compile(rf"[.!?…]+{_CLOSING}(?=\s|$)|[。！？｡।॥۔؟։።။។]+|\n+")
 _ACCENTS = frozenset([1, *range(10, 37), *range(200, 256)])
 """Unicode's combining classes of marks that may be left out: accents, and the points of Hebrew and Arabic.
 Not those that make another letter or syllable, as in Japanese, Hindi and Thai."""
@@ -78,7 +80,7 @@ def inside(value: float, low: float | None, high: float | None, slack: float) ->
     return max(0.0, 1 - max(below, above, 0.0) / slack)
 
 
-_JOINED = re.compile(f"[{UNSPACED}]")
+_SPACED = re.compile(SPACED)
 
 
 class Term(NamedTuple):
@@ -92,27 +94,26 @@ class Term(NamedTuple):
         return self.literal in folded and self.pattern.search(folded) is not None
 
 
-def term_patterns(terms: Iterable[str]) -> tuple[Term, ...]:
-    """One pattern per term, for folded texts: whole words; a blank matches hyphens; `symph*` is a prefix.
+def whole_term(term: str, ending: str = "") -> Term:
+    """What finds a term as whole words; a blank matches hyphens. `ending`: a pattern for what may follow.
 
     In and beside scripts without blanks nothing says where a word begins and ends, so nothing is asked for
-    but that its last letter has no further mark.
+    but that its last letter has no further mark. Beside a sign that is no letter, as in `C++`, neither.
+    Raises ValueError for a blank term.
     """
-    patterns = []
-    for term in terms:
-        pieces = fold(term).rstrip("*").split()
-        body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
-        ending = rf"[\w{MARKS}]*" if term.endswith("*") else ""
-        longest = max(pieces, key=len, default="")
-        start = "" if _JOINED.match(body) else rf"(?<!{SPACED})"
-        end = rf"(?![{MARKS}])" if _JOINED.match(body[-1:]) else rf"(?!{SPACED})"
-        patterns.append(Term(longest, re.compile(f"{start}{body}{ending}{end}")))
-    return tuple(patterns)
+    pieces = fold(term).split()
+    if not pieces:
+        raise ValueError("a blank term")
+    body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
+    start = rf"(?<!{SPACED})" if _SPACED.match(pieces[0][0]) else ""
+    end = rf"(?!{SPACED})" if ending or _SPACED.match(pieces[-1][-1]) else rf"(?![{MARKS}])"
+    return Term(max(pieces, key=len), re.compile(f"{start}{body}{ending}{end}"))
 
 
 def listed_terms(text: str) -> tuple[Term, ...]:
-    """The terms of a comma-separated list."""
-    return term_patterns(term.strip() for term in text.split(",") if term.strip())
+    """The terms of a comma-separated list; `symph*` is a prefix."""
+    terms = [term.strip() for term in text.split(",") if term.strip()]
+    return tuple(whole_term(t.rstrip("*"), rf"[\w{MARKS}]*" if t.endswith("*") else "") for t in terms)
 
 
 def distinct_hits(terms: Iterable[Term], text: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pgrpo_cli.errors import RecipeError, RewardError
 from pgrpo_cli.recipe.reward_text import (
@@ -128,6 +129,16 @@ def test_every_unit_of_the_schema_is_known():
 def test_keyword(need, text, expected):
     section = KeywordReward(keywords=("cello", "harp", "string quartet"), need=need)
     assert value(build_keyword(section, CONTEXT), text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("Plain text.", 0.0), ("A **bold** word.", 1.0), ("", 0.0)])
+def test_a_keyword_of_signs_is_looked_for_as_it_is(text, expected):
+    assert value(build_keyword(KeywordReward(keywords=("**",)), CONTEXT), text) == expected
+
+
+def test_a_blank_keyword_is_refused():
+    with pytest.raises(ValidationError, match="' ' is blank"):
+        KeywordReward(keywords=("jazz", " "))
 
 
 def scored(function, text):

@@ -2,7 +2,16 @@ import unicodedata
 
 import pytest
 
-from pgrpo_cli.rewards.text import distinct_hits, fold, lines, listed_terms, ramp, sentences, words
+from pgrpo_cli.rewards.text import (
+    distinct_hits,
+    fold,
+    lines,
+    listed_terms,
+    ramp,
+    sentences,
+    whole_term,
+    words,
+)
 
 
 def test_words_are_runs_of_letters_with_apostrophes_inside():
@@ -45,6 +54,13 @@ def test_full_width_stops_end_sentences_without_a_blank():
 @pytest.mark.parametrize("text", ["मैं ठीक हूँ। तुम कैसे हो॥", "میں ٹھیک ہوں۔ آپ؟", "ကောင်းတယ်။ဟုတ်တယ်။"])
 def test_full_stops_of_other_scripts_end_sentences(text):
     assert len(sentences(text)) == 2
+
+
+@pytest.mark.parametrize("around", ['""', "“”", "**", "()", "«»", "__"])
+def test_a_sentence_may_end_before_closing_signs(around):
+    opening, closing = around
+    text = f"{opening}It rains.{closing} {opening}It is late!{closing}\n{opening}Is it so?{closing} Yes."
+    assert len(sentences(text)) == 4
 
 
 def test_sentences_end_at_marks_and_line_breaks_and_hold_a_word():
@@ -106,6 +122,20 @@ def test_ramp_is_linear_between_and_flat_outside_in_both_directions(value, start
 )
 def test_terms_match_whole_words(term, text, found):
     assert distinct_hits(listed_terms(term), text) == found
+
+
+@pytest.mark.parametrize(
+    ("term", "found"), [("great", 1), ("C++", 1), ("lovely!", 1), ("🎵", 1), ("*Really*", 1)]
+)
+def test_signs_are_no_part_of_a_word_and_can_be_looked_for(term, found):
+    text = "A _great_ C++program, how lovely!Isn't*really*🎵song?"
+    assert whole_term(term).occurs(fold(text)) == found
+    assert not whole_term(term).occurs("greatly c+ lovely really")
+
+
+def test_a_blank_term_would_occur_everywhere():
+    with pytest.raises(ValueError, match="blank"):
+        whole_term(" ")
 
 
 def test_a_term_counts_once_however_often_it_occurs():

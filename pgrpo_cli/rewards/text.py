@@ -29,8 +29,8 @@ MARKS = _marks()
 """Signs that belong to the letter before them, for a set in a pattern: the vowels of Hindi, accents of their
 own. To `\\w` most of them are no part of a word."""
 SPACED = rf"(?:[^\W_{UNSPACED}]|(?![{UNSPACED}])[{MARKS}])"
-"""A character of the other scripts, beside which a word has not ended. The underscore, which Markdown uses as a
-sign, is not one."""
+"""A character of the other scripts, beside which a word has not ended. The underscore, a sign of
+Markdown, is not one."""
 _LETTERS = rf"(?:[^\W\d_{UNSPACED}][{MARKS}]*)+"
 WORD = re.compile(rf"(?=[^\W\d_])[{UNSPACED}]|{_LETTERS}(?:['’]{_LETTERS})*")
 _CLOSING = r"[\"'”’»›」』)\]}*_~`]*"

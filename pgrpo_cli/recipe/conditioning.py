@@ -20,7 +20,8 @@ class PromptConditioning(Section):
         None,
         description="Jinja template of the system message, in place of one in the row. Variables: the row's "
         "columns (`row['a name']` for names that are no identifiers), and `system_prompt`, "
-        "`preference_group` and `user_id`, where they are known. Null: messages stay as they are.",
+        "`preference_group` and `user_id`, where they are known. Where it writes nothing, "
+        "`model.system_prompt` stands there. Null: messages stay as they are.",
     )
 
 

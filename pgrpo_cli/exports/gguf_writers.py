@@ -24,7 +24,7 @@ from .formats import sampling_of
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
-from .merged import DTYPES, Base, adapted_base, bake, require_tokens, save_base, save_merged
+from .merged import DTYPES, Base, adapted_base, bake, require_tokenizer, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
 from .random_gguf import write_random
 from .reference import Answer, Read, prompts_now, read
@@ -199,8 +199,7 @@ def _read(job: Job, path: Path) -> tuple[list[Read], str]:
     if llama_cpp.is_installed():
         return _asked(job, path), llama_cpp.NAME
     at = Location("export", path.name, path.parent, path.name)
-    tokenizer = loading.load_tokenizer(at)
-    require_tokens(job.answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+    require_tokenizer(loading.load_tokenizer(at), job.target, job.answers)
     model = loading.load_model(at, "AutoModelForCausalLM", dtype=torch.float32).eval()
     found = [read(model, answer.prompt.input_ids, answer.tokens) for answer in job.answers]
     job.on_note("note: xllamacpp is not installed: the file was not tried with llama.cpp itself")

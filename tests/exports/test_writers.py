@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.exports.gguf_file import Gguf, rewrite
 from pgrpo_cli.exports.lora_tensors import LoraTensor
+from pgrpo_cli.exports.merged import bake
 from pgrpo_cli.exports.random_gguf import write_random
 from pgrpo_cli.exports.reference import reference
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import Location
-from pgrpo_cli.recipe.model import RandomModel
+from pgrpo_cli.recipe.model import ModelSection, RandomModel
 from pgrpo_cli.state.run import run_at
 from tests.exports.conftest import SHAPE
 from tests.support.training import TINY, pgrpo, trained, write_tiny
@@ -257,6 +260,39 @@ def test_a_chat_template_of_the_recipe_goes_into_the_file_with_its_variables(
         [{"role": "user", "content": "Hi"}], tokenize=False
     )
     assert text == "<|im_start|>user!\nHi<|im_end|>\n<|im_start|>assistant"
+
+
+@pytest.mark.parametrize("beginning", ["", "\n", "\n\n", "  ", "\n  "])
+@pytest.mark.parametrize(
+    "first", ["{% if mark %}", "{{ mark }}{% if mark %}", "{%- if mark %}", "Hi {% if mark %}"]
+)
+def test_variables_of_the_template_leave_its_beginning_as_it_is(beginning: str, first: str) -> None:
+    template = f"{beginning}{first}{{{{ messages[0].content }}}}{{% endif %}}"
+    values = {"mark": "!", "on": True, "no": None, "some": [1, "%}"]}
+    tokenizer = random_tokenizer()
+    tokenizer.chat_template = template
+    asked = [{"role": "user", "content": "Tea?"}]
+    due = Chat(tokenizer, "it", values).text(asked)
+    baked = bake(tokenizer, ModelSection(id="random", chat_template_kwargs=values))
+    assert Chat(baked, "it").text(asked) == due
+    assert baked.apply_chat_template(asked, tokenize=False) == due
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged", "gguf"])
+def test_a_template_that_writes_other_prompts_is_no_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    def otherwise(tokenizer: Any, section: ModelSection) -> Any:
+        tokenizer.chat_template = f"Otherwise. {tokenizer.get_chat_template()}"
+        return tokenizer
+
+    monkeypatch.setattr("pgrpo_cli.exports.llama_cpp.is_installed", lambda: False)
+    for module in ("merged", "gguf_writers"):
+        monkeypatch.setattr(f"pgrpo_cli.exports.{module}.bake", otherwise)
+    result = pgrpo("export", run, "--to", to, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the exported chat template writes the prompt" in result.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_whose_template_writes_the_date_is_exported_on_another_day(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def write_gguf(job: Job, folder: Path) -> Written:
         checked(job, found, quantization, by),
         quantization,
         base.how,
-        lambda folder: (f"llama-cli -m {folder / MODEL} -cnv",),
+        lambda folder: (shlex.join(["llama-cli", "-m", str(folder / MODEL), "-cnv"]),),
         {"merged_into": base.into},
     )
 
@@ -133,7 +134,9 @@ def write_lora(job: Job, folder: Path) -> Written:
         checked(job, found, None, by),
         quantization,
         how,
-        lambda folder: (f"llama-cli -m BASE_MODEL.gguf --lora {folder / LORA} -cnv",),
+        lambda folder: (
+            shlex.join(["llama-cli", "-m", "BASE_MODEL.gguf", "--lora", str(folder / LORA), "-cnv"]),
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,15 @@ def test_gguf_answers_in_llama_cpp_as_the_run_does(run: Path, tmp_path: Path, qu
     types = {tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "out" / "model.gguf").tensors}
     # The embedding is never coarser than 8 bits, and norms stay as they are.
     assert types == {quantization.upper(), "F32"} | ({"Q8_0"} if quantization == "q4_0" else set())
+
+
+@pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
+def test_a_command_that_is_shown_can_be_typed(run: Path, tmp_path: Path, to: str) -> None:
+    folder = tmp_path / "my export; it's"
+    result = pgrpo("export", run, "--to", to, "--quantization", "f32", "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    (command,) = re.findall(r"llama-cli .*", result.stdout + result.stderr)
+    assert str(next(folder.glob("*.gguf"))) in shlex.split(command)
 
 
 @pytest.mark.parametrize("quantization", ["f32", "f16"])

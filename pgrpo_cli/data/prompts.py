@@ -13,7 +13,7 @@ from pgrpo_cli.errors import ModelError
 from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.recipe.templates import TemplateProblem
 
-from .records import Message, PreparedPrompt, PromptRecord, RejectedRow
+from .records import Message, PreparedPrompt, PromptRecord, RejectedRow, with_system_prompt
 
 # Tokenizers without a limit of their own say so by an absurdly large number.
 NO_LIMIT = 10**9
@@ -73,10 +73,7 @@ class PromptRenderer:
                     yield self._prepared(record, messages, text)
 
     def _messages(self, record: PromptRecord) -> list[Message]:
-        messages: list[Message] = [dict(message) for message in record.messages]
-        if self.system_prompt is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        return messages
+        return with_system_prompt([dict(message) for message in record.messages], self.system_prompt)
 
     def _prepared(
         self, record: PromptRecord, messages: list[Message], prompt: str

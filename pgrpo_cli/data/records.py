@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,15 @@ class PreparedPrompt:
     columns: dict[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     user_id: str | None = None
+
+
+def with_system_prompt(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    """The messages behind `model.system_prompt`, as it is written, unless there is none or they have a
+    system message of their own. Trained prompts and whoever talks to the model later get it here.
+    """
+    if system_prompt is None or (messages and messages[0]["role"] == "system"):
+        return list(messages)
+    return [{"role": "system", "content": system_prompt}, *messages]
 
 
 def completion_of(prompt: PreparedPrompt, text: str) -> Completion:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import ExportError
 from pgrpo_cli.paths import made_folder, shown
-from pgrpo_cli.state.files import aside, explained, sync_directory, sync_tree
+from pgrpo_cli.state.files import explained, put_in_place, sync_directory, sync_tree
 
 RECORD = "export.json"
 """The record of an export, by which its folder is known."""
@@ -114,8 +114,7 @@ def destination(folder: Path) -> Iterator[Path]:
             refuse_foreign(folder)
             # As late as can be: what is left is known by it.
             (temporary / _LOCK).unlink()
-            replaced = aside(folder, "replaced") if folder.exists() else None
-            temporary.rename(folder)
+            replaced = put_in_place(temporary, folder)
             sync_directory(folder.parent)
             if replaced is not None:
                 shutil.rmtree(replaced, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from .formats import sampling_of
 from .gguf_file import TYPES, Gguf, rewrite, write_new
 from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
-from .merged import DTYPES, Base, adapted_base, bake, require_tokens, save_base, save_merged
+from .merged import DTYPES, Base, adapted_base, bake, require_tokenizer, save_base, save_merged
 from .ollama import commands, parameters_of, write_modelfiles
 from .random_gguf import write_random
 from .reference import Answer, Read, prompts_now, read
@@ -78,7 +79,7 @@ def write_gguf(job: Job, folder: Path) -> Written:
         checked(job, found, quantization, by),
         quantization,
         base.how,
-        lambda folder: (f"llama-cli -m {folder / MODEL} -cnv",),
+        lambda folder: (shlex.join(["llama-cli", "-m", str(folder / MODEL), "-cnv"]),),
         {"merged_into": base.into},
     )
 
@@ -133,7 +134,9 @@ def write_lora(job: Job, folder: Path) -> Written:
         checked(job, found, None, by),
         quantization,
         how,
-        lambda folder: (f"llama-cli -m BASE_MODEL.gguf --lora {folder / LORA} -cnv",),
+        lambda folder: (
+            shlex.join(["llama-cli", "-m", "BASE_MODEL.gguf", "--lora", str(folder / LORA), "-cnv"]),
+        ),
     )
 
 
@@ -199,8 +202,7 @@ def _read(job: Job, path: Path) -> tuple[list[Read], str]:
     if llama_cpp.is_installed():
         return _asked(job, path), llama_cpp.NAME
     at = Location("export", path.name, path.parent, path.name)
-    tokenizer = loading.load_tokenizer(at)
-    require_tokens(job.answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+    require_tokenizer(loading.load_tokenizer(at), job.target, job.answers)
     model = loading.load_model(at, "AutoModelForCausalLM", dtype=torch.float32).eval()
     found = [read(model, answer.prompt.input_ids, answer.tokens) for answer in job.answers]
     job.on_note("note: xllamacpp is not installed: the file was not tried with llama.cpp itself")

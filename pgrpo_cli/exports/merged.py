@@ -29,6 +29,7 @@ from .reference import Answer, Read, prompts_now, read
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _SHORT = {dtype: name for name, dtype in DTYPES.items()}
 _SHARD = "5GB"
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _CPU = torch.device("cpu")
 # Sentencepiece models, which a fast tokenizer does not need and llama.cpp's converter reads.
 _VOCABULARIES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -156,8 +157,9 @@ def bake(tokenizer: Any, section: ModelSection) -> Any:
     `model.chat_template_kwargs`: no other program knows these.
     """
     variables = section.chat_template_kwargs
-    # Python's literals of what YAML holds are Jinja's.
-    assigned = "".join(f"{{%- set {name} = {value!r} -%}}" for name, value in variables.items())
+    # Python's literals of what YAML holds are Jinja's. Chat templates are rendered with trim_blocks: the line
+    # break after a block is dropped, and nothing of the template, whose first line still begins a line.
+    assigned = "".join(f"{{%- set {name} = {value!r} %}}\n" for name, value in variables.items())
     tokenizer.chat_template = assigned + tokenizer.get_chat_template()
     return tokenizer
 
@@ -190,13 +192,16 @@ def read_merged(target: EvalTarget, folder: Path, answers: Sequence[Answer]) -> 
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
-        require_tokens(answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
-        _require_template(tokenizer, prompts_now(target, answers))
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", **local).eval()
+        require_tokenizer(AutoTokenizer.from_pretrained(str(folder), **_LOCAL), target, answers)
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", **_LOCAL).eval()
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]
+
+
+def require_tokenizer(tokenizer: Any, target: EvalTarget, answers: Sequence[Answer]) -> None:
+    """Raise ExportError unless a saved tokenizer and its chat template give the run's prompts and tokens."""
+    require_tokens(answers, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+    _require_template(tokenizer, prompts_now(target, answers))
 
 
 def _require_template(tokenizer: Any, prompts: Sequence[PreparedPrompt]) -> None:
@@ -219,9 +224,15 @@ def read_weights(target: EvalTarget, answers: Sequence[Answer], rounded: str | N
 
 
 def read_adapter(target: EvalTarget, folder: Path, answers: Sequence[Answer]) -> list[Read]:
-    """How the base model under the adapter in `folder`, as bare PEFT loads it, reads the run's answers."""
-    from peft import PeftModel
+    """How the base model under the adapter in `folder`, as bare PEFT loads it, reads the run's answers.
 
+    Raises ExportError where its tokenizer or chat template give other tokens than the run's prompts.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    with quiet():
+        require_tokenizer(AutoTokenizer.from_pretrained(str(folder), **_LOCAL), target, answers)
     base = load_base(target.recipe.model, target.recipe_dir)
     model = PeftModel.from_pretrained(base.model, str(folder)).eval()
     return [read(model, answer.prompt.input_ids, answer.tokens) for answer in answers]

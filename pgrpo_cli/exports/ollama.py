@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def modelfile(weights: str, template: str, parameters: Mapping[str, Any], preset
         for each in value if isinstance(value, list) else [value]:
             lines.append(f"PARAMETER {key} {_parameter(each)}")
     for message in preset.messages if preset is not None else ():
+        if message["role"] == "system" and not message["content"]:
+            # Ollama takes an empty one for none; `_template_of` writes it.
+            continue
         if message["role"] == "system":
             lines.append(f"SYSTEM {quoted(message['content'])}")
         else:
@@ -109,13 +113,31 @@ def write_modelfiles(
     """
     template: RoleTemplate = role_template(chat)
     require_same(template, chat, conversations)
-    text = template.go(bos=bos)
-    (folder / MODELFILE).write_text(modelfile(weights, text, parameters, default), "utf-8")
+
+    def written(preset: Preset) -> str:
+        return modelfile(weights, _template_of(template, preset).go(bos=bos), parameters, preset)
+
+    (folder / MODELFILE).write_text(written(default), "utf-8")
     names = names_of([str(preset.preference_group) for preset in presets])
     for preset in presets:
         path = folder / f"{MODELFILE}.{names[str(preset.preference_group)]}"
-        path.write_text(modelfile(weights, text, parameters, preset), "utf-8")
+        path.write_text(written(preset), "utf-8")
     return names
+
+
+def _template_of(template: RoleTemplate, preset: Preset) -> RoleTemplate:
+    """The template for a preset. Where its system message is empty, what is written of that stands instead of
+    the text of conversations that have none. Raises ExportError where it has no place of its own.
+    """
+    if not any(message["role"] == "system" and not message["content"] for message in preset.messages):
+        return template
+    if "system" not in template.around:
+        raise ExportError(
+            "an empty system message stands before the question, which Ollama takes for none, and the "
+            "model's chat template has no place of its own for it",
+            remedy="Export with --to gguf instead, or train with `model.system_prompt: null`.",
+        )
+    return replace(template, default="".join(template.around["system"]))
 
 
 def commands(folder: Path, run: str, names: Mapping[str, str]) -> tuple[str, ...]:

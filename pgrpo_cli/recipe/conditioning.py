@@ -20,7 +20,8 @@ class PromptConditioning(Section):
         None,
         description="Jinja template of the system message, in place of one in the row. Variables: the row's "
         "columns (`row['a name']` for names that are no identifiers), and `system_prompt`, "
-        "`preference_group` and `user_id`, where they are known. Null: messages stay as they are.",
+        "`preference_group` and `user_id`, where they are known. Where it writes nothing, "
+        "`model.system_prompt` stands there. Null: messages stay as they are.",
     )
 
 
@@ -46,7 +47,8 @@ class ExamplesConditioning(Section):
     Each is the row's last user message and its answer, and the user's next message says whether they liked
     it. The last one is an answer that they liked; where there is none, the prompt gets no examples. They are
     training rows; if a user is held out as a whole, they are this user's other rows. Rows with a time get
-    only older examples. A row with the same text or the same answer is never an example.
+    only older examples. A row with the same text or the same answer is never an example, nor is
+    another turn of the same conversation.
     """
 
     type: Literal["examples"] = "examples"

@@ -111,7 +111,8 @@ class ModelSection(Section):
     system_prompt: str | None = Field(
         None,
         description="Put before every prompt that has no system message of its own; it begins the first user "
-        "message where the chat template has no place for a system message. Null: none is added.",
+        "message where the chat template has no place for a system message. An empty text is an empty system "
+        "message. Null: none is added.",
     )
     chat_template: str | None = Field(
         None,

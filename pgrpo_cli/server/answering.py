@@ -68,13 +68,22 @@ class AnswerQueue:
         If this is cancelled meanwhile, `stop` is called, and the turn ends when the thread has heard of it.
         """
         async with self._turn:
-            thread = asyncio.ensure_future(asyncio.to_thread(compute))
-            try:
-                return await asyncio.shield(thread)
-            except asyncio.CancelledError:
-                stop()
-                await asyncio.wait({thread})
-                raise
+            return await in_thread(compute, stop)
+
+
+async def in_thread(work: Callable[[], Result], stop: Callable[[], object] = lambda: None) -> Result:
+    """What `work` returns, called in a thread.
+
+    If this is cancelled meanwhile, `stop` is called, and it ends when the thread has ended, so that a lock
+    which is held around it is free no earlier.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait({thread})
+        raise
 
 
 class StopSequences:

@@ -13,7 +13,7 @@ from pgrpo_cli.errors import PgrpoError
 RETRY_SECONDS = 5
 """What a client is told to wait for when the queue is full."""
 
-_KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
+_KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
 class ApiError(Exception):
@@ -32,7 +32,7 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The response."""
-        headers = {"Retry-After": str(RETRY_SECONDS)} if self.status == 429 else {}
+        headers = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.content(), self.status, headers)

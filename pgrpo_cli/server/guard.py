@@ -52,7 +52,7 @@ class Admission:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.token is None and not self._is_ours(host):
             raise ApiError(403, "Host names another machine; this server answers as localhost only")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place_of(origin) != host.lower():
             raise ApiError(403, "Origin: pages of other sites may not use this server")
         if self.token is not None and scope["path"] not in self.open_paths:
             self._check_token(headers.get("authorization", ""))
@@ -73,6 +73,14 @@ class Admission:
             raise ApiError(
                 401, "this server needs its token: Authorization: Bearer TOKEN", code="invalid_api_key"
             )
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port of an origin; None where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def is_loopback(address: str) -> bool:

@@ -11,13 +11,17 @@ import socket
 from collections.abc import Callable, Generator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pgrpo_cli.errors import RecipeError
 
+from .errors import ApiError
 from .guard import is_loopback
 
 MOST_CONNECTIONS = 512
+HEAD_SECONDS = 30.0
+"""Time that a client has for the head of a request, from the connection or the response before it on."""
 SHUTDOWN_SECONDS = 2
 """How long answers at work may continue when the server is asked to end."""
 
@@ -63,21 +67,62 @@ def url_of(listening: socket.socket) -> str:
 def listen(app: ASGIApp, listening: socket.socket, stop_requested: Callable[[], bool]) -> None:
     """Answer requests until `stop_requested` says so; it is asked ten times a second."""
     config = uvicorn.Config(
-        app,
-        http="h11",
+        _limited(app, lambda: len(server.server_state.connections)),
+        http=_Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     # What goes wrong in a request is told by whoever answers it.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
     server = _Server(config, stop_requested)
     asyncio.run(server.serve([listening]))
+
+
+def _limited(app: ASGIApp, connections: Callable[[], int]) -> ASGIApp:
+    """The application while there are no more connections than it may have. An idle one counts, too."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and connections() > MOST_CONNECTIONS:
+            refused = ApiError(503, f"there are {MOST_CONNECTIONS} connections already; try again later")
+            await refused.response()(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer
+
+
+class _Connection(H11Protocol):
+    """It is closed where no complete head of a request comes: uvicorn waits for the first one for ever."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        # A request that has a head may take its time: its body has a limit of its own.
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

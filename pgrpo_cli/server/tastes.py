@@ -33,7 +33,7 @@ from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.feedback.file import TASTE
 from pgrpo_cli.feedback.records import checked_name
 
-from .answering import AnswerQueue
+from .answering import AnswerQueue, in_thread
 from .errors import ApiError
 from .voices import Voice, Voices
 
@@ -69,6 +69,20 @@ class _Session:
     shown: Shown | None = None
     recorded: int | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    # What is written and what the session knows of it are one piece of work, also where nobody waits for it.
+
+    def pick(self, shown: Shown, mark: str) -> None:
+        """Record a pick from the pair that is shown."""
+        self.tasting.pick(shown, mark)
+        self.shown, self.recorded = None, shown.number
+
+    def undo(self) -> bool:
+        """Whether there was a pick to take back; its pair is shown again."""
+        before = self.tasting.undo()
+        if before is not None:
+            self.shown = before
+        return before is not None
 
 
 class TasteTests:
@@ -114,8 +128,7 @@ class TasteTests:
                 raise ApiError(409, f"pair {asked.number} is not the one that is shown")
             with self._queue.place():
                 if shown is not None:
-                    await asyncio.to_thread(session.tasting.pick, shown, asked.mark)
-                    session.shown, session.recorded = None, shown.number
+                    await in_thread(lambda: session.pick(shown, asked.mark))
                 await self._next_pair(session)
         return JSONResponse(_state(key, session))
 
@@ -123,10 +136,8 @@ class TasteTests:
         """Take the last pick back, and show its pair again."""
         key, session = self._find(request)
         async with session.busy:
-            before = await asyncio.to_thread(session.tasting.undo)
-            if before is None:
+            if not await in_thread(session.undo):
                 raise ApiError(409, "there is no pick to take back")
-            session.shown = before
         return JSONResponse(_state(key, session))
 
     async def end(self, request: Request) -> Response:

@@ -12,7 +12,7 @@ from pgrpo_cli.data.strict_json import read_json
 from pgrpo_cli.errors import CheckpointError
 
 from .checksums import CHECKSUMS, damage, write_checksums
-from .files import aside, atomic_write, explained, sync_directory, sync_tree, write_json
+from .files import atomic_write, explained, put_in_place, sync_directory, sync_tree, write_json
 from .run import RunDirectory
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def finish_adapter(
             write_checksums(temporary)
             atomic_write(temporary / "README.md", model_card)
             sync_tree(temporary)
-            if run.adapter.exists():
-                aside(run.adapter, "replaced")
-            temporary.rename(run.adapter)
+            put_in_place(temporary, run.adapter)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.path)

@@ -33,7 +33,7 @@ from pgrpo_cli.errors import CheckpointError, PgrpoError, RewardError, RunError
 
 from .adapter import ADAPTER_BEING_WRITTEN, ADAPTER_FILES, Adapter, save_adapter
 from .checksums import ENGINE, OURS, damage, hold, unheld, write_checksums
-from .files import aside, explained, sync_directory, sync_tree, write_json
+from .files import aside, explained, put_in_place, sync_directory, sync_tree, write_json
 from .history_files import load_history, save_history
 from .run import RunDirectory
 
@@ -126,9 +126,7 @@ def save_checkpoint(
         temporary.mkdir()
         try:
             _write(temporary, step, state)
-            if final.exists():
-                aside(final, "replaced")
-            temporary.rename(final)
+            put_in_place(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_directory(run.checkpoints)

@@ -9,7 +9,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,22 @@ def aside(path: Path, why: str) -> Path:
     while (target := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
     return path.rename(target)
+
+
+def put_in_place(finished: Path, place: Path) -> Path | None:
+    """Rename `finished` to `place`. What is there is set aside before, and is back where that fails.
+
+    Returns where it is now, if there was something.
+    """
+    replaced = aside(place, "replaced") if place.exists() else None
+    try:
+        finished.rename(place)
+    except BaseException:
+        if replaced is not None:
+            with suppress(OSError):
+                replaced.rename(place)
+        raise
+    return replaced
 
 
 @contextmanager

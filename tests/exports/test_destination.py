@@ -53,6 +53,24 @@ def test_what_was_interrupted_leaves_nothing_and_the_earlier_export(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_where_the_last_rename_fails_the_earlier_export_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "out", one="1")
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == ".out.export":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        written(tmp_path / "out", one="2")
+    assert (tmp_path / "out" / "one").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +24,13 @@ from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.exports.gguf_file import Gguf, rewrite
 from pgrpo_cli.exports.lora_tensors import LoraTensor
+from pgrpo_cli.exports.merged import bake
 from pgrpo_cli.exports.random_gguf import write_random
 from pgrpo_cli.exports.reference import reference
 from pgrpo_cli.model.load.random_model import random_model, random_tokenizer
+from pgrpo_cli.pretrained.chat import Chat
 from pgrpo_cli.pretrained.location import Location
-from pgrpo_cli.recipe.model import RandomModel
+from pgrpo_cli.recipe.model import ModelSection, RandomModel
 from pgrpo_cli.state.run import run_at
 from tests.exports.conftest import SHAPE
 from tests.support.training import TINY, pgrpo, trained, write_tiny
@@ -181,6 +185,15 @@ def test_gguf_answers_in_llama_cpp_as_the_run_does(run: Path, tmp_path: Path, qu
     assert types == {quantization.upper(), "F32"} | ({"Q8_0"} if quantization == "q4_0" else set())
 
 
+@pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
+def test_a_command_that_is_shown_can_be_typed(run: Path, tmp_path: Path, to: str) -> None:
+    folder = tmp_path / "my export; it's"
+    result = pgrpo("export", run, "--to", to, "--quantization", "f32", "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    (command,) = re.findall(r"llama-cli .*", result.stdout + result.stderr)
+    assert str(next(folder.glob("*.gguf"))) in shlex.split(command)
+
+
 @pytest.mark.parametrize("quantization", ["f32", "f16"])
 def test_gguf_lora_is_what_llama_cpp_applies(run: Path, tmp_path: Path, quantization: str) -> None:
     said = exported(run, "gguf-lora", tmp_path / "out", "--quantization", quantization)
@@ -257,6 +270,39 @@ def test_a_chat_template_of_the_recipe_goes_into_the_file_with_its_variables(
         [{"role": "user", "content": "Hi"}], tokenize=False
     )
     assert text == "<|im_start|>user!\nHi<|im_end|>\n<|im_start|>assistant"
+
+
+@pytest.mark.parametrize("beginning", ["", "\n", "\n\n", "  ", "\n  "])
+@pytest.mark.parametrize(
+    "first", ["{% if mark %}", "{{ mark }}{% if mark %}", "{%- if mark %}", "Hi {% if mark %}"]
+)
+def test_variables_of_the_template_leave_its_beginning_as_it_is(beginning: str, first: str) -> None:
+    template = f"{beginning}{first}{{{{ messages[0].content }}}}{{% endif %}}"
+    values = {"mark": "!", "on": True, "no": None, "some": [1, "%}"]}
+    tokenizer = random_tokenizer()
+    tokenizer.chat_template = template
+    asked = [{"role": "user", "content": "Tea?"}]
+    due = Chat(tokenizer, "it", values).text(asked)
+    baked = bake(tokenizer, ModelSection(id="random", chat_template_kwargs=values))
+    assert Chat(baked, "it").text(asked) == due
+    assert baked.apply_chat_template(asked, tokenize=False) == due
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged", "gguf"])
+def test_a_template_that_writes_other_prompts_is_no_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    def otherwise(tokenizer: Any, section: ModelSection) -> Any:
+        tokenizer.chat_template = f"Otherwise. {tokenizer.get_chat_template()}"
+        return tokenizer
+
+    monkeypatch.setattr("pgrpo_cli.exports.llama_cpp.is_installed", lambda: False)
+    for module in ("merged", "gguf_writers"):
+        monkeypatch.setattr(f"pgrpo_cli.exports.{module}.bake", otherwise)
+    result = pgrpo("export", run, "--to", to, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the exported chat template writes the prompt" in result.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_whose_template_writes_the_date_is_exported_on_another_day(

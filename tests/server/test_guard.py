@@ -43,7 +43,9 @@ def test_another_name_that_leads_here_is_refused(url: str, host: str) -> None:
         assert "Host" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "file://", ""])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost:1", "file://", "", "http://[", "http://[x]"]
+)
 def test_a_page_of_another_site_is_refused(url: str, origin: str) -> None:
     answer = asked(url, origin=origin)
     assert answer.status_code == 403

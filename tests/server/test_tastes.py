@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import httpx2
 import pytest
 
+from pgrpo_cli.conversation import tasting
 from pgrpo_cli.conversation.speaker import Speaker
 from pgrpo_cli.errors import TrainingError
-from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.feedback.file import append, read_feedback
 from pgrpo_cli.server import tastes
 from tests.support.serving import served
 
@@ -145,6 +146,49 @@ def test_a_pick_whose_next_pair_failed_is_sent_again_and_recorded_once(
     after = picked(client, state, "1")
     assert after["pair"]["number"] > state["pair"]["number"]
     assert [pick.pick for pick in read_feedback(copy / "taste.jsonl").picks if pick.pick != "="] == ["1"]
+
+
+def test_a_pick_and_an_undo_whose_client_went_away_are_recorded_once(
+    client: httpx2.Client, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begun(client)
+    ties = first["picked"]
+    one = {"number": first["pair"]["number"], "mark": "1"}
+    begins, may = Event(), Event()
+
+    def slow(path: Path, record: Any) -> None:
+        begins.set()
+        assert may.wait(20)
+        append(path, record)
+
+    def given_up_and_again(path: str, body: Any) -> Any:
+        """The response to a request that is sent again while the first one, given up, still writes."""
+        begins.clear()
+        may.clear()
+        # A tie that is found on the way is written at once.
+        monkeypatch.setattr(tasting, "append", slow)
+        with suppress(httpx2.TimeoutException):
+            client.post(path, json=body, timeout=0.3)
+        assert begins.wait(20)
+        monkeypatch.setattr(tasting, "append", append)
+        Timer(0.5, may.set).start()
+        answer = client.post(path, json=body)
+        # By then the first one has written, too.
+        assert may.wait(20)
+        time.sleep(0.2)
+        return answer
+
+    answer = given_up_and_again(f"/tastings/{first['id']}/picks", one)
+    assert answer.status_code == 200
+    found = read_feedback(copy / "taste.jsonl").picks
+    assert [pick.pick for pick in found if pick.pick != "="] == ["1"]
+    # Ties that nobody saw are taken back with the pick before them, and the pick once.
+    assert answer.json()["picked"] == len(found)
+    answer = given_up_and_again(f"/tastings/{first['id']}/undo", {})
+    assert answer.status_code == 409
+    lines = [json.loads(line) for line in (copy / "taste.jsonl").read_text().splitlines()]
+    undone = [line["undone"] for line in lines if line["kind"] == "undo"]
+    assert len(undone) == len(set(undone)) == len(found) - ties
 
 
 def test_when_there_are_no_more_questions_the_names_come(client: httpx2.Client, copy: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgrpo_cli.errors import CheckpointError
-from pgrpo_cli.state.files import aside, atomic_write, explained, write_json
+from pgrpo_cli.state.files import aside, atomic_write, explained, put_in_place, write_json
 
 
 def test_a_write_replaces_the_file_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -62,6 +62,18 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", [float("nan")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_put_in_place_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "missing", tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / "b").write_text("new")
+    assert put_in_place(tmp_path / "b", tmp_path / "a") == tmp_path / "a.replaced-1"
+    assert (tmp_path / "a").read_text() == "new"
+    assert put_in_place(tmp_path / "a.replaced-1", tmp_path / "c") is None
 
 
 def test_aside_takes_the_first_free_number(tmp_path: Path) -> None:

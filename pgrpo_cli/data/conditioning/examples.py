@@ -20,6 +20,8 @@ from pgrpo_cli.seeding import derive_seed
 
 LIKED = "I liked that answer."
 DISLIKED = "I did not like that answer."
+SHORTEST_QUOTE = 20
+"""Characters of an answer that no question of an example may hold. A shorter one is there by chance."""
 MAX_LOOKED_AT = 64
 """Rows that are drawn for one question: more than it needs, since some have its own text or answer."""
 
@@ -35,6 +37,17 @@ class Example:
     time: float
     prompt_id: str
 
+    def suits(self, key: str, answer: str | None) -> bool:
+        """Whether it may stand before a row of that text and answer: it tells neither of them."""
+        if key == self.key or answer == self.answer or _one_conversation(key, self.key):
+            return False
+        return answer is None or len(answer) < SHORTEST_QUOTE or answer not in self.question
+
+
+def _one_conversation(one: str, other: str) -> bool:
+    """Whether one text is an earlier turn of the other: a later turn repeats the answer to it."""
+    return one.startswith(f"{other} assistant ") or other.startswith(f"{one} assistant ")
+
 
 class Pool:
     """The examples of one user or preference group, by time."""
@@ -47,7 +60,7 @@ class Pool:
         self._times = {kind: [example.time for example in found] for kind, found in self._of_kind.items()}
 
     def drawn(self, record: PromptRecord, answer: str | None, count: int, seed: int) -> list[Example]:
-        """Examples for a record, at most `count`: none of its own text or answer, none of its time or later.
+        """Examples for a record, at most `count`: such as suit it, and none of its time or later.
 
         Half are disliked ones, as far as there are so many of each. In the order of time, but a liked one
         last; empty where none is liked.
@@ -60,7 +73,7 @@ class Pool:
                     (
                         example
                         for example in self._in_random_order(kind, record.time, rng)
-                        if example.key != key and example.answer != answer
+                        if example.suits(key, answer)
                     ),
                     count,
                 )

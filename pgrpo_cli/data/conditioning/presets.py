@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.data.records import Message, PreparedPrompt
+from pgrpo_cli.data.records import Message, PreparedPrompt, with_system_prompt
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
 from pgrpo_cli.recipe.conditioning import ABOUT_THE_USER, ProfilesConditioning
@@ -71,12 +71,14 @@ def profile_preset(recipe: Recipe, profile: str) -> Preset:
             f"data.conditioning.template needs more than a profile: {problem}",
             remedy="Talk to it as a preference group or as a user of its data instead.",
         ) from problem
-    return Preset(None, _system(text), "profile")
+    # As in training: what the template leaves empty is the system prompt's.
+    own = [{"role": "system", "content": text.strip()}] if text.strip() else []
+    return Preset(None, tuple(with_system_prompt(own, recipe.model.system_prompt)), "profile")
 
 
 def plain_preset(section: ModelSection) -> Preset:
     """As nobody: the recipe's system prompt alone."""
-    return Preset(None, _system(section.system_prompt or ""), "system prompt")
+    return Preset(None, tuple(with_system_prompt((), section.system_prompt)), "system prompt")
 
 
 def preference_groups_of(run_dir: Path) -> list[str]:
@@ -108,11 +110,6 @@ def _preset(section: DataSection, prompts: Iterable[PreparedPrompt]) -> Preset:
     else:
         origin = f"prompt {prompt.prompt_id}"
     return Preset(prompt.preference_group, before, origin, prompt.user_id)
-
-
-def _system(text: str) -> tuple[Message, ...]:
-    text = text.strip()
-    return ({"role": "system", "content": text},) if text else ()
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> DataError:

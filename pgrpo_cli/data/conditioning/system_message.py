@@ -22,7 +22,8 @@ def with_system_messages(
 ) -> Iterator[PromptRecord | RejectedRow]:
     """Each record with the system message that the template writes, or why it writes none.
 
-    `profiles`: a description of each preference group. Where the text is empty there is no system message.
+    `profiles`: a description of each preference group. Where the text is empty, no system message stands
+    before the record, so that its prompt gets `model.system_prompt` later on.
     Raises RecipeError where the template cannot be used at all.
     """
     try:

@@ -136,25 +136,38 @@ class _Rewarded:
     """Which prompts of one text may be rewarded otherwise: by their preference group, or by their row."""
 
     def __init__(self, rewards: Sequence[RewardBase]) -> None:
-        counting = [reward for reward in rewards if reward.weight]
-        # None: code of the user's or a judge, of which nobody knows.
-        self._by_group = any(reward.by_preference_group in (True, None) for reward in counting)
-        self._limits = [set(r.preference_groups) for r in counting if r.preference_groups is not None]
-        self._columns = sorted({name for reward in counting for name in _columns(reward)})
+        self._counting = [reward for reward in rewards if reward.weight]
 
     @property
     def can_differ(self) -> bool:
         """Whether anything depends on the preference group or the row."""
-        return bool(self._by_group or self._limits or self._columns)
+        return any(
+            _looks_at_group(reward) or reward.preference_groups is not None or _columns(reward)
+            for reward in self._counting
+        )
 
     def __call__(self, prompt: PreparedPrompt) -> Any:
         """Equal for prompts that are rewarded alike."""
         group = prompt.preference_group
-        return (
-            group if self._by_group else None,
-            tuple(group in limit for limit in self._limits),
-            tuple(repr(prompt.columns.get(name)) for name in self._columns),
+        # A reward that is limited to other groups is 0, whatever the group and the row are.
+        applied = [
+            reward
+            for reward in self._counting
+            if reward.preference_groups is None or group in reward.preference_groups
+        ]
+        return tuple(
+            (
+                reward.label,
+                group if _looks_at_group(reward) else None,
+                tuple(repr(prompt.columns.get(name)) for name in _columns(reward)),
+            )
+            for reward in applied
         )
+
+
+def _looks_at_group(reward: RewardBase) -> bool:
+    """Whether its value may depend on the preference group: of a user's code or a judge nobody knows."""
+    return reward.by_preference_group is not False
 
 
 def _columns(reward: RewardBase) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -71,6 +72,41 @@ def test_a_prompt_never_sees_its_own_text_or_its_own_answer() -> None:
     ]
     (asked, *_) = given(rows, count=10)["train"]
     assert asked == ["other", "answer to other", "Same"]
+
+
+def turn(*contents: str, answer: str) -> PromptRecord:
+    """A row of a conversation: the user and the assistant in turns, and the answer to the last of them."""
+    roles = cycle(("user", "assistant"))
+    messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    row = {"answer": answer, "up": True}
+    return PromptRecord(contents[-1], tuple(messages), "group of ana", row, "ana")
+
+
+def test_no_turn_of_a_conversation_is_an_example_for_another_one() -> None:
+    rows = [
+        turn("Capital of France?", answer="Paris"),
+        turn("Capital of France?", "Paris", "Why?", answer="Because."),
+        # It begins with the same words, and is no turn of that conversation.
+        turn("Capital of France? And of Spain?", answer="Paris and Madrid"),
+    ]
+    other = ["Capital of France? And of Spain?", "Paris and Madrid"]
+    opening, later, _ = given(rows, count=10)["train"]
+    assert opening == [*other, "Capital of France?"]
+    assert later == [*other, "Capital of France?", "Paris", "Why?"]
+
+
+def test_no_question_of_an_example_quotes_the_answer() -> None:
+    answer = "Take the train at noon."
+    rows = [
+        rated("How?", answer=answer),
+        rated(f"You said: {answer} When is that?", answer="At twelve."),
+        # Short answers stand in other texts by chance.
+        rated("Yes or no?", answer="No"),
+        rated("Really?", answer="Yes"),
+    ]
+    how, *_, really = given(rows, count=10)["train"]
+    assert set(how[1:-1:2]) == {"No", "Yes"}
+    assert set(really[1:-1:2]) == {answer, "At twelve.", "No"}
 
 
 def test_examples_are_the_users_own_unless_the_group_shares_them() -> None:

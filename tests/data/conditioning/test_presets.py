@@ -102,6 +102,23 @@ def test_nobody_gets_the_system_prompt() -> None:
     assert plain_preset(recipe().model) == Preset(None, (), "system prompt")
 
 
+@pytest.mark.parametrize("system_prompt", [" Be kind.\n", "", None])
+def test_who_is_told_nothing_gets_the_system_prompt_as_training_writes_it(
+    system_prompt: str | None, tmp_path: Path
+) -> None:
+    # Of group `b` the template says nothing.
+    section = {"type": "profiles", "profiles": "auto", "template": "{% if profile == 'a' %}A.{% endif %}"}
+    write(tmp_path, [{"prompt": f"{i}", "preference_group": "ab"[i % 2]} for i in range(20)])
+    prepared(tmp_path, section, system_prompt=system_prompt)
+    made = recipe(section, system_prompt=system_prompt)
+    trained = next(p for p in load_prepared(tmp_path / "run", "train") if p.preference_group == "b")
+    due = () if system_prompt is None else ({"role": "system", "content": system_prompt},)
+    assert trained.messages[:-1] == due
+    assert plain_preset(made.model).messages == due
+    assert group_preset(tmp_path / "run", made, "b").messages == due
+    assert profile_preset(made, "somebody").messages == due
+
+
 def test_whom_the_data_do_not_know_is_told_near_names(tmp_path: Path) -> None:
     write(tmp_path, rows())
     prepared(tmp_path, source={"user_column": "user"})

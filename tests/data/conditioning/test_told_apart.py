@@ -59,6 +59,10 @@ SAME = [asked("Hi", "a", answer="x", n=1), asked("Hi", "b", answer="y", n=2), as
         ({**LENGTH, "preference_groups": ["a"]}, 2),
         ({**LENGTH, "preference_groups": ["a", "b"]}, 0),
         ({**LENGTH, "preference_groups": ["c"]}, 0),
+        # Neither the group nor a column matters to a reward that neither of the two has.
+        ({**PERSONAS, "preference_groups": ["c"]}, 0),
+        ({**ROUGE, "preference_groups": ["c"]}, 0),
+        ({**ROUGE, "preference_groups": ["b"]}, 2),
         # What counts for nothing.
         ({**PERSONAS, "weight": 0}, 0),
     ],

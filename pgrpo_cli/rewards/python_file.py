@@ -52,6 +52,8 @@ class Neighbours:
         self._modules: dict[str, ModuleType] = {}
         self._entered = 0
         self._before: frozenset[str] = frozenset()
+        # What is installed may lie below the folder, as in a virtual environment that stands beside the file.
+        self._installed = tuple(f"{place}/" for place in sys.path if place.startswith(f"{self._folder}/"))
 
     def __enter__(self) -> None:
         with _LOCK:
@@ -70,18 +72,26 @@ class Neighbours:
             # The last one: the user may have named the folder, too.
             last = len(sys.path) - 1 - sys.path[::-1].index(self._folder)
             del sys.path[last]
-            for name in [name for name in sys.modules if name not in self._before]:
-                if _lies_in(self._folder, sys.modules[name]):
-                    self._modules[name] = sys.modules.pop(name)
+            new = [name for name in sys.modules if name not in self._before]
+            # All are looked at before any leaves: the path of a package without __init__.py is computed, and
+            # needs the package that it is in.
+            for name in [name for name in new if self._is_neighbour(name)]:
+                self._modules[name] = sys.modules.pop(name)
+
+    def _is_neighbour(self, name: str) -> bool:
+        # Nor is it one if the package that it is in was there before, and stays.
+        return name.partition(".")[0] not in self._before and any(
+            place.startswith(f"{self._folder}/") and not place.startswith(self._installed)
+            for place in _places(sys.modules[name])
+        )
 
 
-def _lies_in(folder: str, module: ModuleType) -> bool:
+def _places(module: ModuleType) -> list[str]:
     # A package without __init__.py has no file, and a path. The module itself is not asked for it: torch has
     # some that answer to every name.
     spec = getattr(module, "__spec__", None)
     path = getattr(spec, "submodule_search_locations", None)
-    places = [getattr(module, "__file__", None) or "", *(path or ())]
-    return any(str(place).startswith(f"{folder}/") for place in places)
+    return [str(place) for place in (getattr(module, "__file__", None) or "", *(path or ()))]
 
 
 @dataclass(frozen=True)

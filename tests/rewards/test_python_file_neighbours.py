@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -112,3 +113,58 @@ def test_what_a_file_imports_of_its_folder_is_found_without_running_it(tmp_path:
     # What cannot be read has no imports.
     near.write_text("(" * 100_000)
     assert file.with_name("far.py") not in imported_files(file)
+
+
+IN_PARTS = """
+from helpers.sub.score import SCORE
+def reward(prompts, completions, **columns):
+    from helpers.sub import score
+    from helpers.late import more
+    assert score.SCORE is SCORE
+    return [more.VALUE] * len(completions)
+"""
+
+
+def test_packages_without_init_are_imported_and_leave_nothing_behind(tmp_path: Path) -> None:
+    for folder in ("helpers/sub", "helpers/late"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "helpers" / "sub" / "score.py").write_text("SCORE = object()\n")
+    (tmp_path / "helpers" / "late" / "more.py").write_text("VALUE = 3\n")
+    (tmp_path / "mine.py").write_text(IN_PARTS)
+    rewards = build(str(tmp_path / "mine.py"))
+    for _ in range(2):
+        assert scored(rewards, completions("x"))[0].value == 3.0
+    assert not {name for name in sys.modules if name.split(".")[0] == "helpers"}
+
+
+def test_what_is_installed_below_the_folder_stays_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a project whose .venv stands beside the reward's file: compiled modules cannot be imported twice.
+    installed = tmp_path / ".venv" / "lib" / "site-packages"
+    (installed / "some_package_of_a_venv").mkdir(parents=True)
+    (installed / "some_package_of_a_venv" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(installed))
+    (tmp_path / "near.py").write_text("import some_package_of_a_venv\n")
+    (tmp_path / "mine.py").write_text(
+        "import near\ndef reward(prompts, completions, **columns): return [1.0] * len(completions)\n"
+    )
+    scored(build(str(tmp_path / "mine.py")), completions("x"))
+    assert sys.modules.pop("some_package_of_a_venv", None)
+    assert "near" not in sys.modules
+
+
+def test_a_part_of_a_package_that_was_there_before_stays_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the reward's file stands in the folder of a checkout of this project.
+    (tmp_path / "whole").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "whole" / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("whole")
+    (tmp_path / "mine.py").write_text(
+        "import whole.part\ndef reward(prompts, completions, **columns): return [1.0] * len(completions)\n"
+    )
+    scored(build(str(tmp_path / "mine.py")), completions("x"))
+    assert {sys.modules.pop(name, None) is None for name in ("whole", "whole.part")} == {False}

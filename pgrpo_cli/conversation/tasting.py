@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from threading import Event
 
-from pgrpo_cli.data.conditioning.presets import Preset, group_preset
+from pgrpo_cli.data.conditioning.presets import Preset, group_presets
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
 from pgrpo_cli.feedback.file import append, read_feedback
@@ -331,8 +331,8 @@ def candidates_of(
     if len(groups) < 2:
         return [Contestant(which, speaker, which, preset)]
     return [
-        Contestant(f"{which}@{group}"[:200], speaker, which, group_preset(run_dir, recipe, group))
-        for group in groups
+        Contestant(f"{which}@{group}"[:200], speaker, which, told)
+        for group, told in zip(groups, group_presets(run_dir, recipe, groups), strict=True)
     ]
 
 

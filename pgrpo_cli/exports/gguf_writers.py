@@ -23,6 +23,7 @@ from . import llama_cpp
 from .converter import convert, find_converter
 from .formats import sampling_of
 from .gguf_file import TYPES, Gguf, rewrite, write_new
+from .go_template import differences, role_template
 from .job import Job, Written, checked, presets_of
 from .lora_tensors import LoraTensor, changes, lora_tensors, nf4_weights
 from .merged import DTYPES, Base, adapted_base, bake, require_tokenizer, save_base, save_merged
@@ -93,6 +94,8 @@ def write_ollama(job: Job, folder: Path) -> Written:
     chat = Chat(tokenizer, "the exported tokenizer")
     gguf = Gguf(folder / MODEL)
     bos = tokenizer.bos_token if gguf.value("tokenizer.ggml.add_bos_token") else None
+    for difference in differences(role_template(chat), chat):
+        job.on_note(f"note: {difference}")
     presets, _ = presets_of(target)
     names = write_modelfiles(
         folder,

@@ -22,6 +22,19 @@ _TRIED = (
     ("system", "user", "assistant", "user"),
 )
 
+# What a model's own template may leave out or change, and conversations that show it. Many do, such as those
+# of Llama 3 and Qwen3, so that it is no reason to refuse them.
+_CHANGED: dict[str, tuple[tuple[tuple[str, str], ...], ...]] = {
+    "blanks at the ends of a message": (
+        (("system", " Short. \n"), ("user", "Tea?")),
+        (("user", " Tea? \n"),),
+        (("user", "Tea?"), ("assistant", " Yes. \n"), ("user", "Why?")),
+    ),
+    "the reasoning of earlier answers": (
+        (("user", "Tea?"), ("assistant", "<think>\nHm.\n</think>\n\nYes."), ("user", "Why?")),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class RoleTemplate:
@@ -142,7 +155,27 @@ def _removed_end_text(text: str, suffix: str) -> str:
 
 def _literal(text: str) -> str:
     """Text that Go's templates write as it is."""
-    return text.replace("{{", '{{ "{{" }}')
+    # Each brace: one at the end would stand before those of what follows.
+    return text.replace("{", '{{ "{" }}')
+
+
+def differences(template: RoleTemplate, chat: Chat) -> list[str]:
+    """What the model's own template leaves out or changes and the template by roles writes, as sentences."""
+    found = []
+    for what, conversations in _CHANGED.items():
+        asked = [
+            [{"role": role, "content": content} for role, content in messages] for messages in conversations
+        ]
+        own = chat.texts(asked, add_generation_prompt=True)
+        if any(
+            isinstance(text, str) and text != template.text(messages)
+            for messages, text in zip(asked, own, strict=True)
+        ):
+            found.append(
+                f"the model's own chat template leaves out or changes {what}; a template of Ollama cannot do "
+                "that and writes them as they are"
+            )
+    return found
 
 
 def require_same(template: RoleTemplate, chat: Chat, conversations: Sequence[Messages]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pgrpo_cli.data.conditioning.presets import Preset, group_preset, preference_groups_of
+from pgrpo_cli.data.conditioning.presets import Preset, group_presets, preference_groups_of
 from pgrpo_cli.eval.targets import EvalTarget
 
 from .comparison import UNCHANGED, Checked, compared, require_near
@@ -62,5 +62,5 @@ def checked(job: Job, found: Sequence[Read], quantization: str | None, by: str) 
 def presets_of(target: EvalTarget) -> tuple[list[Preset], int]:
     """A preset for each preference group, the largest first, and how many more groups there are."""
     names = preference_groups_of(target.run.path)
-    found = [group_preset(target.run.path, target.recipe, name) for name in names[:MOST_PRESETS]]
+    found = group_presets(target.run.path, target.recipe, names[:MOST_PRESETS])
     return found, len(names) - len(found)

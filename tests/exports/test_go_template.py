@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgrpo_cli.errors import ExportError
-from pgrpo_cli.exports.go_template import role_template
+from pgrpo_cli.exports.go_template import differences, role_template
 from pgrpo_cli.model.load.random_model import random_tokenizer
 from pgrpo_cli.pretrained.chat import Chat
 
@@ -82,6 +82,34 @@ def test_the_first_token_is_left_to_llama_cpp() -> None:
     # It stands before the system message and before the text that replaces one.
     assert "<bos>" not in role_template(chat("<bos>" + DEFAULT)).go(bos="<bos>")
     assert role_template(chat(LLAMA3)).go().startswith("<bos>{{ range .Messages }}")
+
+
+def test_a_brace_of_the_template_is_none_of_gos() -> None:
+    braces = (
+        "{% for m in messages %}{{ m.role }}: { {{- m.content }} {{ '{{' }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {{ '{' }}{% endif %}"
+    )
+    go = role_template(chat(braces)).go()
+    assert '{{ if eq .Role "user" }}user: {{ "{" }}{{ .Content }} {{ "{" }}{{ "{" }}\n{{ end }}' in go
+    assert go.endswith('{{ end }}assistant: {{ "{" }}') and "{{{" not in go
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        (CHATML, []),
+        (GEMMA, []),
+        (CHATML.replace("m.content", "m.content | trim"), ["blanks"]),
+        (CHATML.replace("m.content", "m.content.split('</think>')[-1]"), ["reasoning"]),
+        (CHATML.replace("m.content", "m.content.split('</think>')[-1] | trim"), ["blanks", "reasoning"]),
+    ],
+    ids=["chatml", "gemma", "trims", "drops reasoning", "both"],
+)
+def test_what_the_models_own_template_leaves_out_is_said(template: str, what: list[str]) -> None:
+    own = chat(template)
+    notes = differences(role_template(own), own)
+    assert len(notes) == len(what)
+    assert all(word in note for word, note in zip(what, notes, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,13 @@ from gguf import GGUFReader
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from pgrpo_cli.data.conditioning import presets
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.eval.alignment import policy_of
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.exports.gguf_file import Gguf, rewrite
+from pgrpo_cli.exports.job import presets_of
 from pgrpo_cli.exports.lora_tensors import LoraTensor
 from pgrpo_cli.exports.merged import bake
 from pgrpo_cli.exports.random_gguf import write_random
@@ -323,6 +325,22 @@ def test_a_run_whose_template_writes_the_date_is_exported_on_another_day(
     monkeypatch.setattr("pgrpo_cli.exports.reference.load_prepared", long_ago)
     for to in ("merged", "gguf"):
         exported(tmp_path / "run", to, tmp_path / to)
+
+
+def test_presets_of_all_groups_take_one_pass_over_the_data(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def load(run: Path, half: str) -> list[PreparedPrompt]:
+        reads.append(half)
+        return load_prepared(run, half)
+
+    monkeypatch.setattr(presets, "load_prepared", load)
+    found = run_at(run)
+    made, more = presets_of(eval_target(found, found.recipe(), found.recipe_dir))
+    assert ([preset.preference_group for preset in made], more) == (["often", "seldom", "é"], 0)
+    assert len(reads) <= 2
 
 
 def test_ollama_has_a_preset_for_each_preference_group(run: Path, tmp_path: Path) -> None:

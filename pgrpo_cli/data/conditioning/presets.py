@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,16 +34,23 @@ class Preset:
 
 def group_preset(run_dir: Path, recipe: Recipe, preference_group: str) -> Preset:
     """As somebody of a preference group. Raises DataError where the run's data have no such group."""
+    return group_presets(run_dir, recipe, [preference_group])[0]
+
+
+def group_presets(run_dir: Path, recipe: Recipe, preference_groups: Sequence[str]) -> list[Preset]:
+    """The same of several preference groups, for which the data are read once."""
     names = preference_groups_of(run_dir)
-    if preference_group not in names:
-        raise _unknown("preference group", preference_group, names)
-    prompts = (
-        prompt
-        for split in HALVES
-        for prompt in load_prepared(run_dir, split)
-        if prompt.preference_group == preference_group
-    )
-    return _preset(recipe.data, prompts)
+    for group in preference_groups:
+        if group not in names:
+            raise _unknown("preference group", group, names)
+    lending: dict[str, PreparedPrompt] = {}
+    for split in HALVES:
+        for prompt in load_prepared(run_dir, split):
+            group = prompt.preference_group
+            lending[group] = _lending(recipe.data, lending.get(group), prompt)
+        if not _by_turns(recipe.data) and lending.keys() >= set(preference_groups):
+            break
+    return [_preset(recipe.data, lending[group]) for group in preference_groups]
 
 
 def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
@@ -52,7 +59,10 @@ def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
     of_user = [prompt for prompt in prompts if prompt.user_id == user_id]
     if not of_user:
         raise _unknown("user", user_id, {prompt.user_id for prompt in prompts if prompt.user_id is not None})
-    return _preset(recipe.data, of_user)
+    lending = of_user[0]
+    for prompt in of_user:
+        lending = _lending(recipe.data, lending, prompt)
+    return _preset(recipe.data, lending)
 
 
 def profile_preset(recipe: Recipe, profile: str) -> Preset:
@@ -91,16 +101,21 @@ def preference_groups_of(run_dir: Path) -> list[str]:
     return list(manifest.get("preference_groups", {}))
 
 
-def _preset(section: DataSection, prompts: Iterable[PreparedPrompt]) -> Preset:
-    """What stands before the question of one of the prompts: the first one of those with the most turns.
+def _by_turns(section: DataSection) -> bool:
+    """Whether prompts of one group tell different things, such as examples. The first ones may have none."""
+    return section.conditioning.type not in ("prompt", "profiles")
 
-    A user's first questions may have no examples before them.
-    """
+
+def _lending(section: DataSection, found: PreparedPrompt | None, prompt: PreparedPrompt) -> PreparedPrompt:
+    """Which of two prompts lends what stands before it: the first, or the first with the most turns."""
+    if found is None or (_by_turns(section) and len(prompt.messages) > len(found.messages)):
+        return prompt
+    return found
+
+
+def _preset(section: DataSection, prompt: PreparedPrompt) -> Preset:
+    """What stands before the question of the prompt."""
     kind = section.conditioning.type
-    if kind == "prompt" or kind == "profiles":
-        prompt = next(iter(prompts))
-    else:
-        prompt = max(prompts, key=lambda prompt: len(prompt.messages))
     before = prompt.messages[:-1]
     if kind == "profiles":
         before, origin = before[: bool(before) and before[0]["role"] == "system"], "profile"

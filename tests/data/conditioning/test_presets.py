@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.data.conditioning import presets
 from pgrpo_cli.data.conditioning.presets import (
     Preset,
     group_preset,
+    group_presets,
     plain_preset,
     preference_groups_of,
     profile_preset,
     user_preset,
 )
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import PreparedPrompt
 from pgrpo_cli.errors import DataError
 from tests.support.conditioned import prepared, recipe, write
 
@@ -79,6 +82,28 @@ def test_examples_lend_the_turns_before_the_question_with_the_most_of_them(tmp_p
     assert [m["role"] for m in preset.messages] == ["user", "assistant"] * 2
     assert all(m["content"].startswith("b1: ") for m in preset.messages[1::2])
     assert user_preset(tmp_path / "run", recipe(section), "a1").origin == "examples of user a1"
+
+
+@pytest.mark.parametrize("kind", ["prompt", "examples"])
+def test_those_of_several_groups_are_read_at_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = {"type": "examples", "answer_column": "answer", "count": 2} if kind == "examples" else None
+    write(tmp_path, rows(answer="Well."))
+    prepared(tmp_path, section, source={"user_column": "user"}, split_by="user")
+    made = recipe(section, source={"user_column": "user"})
+    reads: list[str] = []
+
+    def load(run: Path, half: str) -> list[PreparedPrompt]:
+        reads.append(half)
+        return load_prepared(run, half)
+
+    monkeypatch.setattr(presets, "load_prepared", load)
+    found = group_presets(tmp_path / "run", made, ["b", "a"])
+    assert reads == ["eval", "train"]
+    monkeypatch.undo()
+    assert found == [group_preset(tmp_path / "run", made, group) for group in ("b", "a")]
+    assert [preset.preference_group for preset in found] == ["b", "a"]
 
 
 def test_a_described_person_needs_no_data() -> None:

@@ -151,7 +151,7 @@ def leaked(record: PromptRecord) -> RejectedRow:
 def without_held_out(
     train: Iterable[PromptRecord], held_out: Iterable[PromptRecord]
 ) -> tuple[list[PromptRecord], list[RejectedRow]]:
-    """The training records that neither are a held-out text nor begin with one, and the rows of the others."""
+    """The training records that are no held-out text and begin with none, and the rows of the others."""
     texts = {text_key(record) for record in held_out}
     kept: list[PromptRecord] = []
     dropped: list[RejectedRow] = []

@@ -36,8 +36,8 @@ class Pretrained:
     rows: int
 
     def tokenized(self, *texts: Sequence[str], special_tokens: bool = True) -> Mapping[str, Any]:
-        """Tensors of a batch of texts, or of pairs of texts. Too long ones lose their beginning; of a pair the
-        first text does, and only if nothing is left of it the second.
+        """Tensors of a batch of texts, or of pairs of texts. Too long ones lose their beginning; of a pair
+        the first text does, and only if nothing is left of it the second.
         """
         rows = [self._cut(*row, special_tokens=special_tokens) for row in zip(*texts, strict=True)]
         tensors: Mapping[str, Any] = self.tokenizer.pad(rows, return_tensors="pt")

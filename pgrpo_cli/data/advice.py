@@ -42,14 +42,14 @@ def warnings_about(facts: Facts) -> tuple[str, ...]:
 
 
 def one_dominates(facts: Facts) -> Iterator[str]:
-    """Nearly all prompts in one preference group."""
+    """Nearly all prompts in one preference group, where those of the others are sampled as rarely."""
     largest = facts.groups[0]
     if len(facts.groups) == 1:
         yield (
             f"there is only one preference group, {largest.preference_group!r}; data.preference_groups can "
             "make more"
         )
-    elif largest.share > NEARLY_ALL:
+    elif largest.share > NEARLY_ALL and facts.recipe.train.sampler == "proportional":
         per_step = facts.recipe.train.prompts_per_step
         yield (
             f"preference group {largest.preference_group!r} has {largest.share:.0%} of the training prompts: "
@@ -166,6 +166,22 @@ def references_without_reward(facts: Facts) -> Iterator[str]:
         )
 
 
+def groups_without_reward(facts: Facts) -> Iterator[str]:
+    """Preference groups that every reward with a weight leaves out."""
+    names = sorted(group.preference_group for group in facts.groups)
+    for reward in facts.recipe.rewards:
+        if reward.weight:
+            names = [name for name in names if name not in (reward.preference_groups or names)]
+    if len(names) > MAX_LINES:
+        yield (
+            f"no reward is for {len(names)} of {len(facts.groups)} preference groups ({names[0]!r} is one): "
+            "all their completions get 0, and they learn nothing"
+        )
+        return
+    for name in names:
+        yield f"no reward is for preference group {name!r}: all its completions get 0, and it learns nothing"
+
+
 def rewards_for_unknown_groups(facts: Facts) -> Iterator[str]:
     """Rewards that are limited to preference groups which the data do not have."""
     known = {group.preference_group for group in facts.groups}
@@ -221,6 +237,7 @@ RULES: tuple[Rule, ...] = (
     repeated,
     answers_given_away,
     references_without_reward,
+    groups_without_reward,
     rewards_for_unknown_groups,
     rubrics_of_unknown_groups,
     profiles_of_unknown_groups,

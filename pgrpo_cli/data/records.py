@@ -152,22 +152,23 @@ def rejected_record(record: PromptRecord, reason: str, detail: str, *, left_out:
 
 
 def leaked(record: PromptRecord) -> RejectedRow:
-    """The row of a training record whose text is held out."""
-    return rejected_record(record, LEAKED, "the same text is in the evaluation half", left_out=True)
+    """The row of a training record whose text, or the beginning of its conversation, is held out."""
+    detail = "its text, or the beginning of its conversation, is in the evaluation half"
+    return rejected_record(record, LEAKED, detail, left_out=True)
 
 
 def without_held_out(
     train: Iterable[PromptRecord], held_out: Iterable[PromptRecord]
 ) -> tuple[list[PromptRecord], list[RejectedRow]]:
-    """The training records whose text is not held out, and the rows of the others."""
+    """The training records that are no held-out text and begin with none, and the rows of the others."""
     texts = {text_key(record) for record in held_out}
     kept: list[PromptRecord] = []
     dropped: list[RejectedRow] = []
     for record in train:
-        if text_key(record) in texts:
-            dropped.append(leaked(record))
-        else:
+        if texts.isdisjoint(beginnings(record)):
             kept.append(record)
+        else:
+            dropped.append(leaked(record))
     return kept, dropped
 
 
@@ -175,9 +176,22 @@ def text_key(record: PromptRecord) -> str:
     """What makes two prompts the same text: their messages but the system's, without case and spacing, and
     whichever way Unicode spells them.
     """
-    parts = [
+    return _key(_said(record))
+
+
+def beginnings(record: PromptRecord) -> list[str]:
+    """The text keys of the conversation's first message, of its first two, and so on to all of them."""
+    said = _said(record)
+    return [_key(said[:count]) for count in range(1, len(said) + 1)] or [_key(said)]
+
+
+def _said(record: PromptRecord) -> list[str]:
+    return [
         f"{message['role']} {message['content']}"
         for message in record.messages
         if message["role"] != "system"
     ]
-    return " ".join(composed(" ".join(parts).casefold()).split())
+
+
+def _key(said: list[str]) -> str:
+    return " ".join(composed(" ".join(said).casefold()).split())

@@ -1,4 +1,7 @@
-"""Holding prompts out for evaluation: no text in both halves, every preference group in the training half."""
+"""Holding prompts out for evaluation: no text in both halves, every preference group in the training half.
+
+A training prompt does not begin with a held-out one either: it would hold that question and its answer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from dataclasses import dataclass
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.seeding import derive_seed
 
-from .records import PromptRecord, RejectedRow, leaked, text_key, without_held_out
+from .records import PromptRecord, RejectedRow, beginnings, leaked, without_held_out
 
 
 @dataclass(frozen=True)
 class Split:
-    """Each half in the order given. `dropped`: training prompts whose text was held out with another one."""
+    """Each half in the order given. `dropped`: training prompts whose text, or beginning, is held out."""
 
     train: tuple[PromptRecord, ...]
     eval: tuple[PromptRecord, ...]
@@ -23,18 +26,24 @@ class Split:
 
 
 class Halves:
-    """All records in training at first. `texts` has the text key of each.
+    """All records in training at first. `conversations` names that of each: its shortest beginning which is
+    a prompt of the data, too.
 
-    What is held out takes its text with it: other records of that text leave training. No preference group
-    loses its last training record.
+    What is held out takes its text with it: other records that are that text, or begin with it, leave
+    training. No preference group loses its last training record.
     """
 
     def __init__(self, records: Sequence[PromptRecord]) -> None:
         self.records = records
-        self.texts = [text_key(record) for record in records]
-        self._of_text: dict[str, list[int]] = defaultdict(list)
-        for index, text in enumerate(self.texts):
-            self._of_text[text].append(index)
+        starts = [beginnings(record) for record in records]
+        self._texts = [texts[-1] for texts in starts]
+        known = set(self._texts)
+        self.conversations = [next(text for text in texts if text in known) for texts in starts]
+        self._with_text: dict[str, list[int]] = defaultdict(list)
+        for index, texts in enumerate(starts):
+            for text in texts:
+                if text in known:
+                    self._with_text[text].append(index)
         self._left = Counter(record.assigned for record in records)
         self._gone: set[int] = set()
         self._held_out: set[int] = set()
@@ -42,8 +51,8 @@ class Halves:
     def hold_out(self, indices: Iterable[int]) -> bool:
         """Hold these records out, or none of them (False) where a preference group could not train then."""
         chosen = set(indices)
-        texts = {self.texts[index] for index in chosen}
-        gone = {index for text in texts for index in self._of_text[text]} - self._gone
+        texts = {self._texts[index] for index in chosen}
+        gone = {index for text in texts for index in self._with_text[text]} - self._gone
         lost = Counter(self.records[index].assigned for index in gone)
         if any(self._left[group] <= count for group, count in lost.items()):
             return False
@@ -69,9 +78,10 @@ class Halves:
 def split(records: Sequence[PromptRecord], split_by: str, eval_fraction: float, seed: int) -> Split:
     """Hold out about `eval_fraction` of every preference group, in the order of a seeded hash.
 
-    `text`: of its texts, at least one; a text goes to one half for all preference groups that share it.
-    `user`: of its users, at least one, with all their prompts. `time`: of its prompts, at least one, the
-    latest of their users. With `user` and `time` a text that is held out leaves training wherever it stands.
+    `text`: of its texts, at least one; a text goes to one half for all preference groups that share it, and
+    so do all turns of a conversation. `user`: of its users, at least one, with all their prompts. `time`: of
+    its prompts, at least one, the latest of their users. With `user` and `time` a text that is held out
+    leaves training wherever it stands, and so does what begins with it.
     No preference group loses its last training prompt: its held-out share may fall short, or exceed.
     Raises DataError where a record lacks the user or the time that it goes by.
     """
@@ -83,18 +93,18 @@ def split(records: Sequence[PromptRecord], split_by: str, eval_fraction: float, 
         _require(records, "the user", "user_column", lambda record: record.user_id is not None)
         _hold_out_units(halves, [str(record.user_id) for record in records], eval_fraction, seed)
     else:
-        _hold_out_units(halves, halves.texts, eval_fraction, seed)
+        _hold_out_units(halves, halves.conversations, eval_fraction, seed)
     return Split(*halves.result())
 
 
 def keep_apart(train: Sequence[PromptRecord], held_out: Sequence[PromptRecord]) -> Split:
-    """The halves that a source brings, without the training prompts whose text is held out."""
+    """The halves that a source brings, without the training prompts whose text, or beginning, is held out."""
     kept, dropped = without_held_out(train, held_out)
     return Split(tuple(kept), tuple(held_out), tuple(dropped))
 
 
 def _hold_out_units(halves: Halves, units: Sequence[str], fraction: float, seed: int) -> None:
-    """Hold out whole units (texts, users); `units` names that of each record."""
+    """Hold out whole units (conversations, users); `units` names that of each record."""
     members: dict[str, list[int]] = defaultdict(list)
     units_of: dict[str, set[str]] = defaultdict(set)
     groups_of: dict[str, set[str]] = defaultdict(set)

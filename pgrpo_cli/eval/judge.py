@@ -39,7 +39,7 @@ Shares = tuple[float, float]
 _SHARES = {"1": 1.0, "2": 0.0, "tie": 0.5}
 """What is said -> the first answer's share of the win."""
 _SAID = r"(?P<said>1|2|tie)"
-_ALONE = re.compile(rf"{_SAID}\.?", re.IGNORECASE)
+_ALONE = re.compile(rf"[\s*_`]*+{_SAID}[\s*_`]*+\.?[\s*_`]*+", re.IGNORECASE)
 # As in `Better: 2` or `**Better:** tie`; `refuse_doubt` looks at what follows.
 _NAMED = re.compile(rf"\bbetter\b[\s*_`]*(?:is|=|:)[\s*_`]*{_SAID}", re.IGNORECASE)
 _FORM = (

@@ -169,8 +169,9 @@ class DataSection(Section):
     conditioning: Conditioning = Field(PromptConditioning(), description="How the model is told who asks.")
     split_by: Literal["text", "user", "time"] = Field(
         "text",
-        description="What is held out, where the source has no split. `text`: prompts, equal texts together. "
-        "`user`: whole users. `time`: the latest prompts of users. No text is on both sides.",
+        description="What is held out, where the source has no split. `text`: prompts, equal texts and the "
+        "turns of a conversation together. `user`: whole users. `time`: the latest prompts of users. No text "
+        "is on both sides, and no training prompt begins with a held-out one.",
     )
     eval_fraction: float = Field(
         0.1,

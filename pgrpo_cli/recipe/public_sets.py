@@ -163,8 +163,9 @@ class MovielensSource(Section):
         10,
         ge=2,
         le=100,
-        description="Titles to choose from: the target and, in proportion to their ratings, films that the "
-        "user has not rated by then. Null: the title is asked for without a choice.",
+        description="Titles to choose from: the target and, in proportion to how often others rated them "
+        "shortly before, films that the user has not rated by then. Null: the title is asked for without a "
+        "choice.",
     )
     min_rating: float = Field(4.0, ge=0.5, le=5, description="Least rating of a target, in stars.")
     min_ratings: int = Field(20, ge=2, description="Users with fewer ratings are left out.")

@@ -36,17 +36,24 @@ class Pretrained:
     rows: int
 
     def tokenized(self, *texts: Sequence[str], special_tokens: bool = True) -> Mapping[str, Any]:
-        """Tensors of a batch of texts, or of pairs of texts; too long ones lose their beginning."""
-        tensors: Mapping[str, Any] = self.tokenizer(
-            *map(list, texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
-            add_special_tokens=special_tokens,
-            return_tensors="pt",
-        )
+        """Tensors of a batch of texts, or of pairs of texts. Too long ones lose their beginning; of a pair
+        the first text does, and only if nothing is left of it the second.
+        """
+        rows = [self._cut(*row, special_tokens=special_tokens) for row in zip(*texts, strict=True)]
+        tensors: Mapping[str, Any] = self.tokenizer.pad(rows, return_tensors="pt")
         self._refuse_unknown(tensors["input_ids"])
         return tensors
+
+    def _cut(self, *texts: str, special_tokens: bool) -> Any:
+        cut: bool | str = True
+        if len(texts) == 2:
+            room = self.max_tokens - self.tokenizer.num_special_tokens_to_add(pair=True)
+            alone = self.tokenizer(texts[1], add_special_tokens=False, verbose=False)
+            fits = len(alone["input_ids"]) < room
+            texts, cut = (texts[0] if fits else "", texts[1]), "only_first" if fits else "only_second"
+        return self.tokenizer(
+            *texts, truncation=cut, max_length=self.max_tokens, add_special_tokens=special_tokens
+        )
 
     def _refuse_unknown(self, ids: Any) -> None:
         largest = int(ids.max()) if ids.numel() else 0

@@ -11,13 +11,14 @@ from pgrpo_cli.recipe.schema import Recipe
 from tests.support.records import prompt, record
 
 
-def recipe(rewards=({"type": "length", "max": 5},), **data):
+def recipe(rewards=({"type": "length", "max": 5},), train=None, **data):
     return Recipe.model_validate(
         {
             "name": "test",
             "model": {"id": "random"},
             "data": {"source": {"type": "jsonl", "path": "rows.jsonl"}, **data},
             "rewards": list(rewards),
+            "train": train or {},
         }
     )
 
@@ -69,6 +70,23 @@ def test_a_group_that_has_nearly_everything_is_warned_about():
         in warning
     )
     assert warnings([*enough("a", size=144), *enough("b")], evaluation=HELD_OUT) == []
+    # Every preference group is sampled equally often then, however few its prompts are.
+    balanced = recipe(train={"sampler": "balanced"})
+    assert warnings(rows, evaluation=HELD_OUT, made=balanced) == []
+
+
+def test_groups_that_no_reward_is_for_are_warned_about():
+    only = {"type": "length", "max": 5, "preference_groups": ["b"]}
+    without_weight = {"type": "length", "name": "shown", "max": 5, "weight": 0}
+    (warning,) = warnings(enough("a", "b"), evaluation=HELD_OUT, made=recipe([only, without_weight]))
+    assert (
+        warning == "no reward is for preference group 'a': all its completions get 0, and it learns nothing"
+    )
+    rewards = [only, {**without_weight, "weight": 0.5}]
+    assert warnings(enough("a", "b"), evaluation=HELD_OUT, made=recipe(rewards)) == []
+    many = [record(f"{group}/{i}", group) for group in "abcdef" for i in range(FEW_PROMPTS)]
+    (warning,) = warnings(many, evaluation=[record("x", group) for group in "abcdef"], made=recipe([only]))
+    assert warning.startswith("no reward is for 5 of 6 preference groups ('a' is one): all their completions")
 
 
 def test_a_small_group_is_warned_about():
@@ -152,7 +170,7 @@ def test_reference_answers_that_cannot_be_told_apart_are_warned_about():
 
 
 def test_rewards_for_groups_that_there_are_not_are_named():
-    made = recipe([{"type": "length", "max": 5, "preference_groups": ["a", "z"]}])
+    made = recipe([{"type": "length", "max": 5, "preference_groups": ["a", "b", "z"]}])
     (warning,) = warnings(enough("a", "b"), evaluation=HELD_OUT, made=made)
     assert warning == "reward 'length' is for preference group 'z', which the data do not have"
 
@@ -162,7 +180,7 @@ JUDGE = {"type": "judge", "base_url": "http://localhost/v1", "model": "m"}
 
 def judged(rubrics, **section):
     """Warnings about a recipe with those instructions in a reward and in eval.judge."""
-    made = recipe([{**JUDGE, "preference_group_rubrics": rubrics, **section}])
+    made = recipe([{**JUDGE, "preference_group_rubrics": rubrics, **section}, {"type": "length", "max": 5}])
     pairs = PairJudge(base_url="http://localhost/v1", model="m", preference_group_rubrics=rubrics)
     made = made.model_copy(update={"eval": made.eval.model_copy(update={"judge": pairs})})
     return warnings(enough("a", "b", "c"), evaluation=[*HELD_OUT, record("x", "c")], made=made)

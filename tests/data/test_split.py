@@ -209,6 +209,58 @@ def test_the_halves_of_a_source_are_kept_apart():
     assert [row.row for row in halves.dropped] == ["One"]
 
 
+def turns_of(conversation, turns=3, group="a"):
+    """A record for each turn, which has all turns before it, and the system's message."""
+    messages = [{"role": "system", "content": "Be kind."}]
+    for turn in range(turns):
+        messages.append({"role": "user", "content": f"{conversation}, question {turn}"})
+        yield replace(record(f"{conversation}/{turn}", group), messages=tuple(messages))
+        messages.append({"role": "assistant", "content": f"{conversation}, answer {turn}"})
+
+
+def conversations(records):
+    return {member.prompt_id.split("/")[0] for member in records}
+
+
+def test_a_conversation_is_on_one_side():
+    records = [made for i in range(20) for made in turns_of(f"c{i}", 1 + i % 4, "ab"[i % 2])]
+    train, evaluation = split_by_text(records, 0.2, 0)
+    # A fifth of each preference group's 10 conversations, with all their turns.
+    assert len(conversations(evaluation)) == 4
+    assert not conversations(train) & conversations(evaluation)
+
+
+def test_conversations_that_begin_with_the_same_prompt_are_on_one_side():
+    opening, second, _ = turns_of("one")
+    other = replace(second, messages=(*opening.messages, {"role": "assistant", "content": "So."}))
+    assert len(split([opening, second, other, record("else")], "text", 0.5, 0).train) in (1, 3)
+    # The opening alone is no prompt: nothing that is held out would be trained on.
+    assert len(split([second, other], "text", 0.5, 0).eval) == 1
+
+
+@pytest.mark.parametrize("split_by", ["user", "time"])
+def test_no_training_prompt_begins_with_one_that_is_held_out(split_by):
+    asked = [
+        replace(record("first"), user_id="v", time=-1.0),
+        *(replace(made, user_id=user, time=0.0) for user, made in zip("vuu", turns_of("one"), strict=True)),
+        *(replace(record(f"later {i}"), user_id="u", time=1.0 + i) for i in range(4)),
+    ]
+    all_dropped = set()
+    for seed in range(20):
+        halves = split(asked, split_by, 0.5, seed)
+        for member in halves.train:
+            assert not any(member.messages[: len(held.messages)] == held.messages for held in halves.eval)
+        all_dropped |= {row.row for row in halves.dropped}
+    assert all_dropped == {"one, question 1", "one, question 2"}
+
+
+def test_a_source_s_training_prompt_that_begins_with_a_held_out_one_is_left_out():
+    opening, second, third = turns_of("one")
+    halves = keep_apart([opening, third, record("two")], [second])
+    assert [member.prompt_id for member in halves.train] == ["one/0", "two"]
+    assert [row.row for row in halves.dropped] == ["one, question 2"]
+
+
 @pytest.mark.parametrize(
     ("split_by", "change", "words"),
     [

@@ -17,6 +17,8 @@ SAID = {
     'I say {"better": 1}, yes: {"better": "1"}': 1.0,
     '<think>Better: 2?</think>{"better": 1}': 1.0,
     "1": 1.0,
+    "**1**": 1.0,
+    "`2`.": 0.0,
     " 2. ": 0.0,
     "Tie": 0.5,
     "**Better:** 2": 0.0,

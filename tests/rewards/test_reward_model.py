@@ -108,6 +108,25 @@ def test_a_long_input_keeps_its_end(chat: Path) -> None:
     assert again != same
 
 
+def test_a_long_prompt_is_cut_before_the_completion_is(pair: Path) -> None:
+    # 16 tokens with [CLS] and two [SEP]: 13 letters.
+    model = built(pair, max_tokens=16).model
+    pairs = {
+        ("abcdefgh", "klmnopqrst"): ("fgh", "klmnopqrst"),
+        ("abcdefgh", "klmnopqrstuvw"): ("", "klmnopqrstuvw"),
+        ("abcdefgh", "klmnopqrstuvwxyz"): ("", "nopqrstuvwxyz"),
+        ("abc", "klmnopqrst"): ("abc", "klmnopqrst"),
+        ("abc", "k"): ("abc", "k"),
+    }
+    tensors = model.tokenized(*zip(*pairs, strict=True))
+    written = ["".join(model.tokenizer.convert_ids_to_tokens(ids)) for ids in tensors["input_ids"]]
+    assert [text.replace("[PAD]", "") for text in written] == [
+        f"[CLS]{prompt}[SEP]{completion}[SEP]" for prompt, completion in pairs.values()
+    ]
+    # The last one has 3 + 4 tokens, and its padding is masked.
+    assert tensors["attention_mask"].sum(dim=1).tolist() == [16, 16, 16, 16, 7]
+
+
 def test_nf4_comes_near_and_leaves_the_head_alone(tmp_path: Path) -> None:
     folder = save_chat_classifier(tmp_path / "wide", hidden_size=64)
     function = built(folder, quantization=Nf4Quantization())

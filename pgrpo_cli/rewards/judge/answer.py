@@ -17,7 +17,8 @@ _LONGEST = 20_000
 
 _NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)"
 _OUT_OF = rf"(?:[\s*_`]*+(?:[(\[]\s*)?(?:/|out\s+of)\s*(?P<most>{_NUMBER}))?"
-_ALONE = re.compile(rf"(?P<score>{_NUMBER}){_OUT_OF}[)\]]?\.?", re.IGNORECASE)
+# Also in bold or as code: `**7**`, `**7/10**`.
+_ALONE = re.compile(rf"[\s*_`]*+(?P<score>{_NUMBER}){_OUT_OF}[)\]]?[\s*_`]*+\.?[\s*_`]*+", re.IGNORECASE)
 # As in `Score: 7/10` or `**Score:** 7`.
 _NAMED = re.compile(rf"\bscore\b[\s*_`]*(?:is|=|:)[\s*_`]*(?P<score>{_NUMBER}){_OUT_OF}", re.IGNORECASE)
 # What may follow `Score: 7`: the end of the line or of the clause, or a remark without another number. Not
@@ -97,12 +98,12 @@ def reminder(low: float, high: float, why: str) -> str:
 def parse_score(answer: str, low: float, high: float) -> float:
     """The score in `answer`, from `low` to `high`. Raises Unusable.
 
-    Read are JSON with the key `score` (alone, fenced, or within text), a lone number, `Score: 7/10`, and
-    `7 out of 10` in a sentence that leaves no doubt; what a reasoning model thought before is passed over.
-    Several scores that differ are none.
+    Read are JSON with the key `score` (alone, fenced, or within text), a lone `7` or `7/10`, perhaps in bold
+    (in JSON, too), `Score: 7/10`, and `7 out of 10` in a sentence that leaves no doubt; what a reasoning
+    model thought before is passed over. Several scores that differ are none.
     """
     text = after_thoughts(answer)
-    found = [_number(score) for score in json_values(text, "score")] or list(_worded_scores(text, high))
+    found = [_number(score, high) for score in json_values(text, "score")] or list(_worded_scores(text, high))
     if not found:
         raise Unusable("it holds no score")
     if len(set(found)) > 1:
@@ -145,9 +146,9 @@ def refuse_doubt(match: re.Match[str]) -> None:
         raise Unusable(f"{said!r} may mean another thing than it seems to say")
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
-        value = float(value)
+def _number(value: Any, high: float) -> float:
+    if isinstance(value, str) and (alone := _ALONE.fullmatch(value)):
+        value = _on_scale(alone, high)
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
             return float(value)
@@ -167,10 +168,15 @@ def _worded_scores(text: str, high: float) -> Iterator[float]:
         later = _OUT_OF_ANY.finditer(text, found[-1].end())
         found += [match for match in later if float(match["most"]) == high]
     for match in found or _beyond_doubt(text):
-        most = match["most"]
-        if most is not None and float(most) != high:
-            raise Unusable(f"the score is out of {most}, and the scale ends at {high:g}")
-        yield float(match["score"])
+        yield _on_scale(match, high)
+
+
+def _on_scale(match: re.Match[str], high: float) -> float:
+    """The score; Unusable where it is out of another number than the highest one."""
+    most = match["most"]
+    if most is not None and float(most) != high:
+        raise Unusable(f"the score is out of {most[:_QUOTED]}, and the scale ends at {high:g}")
+    return float(match["score"])
 
 
 def _beyond_doubt(text: str) -> list[re.Match[str]]:

@@ -187,8 +187,7 @@ class JudgeClient:
             raise RequestFailed("its reply is no chat completion", said, passing=True) from error
         tokens = found["usage"] if isinstance(found.get("usage"), dict) else {}
         for name, key in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")):
-            count = tokens.get(key)
-            self._usage[name] += count if isinstance(count, int) and 0 <= count <= _MOST_TOKENS else 0
+            self._usage[name] += _count(tokens.get(key))
         return Reply(text, self.without_key(text), choice.get("finish_reason") == "length")
 
     def without_key(self, text: str) -> str:
@@ -200,6 +199,15 @@ class JudgeClient:
     def _shown(self, text: str) -> str:
         line = " ".join(self.without_key(text).split())
         return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def _count(tokens: Any) -> int:
+    """Tokens as a server counts them, by some as `10.0` or as a text; 0 for what is no count."""
+    try:
+        count = float(tokens)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return int(count) if 0 <= count <= _MOST_TOKENS else 0
 
 
 def _said(message: Mapping[str, Any]) -> str:

@@ -177,7 +177,17 @@ def test_unusable_answers_are_paid_for_too(serve: Any) -> None:
     assert judge.usage() == {"calls": 3, "cached": 0, "failed": 1, "input_tokens": 300, "output_tokens": 30}
 
 
-@pytest.mark.parametrize("tokens", ['"many"', "-1", "null", "[1]", "1e3", "1" + "0" * 400])
+@pytest.mark.parametrize("tokens", ["100", "100.0", '"100"', "1e2"])
+def test_tokens_are_counted_however_the_server_writes_them(serve: Any, tokens: str) -> None:
+    raw = f'{{"choices": [{{"message": {{"content": "10"}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
+    judge = Judge(serve(lambda a: Answer(raw=raw.encode())).section(), None, None)
+    assert values(judge, ["x"]) == [1.0]
+    assert judge.usage()["input_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    "tokens", ['"many"', "-1", "null", "[1]", "1e13", "1e400", "NaN", '"nan"', "1" + "0" * 400]
+)
 def test_a_server_that_counts_nonsense_counts_nothing(serve: Any, tokens: str) -> None:
     raw = f'{{"choices": [{{"message": {{"content": "10"}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
     judge = Judge(serve(lambda a: Answer(raw=raw.encode())).section(), None, None)

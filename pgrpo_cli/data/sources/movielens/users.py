@@ -26,6 +26,8 @@ SHRINKAGE = 5
 LIKED_TITLES = 20
 # After so many draws for each candidate the films left are few, and all are gone through.
 DRAWS = 50
+RECENT = 3000
+"""Ratings before a target, by anyone, that candidates are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,11 @@ class TasteReader:
 
 
 class PromptWriter:
-    """Writes the prompt of a target. Candidates are films that others have rated by then, as often as they
-    have: neither their year nor their fame gives the target away.
+    """Writes the prompt of a target. Candidates are films that others rated shortly before, as often as they
+    did, so that neither year nor fame tells much. With 10 candidates of MovieLens latest-small always naming
+    the newest is right in 13 % of training prompts and in 17 % of held-out ones, and in 23 % after a cut,
+    whose candidates are from before it (of all time, they were 26, 35 and 43 %); always naming the one that
+    is rated most of all, in 22, 16 and 26 %.
     """
 
     def __init__(
@@ -174,7 +179,7 @@ class PromptWriter:
         # A number of another type would have all times converted first.
         by_then = int(np.searchsorted(self._pool.time_M, np.uint32(time)))
         for _ in range(DRAWS * wanted if by_then else 0):
-            yield int(self._pool.film_M[rng.randrange(by_then)])
+            yield int(self._pool.film_M[rng.randrange(max(0, by_then - RECENT), by_then)])
         # The first users of a collection, or a small one: any film serves.
         yield from rng.sample(self._pool_films, len(self._pool_films))
 

@@ -73,6 +73,22 @@ def test_candidates_come_as_often_as_they_were_rated(tmp_path):
     assert max(chosen[f"Film {film}, The (1990)"] for film in range(2, 22)) <= 10
 
 
+def test_candidates_are_of_the_target_s_days(tmp_path, monkeypatch):
+    # Otherwise the newest film would mostly be the target.
+    monkeypatch.setattr("pgrpo_cli.data.sources.movielens.users.RECENT", 30, raising=False)
+    # 100 ratings of films 1 to 20, then 30 of films 21 to 40; the target comes after.
+    early = [(user, film, 5.0, 1000 + film) for user in range(2, 7) for film in range(1, 21)]
+    recent = [(8, film, 5.0, 2000 + film) for film in range(21, 41)]
+    recent += [(9, film, 5.0, 2000 + film) for film in range(21, 31)]
+    ours = [(1, film, 5.0, time) for film, time in ((41, 10), (42, 20), (43, 5000), (44, 6000))]
+    data = read(collection(tmp_path / "ml", [*early, *recent, *ours]), candidates=10)
+    (record,) = [record for record in data.train if record.user_id == "1"]
+    others = set(record.columns["candidates"]) - {record.columns["target"]}
+    assert record.columns["target"] == "Film 43, The (1990)"
+    assert others < {f"Film {film}, The (1990)" for film in range(21, 41)}
+    assert len(others) == 9
+
+
 def test_the_target_is_at_any_place_among_the_candidates(tmp_path):
     data = read(collection(tmp_path / "ml", RATINGS), candidates=4, prompts_per_user=99)
     places = Counter(record.columns["candidates"].index(record.columns["target"]) for record in data.train)
@@ -162,5 +178,12 @@ def test_latest_small(holdout):
     # By chance one in ten candidates is at each place.
     places = Counter(record.columns["candidates"].index(record.columns["target"]) for record in data.train)
     assert max(places.values()) < 1.5 * len(data.train) / 10
+    # So is the newest of the ten right, if not much more often.
+    years = [[title[-6:] for title in record.columns["candidates"]] for record in data.train]
+    newest = [
+        (record.columns["target"][-6:] == max(of_one)) / of_one.count(max(of_one))
+        for record, of_one in zip(data.train, years, strict=True)
+    ]
+    assert sum(newest) / len(newest) < 0.15
     assert not [row for row in data.rejected if row.reason.startswith("not ")]
     assert "tag: atmospheric" in {name for profile in data.profiles.values() for name in profile.features}

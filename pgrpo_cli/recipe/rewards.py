@@ -138,8 +138,9 @@ class TasteReward(RewardBase):
     picked at least twice. Beyond that it costs, so that training cannot run away along it. An answer without
     a letter or digit is worth 0, and a pick with such an answer is not learnt from. Whose taste counts
     is the prompt's preference group, where it has picks, or else its user. Users whose picks it cannot
-    predict better than chance are refused. `pgrpo rewards try` shows what it has learnt of each user, and
-    what each feature contributes.
+    predict better than chance are refused: picks by a coin between the same answers are accepted once in
+    twenty times at most. Picks of the same two answers count as one piece of evidence. `pgrpo rewards try`
+    shows what it has learnt of each user, and what each feature contributes.
     """
 
     by_preference_group: ClassVar[bool | None] = True

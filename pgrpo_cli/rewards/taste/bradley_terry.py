@@ -6,7 +6,6 @@ w and v_u have Laplace priors: a person goes by few things, and a user with few 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,26 +19,32 @@ COST_OUTSIDE = 1.0
 PRIOR_SCALE = 0.2
 """Of the Laplace priors of the entries of w and of v_u, for features of variance 1."""
 OTHERS = ""
-MOST_FOLDS, FEW_FOLDS = 20, 5
-FOLDED_FINELY = 500
-"""Picks of all users up to which there are so many folds; with more, fewer tell as much."""
+FOLDS, FEW_FOLDS = 10, 5
+FLIPS, FEW_FLIPS = 99, 19
+"""How often one's picks are drawn anew by a coin, to see what is predicted of picks without a taste."""
+FOLDED_FINELY = 250
+"""Picks up to which there are so many folds and flips; with more, fewer tell as much."""
+MOST_JUDGED = 500
+"""The latest picks of a user, and as many of all others, by which it is told whether the user has a taste."""
 LEAST_PICKS = 10
 """Picks, ties not counted, from which on a taste may be told from chance."""
-CONFIDENCE = 0.9
-"""Of the interval of an accuracy: its lower end is above a half by luck once in twenty times."""
+LUCK = 20
+"""Picks by a coin seem to have a taste once in so many times."""
 
 
 @dataclass(frozen=True)
 class Comparisons:
     """Picks as numbers: features of the first and the second answer, and what the first one won (1, 0, 1/2).
 
-    `users_N` says whose pick each is; OTHERS are people of whom only what is shared is learnt.
+    `users_N` says whose pick each is; OTHERS are people of whom only what is shared is learnt. Picks with the
+    same number in `pairs_N` are between the same two answers; without it, no two are.
     """
 
     users_N: tuple[str, ...]
     first_N_F: Floats
     second_N_F: Floats
     first_share_N: Floats
+    pairs_N: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.users_N)
@@ -49,15 +54,15 @@ class Comparisons:
 class Predictability:
     """How well one's picks are predicted by a model that has not seen them.
 
-    `right` of the `judged` picks are predicted; (`low`, `high`) is the interval of that share. Ties have no
-    right answer, and are picks that are not judged.
+    `right` of the `judged` picks are predicted. Ties have no right answer, and are picks that are not judged.
+    If a coin had picked between the same answers, `by_luck` or more would be predicted once in LUCK times. No
+    binomial interval tells this: predictions that share their picks are right together.
     """
 
     picks: int
     judged: int
-    right: int
-    low: float
-    high: float
+    right: float
+    by_luck: float
 
     @property
     def accuracy(self) -> float:
@@ -65,7 +70,7 @@ class Predictability:
 
     @property
     def better_than_chance(self) -> bool:
-        return self.judged >= LEAST_PICKS and self.low > 0.5
+        return self.judged >= LEAST_PICKS and self.right > self.by_luck
 
 
 @dataclass(frozen=True)
@@ -129,40 +134,64 @@ def fit(comparisons: Comparisons) -> Model:
 
 
 def predictability(comparisons: Comparisons) -> dict[str, Predictability]:
-    """For each user: their picks by a model of all other picks, in some folds of theirs."""
+    """For each user: their picks by a model of all other picks, and the same of picks by a coin."""
     answers_A_F = np.concatenate([comparisons.first_N_F, comparisons.second_N_F])
     deviation_F = answers_A_F.std(axis=0)
     scale_F = np.where(deviation_F > 1e-9, deviation_F, np.inf)
     differences_N_F = (comparisons.first_N_F - comparisons.second_N_F) / scale_F
     users_N = np.array(comparisons.users_N, dtype=object)
-    shares_N = comparisons.first_share_N
+    pairs_N = np.arange(len(users_N)) if comparisons.pairs_N is None else np.array(comparisons.pairs_N)
     found = {}
-    most_folds = MOST_FOLDS if len(comparisons) <= FOLDED_FINELY else FEW_FOLDS
-    for user, picks in Counter(comparisons.users_N).items():
+    for user in dict.fromkeys(comparisons.users_N):
         if user == OTHERS:
             continue
-        own = np.flatnonzero((users_N == user) & (shares_N != 0.5))
-        right = 0.0
-        for fold in range(min(most_folds, len(own))):
-            left_out = own[fold::most_folds]
-            kept = np.ones(len(users_N), dtype=bool)
-            kept[left_out] = False
-            weights = _weights(users_N[kept].tolist(), differences_N_F[kept], shares_N[kept]).get(user)
-            utility = differences_N_F[left_out] @ weights if weights is not None else np.zeros(len(left_out))
-            # No difference is a coin.
-            right += float(np.where(utility == 0, 0.5, (utility > 0) == (shares_N[left_out] == 1)).sum())
-        found[user] = Predictability(picks, len(own), int(right), *_exact_interval(int(right), len(own)))
+        own, others = np.flatnonzero(users_N == user)[-MOST_JUDGED:], np.flatnonzero(users_N != user)
+        used = np.concatenate([own, others[-MOST_JUDGED:]])
+        found[user] = _against_a_coin(
+            users_N[used], differences_N_F[used], comparisons.first_share_N[used], pairs_N[own]
+        )
     return found
 
 
-def _exact_interval(right: int, judged: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval (1934) of a share."""
-    from scipy.stats import beta
+def _against_a_coin(
+    users_N: NDArray[np.object_], differences_N_F: Floats, shares_N: Floats, pairs_P: NDArray[np.int_]
+) -> Predictability:
+    """The first P of the N picks are the user's; the others' are never left out.
 
-    tail = (1 - CONFIDENCE) / 2
-    low = float(beta.ppf(tail, right, judged - right + 1)) if right else 0.0
-    high = float(beta.isf(tail, right + 1, judged - right)) if right < judged else 1.0
-    return low, high
+    A permutation test: without a taste each pick might as well be the other one. Picks between the same
+    two answers are one piece of evidence: they are left out together, and a coin turns them round together.
+    """
+    many = len(users_N) > FOLDED_FINELY
+    folds, flips = (FEW_FOLDS, FEW_FLIPS) if many else (FOLDS, FLIPS)
+    own = len(pairs_P)
+    judged_P = shares_N[:own] != 0.5
+    judged = int(judged_P.sum())
+    # Numbered by their judged pairs first, so that the folds are about equally large.
+    order = {pair: place for place, pair in enumerate(dict.fromkeys([*pairs_P[judged_P], *pairs_P]))}
+    places_P = np.array([order[pair] for pair in pairs_P])
+
+    def predicted(turned_by_pair: NDArray[np.bool_]) -> float:
+        shares = shares_N.copy()
+        shares[:own] = np.where(turned_by_pair[places_P], 1 - shares[:own], shares[:own])
+        right = 0.0
+        for fold in range(min(folds, len(order))):
+            left_out_P = places_P % folds == fold
+            kept = np.ones(len(users_N), dtype=bool)
+            kept[:own] = ~left_out_P
+            asked = np.flatnonzero(left_out_P & judged_P)
+            weights = _weights(users_N[kept].tolist(), differences_N_F[kept], shares[kept]).get(users_N[0])
+            utility = differences_N_F[asked] @ weights if weights is not None else np.zeros(len(asked))
+            # No difference is a coin.
+            right += float(np.where(utility == 0, 0.5, (utility > 0) == (shares[asked] == 1)).sum())
+        return right
+
+    right, by_luck = predicted(np.zeros(len(order), dtype=bool)), float(judged)
+    if judged >= LEAST_PICKS:
+        rng = np.random.default_rng(0)
+        lucky = sorted(predicted(rng.random(len(order)) < 0.5) for _ in range(flips))
+        # The picks themselves are one of the draws.
+        by_luck = lucky[-((flips + 1) // LUCK)]
+    return Predictability(own, judged, right, by_luck)
 
 
 def _weights(users_N: Sequence[str], differences_N_F: Floats, shares_N: Floats) -> dict[str, Floats]:

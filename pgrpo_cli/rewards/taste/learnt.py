@@ -10,8 +10,9 @@ import numpy as np
 from pgrpo_cli.feedback.records import Message, Pick
 
 from .bradley_terry import (
-    CONFIDENCE,
     LEAST_PICKS,
+    LUCK,
+    MOST_JUDGED,
     Comparisons,
     Floats,
     Model,
@@ -87,14 +88,13 @@ class Taste:
         found = self.predictable[user]
         count = found.picks - found.judged
         ties = f" and {count} {'tie' if count == 1 else 'ties'}" if count else ""
-        about = (
-            f"{user}: {found.judged} picks{ties}; {found.accuracy:.0%} are predicted by the others, chance "
-            f"is 50% ({CONFIDENCE:.0%} interval {found.low:.0%} to {found.high:.0%})"
-            if found.judged
-            else f"{user}: no picks{ties}"
-        )
+        latest = "the latest " if found.picks == MOST_JUDGED else ""
         if found.judged < LEAST_PICKS:
-            return f"{about}: {LEAST_PICKS} are the least that can tell"
+            return f"{user}: {found.judged or 'no'} picks{ties}: {LEAST_PICKS} are the least that can tell"
+        about = (
+            f"{user}: {latest}{found.judged} picks{ties}; {found.accuracy:.0%} are predicted by the others, "
+            f"of picks by a coin {found.by_luck / found.judged:.0%} once in {LUCK} times"
+        )
         if not found.better_than_chance:
             return f"{about}: no better than chance"
         return f"{about}: likes {', '.join(self.likes(user)) or 'what no single feature shows'}"
@@ -121,6 +121,7 @@ def learn_taste(
         _measured(features, found, firsts),
         _measured(features, found, seconds),
         np.array([pick.first_share for pick in picks]),
+        _pairs_of(firsts, seconds),
     )
     return Taste(features, found, fit(comparisons), predictability(comparisons))
 
@@ -129,6 +130,13 @@ def question_of(messages: Sequence[Message] | Sequence[Mapping[str, str]]) -> st
     """The last message of the user."""
     asked = [message["content"] for message in messages if message["role"] == "user"]
     return asked[-1] if asked else ""
+
+
+def _pairs_of(firsts: Sequence[tuple[str, str]], seconds: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+    """A number for each pick: the same one where the same two answers were shown, in either order."""
+    numbers: dict[tuple[tuple[str, str], ...], int] = {}
+    both = (tuple(sorted(pair)) for pair in zip(firsts, seconds, strict=True))
+    return tuple(numbers.setdefault(pair, len(numbers)) for pair in both)
 
 
 def _measured(

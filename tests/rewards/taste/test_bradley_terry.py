@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from pgrpo_cli.rewards.taste import bradley_terry
 from pgrpo_cli.rewards.taste.bradley_terry import (
     OTHERS,
     PRIOR_SCALE,
@@ -126,19 +128,50 @@ def test_what_a_feature_decides_is_predicted_and_a_coin_is_not() -> None:
     assert not predictability(coin)["ben"].better_than_chance
 
 
-def test_the_interval_is_exact() -> None:
-    # All 10 picks are predicted by the others. A share p of which that happens once in twenty: p^10 = 0.05.
-    found = predictability(won([1] * 10))["ana"]
-    assert (found.right, found.accuracy, found.high) == (10, 1, 1)
-    assert found.low == pytest.approx(0.05**0.1)
-    # The only loss of 10 is not predicted. 1 - low^10 - ... : P(X >= 9 | low) = 0.05 at 0.6058.
-    assert predictability(won([1] * 9 + [0]))["ana"].low == pytest.approx(0.6058, abs=1e-4)
-
-
 @pytest.mark.parametrize(("count", "enough"), [(9, False), (10, True)])
 def test_ten_picks_are_the_least(count: int, enough: bool) -> None:
     found = predictability(won([1] * count))["ana"]
-    assert (found.right, found.low > 0.5, found.better_than_chance) == (count, True, enough)
+    assert (found.right, found.better_than_chance) == (count, enough)
+
+
+def test_the_same_pair_again_is_no_new_evidence() -> None:
+    # Ten pairs, each picked four times alike, and each with a feature that no other pair has.
+    pairs = [n // 4 for n in range(40)]
+    first = np.eye(10)[pairs]
+    shares = np.array([1, 1, 1, 1, 0, 0, 0, 0] * 5, dtype=float)
+    told = Comparisons(("a",) * 40, first, np.zeros((40, 10)), shares, tuple(pairs))
+    assert predictability(told)["a"].accuracy == 0.5
+    untold = Comparisons(("a",) * 40, first, np.zeros((40, 10)), shares)
+    assert predictability(untold)["a"].accuracy == 1
+
+
+def test_four_pairs_are_too_few_however_often_they_are_picked_alike() -> None:
+    # Of four pairs, a coin picks the same side each time once in eight times, more often than once in twenty.
+    few = replace(won([1] * 40), pairs_N=tuple(n % 4 for n in range(40)))
+    found = predictability(few)["ana"]
+    assert (found.right, found.by_luck, found.better_than_chance) == (40, 40, False)
+    assert predictability(replace(few, pairs_N=tuple(n % 20 for n in range(40))))["ana"].better_than_chance
+
+
+def test_a_coin_is_taken_for_a_taste_once_in_twenty_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With 19 flips a coin's picks are the best of 20 equal draws once in 20 times; ties only make it rarer.
+    # P(Binomial(30, 1/20) > 5) = 0.003. Ten pairs, four times each: to a binomial interval most had a taste.
+    monkeypatch.setattr(bradley_terry, "FLIPS", 19)
+    rng = np.random.default_rng(0)
+    pairs = [n // 4 for n in range(40)]
+    accepted = 0
+    for _ in range(30):
+        first, second = rng.normal(size=(2, 10, 10))[:, pairs]
+        shares = rng.integers(0, 2, 10).astype(float)[pairs]
+        coin = Comparisons(("a",) * 40, first, second, shares, tuple(pairs))
+        accepted += predictability(coin)["a"].better_than_chance
+    assert accepted <= 5
+
+
+def test_of_many_picks_the_latest_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bradley_terry, "MOST_JUDGED", 12)
+    found = predictability(won([0] * 30 + [1] * 12 + [0] * 30, ["ana"] * 42 + ["ben"] * 30))
+    assert [(user.picks, user.judged) for user in found.values()] == [(12, 12), (12, 12)]
 
 
 def test_a_pick_is_predicted_by_others_only() -> None:

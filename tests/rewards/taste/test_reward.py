@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_each_user_gets_what_they_like(reward: TasteFunction) -> None:
 def test_it_says_how_predictable_each_is_and_what_they_like(reward: TasteFunction) -> None:
     ana, ben = reward.description()
     assert ana.startswith("taste: ana: 29 picks and 1 tie; ")
-    assert "are predicted by the others, chance is 50% (90% interval " in ana
+    assert re.search(r"; \d+% are predicted by the others, of picks by a coin \d+% once in 20 times: ", ana)
     assert "likes shorter answers" in ana
     assert "exclamation marks" in ben.partition("likes ")[2]
     assert " ties; " in ben
@@ -155,6 +156,20 @@ def test_picks_that_are_a_coin_are_refused_with_their_number(tmp_path: Path) -> 
     assert only_ana.users == ("ana",)
     with pytest.raises(RewardError, match="has no taste of 'ben'"):
         value(only_ana, "Tea.", "ben")
+
+
+def test_a_coin_that_picks_the_same_pairs_again_is_refused(tmp_path: Path) -> None:
+    """Whether the first or the second answer is shown first, it is the same pair."""
+    coin = [
+        p.model_copy(update={"pick": "12"[n * n % 3]})
+        for n, p in enumerate(picks_of("ben", terse, 10, seed=3))
+    ]
+    other = {"1": "2", "2": "1"}
+    turned = [p.model_copy(update={"answers": p.answers[::-1], "pick": other[p.pick]}) for p in coin]
+    four = [pick for both in zip(coin, turned, strict=True) for pick in (*both, *both)]
+    again = [pick.model_copy(update={"id": f"{n}"}) for n, pick in enumerate(four)]
+    with pytest.raises(DataError, match="no better than by chance"):
+        built(tmp_path, again)
 
 
 def test_a_handful_of_picks_is_too_few(tmp_path: Path) -> None:

@@ -239,5 +239,6 @@ def _as_json(result: TasteResult) -> dict[str, Any]:
         "win_rate": number(result.win_rate.mean),
         "ci_low": number(result.win_rate.low),
         "ci_high": number(result.win_rate.high),
+        "trained_questions": result.trained,
         "placement": dict(result.placement),
     }

@@ -20,7 +20,7 @@ from pgrpo_cli.rewards.scoring import Scorer
 from .placement import Floats, most_telling, posterior
 
 if TYPE_CHECKING:
-    from .tasting import Question
+    from .questions import Question
 
 NOBODY = "nobody yet"
 """Stands beside the names of preference groups where probabilities are told."""

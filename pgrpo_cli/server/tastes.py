@@ -18,20 +18,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pgrpo_cli.conversation.questions import questions_of_data, shuffled, trained_questions
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.conversation.tasting import (
-    Contestant,
-    Shown,
-    Tasting,
-    candidates_of,
-    earlier_picks,
-    questions_of_data,
-    shuffled,
-)
+from pgrpo_cli.conversation.tasting import Contestant, Shown, Tasting, candidates_of, earlier_picks
 from pgrpo_cli.data.conditioning.presets import plain_preset, preference_groups_of
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.feedback.file import TASTE
 from pgrpo_cli.feedback.records import checked_name
+from pgrpo_cli.state.run import RunDirectory
 
 from .answering import AnswerQueue
 from .errors import ApiError
@@ -166,8 +160,10 @@ class TasteTests:
                 Contestant("tuned", self._speaker, "tuned", preset),
             )
         questions, seed = questions_of_data(run_dir), len(picks)
+        trained = trained_questions(run_dir, recipe, RunDirectory(run_dir).recipe_dir) if versus else {}
+        skip = {pick.prompt_id for pick in picks if pick.prompt_id}
         return Tasting(
-            shuffled(questions, seed, user, skip={pick.prompt_id for pick in picks if pick.prompt_id}),
+            shuffled(questions, seed, user, skip=skip, trained=trained),
             path,
             user,
             self._speaker.name,
@@ -177,6 +173,7 @@ class TasteTests:
             plain_preset(recipe.model).messages,
             None,
             seed,
+            trained,
         )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.conversation.placing import NOBODY, Placing
-from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Question, Shown, Tasting, shuffled
+from pgrpo_cli.conversation.questions import Question
+from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Shown, Tasting
 from pgrpo_cli.data.conditioning.presets import Preset
 from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.rewards.base import Completion, Score
@@ -226,14 +227,6 @@ def test_the_same_seed_shows_the_same_pairs(tmp_path: Path) -> None:
         return [pair.answers for pair in (tasting.next_pair() for _ in range(5)) if pair]
 
     assert shown(1) == shown(1) != shown(2)
-
-
-def test_questions_that_were_asked_before_come_last() -> None:
-    questions = list(_questions(10))
-    order = [q.prompt_id for q in shuffled(questions, 0, "ana", skip={"q3", "q7"})]
-    assert sorted(order) == sorted(q.prompt_id for q in questions)
-    assert set(order[-2:]) == {"q3", "q7"}
-    assert order[:8] != sorted(order[:8])
 
 
 class _Likes:

@@ -176,6 +176,8 @@ def _marks(path: Path, lines: list[str]) -> Iterator[str]:
 
 
 def _ask_person(pair: Shown) -> str:
+    for turn in pair.question.turns or ():
+        say(f"\n   {turn['role']}: {turn['content']}")
     say(f"\n{pair.number}. {pair.question.text}\n")
     for index, answer in enumerate(pair.answers, start=1):
         say(f"  [{index}] {answer.strip() or '(nothing)'}\n")
@@ -195,6 +197,7 @@ def _ask_program(pair: Shown) -> str:
             {
                 "pair": pair.number,
                 "prompt_id": pair.question.prompt_id,
+                "turns": list(pair.question.turns or ()),
                 "question": pair.question.text,
                 "answers": list(pair.answers),
             }

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.prepared import load_prepared
+from pgrpo_cli.data.records import Message
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, PgrpoError
 from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.feedback.records import recorded_name
 from pgrpo_cli.paths import path_of
+from pgrpo_cli.recipe.conditioning import Conditioning
 from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.seeding import derive_seed
@@ -21,11 +23,16 @@ from pgrpo_cli.seeding import derive_seed
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: a user's message, and the columns of its row for the rewards."""
+    """What is asked: a user's message, and the columns of its row for the rewards.
+
+    `turns`: the conversation that it continues, empty for a first question; None where it is not known, and
+    may be whatever stands before the questions of the preference group.
+    """
 
     prompt_id: str
     text: str
     columns: Mapping[str, object] = field(default_factory=dict)
+    turns: tuple[Message, ...] | None = None
 
 
 def questions_of(path: Path) -> list[Question]:
@@ -57,16 +64,20 @@ def questions_of(path: Path) -> list[Question]:
     return found
 
 
-def questions_of_data(run_dir: Path) -> list[Question]:
+def questions_of_data(run_dir: Path, conditioning: Conditioning) -> list[Question]:
     """What held-out users ask in the prepared data of a run, each once; where there are none, the others."""
-    by_text: dict[str, Question] = {}
+    found: dict[tuple[str, ...], Question] = {}
     for half in ("eval", "train"):
         for prompt in load_prepared(run_dir, half):
-            text = prompt.messages[-1]["content"]
-            by_text.setdefault(text, Question(prompt.prompt_id, text, prompt.columns))
-        if by_text:
+            text, turns = prompt.messages[-1]["content"], None
+            if conditioning.type != "examples":
+                # Examples are turns, too, and belong to who asks, not to the question.
+                turns = tuple(message for message in prompt.messages[:-1] if message["role"] != "system")
+            same = tuple(part for message in turns or () for part in (message["role"], message["content"]))
+            found.setdefault((*same, text), Question(prompt.prompt_id, text, prompt.columns, turns))
+        if found:
             break
-    return list(by_text.values())
+    return list(found.values())
 
 
 def trained_questions(run_dir: Path, recipe: Recipe, recipe_dir: Path) -> dict[str, int]:

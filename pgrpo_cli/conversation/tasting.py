@@ -69,7 +69,11 @@ class Contestant:
         """What the model sees: the instruction, if any, follows the question."""
         # Not in the system message, which some templates refuse, and which small models obey less.
         text = question.text if instruction is None else f"{question.text} {instruction}"
-        return [*self.preset.messages, {"role": "user", "content": text}]
+        before = self.preset.messages
+        if question.turns is not None:
+            # The turns of the preset are another prompt's.
+            before = (*before[: bool(before) and before[0]["role"] == "system"], *question.turns)
+        return [*before, {"role": "user", "content": text}]
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ class Tasting:
         for _ in range(MOST_ALIKE):
             question = next(self.questions, None)
             if question is None:
+                self.no_choice = "There are no questions left."
                 return None
             self._number += 1
             pair = self._between(question, stop) if self.versus else self._among(question, stop)
@@ -193,7 +198,11 @@ class Tasting:
                 user=self.user,
                 preference_group=self.preference_group,
                 prompt_id=pair.question.prompt_id,
-                messages=(*self.before, {"role": "user", "content": pair.question.text}),
+                messages=(
+                    *self.before,
+                    *(pair.question.turns or ()),
+                    {"role": "user", "content": pair.question.text},
+                ),
                 answers=pair.answers,
                 pick=mark,  # type: ignore[arg-type]
                 models=(pair.contestants[0].name, pair.contestants[1].name),

@@ -159,7 +159,7 @@ class TasteTests:
                 Contestant("base", self._speaker, "base", preset),
                 Contestant("tuned", self._speaker, "tuned", preset),
             )
-        questions, seed = questions_of_data(run_dir), len(picks)
+        questions, seed = questions_of_data(run_dir, recipe.data.conditioning), len(picks)
         trained = trained_questions(run_dir, recipe, RunDirectory(run_dir).recipe_dir) if versus else {}
         skip = {pick.prompt_id for pick in picks if pick.prompt_id}
         return Tasting(
@@ -181,7 +181,12 @@ def _state(key: str, session: _Session, *, ended: bool = False) -> dict[str, Any
     """What the page shows now. Nothing in it tells whose answers they are before there are no more."""
     tasting, shown, pair, verdict = session.tasting, session.shown, None, None
     if shown is not None:
-        pair = {"number": shown.number, "question": shown.question.text, "answers": list(shown.answers)}
+        pair = {
+            "number": shown.number,
+            "turns": list(shown.question.turns or ()),
+            "question": shown.question.text,
+            "answers": list(shown.answers),
+        }
     else:
         verdict = [] if ended else [tasting.no_choice or "There are no questions left."]
         verdict += tasting.result().sentences() or ["The picks are kept."]

@@ -164,7 +164,7 @@ def _questions(
             claim(run, recipe, recipe_dir)
             report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
             callbacks.on_prepared(report)
-    return questions_of_data(run.path)
+    return questions_of_data(run.path, recipe.data.conditioning)
 
 
 def _others(between: str, run: RunDirectory) -> list[RunDirectory]:

@@ -130,7 +130,7 @@ def test_a_program_gets_a_pair_a_line_and_answers_with_a_pick(folder: Path) -> N
         assert program.stdin is not None and program.stdout is not None
         for _ in range(3):
             pair = json.loads(program.stdout.readline())
-            assert pair.keys() == {"pair", "prompt_id", "question", "answers"}
+            assert pair.keys() == {"pair", "prompt_id", "turns", "question", "answers"}
             program.stdin.write("1\n" if len(pair["answers"][0]) < len(pair["answers"][1]) else "2\n")
             program.stdin.flush()
         end = json.loads(program.stdout.readline())

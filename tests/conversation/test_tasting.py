@@ -229,6 +229,24 @@ def test_the_same_seed_shows_the_same_pairs(tmp_path: Path) -> None:
     assert shown(1) == shown(1) != shown(2)
 
 
+def test_a_question_is_asked_and_recorded_within_its_own_turns(tmp_path: Path) -> None:
+    turns = ({"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes."})
+    system, other = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Rain?"}
+    by = replace(BASE, preset=Preset("often", (system, other), "prompt p"))
+    asked = {"role": "user", "content": "Why?"}
+    assert by.asked(Question("q", "Why?", {}, turns)) == [system, *turns, asked]
+    assert by.asked(Question("q", "Why?", {}, ())) == [system, asked]
+    # Of a question that is typed nothing is known.
+    assert by.asked(Question("typed", "Why?")) == [system, other, asked]
+    tasting = _tasting(tmp_path, questions=iter([Question("q", "Why?", {}, turns)]), before=(system,))
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "1")
+    (pick,) = read_feedback(tmp_path / "taste.jsonl").picks
+    assert pick.messages == (system, *turns, asked)
+    assert tasting.next_pair() is None and tasting.no_choice == "There are no questions left."
+
+
 class _Likes:
     """The reward of a group that likes answers that begin with the group's name."""
 

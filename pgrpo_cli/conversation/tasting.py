@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,7 @@ from threading import Event
 
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset
 from pgrpo_cli.data.records import Message
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback.file import append, read_feedback
 from pgrpo_cli.feedback.records import Pick, Placed, Undo, recordable
 from pgrpo_cli.recipe.schema import Recipe
@@ -154,6 +155,7 @@ class Tasting:
     placing: Placing | None = None
     seed: int = 0
     trained: Collection[str] = ()
+    on_note: Callable[[str], None] = lambda text: None
     asked: Asked = field(default_factory=Asked)
     confidence: float = 0.95
     skipped: int = 0
@@ -170,13 +172,20 @@ class Tasting:
         recorded; a question that has no other samples, or none with a word, is passed over.
         """
         stop, self.no_choice = stop or Event(), None
-        for _ in range(MOST_ALIKE):
+        alike = 0
+        while alike < MOST_ALIKE:
             question = next(self.questions, None)
             if question is None:
                 self.no_choice = "There are no questions left."
                 return None
             self._number += 1
-            pair = self._between(question, stop) if self.versus else self._among(question, stop)
+            try:
+                pair = self._between(question, stop) if self.versus else self._among(question, stop)
+            except DataError as error:
+                # One that is too long for the model ends no test.
+                self.on_note(f"note: question {question.prompt_id!r} is passed over: {error.message}")
+                continue
+            alike += 1
             if stop.is_set():
                 # The answers may be cut short.
                 return None

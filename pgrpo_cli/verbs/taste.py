@@ -129,6 +129,7 @@ def taste(
         placing,
         seed + len(picks),
         trained,
+        callbacks.on_note,
     )
 
 

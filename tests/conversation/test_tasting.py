@@ -14,6 +14,7 @@ from pgrpo_cli.conversation.placing import NOBODY, Placing
 from pgrpo_cli.conversation.questions import Question
 from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Shown, Tasting
 from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
@@ -245,6 +246,23 @@ def test_a_question_is_asked_and_recorded_within_its_own_turns(tmp_path: Path) -
     (pick,) = read_feedback(tmp_path / "taste.jsonl").picks
     assert pick.messages == (system, *turns, asked)
     assert tasting.next_pair() is None and tasting.no_choice == "There are no questions left."
+
+
+@pytest.mark.parametrize("versus", [(BASE, TUNED), None])
+def test_questions_that_are_too_long_are_passed_over_with_a_note(tmp_path: Path, versus: Any) -> None:
+    def answer(question: str, seed: int) -> str:
+        if not question.endswith("question 12"):
+            raise DataError("the conversation has 9999 tokens", remedy="")
+        return f"answer {seed}"
+
+    both = (_contestant("base", answer), _contestant("tuned", lambda *asked: f"{answer(*asked)}!"))
+    told: list[str] = []
+    options = {"versus": both if versus else None, "candidates": both, "on_note": told.append}
+    pair = _tasting(tmp_path, **options).next_pair()
+    assert pair is not None and pair.question.prompt_id == "q12"
+    assert len(told) == 12 and told[3] == (
+        "note: question 'q3' is passed over: the conversation has 9999 tokens"
+    )
 
 
 class _Likes:

@@ -128,8 +128,9 @@ def taste(
 def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: bool) -> None:
     """Show pairs until there are enough, or the person has had enough."""
     done = 0
+    later: list[Shown] = []
     pair = tasting.next_pair()
-    while pair is not None and done < most:
+    while pair is not None:
         mark = pick(pair)
         if mark == "q":
             return
@@ -138,13 +139,17 @@ def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: 
             if before is None:
                 note("there is no pick to take back")
             else:
+                # The pair that waits is shown again afterwards.
+                later.append(pair)
                 pair, done = before, done - 1
             continue
         tasting.pick(pair, mark)
         done += 1
         if not quiet and tasting.placing is not None:
             note(f"Where you are: {_placement(tasting.placing.probabilities())}")
-        pair = tasting.next_pair() if done < most else None
+        if done == most:
+            return
+        pair = later.pop() if later else tasting.next_pair()
 
 
 def _picker(answers: str | None) -> Callable[[Shown], str]:

@@ -42,9 +42,9 @@ class Placing:
         first, second = self._scored(question, answers)
         self._picks.append((first, second, {"1": 1.0, "2": 0.0, "=": 0.5}[mark]))
 
-    def take_back(self) -> None:
-        """The last pick is undone."""
-        self._picks.pop()
+    def take_back(self, back: int = 1) -> None:
+        """The last pick is undone, or the one so many places from the end."""
+        self._picks.pop(-back)
 
     def probabilities(self) -> Mapping[str, float]:
         """Of each preference group, and of `NOBODY`; equal ones before the first pick."""

@@ -233,16 +233,16 @@ class Tasting:
 
     def undo(self) -> Shown | None:
         """Take back the last pick that the user made, and return its pair, to be shown again; None where
-        there is none. Ties of equal answers, recorded since and never shown, are taken back, too.
+        there is none. Ties of equal answers, recorded since and never shown, stay.
         """
-        while any(not pair.alike for pair, _ in self._picked):
-            pair, record = self._picked[-1]
-            append(self.path, Undo(undone=record.id))
-            self._picked.pop()
-            self.asked.take_back()
-            if self.placing is not None:
-                self.placing.take_back()
+        for back in range(1, len(self._picked) + 1):
+            pair, record = self._picked[-back]
             if not pair.alike:
+                append(self.path, Undo(undone=record.id))
+                self._picked.pop(-back)
+                self.asked.take_back(back)
+                if self.placing is not None:
+                    self.placing.take_back(back)
                 return pair
         return None
 

@@ -56,12 +56,13 @@ class PickRequest(BaseModel):
 @dataclass
 class _Session:
     """A person's test. `shown` is the pair before them, and `recorded` the number of the one that they picked
-    from last; steps wait for each other.
+    from last; `later` are shown again after picks that were taken back. Steps wait for each other.
     """
 
     tasting: Tasting
     shown: Shown | None = None
     recorded: int | None = None
+    later: list[Shown] = field(default_factory=list)
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -120,6 +121,8 @@ class TasteTests:
             before = await asyncio.to_thread(session.tasting.undo)
             if before is None:
                 raise ApiError(409, "there is no pick to take back")
+            if session.shown is not None:
+                session.later.append(session.shown)
             session.shown = before
         return JSONResponse(_state(key, session))
 
@@ -141,6 +144,9 @@ class TasteTests:
 
     async def _next_pair(self, session: _Session) -> None:
         """Its answers are computed when their turn comes."""
+        if session.later:
+            session.shown = session.later.pop()
+            return
         stop = Event()
         session.shown = await self._queue.run(lambda: session.tasting.next_pair(stop), stop.set)
 

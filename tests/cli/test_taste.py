@@ -103,6 +103,22 @@ def test_names_are_told_at_the_end_only(folder: Path) -> None:
     assert "base" not in pairs and "tuned" not in pairs and "win rate" in end
 
 
+@pytest.mark.parametrize("marks", ["1 2 1", "1 u 1 2 1", "1 2 u u 1 2 1", "1 2 u 2 1"])
+def test_the_same_pick_after_an_undo_changes_nothing(folder: Path, marks: str) -> None:
+    for name, given in (("plain", "1 2 1"), ("undone", marks)):
+        answers = _answers(folder, given.replace(" ", "\n"))
+        options = ("--between", "base,tuned", "--answers", answers, "--output", folder / name, "--json")
+        result = _taste(folder / "run", *options, "--pairs", 3)
+        assert result.exit_code == 0, result.stderr
+        (folder / f"{name}.json").write_text(result.stdout)
+    picks = [
+        {(p.prompt_id, p.answers, p.pick) for p in read_feedback(folder / n).picks}
+        for n in ("plain", "undone")
+    ]
+    assert picks[0] == picks[1]
+    assert (folder / "plain.json").read_text() == (folder / "undone.json").read_text()
+
+
 def test_equal_answers_end_the_test_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reply, "read", lambda self: "Yes.")
     questions = folder / "questions.txt"

@@ -117,9 +117,12 @@ def test_undo_goes_back_behind_a_tie_that_nobody_was_shown(tmp_path: Path) -> No
     # What `next_pair` records between two models that give the same answer.
     tasting.pick(replace(pair, answers=("Yes.", "Yes. ")), "=")
     assert tasting.undo() == pair
-    assert (read_feedback(tmp_path / "taste.jsonl").picks, tasting.picked) == ((), 0)
-    tasting.pick(replace(pair, answers=("Yes.", "Yes.")), "=")
+    # It stays: nobody has taken it back.
+    (tie,) = read_feedback(tmp_path / "taste.jsonl").picks
+    assert (tie.pick, tasting.picked) == ("=", 1)
     assert tasting.undo() is None
+    tasting.pick(pair, "2")
+    assert tasting.undo() == pair and tasting.picked == 1
     assert tasting.picked == 1
 
 

@@ -38,7 +38,7 @@ class Question:
 def questions_of(path: Path) -> list[Question]:
     """The questions of a file: one per line, as text, or as JSON with a `prompt`. Raises DataError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}", remedy="Name a file of text.") from error
     found, name = [], recorded_name(path.name)[:180]

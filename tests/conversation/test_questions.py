@@ -57,6 +57,16 @@ def _said(*texts: str) -> list[dict[str, str]]:
     return [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(texts)]
 
 
+def test_a_line_of_a_file_of_questions_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    # JSON may hold these two as they are.
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes('{"prompt": "One\u2028and\u0085two?"}\r\nThree?\n'.encode())
+    assert [question.text for question in questions.questions_of(path)] == [
+        "One\u2028and\u0085two?",
+        "Three?",
+    ]
+
+
 def test_a_question_of_the_data_keeps_the_conversation_that_it_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

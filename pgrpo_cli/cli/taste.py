@@ -128,8 +128,9 @@ def taste(
 def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: bool) -> None:
     """Show pairs until there are enough, or the person has had enough."""
     done = 0
+    later: list[Shown] = []
     pair = tasting.next_pair()
-    while pair is not None and done < most:
+    while pair is not None:
         mark = pick(pair)
         if mark == "q":
             return
@@ -138,13 +139,17 @@ def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: 
             if before is None:
                 note("there is no pick to take back")
             else:
+                # The pair that waits is shown again afterwards.
+                later.append(pair)
                 pair, done = before, done - 1
             continue
         tasting.pick(pair, mark)
         done += 1
         if not quiet and tasting.placing is not None:
             note(f"Where you are: {_placement(tasting.placing.probabilities())}")
-        pair = tasting.next_pair() if done < most else None
+        if done == most:
+            return
+        pair = later.pop() if later else tasting.next_pair()
 
 
 def _picker(answers: str | None) -> Callable[[Shown], str]:
@@ -176,6 +181,8 @@ def _marks(path: Path, lines: list[str]) -> Iterator[str]:
 
 
 def _ask_person(pair: Shown) -> str:
+    for turn in pair.question.turns or ():
+        say(f"\n   {turn['role']}: {turn['content']}")
     say(f"\n{pair.number}. {pair.question.text}\n")
     for index, answer in enumerate(pair.answers, start=1):
         say(f"  [{index}] {answer.strip() or '(nothing)'}\n")
@@ -195,6 +202,7 @@ def _ask_program(pair: Shown) -> str:
             {
                 "pair": pair.number,
                 "prompt_id": pair.question.prompt_id,
+                "turns": list(pair.question.turns or ()),
                 "question": pair.question.text,
                 "answers": list(pair.answers),
             }
@@ -239,5 +247,6 @@ def _as_json(result: TasteResult) -> dict[str, Any]:
         "win_rate": number(result.win_rate.mean),
         "ci_low": number(result.win_rate.low),
         "ci_high": number(result.win_rate.high),
+        "trained_questions": result.trained,
         "placement": dict(result.placement),
     }

@@ -161,6 +161,7 @@ class Conversation:
             reply.text,
             {},
             self._before_last(question),
+            self.persona.user,
         )
 
     def save(self, path: Path) -> None:

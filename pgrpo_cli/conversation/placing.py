@@ -20,7 +20,7 @@ from pgrpo_cli.rewards.scoring import Scorer
 from .placement import Floats, most_telling, posterior
 
 if TYPE_CHECKING:
-    from .tasting import Question
+    from .questions import Question
 
 NOBODY = "nobody yet"
 """Stands beside the names of preference groups where probabilities are told."""
@@ -33,7 +33,7 @@ class Placing:
     rewards: RewardSum
     groups: Sequence[str]
     on_note: Callable[[str], None] = lambda text: None
-    _scores: dict[tuple[str, str], Floats] = field(default_factory=dict)
+    _scores: dict[tuple[str, str, str], Floats] = field(default_factory=dict)
     _picks: list[tuple[Floats, Floats, float]] = field(default_factory=list)
     _told: bool = False
 
@@ -42,9 +42,9 @@ class Placing:
         first, second = self._scored(question, answers)
         self._picks.append((first, second, {"1": 1.0, "2": 0.0, "=": 0.5}[mark]))
 
-    def take_back(self) -> None:
-        """The last pick is undone."""
-        self._picks.pop()
+    def take_back(self, back: int = 1) -> None:
+        """The last pick is undone, or the one so many places from the end."""
+        self._picks.pop(-back)
 
     def probabilities(self) -> Mapping[str, float]:
         """Of each preference group, and of `NOBODY`; equal ones before the first pick."""
@@ -75,9 +75,10 @@ class Placing:
 
     def _scored(self, question: Question, answers: Sequence[str]) -> list[Floats]:
         """The reward of each answer by each preference group, NaN where it cannot be computed."""
-        missing = [text for text in answers if (question.text, text) not in self._scores]
+        key = question.prompt_id, question.text
+        missing = [text for text in answers if (*key, text) not in self._scores]
         if missing:
-            messages = [{"role": "user", "content": question.text}]
+            messages = [*(question.turns or ()), {"role": "user", "content": question.text}]
             completions = [
                 Completion(question.prompt_id, "", question.text, text, question.columns, messages)
                 for text in missing
@@ -92,8 +93,8 @@ class Placing:
                     self._told = True
                 return [np.full(len(self.groups), np.nan) for _ in answers]
             for index, text in enumerate(missing):
-                self._scores[question.text, text] = np.array([by_group[g][index] for g in self.groups])
-        return [self._scores[question.text, text] for text in answers]
+                self._scores[*key, text] = np.array([by_group[g][index] for g in self.groups])
+        return [self._scores[*key, text] for text in answers]
 
 
 def placing_of(

@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from threading import Event
 
 from pgrpo_cli.data.conditioning.presets import Preset, group_presets
-from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback.file import append, read_feedback
 from pgrpo_cli.feedback.records import Pick, Placed, Undo, recordable
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.rewards.taste.asked import Asked
 from pgrpo_cli.rewards.text import is_blank
-from pgrpo_cli.seeding import derive_seed, recorded_seed
+from pgrpo_cli.seeding import recorded_seed
 from pgrpo_cli.stats.intervals import Interval, share_interval
 from pgrpo_cli.stats.result_types import Which
 
 from .placing import NOBODY, Placing
+from .questions import Question
 from .speaker import Speaker
 
 CANDIDATES = 4
@@ -52,15 +53,6 @@ INSTRUCTIONS = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: a user's message, and the columns of its row for the rewards."""
-
-    prompt_id: str
-    text: str
-    columns: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Contestant:
     """Who answers: a model that is told that somebody asks. `name` is hidden until the end."""
 
@@ -78,7 +70,11 @@ class Contestant:
         """What the model sees: the instruction, if any, follows the question."""
         # Not in the system message, which some templates refuse, and which small models obey less.
         text = question.text if instruction is None else f"{question.text} {instruction}"
-        return [*self.preset.messages, {"role": "user", "content": text}]
+        before = self.preset.messages
+        if question.turns is not None:
+            # The turns of the preset are another prompt's.
+            before = (*before[: bool(before) and before[0]["role"] == "system"], *question.turns)
+        return [*before, {"role": "user", "content": text}]
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,8 @@ class TasteResult:
     """What the picks say so far. `wins` are those of the second contestant over the first.
 
     `win_rate` counts a tie as a half; its interval is Wilson's. NaN without picks, and for samples of one
-    model. `placement`: probability of each preference group, and of nobody yet.
+    model. `placement`: probability of each preference group, and of nobody yet. `trained`: how many questions
+    the models were trained on.
     """
 
     names: tuple[str, str] | None
@@ -113,6 +110,7 @@ class TasteResult:
     skipped: int
     win_rate: Interval
     placement: Mapping[str, float]
+    trained: int = 0
 
     def sentences(self) -> list[str]:
         """What a comparison of two models has found, with their names; empty for samples of one."""
@@ -128,6 +126,12 @@ class TasteResult:
                 else "may be no better or worse: the interval includes one half"
             )  # fmt: skip
             found.append(f"win rate {rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]: {second} {says}")
+        if self.trained:
+            asked = self.wins + self.losses + self.ties
+            found.append(
+                f"{self.trained} of {asked} questions were training prompts, or of the picks that the reward "
+                "was learnt from: what is won there says less of other questions"
+            )
         return found
 
 
@@ -136,7 +140,8 @@ class Tasting:
     """The pairs of one person, one after the other. Each pick is on the disk when `pick` returns.
 
     `versus`: the two that are compared; None: samples of `candidates`. `before`: what stands before the
-    question in the record of a pick. `seed` fixes questions, answers and their order.
+    question in the record of a pick. `trained`: texts of questions that the two were trained on. `seed` fixes
+    questions, answers and their order.
     """
 
     questions: Iterator[Question]
@@ -149,6 +154,8 @@ class Tasting:
     before: tuple[Message, ...] = ()
     placing: Placing | None = None
     seed: int = 0
+    trained: Collection[str] = ()
+    on_note: Callable[[str], None] = lambda text: None
     asked: Asked = field(default_factory=Asked)
     confidence: float = 0.95
     skipped: int = 0
@@ -165,12 +172,20 @@ class Tasting:
         recorded; a question that has no other samples, or none with a word, is passed over.
         """
         stop, self.no_choice = stop or Event(), None
-        for _ in range(MOST_ALIKE):
+        alike = 0
+        while alike < MOST_ALIKE:
             question = next(self.questions, None)
             if question is None:
+                self.no_choice = "There are no questions left."
                 return None
             self._number += 1
-            pair = self._between(question, stop) if self.versus else self._among(question, stop)
+            try:
+                pair = self._between(question, stop) if self.versus else self._among(question, stop)
+            except DataError as error:
+                # One that is too long for the model ends no test.
+                self.on_note(f"note: question {question.prompt_id!r} is passed over: {error.message}")
+                continue
+            alike += 1
             if stop.is_set():
                 # The answers may be cut short.
                 return None
@@ -192,7 +207,11 @@ class Tasting:
                 user=self.user,
                 preference_group=self.preference_group,
                 prompt_id=pair.question.prompt_id,
-                messages=(*self.before, {"role": "user", "content": pair.question.text}),
+                messages=(
+                    *self.before,
+                    *(pair.question.turns or ()),
+                    {"role": "user", "content": pair.question.text},
+                ),
                 answers=pair.answers,
                 pick=mark,  # type: ignore[arg-type]
                 models=(pair.contestants[0].name, pair.contestants[1].name),
@@ -214,16 +233,16 @@ class Tasting:
 
     def undo(self) -> Shown | None:
         """Take back the last pick that the user made, and return its pair, to be shown again; None where
-        there is none. Ties of equal answers, recorded since and never shown, are taken back, too.
+        there is none. Ties of equal answers, recorded since and never shown, stay.
         """
-        while any(not pair.alike for pair, _ in self._picked):
-            pair, record = self._picked[-1]
-            append(self.path, Undo(undone=record.id))
-            self._picked.pop()
-            self.asked.take_back()
-            if self.placing is not None:
-                self.placing.take_back()
+        for back in range(1, len(self._picked) + 1):
+            pair, record = self._picked[-back]
             if not pair.alike:
+                append(self.path, Undo(undone=record.id))
+                self._picked.pop(-back)
+                self.asked.take_back(back)
+                if self.placing is not None:
+                    self.placing.take_back(back)
                 return pair
         return None
 
@@ -254,6 +273,7 @@ class Tasting:
             skipped=self.skipped,
             win_rate=share_interval(share, judged, self.confidence),
             placement={} if self.placing is None else self.placing.probabilities(),
+            trained=sum(pair.question.text.strip() in self.trained for pair, _ in self._picked),
         )
 
     def _between(self, question: Question, stop: Event) -> Shown:
@@ -311,18 +331,6 @@ class Tasting:
         return recorded_seed(self.seed, "taste", self.user, self._number, *what)
 
 
-def questions_of_data(run_dir: Path) -> list[Question]:
-    """What held-out users ask in the prepared data of a run, each once; where there are none, the others."""
-    by_text: dict[str, Question] = {}
-    for half in ("eval", "train"):
-        for prompt in load_prepared(run_dir, half):
-            text = prompt.messages[-1]["content"]
-            by_text.setdefault(text, Question(prompt.prompt_id, text, prompt.columns))
-        if by_text:
-            break
-    return list(by_text.values())
-
-
 def candidates_of(
     run_dir: Path, recipe: Recipe, speaker: Speaker, groups: Sequence[str], preset: Preset
 ) -> list[Contestant]:
@@ -342,22 +350,3 @@ def earlier_picks(path: Path, user: str) -> tuple[list[Pick], tuple[str, ...]]:
         return [], ()
     found = read_feedback(path)
     return [pick for pick in found.picks if pick.user == user], found.notes
-
-
-def shuffled(questions: Sequence[Question], seed: int, user: str, *, skip: set[str]) -> Iterator[Question]:
-    """The questions in an order of the user's own, those not asked before first."""
-    order = list(questions)
-    random.Random(derive_seed(seed, "taste questions", user)).shuffle(order)
-    yield from (question for question in order if question.prompt_id not in skip)
-    yield from (question for question in order if question.prompt_id in skip)
-
-
-NextQuestion = Callable[[], str | None]
-"""Asks a person for a question; None where they have none."""
-
-
-def typed(ask: NextQuestion) -> Iterator[Question]:
-    """Questions as a person types them."""
-    while (text := ask()) is not None:
-        if text.strip():
-            yield Question("typed", text.strip())

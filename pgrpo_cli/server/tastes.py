@@ -18,20 +18,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pgrpo_cli.conversation.questions import questions_of_data, shuffled, trained_questions
 from pgrpo_cli.conversation.speaker import Speaker
-from pgrpo_cli.conversation.tasting import (
-    Contestant,
-    Shown,
-    Tasting,
-    candidates_of,
-    earlier_picks,
-    questions_of_data,
-    shuffled,
-)
+from pgrpo_cli.conversation.tasting import Contestant, Shown, Tasting, candidates_of, earlier_picks
 from pgrpo_cli.data.conditioning.presets import plain_preset, preference_groups_of
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.feedback.file import TASTE
 from pgrpo_cli.feedback.records import checked_name
+from pgrpo_cli.state.run import RunDirectory
 
 from .answering import AnswerQueue, in_thread
 from .errors import ApiError
@@ -62,12 +56,13 @@ class PickRequest(BaseModel):
 @dataclass
 class _Session:
     """A person's test. `shown` is the pair before them, and `recorded` the number of the one that they picked
-    from last; steps wait for each other.
+    from last; `later` are shown again after picks that were taken back. Steps wait for each other.
     """
 
     tasting: Tasting
     shown: Shown | None = None
     recorded: int | None = None
+    later: list[Shown] = field(default_factory=list)
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # What is written and what the session knows of it are one piece of work, also where nobody waits for it.
@@ -78,9 +73,11 @@ class _Session:
         self.shown, self.recorded = None, shown.number
 
     def undo(self) -> bool:
-        """Whether there was a pick to take back; its pair is shown again."""
+        """Whether there was a pick to take back; its pair is shown again, and the one that waited later."""
         before = self.tasting.undo()
         if before is not None:
+            if self.shown is not None:
+                self.later.append(self.shown)
             self.shown = before
         return before is not None
 
@@ -158,6 +155,9 @@ class TasteTests:
 
     async def _next_pair(self, session: _Session) -> None:
         """Its answers are computed when their turn comes."""
+        if session.later:
+            session.shown = session.later.pop()
+            return
         stop = Event()
         session.shown = await self._queue.run(lambda: session.tasting.next_pair(stop), stop.set)
 
@@ -176,9 +176,11 @@ class TasteTests:
                 Contestant("base", self._speaker, "base", preset),
                 Contestant("tuned", self._speaker, "tuned", preset),
             )
-        questions, seed = questions_of_data(run_dir), len(picks)
+        questions, seed = questions_of_data(run_dir, recipe.data.conditioning), len(picks)
+        trained = trained_questions(run_dir, recipe, RunDirectory(run_dir).recipe_dir) if versus else {}
+        skip = {pick.prompt_id for pick in picks if pick.prompt_id}
         return Tasting(
-            shuffled(questions, seed, user, skip={pick.prompt_id for pick in picks if pick.prompt_id}),
+            shuffled(questions, seed, user, skip=skip, trained=trained),
             path,
             user,
             self._speaker.name,
@@ -188,6 +190,7 @@ class TasteTests:
             plain_preset(recipe.model).messages,
             None,
             seed,
+            trained,
         )
 
 
@@ -195,7 +198,12 @@ def _state(key: str, session: _Session, *, ended: bool = False) -> dict[str, Any
     """What the page shows now. Nothing in it tells whose answers they are before there are no more."""
     tasting, shown, pair, verdict = session.tasting, session.shown, None, None
     if shown is not None:
-        pair = {"number": shown.number, "question": shown.question.text, "answers": list(shown.answers)}
+        pair = {
+            "number": shown.number,
+            "turns": list(shown.question.turns or ()),
+            "question": shown.question.text,
+            "answers": list(shown.answers),
+        }
     else:
         verdict = [] if ended else [tasting.no_choice or "There are no questions left."]
         verdict += tasting.result().sentences() or ["The picks are kept."]

@@ -9,25 +9,23 @@ from pathlib import Path
 import torch
 
 from pgrpo_cli.conversation.placing import Placing, placing_of
-from pgrpo_cli.conversation.speaker import Speaker, load_speaker
-from pgrpo_cli.conversation.tasting import (
-    Contestant,
+from pgrpo_cli.conversation.questions import (
     Question,
-    Tasting,
-    candidates_of,
-    earlier_picks,
+    questions_of,
     questions_of_data,
     shuffled,
+    trained_questions,
     typed,
 )
+from pgrpo_cli.conversation.speaker import Speaker, load_speaker
+from pgrpo_cli.conversation.tasting import Contestant, Tasting, candidates_of, earlier_picks
 from pgrpo_cli.data.conditioning.presets import Preset, group_preset, plain_preset, preference_groups_of
 from pgrpo_cli.data.manifest import read_manifest
-from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.feedback.file import TASTE
-from pgrpo_cli.feedback.records import checked_name, recorded_name
+from pgrpo_cli.feedback.records import checked_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
@@ -39,6 +37,8 @@ from .prepare import prepare_run
 from .source import RecipeOrRun, StrPath, resolve
 
 SAMPLES = "samples"
+OWN = ("base", "tuned")
+"""Names of the models of the run itself."""
 
 
 def taste(
@@ -101,9 +101,15 @@ def taste(
         )
     else:
         versus, candidates = _versus(between, run, speaker, preset, chosen, callbacks), []
+    trained: dict[str, int] = {}
+    if versus:
+        trained = trained_questions(run.path, recipe, recipe_dir)
+        for other in _others(between, run):
+            trained |= trained_questions(other.path, other.recipe(), other.recipe_dir)
+        _tell_trained(questions, trained, callbacks)
     asked = {pick.prompt_id for pick in picks if pick.prompt_id is not None}
     if questions:
-        order = shuffled(questions, seed, user, skip=asked)
+        order = shuffled(questions, seed, user, skip=asked, trained=trained)
     elif next_question is not None:
         order = typed(next_question)
     else:
@@ -122,36 +128,9 @@ def taste(
         plain_preset(recipe.model).messages,
         placing,
         seed + len(picks),
+        trained,
+        callbacks.on_note,
     )
-
-
-def questions_of(path: Path) -> list[Question]:
-    """The questions of a file: one per line, as text, or as JSON with a `prompt`. Raises DataError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy="Name a file of text.") from error
-    found, name = [], recorded_name(path.name)[:180]
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        text, columns = line.strip(), {}
-        if text.startswith("{"):
-            try:
-                row = parse_json(text)
-                text = row.pop("prompt")
-                columns = row
-                if not isinstance(text, str) or not text.strip():
-                    raise TypeError("prompt is no text")
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise DataError(
-                    f"{path}:{number}: no question: {error!r}",
-                    remedy='Write a line of text, or JSON such as {"prompt": "What shall I cook?"}.',
-                ) from error
-        found.append(Question(f"{name}:{number}", text, columns))
-    if not found:
-        raise DataError(f"{path} has no questions", remedy="Write one on each line.")
-    return found
 
 
 def _speaker(
@@ -186,7 +165,22 @@ def _questions(
             claim(run, recipe, recipe_dir)
             report, _ = prepare_run(run, recipe, recipe_dir, allow_code=allow_code)
             callbacks.on_prepared(report)
-    return questions_of_data(run.path)
+    return questions_of_data(run.path, recipe.data.conditioning)
+
+
+def _others(between: str, run: RunDirectory) -> list[RunDirectory]:
+    """The runs that are named besides this one."""
+    named = [run_at(Path(name.strip())) for name in between.split(",") if name.strip() not in OWN]
+    return [other for other in named if other.path.resolve() != run.path.resolve()]
+
+
+def _tell_trained(questions: Sequence[Question], trained: dict[str, int], callbacks: Callbacks) -> None:
+    known = sum(question.text.strip() in trained for question in questions)
+    if known:
+        callbacks.on_note(
+            f"{known:,} of {len(questions):,} questions were in training, and are asked last: "
+            f"{len(questions) - known:,} others come first"
+        )
 
 
 def _preset(run: RunDirectory, recipe: Recipe, group: str | None, placing: Placing | None) -> Preset:

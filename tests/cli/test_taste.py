@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
 from pgrpo_cli.conversation.speaker import Reply
+from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.feedback.file import read_feedback
 from tests.support.training import trained, write_half_referenced, write_tiny
 
@@ -58,7 +59,8 @@ def test_picks_from_a_file_end_with_a_win_rate_and_a_place(folder: Path) -> None
     result = _taste(folder / "run", "--between", "base,tuned", "--answers", answers, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found.keys() == {"wins", "losses", "ties", "win_rate", "ci_low", "ci_high", "placement"}
+    rate = {"wins", "losses", "ties", "win_rate", "ci_low", "ci_high"}
+    assert found.keys() == {*rate, "trained_questions", "placement"}
     picks = read_feedback(folder / "run" / "taste.jsonl").picks
     # A pair of equal answers is a tie that nobody is asked about.
     unasked = sum(len(set(pick.answers)) == 1 for pick in picks)
@@ -67,6 +69,24 @@ def test_picks_from_a_file_end_with_a_win_rate_and_a_place(folder: Path) -> None
     assert found["ci_low"] < found["win_rate"] < found["ci_high"]
     assert set(found["placement"]) == {"often", "seldom", "é", "nobody yet"}
     assert len(picks) == 3 + unasked
+
+
+def test_questions_that_the_run_was_trained_on_are_asked_last_and_told(folder: Path) -> None:
+    trained_on = [prompt.messages[-1]["content"] for prompt in load_prepared(folder / "run", "train")][:10]
+    questions = folder / "questions.txt"
+    questions.write_text("\n".join([*trained_on, "What shall I cook?", " Where to? "]) + "\n")
+    options = ("--between", "base,tuned", "--prompts", questions, "--pairs", 4)
+    result = _taste(folder / "run", *options, "--answers", _answers(folder, "1\n2\n=\n1\n"))
+    assert result.exit_code == 0, result.stderr
+    asked = [pick.messages[-1]["content"] for pick in read_feedback(folder / "run" / "taste.jsonl").picks]
+    assert set(asked[:2]) == {"What shall I cook?", "Where to?"} and set(asked[2:]) <= set(trained_on)
+    assert f"{len(asked) - 2} of {len(asked)} questions were training prompts" in result.stdout
+    assert "10 of 12 questions were in training, and are asked last: 2 others come first" in result.stderr
+    # Another run that is compared was trained on something, too.
+    shutil.copytree(folder / "run", folder / "other")
+    new = _answers(folder, "1\n")
+    both = _taste(folder / "other", "--between", f"base,{folder / 'run'}", "--answers", new, "--json")
+    assert json.loads(both.stdout)["trained_questions"] == 0
 
 
 def test_of_samples_nobody_wins(folder: Path) -> None:
@@ -81,6 +101,22 @@ def test_names_are_told_at_the_end_only(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     pairs, _, end = result.stdout.partition("tuned against base")
     assert "base" not in pairs and "tuned" not in pairs and "win rate" in end
+
+
+@pytest.mark.parametrize("marks", ["1 2 1", "1 u 1 2 1", "1 2 u u 1 2 1", "1 2 u 2 1"])
+def test_the_same_pick_after_an_undo_changes_nothing(folder: Path, marks: str) -> None:
+    for name, given in (("plain", "1 2 1"), ("undone", marks)):
+        answers = _answers(folder, given.replace(" ", "\n"))
+        options = ("--between", "base,tuned", "--answers", answers, "--output", folder / name, "--json")
+        result = _taste(folder / "run", *options, "--pairs", 3)
+        assert result.exit_code == 0, result.stderr
+        (folder / f"{name}.json").write_text(result.stdout)
+    picks = [
+        {(p.prompt_id, p.answers, p.pick) for p in read_feedback(folder / n).picks}
+        for n in ("plain", "undone")
+    ]
+    assert picks[0] == picks[1]
+    assert (folder / "plain.json").read_text() == (folder / "undone.json").read_text()
 
 
 def test_equal_answers_end_the_test_with_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +146,7 @@ def test_a_program_gets_a_pair_a_line_and_answers_with_a_pick(folder: Path) -> N
         assert program.stdin is not None and program.stdout is not None
         for _ in range(3):
             pair = json.loads(program.stdout.readline())
-            assert pair.keys() == {"pair", "prompt_id", "question", "answers"}
+            assert pair.keys() == {"pair", "prompt_id", "turns", "question", "answers"}
             program.stdin.write("1\n" if len(pair["answers"][0]) < len(pair["answers"][1]) else "2\n")
             program.stdin.flush()
         end = json.loads(program.stdout.readline())

@@ -57,6 +57,15 @@ def test_the_model_sees_who_asks_and_all_that_was_said(conversation: Conversatio
     assert prompt.index("Comes daily.") < prompt.index("One?") < prompt.index("Two?")
 
 
+def test_rewards_are_told_the_user(run: Path) -> None:
+    append(run / TASTE, Placed(user="zoe", probabilities={"often": 0.9}, nobody=0.1))
+    conversation = chat(run, user="zoe")
+    _ask(conversation, "One?")
+    completion = conversation.last_completion()
+    assert (completion.user_id, completion.preference_group) == ("zoe", "often")
+    (run / TASTE).unlink()
+
+
 def test_as_somebody_else_the_conversation_begins_anew(conversation: Conversation) -> None:
     _ask(conversation, "One?")
     conversation.answer_as(group="seldom")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from pgrpo_cli.conversation.placing import NOBODY, Placing
-from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Question, Shown, Tasting, shuffled
+from pgrpo_cli.conversation.questions import Question
+from pgrpo_cli.conversation.tasting import INSTRUCTIONS, Contestant, Shown, Tasting
 from pgrpo_cli.data.conditioning.presets import Preset
+from pgrpo_cli.errors import DataError
 from pgrpo_cli.feedback.file import read_feedback
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
@@ -115,9 +117,12 @@ def test_undo_goes_back_behind_a_tie_that_nobody_was_shown(tmp_path: Path) -> No
     # What `next_pair` records between two models that give the same answer.
     tasting.pick(replace(pair, answers=("Yes.", "Yes. ")), "=")
     assert tasting.undo() == pair
-    assert (read_feedback(tmp_path / "taste.jsonl").picks, tasting.picked) == ((), 0)
-    tasting.pick(replace(pair, answers=("Yes.", "Yes.")), "=")
+    # It stays: nobody has taken it back.
+    (tie,) = read_feedback(tmp_path / "taste.jsonl").picks
+    assert (tie.pick, tasting.picked) == ("=", 1)
     assert tasting.undo() is None
+    tasting.pick(pair, "2")
+    assert tasting.undo() == pair and tasting.picked == 1
     assert tasting.picked == 1
 
 
@@ -228,12 +233,39 @@ def test_the_same_seed_shows_the_same_pairs(tmp_path: Path) -> None:
     assert shown(1) == shown(1) != shown(2)
 
 
-def test_questions_that_were_asked_before_come_last() -> None:
-    questions = list(_questions(10))
-    order = [q.prompt_id for q in shuffled(questions, 0, "ana", skip={"q3", "q7"})]
-    assert sorted(order) == sorted(q.prompt_id for q in questions)
-    assert set(order[-2:]) == {"q3", "q7"}
-    assert order[:8] != sorted(order[:8])
+def test_a_question_is_asked_and_recorded_within_its_own_turns(tmp_path: Path) -> None:
+    turns = ({"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes."})
+    system, other = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Rain?"}
+    by = replace(BASE, preset=Preset("often", (system, other), "prompt p"))
+    asked = {"role": "user", "content": "Why?"}
+    assert by.asked(Question("q", "Why?", {}, turns)) == [system, *turns, asked]
+    assert by.asked(Question("q", "Why?", {}, ())) == [system, asked]
+    # Of a question that is typed nothing is known.
+    assert by.asked(Question("typed", "Why?")) == [system, other, asked]
+    tasting = _tasting(tmp_path, questions=iter([Question("q", "Why?", {}, turns)]), before=(system,))
+    pair = tasting.next_pair()
+    assert pair is not None
+    tasting.pick(pair, "1")
+    (pick,) = read_feedback(tmp_path / "taste.jsonl").picks
+    assert pick.messages == (system, *turns, asked)
+    assert tasting.next_pair() is None and tasting.no_choice == "There are no questions left."
+
+
+@pytest.mark.parametrize("versus", [(BASE, TUNED), None])
+def test_questions_that_are_too_long_are_passed_over_with_a_note(tmp_path: Path, versus: Any) -> None:
+    def answer(question: str, seed: int) -> str:
+        if not question.endswith("question 12"):
+            raise DataError("the conversation has 9999 tokens", remedy="")
+        return f"answer {seed}"
+
+    both = (_contestant("base", answer), _contestant("tuned", lambda *asked: f"{answer(*asked)}!"))
+    told: list[str] = []
+    options = {"versus": both if versus else None, "candidates": both, "on_note": told.append}
+    pair = _tasting(tmp_path, **options).next_pair()
+    assert pair is not None and pair.question.prompt_id == "q12"
+    assert len(told) == 12 and told[3] == (
+        "note: question 'q3' is passed over: the conversation has 9999 tokens"
+    )
 
 
 class _Likes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pgrpo_cli.data.records import PromptRecord, RejectedRow, SourceData
 from pgrpo_cli.data.row_problem import LeftOut, RowProblem, preference_group_name
@@ -61,6 +62,7 @@ def _rows(found: Feedback, name: str, notes: list[str]) -> Iterator[RawRow]:
 
 def _maker(context: ReadContext) -> Maker:
     seen: dict[str, str] = {}
+    ratings: dict[tuple[str | None, str, str], Literal[1, -1] | None] = {}
 
     def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for row in table.rows:
@@ -72,11 +74,22 @@ def _maker(context: ReadContext) -> Maker:
                     first := seen.setdefault(record.id, f"{row.file}:{row.line}")
                 ) != f"{row.file}:{row.line}":
                     raise LeftOut("id stands twice", f"{first} has the same record")
+                if isinstance(record, Rating):
+                    record = _rated(record, ratings)
                 yield _prompt(row, record, needs_group=context.groups_from_rows)
             except RowProblem as problem:
                 yield row.rejected(problem)
 
     return make
+
+
+def _rated(record: Rating, ratings: dict[tuple[str | None, str, str], Literal[1, -1] | None]) -> Rating:
+    """A correction with the rating that the same user gave to the same answer before, if any."""
+    key = record.user, json.dumps(record.messages), record.answer
+    if record.rating is None:
+        return record.model_copy(update={"rating": ratings.get(key)})
+    ratings[key] = record.rating
+    return record
 
 
 def _prompt(row: RawRow, record: Rating | Pick, *, needs_group: bool) -> PromptRecord:

@@ -51,9 +51,9 @@ class Asked:
         """A pair that was picked from."""
         self._pairs.append(self._of(question, pair))
 
-    def take_back(self) -> None:
-        """Forget the last pair."""
-        self._pairs.pop()
+    def take_back(self, back: int = 1) -> None:
+        """Forget the last pair, or the one so many places from the end."""
+        self._pairs.pop(-back)
 
     def _of(self, question: str, pair: Pair) -> tuple[Floats, Floats]:
         for text in pair:

@@ -162,8 +162,8 @@ def _against_a_coin(
     A permutation test: without a taste each pick might as well be the other one. Picks between the same
     two answers are one piece of evidence: they are left out together, and a coin turns them round together.
     """
-    few = len(users_N) > FOLDED_FINELY
-    folds, flips = (FEW_FOLDS, FEW_FLIPS) if few else (FOLDS, FLIPS)
+    many = len(users_N) > FOLDED_FINELY
+    folds, flips = (FEW_FOLDS, FEW_FLIPS) if many else (FOLDS, FLIPS)
     own = len(pairs_P)
     judged_P = shares_N[:own] != 0.5
     judged = int(judged_P.sum())

@@ -220,7 +220,8 @@ function show(state) {
   at("begin").hidden = state.pair !== null;
   if (state.pair) {
     number = state.pair.number;
-    put(at("asked"), state.pair.question);
+    const turns = state.pair.turns.map((turn) => `${turn.role}: ${turn.content}`);
+    put(at("asked"), [...turns, state.pair.question].join("\n\n"));
     put(at("first"), state.pair.answers[0] || "(nothing)");
     put(at("second"), state.pair.answers[1] || "(nothing)");
   }

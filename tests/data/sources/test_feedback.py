@@ -44,6 +44,17 @@ LIKED = {"answer": "Tea.", "rating": 1, "reference": "Tea.", "chosen": "Tea."}
 EDITED = {"answer": "Cocoa.", "rating": 1, "reference": "Cocoa.", "chosen": "Cocoa."}
 
 
+@pytest.mark.parametrize(("first", "rejected"), [(1, None), (-1, "Tea.")])
+def test_an_answer_that_was_liked_before_it_was_corrected_is_not_rejected(
+    tmp_path: Path, first: int, rejected: str | None
+) -> None:
+    for record in (rating(rating=first), rating(edited="Cocoa."), rating(edited="Milk.", user="ben")):
+        append(tmp_path / "f.jsonl", record)
+    _, corrected, of_ben = read(tmp_path).train
+    assert corrected.columns["chosen"] == "Cocoa." and corrected.columns.get("rejected") == rejected
+    assert of_ben.columns["rejected"] == "Tea."
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [

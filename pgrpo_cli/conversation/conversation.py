@@ -142,11 +142,12 @@ class Conversation:
         that cannot be recorded, PgrpoError where the disk refuses.
         """
         question, reply = self._last()
+        preset = self.persona.preset
         with recordable():
             record = Rating(
                 user=self.persona.user,
-                preference_group=self.persona.preset.preference_group,
-                messages=tuple(self._before_last(question)),
+                preference_group=preset.preference_group,
+                messages=(*preset.recorded, *self._before_last(question)[len(preset.messages) :]),
                 answer=reply.text,
                 rating=rating,
                 edited=edited,

@@ -106,7 +106,11 @@ def chat(
         _answer_once(conversation, once, as_json=as_json)
         return
     rewards = AnswerRewards(conversation, allow_code, allow_host or ())
-    _Session(conversation, rewards, quiet=quiet).run()
+    session = _Session(conversation, rewards, quiet=quiet)
+    session.run()
+    if session.failed and not session.is_typed:
+        # A script reads the code, and no message.
+        raise typer.Exit(1)
 
 
 def _answer_once(conversation: Conversation, question: str, *, as_json: bool) -> None:
@@ -133,7 +137,14 @@ class _Session:
     quiet: bool = False
     beside: bool = False
     """Whether the base model answers each question, too."""
+    failed: bool = field(default=False, init=False)
+    """Whether a line could not be answered or obeyed."""
     _ends: bool = field(default=False, init=False)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether the lines come from a terminal, and not through a pipe."""
+        return sys.stdin.isatty()
 
     def run(self) -> None:
         self._show_persona()
@@ -143,6 +154,7 @@ class _Session:
                 self._take(line)
             except PgrpoError as error:
                 show_error(error)
+                self.failed = True
             if self._ends:
                 return
 
@@ -189,7 +201,7 @@ class _Session:
 
     def _lines(self) -> Iterator[str]:
         """What is typed, or comes through a pipe."""
-        if not sys.stdin.isatty():
+        if not self.is_typed:
             for line in sys.stdin:
                 yield line.rstrip("\n")
             return

@@ -61,6 +61,8 @@ class Conversation:
     temperature: float | None = None
     turns: list[tuple[str, Reply]] = field(default_factory=list)
     _retries: Counter[int] = field(default_factory=Counter)
+    _unanswered: bool = False
+    """Whether a question was asked since the last turn, and has no answer that was kept."""
 
     @property
     def preference_groups(self) -> list[str]:
@@ -77,7 +79,10 @@ class Conversation:
         return [*self.persona.preset.messages, *said, _message("user", question)]
 
     def ask(self, question: str, which: Which | None = None) -> Reply:
-        """The answer to a question, which `keep` makes part of the conversation. Raises DataError."""
+        """The answer to a question, which `keep` makes part of the conversation; until then there is no last
+        answer. Raises DataError.
+        """
+        self._unanswered = True
         if not question.strip():
             raise DataError("there is nothing to answer: the question is blank", remedy="Write something.")
         seed = recorded_seed(self.seed, "chat", len(self.turns), self._retries[len(self.turns)])
@@ -98,6 +103,7 @@ class Conversation:
     def keep(self, question: str, reply: Reply) -> None:
         """The conversation continues from this answer."""
         self.turns.append((question, reply))
+        self._unanswered = False
 
     @contextmanager
     def retrying(self) -> Iterator[str]:
@@ -114,11 +120,13 @@ class Conversation:
         finally:
             if len(self.turns) == place:
                 self.turns.append(last)
+            self._unanswered = False
 
     def restart(self) -> None:
         """Forget all turns."""
         self.turns.clear()
         self._retries.clear()
+        self._unanswered = False
 
     def answer_as(
         self, *, group: str | None = None, user: str | None = None, profile: str | None = None
@@ -134,11 +142,12 @@ class Conversation:
         that cannot be recorded, PgrpoError where the disk refuses.
         """
         question, reply = self._last()
+        preset = self.persona.preset
         with recordable():
             record = Rating(
                 user=self.persona.user,
-                preference_group=self.persona.preset.preference_group,
-                messages=tuple(self._before_last(question)),
+                preference_group=preset.preference_group,
+                messages=(*preset.recorded, *self._before_last(question)[len(preset.messages) :]),
                 answer=reply.text,
                 rating=rating,
                 edited=edited,
@@ -189,6 +198,11 @@ class Conversation:
     def _last(self) -> tuple[str, Reply]:
         if not self.turns:
             raise DataError("there is no answer yet", remedy="Ask something first.")
+        if self._unanswered:
+            raise DataError(
+                "the last question has no answer, and the answer before it is another question's",
+                remedy="Ask again, or begin a new conversation.",
+            )
         return self.turns[-1]
 
     def _before_last(self, question: str) -> list[Message]:

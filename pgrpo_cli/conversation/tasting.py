@@ -70,11 +70,7 @@ class Contestant:
         """What the model sees: the instruction, if any, follows the question."""
         # Not in the system message, which some templates refuse, and which small models obey less.
         text = question.text if instruction is None else f"{question.text} {instruction}"
-        before = self.preset.messages
-        if question.turns is not None:
-            # The turns of the preset are another prompt's.
-            before = (*before[: bool(before) and before[0]["role"] == "system"], *question.turns)
-        return [*before, {"role": "user", "content": text}]
+        return [*_before(self.preset.messages, question), {"role": "user", "content": text}]
 
 
 @dataclass(frozen=True)
@@ -208,8 +204,7 @@ class Tasting:
                 preference_group=self.preference_group,
                 prompt_id=pair.question.prompt_id,
                 messages=(
-                    *self.before,
-                    *(pair.question.turns or ()),
+                    *_before(self.before, pair.question),
                     {"role": "user", "content": pair.question.text},
                 ),
                 answers=pair.answers,
@@ -350,3 +345,10 @@ def earlier_picks(path: Path, user: str) -> tuple[list[Pick], tuple[str, ...]]:
         return [], ()
     found = read_feedback(path)
     return [pick for pick in found.picks if pick.user == user], found.notes
+
+
+def _before(preset: tuple[Message, ...], question: Question) -> tuple[Message, ...]:
+    """What stands before a question: the turns of the preset are another prompt's if it has its own."""
+    if question.turns is None:
+        return preset
+    return (*preset[: bool(preset) and preset[0]["role"] == "system"], *question.turns)

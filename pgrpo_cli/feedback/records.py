@@ -110,7 +110,9 @@ class _Record(BaseModel):
 
 
 class _Opinion(_Record):
-    """`messages`: all that stood before the answer, the system's included. `run`: the model's, by name."""
+    """`messages`: what stood before the answer, the system's included, without what conditioning adds.
+    `run`: the model's, by name.
+    """
 
     user: Name | None = None
     preference_group: Name | None = None

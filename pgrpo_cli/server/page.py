@@ -79,7 +79,8 @@ class Page:
         if not asked.answer:
             raise ApiError(400, "there is no answer to rate", param="answer")
         voice = self._voices.find(asked.model)
-        messages = self._voices.messages(voice, [message.as_message() for message in asked.messages])
+        said = [message.as_message() for message in asked.messages]
+        messages = self._voices.messages(voice, said, recorded=True)
         record = Rating(
             user=asked.user,
             preference_group=voice.preference_group,

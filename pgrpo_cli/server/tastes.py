@@ -21,7 +21,7 @@ from starlette.routing import Route
 from pgrpo_cli.conversation.questions import questions_of_data, shuffled, trained_questions
 from pgrpo_cli.conversation.speaker import Speaker
 from pgrpo_cli.conversation.tasting import Contestant, Shown, Tasting, candidates_of, earlier_picks
-from pgrpo_cli.data.conditioning.presets import plain_preset, preference_groups_of
+from pgrpo_cli.data.conditioning.presets import preference_groups_of
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.feedback.file import TASTE
 from pgrpo_cli.feedback.records import checked_name
@@ -187,7 +187,7 @@ class TasteTests:
             candidates,
             versus,
             preset.preference_group,
-            plain_preset(recipe.model).messages,
+            preset.recorded,
             None,
             seed,
             trained,

@@ -68,14 +68,15 @@ class Voices:
         """What stands before a conversation. Reads the run's data at the first call for a group."""
         return self._preset_of(voice.preference_group)
 
-    def messages(self, voice: Voice, asked: Sequence[Message]) -> list[Message]:
-        """What the model sees of a client's conversation.
+    def messages(self, voice: Voice, asked: Sequence[Message], *, recorded: bool = False) -> list[Message]:
+        """What the model sees of a client's conversation; `recorded`: what a rating has of it.
 
         A group's preset comes first, and a system message of the client continues after the preset's. Where
         nobody in particular asks, a system message of the client takes the place of the recipe's. Several at
         the beginning are one, since many templates have no place for more, and a blank one is none.
         """
-        before = list(self.preset(voice).messages)
+        preset = self.preset(voice)
+        before = list(preset.recorded if recorded else preset.messages)
         told = list(takewhile(lambda message: message["role"] == "system", asked))
         rest = asked[len(told) :]
         texts = [message["content"] for message in told if message["content"].strip()]

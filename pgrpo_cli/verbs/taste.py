@@ -117,6 +117,7 @@ def taste(
             "there are no questions to ask: the run has no prepared data",
             remedy="Name a file with --prompts.",
         )
+    told = preset if group or versus else plain_preset(recipe.model)
     return Tasting(
         order,
         path,
@@ -124,8 +125,8 @@ def taste(
         speaker.name,
         candidates,
         versus,
-        preset.preference_group if group or versus else None,
-        plain_preset(recipe.model).messages,
+        told.preference_group,
+        told.recorded,
         placing,
         seed + len(picks),
         trained,

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.cli.chat import _Session
 from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.errors import TrainingError
 from pgrpo_cli.feedback.file import read_feedback
@@ -65,12 +66,28 @@ def test_lines_of_a_pipe_are_questions_and_commands(run: Path) -> None:
 
 def test_a_mistake_is_told_and_the_conversation_goes_on(run: Path) -> None:
     result = _chat(run, lines="/up\n/nonsense\n/as nobody\n/edit\nHello?\n/down\n")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     mistakes = ("no answer yet", "no command /nonsense", "no preference group 'nobody'", "Write /edit TEXT")
     for message in mistakes:
         assert message in result.stderr
     (rating,) = read_feedback(run / "feedback.jsonl").ratings
     assert rating.rating == -1
+
+
+def test_in_a_terminal_the_person_has_seen_the_mistake(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = iter(["/nonsense", "/quit"])
+    monkeypatch.setattr(_Session, "is_typed", True)
+    monkeypatch.setattr("pgrpo_cli.cli.chat.ask", lambda text: next(lines))
+    result = _chat(run)
+    assert "no command /nonsense" in result.stderr and result.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["/up", "/down", "/edit Yes.", "/retry", "/rewards"])
+def test_no_earlier_answer_is_rated_after_a_question_without_one(run: Path, command: str) -> None:
+    result = _chat(run, lines=f"Hello?\n{'x' * 10_000}\n{command}\n")
+    assert result.exit_code == 1
+    assert "that the model reads" in result.stderr and "the last question has no answer" in result.stderr
+    assert not (run / "feedback.jsonl").exists()
 
 
 def test_help_lists_every_command(run: Path) -> None:
@@ -116,7 +133,7 @@ def test_an_answer_stays_where_a_retry_fails_or_is_stopped(
 
     monkeypatch.setattr(Reply, "__iter__", pieces)
     result = _chat(run, lines="Hello?\n/retry\n/up\n")
-    assert result.exit_code == 0 and ("no memory" in result.stderr) == fails
+    assert result.exit_code == fails and ("no memory" in result.stderr) == fails
     (rating,) = read_feedback(run / "feedback.jsonl").ratings
     assert rating.answer == "An answer."
 
@@ -128,7 +145,7 @@ def test_what_cannot_be_written_ends_no_conversation(run: Path) -> None:
         f"/save {place}/said.json",
     )  # fmt: skip
     result = _chat(run, lines="\n".join(lines))
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
     assert result.stderr.count("could not be written: Is a directory") == 2
     assert "no/x.json could not be written: No such file or directory" in result.stderr
     assert "it cannot be recorded: edited: " in result.stderr
@@ -170,6 +187,6 @@ def test_what_cannot_be_done_is_said(run: Path, options: Any, code: int, message
 def test_ratings_that_cannot_be_kept_end_no_conversation(run: Path) -> None:
     (run / "feedback.jsonl").mkdir()
     result = _chat(run, lines="Hello?\n/up\nHello again?\n")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "feedback.jsonl" in result.stderr
     assert len(result.stdout.splitlines()) >= 2

@@ -105,7 +105,7 @@ def test_an_answer_stays_where_no_other_comes(conversation: Conversation) -> Non
     assert conversation.messages("Two?")[-2] == {"role": "assistant", "content": first}
 
 
-def test_opinions_are_kept_with_all_that_stood_before_the_answer(conversation: Conversation) -> None:
+def test_opinions_are_kept_with_all_that_was_said_without_the_profile(conversation: Conversation) -> None:
     first = _ask(conversation, "One?")
     second = _ask(conversation, "Two?")
     conversation.rate(1)
@@ -113,7 +113,7 @@ def test_opinions_are_kept_with_all_that_stood_before_the_answer(conversation: C
     liked, edited = read_feedback(conversation.run_dir / FEEDBACK).ratings
     assert liked.seed is not None and 0 <= liked.seed < 2**53
     assert (liked.rating, liked.answer, liked.preference_group) == (1, second, "often")
-    assert liked.messages[1:] == (
+    assert liked.messages == (
         {"role": "user", "content": "One?"},
         {"role": "assistant", "content": first},
         {"role": "user", "content": "Two?"},

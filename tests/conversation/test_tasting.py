@@ -242,7 +242,7 @@ def test_a_question_is_asked_and_recorded_within_its_own_turns(tmp_path: Path) -
     assert by.asked(Question("q", "Why?", {}, ())) == [system, asked]
     # Of a question that is typed nothing is known.
     assert by.asked(Question("typed", "Why?")) == [system, other, asked]
-    tasting = _tasting(tmp_path, questions=iter([Question("q", "Why?", {}, turns)]), before=(system,))
+    tasting = _tasting(tmp_path, questions=iter([Question("q", "Why?", {}, turns)]), before=(system, other))
     pair = tasting.next_pair()
     assert pair is not None
     tasting.pick(pair, "1")

@@ -87,6 +87,13 @@ def test_ratings_of_the_base_model_say_so(speaker: Speaker, copy: Path) -> None:
     assert (rating.model, rating.step, rating.edited) == ("base", 0, "no")
 
 
+def test_a_rating_has_no_profile_which_the_next_run_adds(speaker: Speaker, copy: Path) -> None:
+    with served(speaker, copy) as url:
+        httpx2.post(f"{url}/page/ratings", json=RATING)
+    (rating,) = read_feedback(copy / "feedback.jsonl").ratings
+    assert rating.messages == ({"role": "system", "content": "Be brief."}, *MESSAGES)
+
+
 def test_nothing_is_written_through_a_link_of_a_strangers_run(
     speaker: Speaker, copy: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.data.records import Message, PreparedPrompt, with_system_prompt
 from pgrpo_cli.errors import DataError
 from pgrpo_cli.names import nearest
-from pgrpo_cli.recipe.conditioning import ABOUT_THE_USER, ProfilesConditioning
+from pgrpo_cli.recipe.conditioning import ABOUT_THE_USER, ProfilesConditioning, PromptConditioning
 from pgrpo_cli.recipe.data import DataSection
 from pgrpo_cli.recipe.model import ModelSection
 from pgrpo_cli.recipe.schema import Recipe
@@ -24,12 +24,21 @@ HALVES = ("eval", "train")
 
 @dataclass(frozen=True)
 class Preset:
-    """Messages before the question: perhaps a system message, perhaps earlier turns; `origin` says whose."""
+    """Messages before the question: perhaps a system message, perhaps earlier turns; `origin` says whose.
+
+    `own`: the messages without what `data.conditioning` adds to them; None where it adds nothing.
+    """
 
     preference_group: str | None
     messages: tuple[Message, ...]
     origin: str
     user_id: str | None = None
+    own: tuple[Message, ...] | None = None
+
+    @property
+    def recorded(self) -> tuple[Message, ...]:
+        """What stands before the question in a rating or a pick. The next run adds its conditioning again."""
+        return self.messages if self.own is None else self.own
 
 
 def group_preset(run_dir: Path, recipe: Recipe, preference_group: str) -> Preset:
@@ -50,7 +59,7 @@ def group_presets(run_dir: Path, recipe: Recipe, preference_groups: Sequence[str
             lending[group] = _lending(recipe.data, lending.get(group), prompt)
         if not _by_turns(recipe.data) and lending.keys() >= set(preference_groups):
             break
-    return [_preset(recipe.data, lending[group]) for group in preference_groups]
+    return [_preset(recipe, lending[group]) for group in preference_groups]
 
 
 def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
@@ -62,7 +71,7 @@ def user_preset(run_dir: Path, recipe: Recipe, user_id: str) -> Preset:
     lending = of_user[0]
     for prompt in of_user:
         lending = _lending(recipe.data, lending, prompt)
-    return _preset(recipe.data, lending)
+    return _preset(recipe, lending)
 
 
 def profile_preset(recipe: Recipe, profile: str) -> Preset:
@@ -113,18 +122,30 @@ def _lending(section: DataSection, found: PreparedPrompt | None, prompt: Prepare
     return found
 
 
-def _preset(section: DataSection, prompt: PreparedPrompt) -> Preset:
+def _preset(recipe: Recipe, prompt: PreparedPrompt) -> Preset:
     """What stands before the question of the prompt."""
-    kind = section.conditioning.type
+    section = recipe.data.conditioning
     before = prompt.messages[:-1]
-    if kind == "profiles":
-        before, origin = before[: bool(before) and before[0]["role"] == "system"], "profile"
-    elif kind == "examples":
+    system = before[: bool(before) and before[0]["role"] == "system"]
+    plain, own = plain_preset(recipe.model).messages, None
+    if section.type == "profiles":
+        before, own, origin = system, plain, "profile"
+    elif section.type == "examples":
+        own = system
         whose = f"user {prompt.user_id}" if prompt.user_id else f"prompt {prompt.prompt_id}"
         origin = f"examples of {whose}"
     else:
         origin = f"prompt {prompt.prompt_id}"
-    return Preset(prompt.preference_group, before, origin, prompt.user_id)
+        if _repeats(section):
+            own = (*plain, *before[len(system) :])
+    return Preset(prompt.preference_group, before, origin, prompt.user_id, own)
+
+
+def _repeats(section: PromptConditioning) -> bool:
+    """Whether the template can write the same for a rating or a pick, which has no columns of the row."""
+    if section.template is None:
+        return False
+    return Template(section.template).variables <= {"system_prompt", "preference_group"}
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> DataError:

@@ -20,6 +20,8 @@ from .files import file_name, hashed, matching_files
 from .rows import RawRow, record_of
 from .tables import Maker, SourceTable, read_tables
 
+_Rated = dict[tuple[str | None, str | None, str, str], Literal[1, -1] | None]
+
 
 def read_feedback_files(section: FeedbackSource, context: ReadContext) -> SourceData:
     """All ratings and picks of the files, each a prompt. Raises DataError where a file cannot be read."""
@@ -62,7 +64,7 @@ def _rows(found: Feedback, name: str, notes: list[str]) -> Iterator[RawRow]:
 
 def _maker(context: ReadContext) -> Maker:
     seen: dict[str, str] = {}
-    ratings: dict[tuple[str | None, str, str], Literal[1, -1] | None] = {}
+    ratings: _Rated = {}
 
     def make(table: SourceTable) -> Iterator[PromptRecord | RejectedRow]:
         for row in table.rows:
@@ -83,9 +85,9 @@ def _maker(context: ReadContext) -> Maker:
     return make
 
 
-def _rated(record: Rating, ratings: dict[tuple[str | None, str, str], Literal[1, -1] | None]) -> Rating:
+def _rated(record: Rating, ratings: _Rated) -> Rating:
     """A correction with the rating that the same user gave to the same answer before, if any."""
-    key = record.user, json.dumps(record.messages), record.answer
+    key = record.user, record.preference_group, json.dumps(record.messages), record.answer
     if record.rating is None:
         return record.model_copy(update={"rating": ratings.get(key)})
     ratings[key] = record.rating

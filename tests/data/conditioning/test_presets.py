@@ -50,6 +50,7 @@ def test_a_group_of_telling_prompts_lends_the_context_of_a_held_out_one(tmp_path
     preset = group_preset(tmp_path / "run", made, "a")
     assert preset == Preset("a", held_out.messages[:-1], f"prompt {held_out.prompt_id}", held_out.user_id)
     assert [m["role"] for m in preset.messages] == ["system", "user", "assistant"]
+    assert preset.recorded == preset.messages
     assert user_preset(tmp_path / "run", made, "a2").messages[1]["content"] == "I am a2."
     assert preference_groups_of(tmp_path / "run") == ["a", "b"]
 
@@ -63,7 +64,19 @@ def test_profiles_lend_the_system_message_alone(tmp_path: Path) -> None:
     text = "Be kind.\n\nAbout the user: likes many"
     assert preset.messages == ({"role": "system", "content": text},)
     assert (preset.preference_group, preset.origin) == ("b", "profile")
+    assert preset.recorded == (SYSTEM,)
     assert user_preset(tmp_path / "run", made, "a1").messages[0]["content"].endswith("few words")
+
+
+@pytest.mark.parametrize(("column", "recorded"), [("preference_group", "Be kind."), ("user", "Be kind. a")])
+def test_what_only_a_row_says_of_a_template_is_recorded(tmp_path: Path, column: str, recorded: str) -> None:
+    write(tmp_path, [{**row, "user": "a"} for row in rows()])
+    section = {"type": "prompt", "template": f"{{{{ system_prompt }}}} {{{{ {column} }}}}"}
+    prepared(tmp_path, section, system_prompt="Be kind.")
+    preset = group_preset(tmp_path / "run", recipe(section, system_prompt="Be kind."), "a")
+    system, *turns = preset.messages
+    assert system["content"] == "Be kind. a"
+    assert preset.recorded == ({**system, "content": recorded}, *turns)
 
 
 def test_examples_lend_the_turns_before_the_question_with_the_most_of_them(tmp_path: Path) -> None:
@@ -80,6 +93,7 @@ def test_examples_lend_the_turns_before_the_question_with_the_most_of_them(tmp_p
     assert (preset.user_id, preset.origin) == ("b1", "examples of user b1")
     # Two examples, each a question and an answer; the answer is the last word.
     assert [m["role"] for m in preset.messages] == ["user", "assistant"] * 2
+    assert preset.recorded == ()
     assert all(m["content"].startswith("b1: ") for m in preset.messages[1::2])
     assert user_preset(tmp_path / "run", recipe(section), "a1").origin == "examples of user a1"
 

@@ -55,6 +55,13 @@ def test_an_answer_that_was_liked_before_it_was_corrected_is_not_rejected(
     assert of_ben.columns["rejected"] == "Tea."
 
 
+def test_a_correction_for_one_preference_group_knows_no_rating_for_another(tmp_path: Path) -> None:
+    append(tmp_path / "f.jsonl", rating(rating=1, user=None, preference_group="often"))
+    append(tmp_path / "f.jsonl", rating(edited="Cocoa.", user=None, preference_group="seldom"))
+    _, corrected = read(tmp_path).train
+    assert corrected.columns["rejected"] == "Tea."
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [

@@ -109,11 +109,7 @@ def taste(
         device=device,
         callbacks=Terminal(quiet=quiet or as_json),
     )
-    try:
-        _pairs(tasting, pick, pairs, quiet=quiet or answers is not None)
-    finally:
-        # Also where it is stopped: what was picked stays, and says something.
-        tasting.close()
+    _pairs(tasting, pick, pairs, quiet=quiet or answers is not None)
     if tasting.no_choice and not quiet:
         note(tasting.no_choice)
     result = tasting.result()

@@ -14,9 +14,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.conversation.conversation import persona_of
 from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.state.run import run_at
 from tests.support.training import trained, write_half_referenced, write_tiny
 
 REWARDS = [
@@ -167,6 +169,8 @@ def test_a_killed_test_loses_no_pick(folder: Path) -> None:
         program.stdout.readline()
         program.send_signal(signal.SIGKILL)
     assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 2
+    # Nor where the picks place the person.
+    persona_of(folder / "run", run_at(folder / "run").recipe(), user="bo")
 
 
 def test_without_a_run_the_base_model_of_a_recipe_answers_questions_of_a_file(folder: Path) -> None:

@@ -237,6 +237,7 @@ def _as_json(result: TasteResult) -> dict[str, Any]:
         return None if math.isnan(value) else value
 
     return {
+        "models": result.names,
         "wins": result.wins,
         "losses": result.losses,
         "ties": result.ties,

@@ -62,7 +62,8 @@ def test_picks_from_a_file_end_with_a_win_rate_and_a_place(folder: Path) -> None
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     rate = {"wins", "losses", "ties", "win_rate", "ci_low", "ci_high"}
-    assert found.keys() == {*rate, "trained_questions", "placement"}
+    assert found.keys() == {*rate, "models", "trained_questions", "placement"}
+    assert found["models"] == ["base", "tuned"]
     picks = read_feedback(folder / "run" / "taste.jsonl").picks
     # A pair of equal answers is a tie that nobody is asked about.
     unasked = sum(len(set(pick.answers)) == 1 for pick in picks)
@@ -93,7 +94,7 @@ def test_questions_that_the_run_was_trained_on_are_asked_last_and_told(folder: P
 
 def test_of_samples_nobody_wins(folder: Path) -> None:
     found = json.loads(_taste(folder / "run", "--answers", _answers(folder, "1\n1\n"), "--json").stdout)
-    assert (found["wins"], found["losses"], found["win_rate"]) == (0, 0, None)
+    assert (found["wins"], found["losses"], found["win_rate"], found["models"]) == (0, 0, None, None)
     picks = read_feedback(folder / "run" / "taste.jsonl").picks
     assert all((name or "").startswith("tuned@") for pick in picks for name in pick.models)
 
@@ -243,6 +244,32 @@ def test_picks_are_kept_whatever_the_run_and_the_file_of_questions_are_called(fo
     assert result.exit_code == 0, result.stderr
     (pick,) = read_feedback(run / "taste.jsonl").picks
     assert pick.run == "x" * 200 and (pick.prompt_id or "").startswith("qqq")
+
+
+@pytest.mark.parametrize("names", [("c/run", "d/run"), ("base", "d/base"), ("tuned", "tuned/")])
+def test_two_runs_whose_folders_have_the_same_name_are_compared(
+    folder: Path, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {*names} - {"base", "tuned"}:
+        shutil.copytree(folder / "run", folder / name)
+    monkeypatch.chdir(folder)
+    result = _taste(
+        Path("run"), "--between", ",".join(names), "--answers", _answers(folder, "1\n2\n"), "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["models"] == list(names)
+    assert all(set(pick.models) == set(names) for pick in read_feedback(Path("run/taste.jsonl")).picks)
+
+
+@pytest.mark.parametrize("names", ["tuned,run", "link,other", "base, base"])
+def test_a_model_is_not_compared_with_itself(
+    folder: Path, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "run", folder / "other")
+    (folder / "link").symlink_to(folder / "other")
+    monkeypatch.chdir(folder)
+    result = _taste(Path("run"), "--between", names)
+    assert result.exit_code == 2 and "twice the same" in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.cli.taste import _typed_question
 from pgrpo_cli.conversation.conversation import persona_of
 from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.data.prepared import load_prepared
@@ -291,11 +293,33 @@ def test_what_cannot_be_done_is_said(folder: Path, options: Any, message: str) -
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_wrong_pick_of_a_file_is_named_with_its_line_and_those_before_are_kept(folder: Path) -> None:
+def test_a_wrong_pick_of_a_file_is_named_with_its_line_before_anything_begins(folder: Path) -> None:
     result = _taste(folder / "run", "--answers", _answers(folder, "1\n3\n"))
     assert result.exit_code == 2
     assert "answers.txt:2: found '3'" in result.stderr
+    # With line 2 corrected, line 1 is again the pick of the first pair.
+    assert not (folder / "run" / "taste.jsonl").exists()
+
+
+def test_a_program_that_writes_no_mark_fails_and_its_picks_before_are_kept(folder: Path) -> None:
+    result = _taste(folder / "run", "--answers", "-", lines="1\n3\n")
+    # 2 would say that nothing was begun.
+    assert result.exit_code == 1
+    assert "--answers -: found '3'" in result.stderr
     assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 1
+
+
+def test_with_json_a_person_is_asked_on_standard_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _taste(folder / "run", "--json", lines="1\n?\nq\n")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["wins"] == 0
+    assert result.stderr.count("which is better?") == 3 and "  [1] " in result.stderr
+    monkeypatch.setattr(sys, "stdin", StringIO(" Where to? \n"))
+    assert _typed_question(aside=True) == "Where to?"
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "\nask something (nothing ends)> ")
 
 
 @pytest.mark.parametrize("name", ["data", "adapter", "taste.jsonl"])

@@ -6,13 +6,14 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgrpo_cli.errors import DataError
+from pgrpo_cli.errors import DataError, PgrpoError
 from pgrpo_cli.paths import path_of
 
 from .callbacks import Terminal
@@ -90,8 +91,8 @@ def taste(
 
     Where nothing is trained yet, the base model of the recipe answers.
     """
-    # A file of picks that cannot be read is found before a model is loaded.
-    pick = _picker(answers)
+    # A file that cannot be read, or has something else than marks, is found before a model is loaded.
+    pick = _picker(answers, as_json)
     from pgrpo_cli.verbs.taste import taste
 
     tasting = taste(
@@ -100,7 +101,7 @@ def taste(
         between=between,
         group=group,
         prompts=prompts,
-        next_question=_typed_question if answers is None and sys.stdin.isatty() else None,
+        next_question=partial(_typed_question, as_json) if answers is None and sys.stdin.isatty() else None,
         output=output,
         run_dir=run_dir,
         overrides=overrides or (),
@@ -109,11 +110,7 @@ def taste(
         device=device,
         callbacks=Terminal(quiet=quiet or as_json),
     )
-    try:
-        _pairs(tasting, pick, pairs, quiet=quiet or answers is not None)
-    finally:
-        # Also where it is stopped: what was picked stays, and says something.
-        tasting.close()
+    _pairs(tasting, pick, pairs, quiet=quiet or answers is not None)
     if tasting.no_choice and not quiet:
         note(tasting.no_choice)
     result = tasting.result()
@@ -152,10 +149,10 @@ def _pairs(tasting: Tasting, pick: Callable[[Shown], str], most: int, *, quiet: 
         pair = later.pop() if later else tasting.next_pair()
 
 
-def _picker(answers: str | None) -> Callable[[Shown], str]:
+def _picker(answers: str | None, as_json: bool) -> Callable[[Shown], str]:
     """What asks for a pick: the terminal, a file, or a program behind standard input and output."""
     if answers is None:
-        return _ask_person
+        return partial(_ask_person, aside=as_json)
     if answers == "-":
         return _ask_program
     path = path_of(answers, "--answers")
@@ -165,30 +162,29 @@ def _picker(answers: str | None) -> Callable[[Shown], str]:
         raise DataError(
             f"--answers: {path} cannot be read: {error}", remedy="Name a file of text."
         ) from error
-    given = _marks(path, lines)
+    given = iter(_marks(path, lines))
     return lambda pair: next(given, "q")
 
 
-def _marks(path: Path, lines: list[str]) -> Iterator[str]:
+def _marks(path: Path, lines: list[str]) -> list[str]:
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if line.strip() not in MARKS:
+        if line.strip() and line.strip() not in MARKS:
             raise DataError(
                 f"{path}:{number}: found {line.strip()!r}, not one of {_RULE}", remedy="Correct it."
             )
-        yield line.strip()
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _ask_person(pair: Shown) -> str:
+def _ask_person(pair: Shown, aside: bool) -> str:
+    tell = note if aside else say
     for turn in pair.question.turns or ():
-        say(f"\n   {turn['role']}: {turn['content']}")
-    say(f"\n{pair.number}. {pair.question.text}\n")
+        tell(f"\n   {turn['role']}: {turn['content']}")
+    tell(f"\n{pair.number}. {pair.question.text}\n")
     for index, answer in enumerate(pair.answers, start=1):
-        say(f"  [{index}] {answer.strip() or '(nothing)'}\n")
+        tell(f"  [{index}] {answer.strip() or '(nothing)'}\n")
     while True:
         try:
-            mark = ask("which is better? ").strip()
+            mark = ask("which is better? ", aside=aside).strip()
         except EOFError:
             return "q"
         if mark in MARKS:
@@ -213,13 +209,16 @@ def _ask_program(pair: Shown) -> str:
     if not line:
         return "q"
     if mark not in MARKS:
-        raise DataError(f"--answers -: found {mark[:60]!r}, not one of {_RULE}", remedy="Write one per line.")
+        # No DataError: that would say that nothing was begun, and picks were made.
+        raise PgrpoError(
+            f"--answers -: found {mark[:60]!r}, not one of {_RULE}", remedy="Write one per line."
+        )
     return mark
 
 
-def _typed_question() -> str | None:
+def _typed_question(aside: bool) -> str | None:
     try:
-        return ask("\nask something (nothing ends)> ").strip() or None
+        return ask("\nask something (nothing ends)> ", aside=aside).strip() or None
     except EOFError:
         return None
 
@@ -241,6 +240,7 @@ def _as_json(result: TasteResult) -> dict[str, Any]:
         return None if math.isnan(value) else value
 
     return {
+        "models": result.names,
         "wins": result.wins,
         "losses": result.losses,
         "ties": result.ties,

@@ -130,8 +130,14 @@ def _sizes(column: Column, console: Console, whole: ConsoleOptions) -> Measureme
     return Measurement(max(head.minimum, *words, 1), max(head.maximum, longest, 1))
 
 
-def ask(prompt: str) -> str:
-    """Show a prompt and read a line that is typed. Raises EOFError at the end of the input."""
+def ask(prompt: str, *, aside: bool = False) -> str:
+    """Show a prompt and read a line that is typed. Raises EOFError at the end of the input.
+
+    `aside`: on standard error, because standard output holds JSON.
+    """
+    if aside:
+        stderr.print(prompt, end="", soft_wrap=True)
+        prompt = ""
     return input(safe(prompt))
 
 

@@ -133,11 +133,12 @@ class TasteResult:
 
 @dataclass
 class Tasting:
-    """The pairs of one person, one after the other. Each pick is on the disk when `pick` returns.
+    """The pairs of one person, one after the other.
 
-    `versus`: the two that are compared; None: samples of `candidates`. `before`: what stands before the
-    question in the record of a pick. `trained`: texts of questions that the two were trained on. `seed` fixes
-    questions, answers and their order.
+    When `pick` returns, the pick is on the disk, and so is where the picks place the person. `versus`: the
+    two that are compared; None: samples of `candidates`. `before`: what stands before the question in the
+    record of a pick. `trained`: texts of questions that the two were trained on. `seed` fixes questions,
+    answers and their order.
     """
 
     questions: Iterator[Question]
@@ -220,6 +221,7 @@ class Tasting:
         self.asked.add(pair.question.text, pair.answers)
         if self.placing is not None:
             self.placing.add(pair.question, pair.answers, mark)
+            self._record_place(self.placing)
 
     @property
     def picked(self) -> int:
@@ -238,14 +240,13 @@ class Tasting:
                 self.asked.take_back(back)
                 if self.placing is not None:
                     self.placing.take_back(back)
+                    self._record_place(self.placing)
                 return pair
         return None
 
-    def close(self) -> None:
-        """Record where the picks of this session place the user, if there are any."""
-        if self.placing is None or not self._picked:
-            return
-        found = dict(self.placing.probabilities())
+    def _record_place(self, placing: Placing) -> None:
+        # After each pick and not at the end, which a kill may forestall.
+        found = dict(placing.probabilities())
         nobody = found.pop(NOBODY)
         append(self.path, Placed(user=self.user, probabilities=found, nobody=nobody))
 

@@ -25,7 +25,7 @@ from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.feedback.file import TASTE
-from pgrpo_cli.feedback.records import checked_name
+from pgrpo_cli.feedback.records import checked_name, recorded_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
@@ -203,10 +203,23 @@ def _versus(
             f"--between: found {between!r}, and two names with a comma are needed, or `samples`",
             remedy="Such as --between base,tuned or --between runs/a,runs/b.",
         )
+    if len({_place(name, run) for name in names}) == 1:
+        raise RecipeError(f"--between: found {between!r}, twice the same", remedy="Name two models.")
     first, second = (_contestant(name, run, speaker, preset, device, callbacks) for name in names)
     if first.name == second.name:
-        raise RecipeError(f"--between: found {between!r}, twice the same", remedy="Name two models.")
+        # Folders of the same name: only the paths tell them apart.
+        first, second = (
+            replace(one, name=recorded_name(name)) for one, name in zip((first, second), names, strict=True)
+        )
     return first, second
+
+
+def _place(name: str, run: RunDirectory) -> str | Path:
+    """What a name stands for: `base`, `tuned`, or where another run is."""
+    if name in OWN:
+        return name
+    path = Path(name).resolve()
+    return "tuned" if path == run.path.resolve() else path
 
 
 def _contestant(
@@ -217,21 +230,21 @@ def _contestant(
     device: torch.device,
     callbacks: Callbacks,
 ) -> Contestant:
-    if name == "base":
-        return Contestant(name, speaker, "base", preset)
-    if name == "tuned":
+    place = _place(name, run)
+    if place == "base":
+        return Contestant("base", speaker, "base", preset)
+    if place == "tuned":
         if not speaker.step:
             raise RunError(
                 f"{run.path} has nothing trained yet", remedy="Train it, or use --between samples."
             )
-        return Contestant(name, speaker, "tuned", preset)
+        return Contestant("tuned", speaker, "tuned", preset)
     other = run_at(Path(name))
-    if other.path.resolve() == run.path.resolve():
-        return _contestant("tuned", run, speaker, preset, device, callbacks)
     recipe = other.recipe()
     loaded = _speaker(other, recipe, other.recipe_dir, device, callbacks)
     if not loaded.step:
         raise RunError(f"{other.path} has nothing trained yet", remedy="Train it first.")
     group = preset.preference_group
     theirs = plain_preset(recipe.model) if group is None else group_preset(other.path, recipe, group)
-    return replace(Contestant(name, loaded, "tuned", theirs), name=loaded.name)
+    # In records, `base` and `tuned` are the run's own.
+    return Contestant(recorded_name(name) if loaded.name in OWN else loaded.name, loaded, "tuned", theirs)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pgrpo_cli.cli.app import app
+from pgrpo_cli.cli.taste import _typed_question
+from pgrpo_cli.conversation.conversation import persona_of
 from pgrpo_cli.conversation.speaker import Reply
 from pgrpo_cli.data.prepared import load_prepared
 from pgrpo_cli.feedback.file import read_feedback
+from pgrpo_cli.state.run import run_at
 from tests.support.training import trained, write_half_referenced, write_tiny
 
 REWARDS = [
@@ -60,7 +64,8 @@ def test_picks_from_a_file_end_with_a_win_rate_and_a_place(folder: Path) -> None
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     rate = {"wins", "losses", "ties", "win_rate", "ci_low", "ci_high"}
-    assert found.keys() == {*rate, "trained_questions", "placement"}
+    assert found.keys() == {*rate, "models", "trained_questions", "placement"}
+    assert found["models"] == ["base", "tuned"]
     picks = read_feedback(folder / "run" / "taste.jsonl").picks
     # A pair of equal answers is a tie that nobody is asked about.
     unasked = sum(len(set(pick.answers)) == 1 for pick in picks)
@@ -91,7 +96,7 @@ def test_questions_that_the_run_was_trained_on_are_asked_last_and_told(folder: P
 
 def test_of_samples_nobody_wins(folder: Path) -> None:
     found = json.loads(_taste(folder / "run", "--answers", _answers(folder, "1\n1\n"), "--json").stdout)
-    assert (found["wins"], found["losses"], found["win_rate"]) == (0, 0, None)
+    assert (found["wins"], found["losses"], found["win_rate"], found["models"]) == (0, 0, None, None)
     picks = read_feedback(folder / "run" / "taste.jsonl").picks
     assert all((name or "").startswith("tuned@") for pick in picks for name in pick.models)
 
@@ -167,6 +172,8 @@ def test_a_killed_test_loses_no_pick(folder: Path) -> None:
         program.stdout.readline()
         program.send_signal(signal.SIGKILL)
     assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 2
+    # Nor where the picks place the person.
+    persona_of(folder / "run", run_at(folder / "run").recipe(), user="bo")
 
 
 def test_without_a_run_the_base_model_of_a_recipe_answers_questions_of_a_file(folder: Path) -> None:
@@ -241,6 +248,32 @@ def test_picks_are_kept_whatever_the_run_and_the_file_of_questions_are_called(fo
     assert pick.run == "x" * 200 and (pick.prompt_id or "").startswith("qqq")
 
 
+@pytest.mark.parametrize("names", [("c/run", "d/run"), ("base", "d/base"), ("tuned", "tuned/")])
+def test_two_runs_whose_folders_have_the_same_name_are_compared(
+    folder: Path, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {*names} - {"base", "tuned"}:
+        shutil.copytree(folder / "run", folder / name)
+    monkeypatch.chdir(folder)
+    result = _taste(
+        Path("run"), "--between", ",".join(names), "--answers", _answers(folder, "1\n2\n"), "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["models"] == list(names)
+    assert all(set(pick.models) == set(names) for pick in read_feedback(Path("run/taste.jsonl")).picks)
+
+
+@pytest.mark.parametrize("names", ["tuned,run", "link,other", "base, base"])
+def test_a_model_is_not_compared_with_itself(
+    folder: Path, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "run", folder / "other")
+    (folder / "link").symlink_to(folder / "other")
+    monkeypatch.chdir(folder)
+    result = _taste(Path("run"), "--between", names)
+    assert result.exit_code == 2 and "twice the same" in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,11 +293,33 @@ def test_what_cannot_be_done_is_said(folder: Path, options: Any, message: str) -
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_wrong_pick_of_a_file_is_named_with_its_line_and_those_before_are_kept(folder: Path) -> None:
+def test_a_wrong_pick_of_a_file_is_named_with_its_line_before_anything_begins(folder: Path) -> None:
     result = _taste(folder / "run", "--answers", _answers(folder, "1\n3\n"))
     assert result.exit_code == 2
     assert "answers.txt:2: found '3'" in result.stderr
+    # With line 2 corrected, line 1 is again the pick of the first pair.
+    assert not (folder / "run" / "taste.jsonl").exists()
+
+
+def test_a_program_that_writes_no_mark_fails_and_its_picks_before_are_kept(folder: Path) -> None:
+    result = _taste(folder / "run", "--answers", "-", lines="1\n3\n")
+    # 2 would say that nothing was begun.
+    assert result.exit_code == 1
+    assert "--answers -: found '3'" in result.stderr
     assert len(read_feedback(folder / "run" / "taste.jsonl").picks) == 1
+
+
+def test_with_json_a_person_is_asked_on_standard_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = _taste(folder / "run", "--json", lines="1\n?\nq\n")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["wins"] == 0
+    assert result.stderr.count("which is better?") == 3 and "  [1] " in result.stderr
+    monkeypatch.setattr(sys, "stdin", StringIO(" Where to? \n"))
+    assert _typed_question(aside=True) == "Where to?"
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "\nask something (nothing ends)> ")
 
 
 @pytest.mark.parametrize("name", ["data", "adapter", "taste.jsonl"])

@@ -24,7 +24,7 @@ from .learnt import Embed, Taste, learn_taste, question_of
 
 MOST_USERS = 20
 MOST_PICKS = 5_000
-"""The latest picks of a file that are learnt from: learning from them takes a minute at most."""
+"""Of a file, the latest of each user: learning from so many takes a minute at most."""
 _SHOWN = 20
 
 
@@ -109,10 +109,12 @@ def build_taste(section: TasteReward, context: BuildContext) -> TasteFunction:
             f"reward {section.label!r}: {path} has no picks between two answers",
             remedy="`pgrpo taste` asks for them: two dozen do.",
         )
-    picks = spoken[-MOST_PICKS:]
-    if len(picks) < len(spoken):
-        notes.append(f"{path}: the latest {MOST_PICKS:,} of {len(spoken):,} picks are learnt from.")
     user_of = _user_of(section)
+    picks = _latest(spoken, user_of, section.users)
+    if len(picks) < len(spoken):
+        notes.append(
+            f"{path}: {MOST_PICKS:,} of {len(spoken):,} picks are learnt from: the latest of each user."
+        )
     counts = Counter(map(user_of, picks))
     users = tuple(sorted(counts)) if section.users is None else section.users
     _require_known(users, counts, section, path)
@@ -140,6 +142,17 @@ def _user_of(section: TasteReward) -> Callable[[Pick], str]:
         return first or second or ""
 
     return user_of
+
+
+def _latest(picks: Sequence[Pick], user_of: Callable[[Pick], str], named: Sequence[str] | None) -> list[Pick]:
+    """At most `MOST_PICKS` in their order: those of named users first, and of each user the latest."""
+    later: Counter[str] = Counter()
+    ranked = []
+    for place in reversed(range(len(picks))):
+        user = user_of(picks[place])
+        ranked.append((named is not None and user not in named, later[user], place))
+        later[user] += 1
+    return [picks[place] for place in sorted(place for *_, place in sorted(ranked)[:MOST_PICKS])]
 
 
 def _require_known(users: Sequence[str], counts: Counter[str], section: TasteReward, path: Path) -> None:

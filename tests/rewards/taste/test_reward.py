@@ -18,6 +18,7 @@ from pgrpo_cli.recipe.rewards import TasteReward
 from pgrpo_cli.rewards.base import BuildContext, Completion, LearntReward, RewardFunction
 from pgrpo_cli.rewards.reward_sum import RewardSum, Term
 from pgrpo_cli.rewards.scoring import Scorer
+from pgrpo_cli.rewards.taste.learnt import Taste, learn_taste
 from pgrpo_cli.rewards.taste.reward import TasteFunction, build_taste
 from tests.support.picks import QUESTION, picks_of
 from tests.support.reward_models import save_encoder
@@ -236,5 +237,27 @@ def test_of_more_than_twenty_users_those_are_named_who_shall_have_it(tmp_path: P
 def test_the_latest_picks_are_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgrpo_cli.rewards.taste.reward.MOST_PICKS", 30)
     reward = built(tmp_path, [*picks_of("ana", excited, 40), *picks_of("ana", terse, 30, seed=5)])
-    assert reward.description()[0].endswith("taste.jsonl: the latest 30 of 70 picks are learnt from.")
+    sentence = "taste.jsonl: 30 of 70 picks are learnt from: the latest of each user."
+    assert reward.description()[0].endswith(sentence)
     assert value(reward, "Play Coltrane.") > 0.6
+
+
+@pytest.mark.parametrize(
+    ("users", "anas", "bens"), [(("ana",), 40, 20), (("ana", "ben"), 30, 30), (None, 30, 30)]
+)
+def test_picks_of_others_that_came_later_push_nobodys_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: tuple[str, ...] | None, anas: int, bens: int
+) -> None:
+    learnt: list[Pick] = []
+
+    def learn(picks: Sequence[Pick], *arguments: Any) -> Taste:
+        learnt.extend(picks)
+        return learn_taste(picks, *arguments)
+
+    monkeypatch.setattr("pgrpo_cli.rewards.taste.reward.MOST_PICKS", 60)
+    monkeypatch.setattr("pgrpo_cli.rewards.taste.reward.learn_taste", learn)
+    earlier, later = picks_of("ana", terse, 40), picks_of("ben", len, 80, seed=1)
+    reward = built(tmp_path, [*earlier, *later], users=users)
+    assert value(reward, "Play Coltrane.") > 0.6
+    # The latest of each, in the order of the file.
+    assert [pick.id for pick in learnt] == [pick.id for pick in [*earlier[-anas:], *later[-bens:]]]

@@ -25,7 +25,7 @@ from pgrpo_cli.errors import DataError, RecipeError, RunError
 from pgrpo_cli.eval.matrix import MOST_GROUPS
 from pgrpo_cli.eval.targets import eval_target
 from pgrpo_cli.feedback.file import TASTE
-from pgrpo_cli.feedback.records import checked_name, recorded_name
+from pgrpo_cli.feedback.records import Pick, checked_name, recorded_name
 from pgrpo_cli.model.load.from_recipe import load_policy
 from pgrpo_cli.model.load.precision import device_for
 from pgrpo_cli.pretrained.device import describe
@@ -88,27 +88,17 @@ def taste(
     placing = placing_of(
         recipe.rewards, recipe_dir, groups, run.path, device=chosen, on_note=callbacks.on_note
     )
-    if placing is not None:
-        known = {(question.prompt_id, question.text): question for question in questions}
-        for pick in picks:
-            place = (pick.prompt_id or "", pick.messages[-1]["content"])
-            placing.add(known.get(place) or Question(*place), pick.answers, pick.pick)
+    _place_by(picks, questions, placing)
     preset = _preset(run, recipe, group, placing)
+    versus, candidates, trained = None, [], {}
     if between == SAMPLES:
-        versus, candidates = (
-            None,
-            candidates_of(run.path, recipe, speaker, groups if group is None else [], preset),
-        )
+        candidates = candidates_of(run.path, recipe, speaker, groups if group is None else [], preset)
     else:
-        versus, candidates = _versus(between, run, speaker, preset, chosen, callbacks), []
-    trained: dict[str, int] = {}
-    if versus:
-        trained = trained_questions(run.path, recipe, recipe_dir)
-        for other in _others(between, run):
-            trained |= trained_questions(other.path, other.recipe(), other.recipe_dir)
+        versus = _versus(between, run, speaker, preset, chosen, callbacks)
+        trained = _trained(between, run, recipe, recipe_dir)
         _tell_trained(questions, trained, callbacks)
-    asked = {pick.prompt_id for pick in picks if pick.prompt_id is not None}
     if questions:
+        asked = {pick.prompt_id for pick in picks if pick.prompt_id is not None}
         order = shuffled(questions, seed, user, skip=asked, trained=trained)
     elif next_question is not None:
         order = typed(next_question)
@@ -169,10 +159,24 @@ def _questions(
     return questions_of_data(run.path, recipe.data.conditioning)
 
 
-def _others(between: str, run: RunDirectory) -> list[RunDirectory]:
-    """The runs that are named besides this one."""
+def _place_by(picks: Sequence[Pick], questions: Sequence[Question], placing: Placing | None) -> None:
+    """Tell the placing of the picks that were made before."""
+    if placing is None:
+        return
+    known = {(question.prompt_id, question.text): question for question in questions}
+    for pick in picks:
+        place = (pick.prompt_id or "", pick.messages[-1]["content"])
+        placing.add(known.get(place) or Question(*place), pick.answers, pick.pick)
+
+
+def _trained(between: str, run: RunDirectory, recipe: Recipe, recipe_dir: Path) -> dict[str, int]:
+    """The questions on which this run, or another one that is named, was trained."""
+    trained = trained_questions(run.path, recipe, recipe_dir)
     named = [run_at(Path(name.strip())) for name in between.split(",") if name.strip() not in OWN]
-    return [other for other in named if other.path.resolve() != run.path.resolve()]
+    for other in named:
+        if other.path.resolve() != run.path.resolve():
+            trained |= trained_questions(other.path, other.recipe(), other.recipe_dir)
+    return trained
 
 
 def _tell_trained(questions: Sequence[Question], trained: dict[str, int], callbacks: Callbacks) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgrpo_cli.data.manifest import read_manifest
 from pgrpo_cli.data.prepared import load_prepared
-from pgrpo_cli.data.records import Message
+from pgrpo_cli.data.records import Message, PreparedPrompt
 from pgrpo_cli.data.strict_json import parse_json
 from pgrpo_cli.errors import DataError, PgrpoError
 from pgrpo_cli.feedback.file import read_feedback
@@ -68,16 +68,30 @@ def questions_of_data(run_dir: Path, conditioning: Conditioning) -> list[Questio
     """What held-out users ask in the prepared data of a run, each once; where there are none, the others."""
     found: dict[tuple[str, ...], Question] = {}
     for half in ("eval", "train"):
-        for prompt in load_prepared(run_dir, half):
-            text, turns = prompt.messages[-1]["content"], None
-            if conditioning.type != "examples":
-                # Examples are turns, too, and belong to who asks, not to the question.
-                turns = tuple(message for message in prompt.messages[:-1] if message["role"] != "system")
+        prompts = load_prepared(run_dir, half)
+        theirs = _turns_tell_who_asks(prompts, conditioning)
+        for prompt in prompts:
+            text, turns = prompt.messages[-1]["content"], None if theirs else _turns(prompt)
             same = tuple(part for message in turns or () for part in (message["role"], message["content"]))
             found.setdefault((*same, text), Question(prompt.prompt_id, text, prompt.columns, turns))
         if found:
             break
     return list(found.values())
+
+
+def _turns(prompt: PreparedPrompt) -> tuple[Message, ...]:
+    return tuple(message for message in prompt.messages[:-1] if message["role"] != "system")
+
+
+def _turns_tell_who_asks(prompts: Sequence[PreparedPrompt], conditioning: Conditioning) -> bool:
+    """Whether the turns before a question belong to its user, and not to the question.
+
+    So do examples. Turns of the data do where several preference groups have no prompt without them, as in
+    `quickstart`: a conversation has a first question.
+    """
+    if conditioning.type == "examples":
+        return True
+    return len({prompt.preference_group for prompt in prompts}) > 1 and all(map(_turns, prompts))
 
 
 def trained_questions(run_dir: Path, recipe: Recipe, recipe_dir: Path) -> dict[str, int]:

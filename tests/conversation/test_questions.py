@@ -87,3 +87,18 @@ def test_examples_before_a_question_are_no_turns_of_its_own(monkeypatch: pytest.
     some, others = _said("Tea?", "Yes.", "Why?"), _said("Rain?", "No.", "Why?")
     (question,) = _asked(monkeypatch, some, others, type="examples")
     assert question.turns is None
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(("a", "b"), [None]), (("a", "a"), [2, 2])])
+def test_turns_before_all_questions_of_several_groups_tell_who_asks(
+    monkeypatch: pytest.MonkeyPatch, groups: tuple[str, str], kept: list[int | None]
+) -> None:
+    # As in quickstart, whose prompts begin with what their user played and liked.
+    said = _said("I like tea.", "Good.", "Tip?"), _said("I like rain.", "Good.", "Tip?")
+    prompts = [
+        PreparedPrompt(f"p{n}", group, "", (), {}, tuple(messages))
+        for n, (messages, group) in enumerate(zip(said, groups, strict=True))
+    ]
+    monkeypatch.setattr(questions, "load_prepared", lambda run, half: prompts)
+    found = questions.questions_of_data(Path(), PromptConditioning())
+    assert [None if question.turns is None else len(question.turns) for question in found] == kept

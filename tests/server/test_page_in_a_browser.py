@@ -88,12 +88,14 @@ def test_one_chats_as_a_group_beside_the_base_model_and_rates(
     assert (liked.rating, liked.edited, liked.user, liked.model) == (1, None, "ana", "tuned")
     assert (edited.rating, edited.edited) == (None, "what I wanted")
     assert (liked.preference_group, liked.run, liked.step) == ("often", "run", 6)
-    system = {"role": "system", "content": "Be brief.\n\nAbout the user: they write often"}
-    assert liked.messages == (system, {"role": "user", "content": "often 3"})
-    # What was rated is what the model says to these messages with this seed, to both.
+    # Recorded without the profile, which the next run adds again.
+    question = {"role": "user", "content": "often 3"}
+    assert liked.messages == ({"role": "system", "content": "Be brief."}, question)
+    # What was rated is what the model says to the same with the profile, and with this seed.
     assert liked.seed == 3
     usual = speaker.recipe.eval.conversation_temperature
-    assert speaker.ask(liked.messages, seed=liked.seed, temperature=usual).read() == liked.answer
+    told = ({"role": "system", "content": "Be brief.\n\nAbout the user: they write often"}, question)
+    assert speaker.ask(told, seed=liked.seed, temperature=usual).read() == liked.answer
     # The conversation went on from the tuned model's answer.
     assert disliked.messages[1:] == (
         {"role": "user", "content": "often 3"},

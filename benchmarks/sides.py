@@ -9,12 +9,15 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if TYPE_CHECKING:
+    from benchmarks.shapes import Shape
 
 LORA = {"r": 16, "alpha": 32}
 
@@ -30,6 +33,15 @@ class Settings:
     without: str | None = None
     """A technique of `techniques.TECHNIQUES` that our side does without."""
     learning_rate: float = 1e-5
+    dtype: str | None = None
+    """The dtype to compute in, in place of the shape's own."""
+
+    def sized(self) -> Shape:
+        """The shape, in the dtype that is asked for."""
+        from benchmarks.shapes import SHAPES
+
+        shape = SHAPES[self.shape]
+        return replace(shape, dtype=self.dtype or shape.dtype)
 
     @property
     def all_steps(self) -> int:
@@ -65,7 +77,7 @@ class OurStep:
 
 def our_step(settings: Settings) -> OurStep:
     """Load the model of a shape and make its prompts; completions never stop by themselves."""
-    from benchmarks.shapes import SHAPES, load_base, load_tokenizer, make_prompts
+    from benchmarks.shapes import load_base, load_tokenizer, make_prompts
     from pgrpo_cli.data.records import PreparedPrompt
     from pgrpo_cli.model.load.from_recipe import adapted
     from pgrpo_cli.model.policy import Policy
@@ -76,7 +88,7 @@ def our_step(settings: Settings) -> OurStep:
 
         stop_token_ids = ()
 
-    shape = SHAPES[settings.shape]
+    shape = settings.sized()
     device = _device()
     tokenizer = load_tokenizer()
     texts = make_prompts(shape, tokenizer, shape.num_prompts * settings.all_steps)
@@ -162,9 +174,9 @@ def run_trl(settings: Settings) -> tuple[list[float], float]:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from benchmarks.shapes import SHAPES, load_base, load_tokenizer, make_prompts
+    from benchmarks.shapes import load_base, load_tokenizer, make_prompts
 
-    shape = SHAPES[settings.shape]
+    shape = settings.sized()
     device = _device()
     tokenizer = load_tokenizer()
     texts = make_prompts(shape, tokenizer, shape.num_prompts * settings.all_steps)

@@ -2,6 +2,7 @@
 
     python benchmarks/step_time.py --json step_time.json
     python benchmarks/step_time.py --shapes profile --beta 0
+    python benchmarks/step_time.py --shapes short --beta 0 --dtype bfloat16
 
 Each side of each shape runs in a process of its own, one after the other, on the same model, prompts, number
 and forced length of completions, LoRA, dtype, beta and cut into micro-batches. Seconds are the median of the
@@ -42,6 +43,7 @@ def main() -> None:
     usual = ["short", "profile", *(["qlora-1.7b", "qlora-8b"] if cuda else [])]
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=usual)
     parser.add_argument("--beta", nargs="+", type=float, default=[0.0, 0.04], metavar="B")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="for both sides")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after a warm-up (default 3)")
     parser.add_argument("--sides", nargs="+", choices=["ours", "trl"], default=["ours", "trl"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
@@ -53,20 +55,23 @@ def main() -> None:
         for name in arguments.shapes:
             if SHAPES[name].needs_cuda and not cuda:
                 parser.error(f"shape {name} needs a CUDA device")
-            sides = {side: measure(side, name, beta, arguments.steps) for side in arguments.sides}
+            sides = {
+                side: measure(side, name, beta, arguments.steps, dtype=arguments.dtype)
+                for side in arguments.sides
+            }
             key = name if beta == arguments.beta[0] else f"{name}-beta-{beta:g}"
             shapes[key] = {"beta": beta, **sides, **ratios(sides), "shape": asdict(SHAPES[name])}
             console.print(f"{key}: {json.dumps(sides)}", soft_wrap=True)
-            settings = {"steps": arguments.steps}
+            settings = {"steps": arguments.steps, "dtype": arguments.dtype}
             keep(arguments.json, {"shapes": shapes, "machine": machine(), "settings": settings})
     console.print(as_table(shapes))
 
 
-def measure(side: str, shape: str, beta: float, steps: int, without: str | None = None) -> dict[str, Any]:
+def measure(side: str, shape: str, beta: float, steps: int, **others: str | None) -> dict[str, Any]:
     """Median seconds of a step (and of its phases, where the side tells them) and peak memory in MB; or
-    `{"failed": why}`.
+    `{"failed": why}`. `others` are further fields of `sides.Settings`.
     """
-    settings = {"side": side, "shape": shape, "beta": beta, "steps": steps, "without": without}
+    settings = {"side": side, "shape": shape, "beta": beta, "steps": steps, **others}
     command = [sys.executable, str(SIDES), json.dumps(settings)]
     found = measured_by(command)
     if FAILED in found:

@@ -184,7 +184,7 @@ class DataSection(Section):
         1024,
         ge=8,
         le=10_000_000,
-        description="Longest prompt, in tokens, chat template included. Longer ones are rejected, not cut.",
+        description="Longest prompt, in tokens, chat template included. Longer ones are left out, not cut.",
     )
     max_rejected_share: float = Field(
         0.05,

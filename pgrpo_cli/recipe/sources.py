@@ -80,7 +80,7 @@ class FilesSource(Section):
 
     path: PathText = Field(
         description="File or glob pattern; relative paths start at the recipe's folder. Files of text may be "
-        "packed with gzip."
+        "compressed with gzip."
     )
     eval_path: PathText | None = Field(
         None,

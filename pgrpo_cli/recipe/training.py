@@ -157,9 +157,10 @@ class HistorySection(Section):
 
     preference_groups: Literal["named", "random"] = Field(
         "named",
-        description="`random`: the control of an experiment. The prompts share their histories by chance, in "
-        "as many preference groups of the same sizes; rewards, sampling and evaluation stay with the named "
-        "ones. `pgrpo sweep --control random_groups` makes such runs beside the others.",
+        description="`random`: the control of an experiment. Each prompt is assigned by chance to one of as "
+        "many groups of the same sizes, whose reward history its rewards enter; rewards, sampling and "
+        "evaluation stay with the named ones. `pgrpo sweep --control random_groups` makes such runs "
+        "beside the others.",
     )
 
     def violations(self) -> Iterator[Violation]:

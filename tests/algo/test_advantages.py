@@ -196,7 +196,7 @@ def test_a_history_without_spread_gives_zero_to_any_reward(epsilon):
     assert found.advantages_N.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "rloo", "pgrpo_centered"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if resolve_estimator(name).centered])
 def test_one_valid_reward_in_a_generation_group_gives_zero(preset):
     history = history_of([0.0, 3.0], ["a", "a"], 2)
     for rewards in ([5.0, nan, nan], [5.0]):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pgrpo_cli.algo.estimators import PRESETS
 from pgrpo_cli.errors import Interrupted
 from pgrpo_cli.rewards.base import Completion, Score
 from pgrpo_cli.state.history_store import read_groups, read_parts
@@ -127,7 +128,7 @@ def test_a_missing_part_leaves_the_signal_of_the_others(tmp_path: Path) -> None:
     assert {row.part for found in parts.values() for row in found} == {"r0"}
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo", "pgrpo_centered", "pgrpo_shrinkage"])
+@pytest.mark.parametrize("estimator", PRESETS)
 def test_every_estimator_trains(tmp_path: Path, estimator: str) -> None:
     advantage = {**APART, "estimator": estimator, "renormalize": True}
     go(tiny(tmp_path, advantage=advantage), tmp_path / "run", "train.steps=1")

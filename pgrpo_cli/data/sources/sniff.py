@@ -32,7 +32,12 @@ MOST = 0.8
 """Of the rows have as many cells as the first: then it is CSV, whatever it is called."""
 
 Kind = Literal["json", "csv", "parquet"]
-TYPES: dict[str, str] = {"json": "jsonl", "csv": "csv", "parquet": "parquet"}
+KINDS: dict[Kind, tuple[str, str]] = {
+    "json": ("JSON", "jsonl"),
+    "csv": ("CSV", "csv"),
+    "parquet": ("Parquet", "parquet"),
+}
+"""Its name in messages, and the `type` of `data.source` that reads it."""
 
 _OBJECTS = re.compile(r'\s*(\[\s*)?\{\s*"')
 _MARKS = (
@@ -191,10 +196,10 @@ def _refuse_other(seen: Look, name: str, kind: Kind) -> None:
 
 
 def _other(name: str, kind: Kind, other: Kind) -> DataError:
-    said = {"json": "JSON", "csv": "CSV", "parquet": "Parquet"}
+    (found, type_), (wanted, _) = KINDS[other], KINDS[kind]
     return DataError(
-        f"{name} is {said[other]}, and it is to be read as {said[kind]}",
-        remedy=f"Set data.source.type to '{TYPES[other]}'. Of a public set, name the files as it does: they "
+        f"{name} is {found}, and it is to be read as {wanted}",
+        remedy=f"Set data.source.type to '{type_}'. Of a public set, name the files as it does: they "
         "are read by their endings.",
     )
 

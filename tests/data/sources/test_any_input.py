@@ -31,7 +31,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "feedback": {},
     "open_webui": {},
 }
-TEXT_TYPES = ["jsonl", "csv", "ultrafeedback", "goodreads", "feedback", "open_webui"]
+TEXT_TYPES = [kind for kind in SETTINGS if kind not in ("parquet", "helpsteer2", "personalllm")]
+OTHERS = {
+    "personas": "reads no file",
+    "datasets": "reads what the datasets library wrote: test_hub.py",
+    "prism": "reads several files: presets/test_prism.py",
+    "movielens": "reads a folder of files: movielens/",
+}
+"""Sources that do not read one file with one row on a line, and why this module leaves them out."""
+
+
+def test_every_source_is_given_any_input_or_says_why_not() -> None:
+    assert {*SETTINGS, *OTHERS} == set(SOURCES)
 
 
 def section_of(kind: str, **settings: Any) -> Any:

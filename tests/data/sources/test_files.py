@@ -111,7 +111,7 @@ def test_names_that_cannot_be_printed_are_escaped_everywhere(tmp_path, name, sho
     assert str(caught.value).isascii()
 
 
-TYPES = ["jsonl", "csv", "parquet", "datasets", "ultrafeedback", "prism", "movielens", "goodreads"]
+TYPES = [kind for kind in SOURCES if kind != "personas"]
 NAMES = ["~nosuchuser/x", "self", "[", "a" * 200 + "/" + "b" * 200, "file/x"]
 
 

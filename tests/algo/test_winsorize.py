@@ -117,6 +117,27 @@ def test_preference_groups_do_not_influence_each_other(rewards, factor):
         assert together.stats([name]) == alone.stats([name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_smallest_factor_of_a_recipe_keeps_the_spread_of_normal_rewards(kind):
+    """A normal reward limited to 2 standard deviations has 0.96 of its own; then of that, and so on."""
+
+    def spread(factor: float) -> float:
+        history, generator = RewardHistory(**kind, winsorize=factor), torch.Generator().manual_seed(0)
+        spreads = []
+        for step in range(1, 101):
+            rewards = torch.randn(32, generator=generator).double()
+            history.update(rewards, ["a"] * 32, num_generations=4, step=step)
+            spreads.append(history.std("a"))
+        return sum(spreads[50:]) / 50
+
+    assert HistorySection(winsorize=2).winsorize == 2
+    assert 0.85 < spread(2) < 1
+    # Below it the limits follow the spread that they have made smaller.
+    assert spread(1) < 0.5
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        HistorySection(winsorize=1.9)
+
+
 def test_rare_successes_inside_a_known_range_enter_in_full():
     """Limits from limited rewards would take the mean of a success rate of 3 % to nearly nothing."""
 

@@ -85,7 +85,7 @@ class RewardHistory:
         if self.winsorize is not None:
             sets_M = sets_P[prompts_M]
             past_M = self.lookup([distinct[number] for number in sets_M.tolist()])
-            rewards_M = winsorized(rewards_M, sets_M, past_M, self.winsorize)
+            rewards_M = winsorized(rewards_M, sets_M, past_M, self.winsorize, window=self.window)
         stream = Stream(rewards_M, prompts_M, sets_P, len(rows_U))
         self._memory.add(self._table, rows_U, stream)
         steps_U = torch.full_like(rows_U, step)
@@ -135,6 +135,7 @@ class RewardHistory:
 
         return HistoryLookup(
             count_N=expand(self._table.read("n", rows_K[known_K])),
+            effective_n_N=expand(moments.effective_n),
             mean_N=expand(moments.mean),
             std_N=expand(moments.std),
             within_variance_N=expand(moments.within_variance),

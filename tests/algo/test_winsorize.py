@@ -117,7 +117,31 @@ def test_preference_groups_do_not_influence_each_other(rewards, factor):
         assert together.stats([name]) == alone.stats([name])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("window", [2, 8, 15, 16])
+def test_a_step_that_replaces_a_window_has_the_limits_of_its_own_median(window):
+    """Rewards near 1, then near 3: beyond 1 ± 4 · 0.26 all would enter as 2.03, with deviation 0."""
+    history = RewardHistory("window", window=window, winsorize=4.0)
+    history.update([0.75, 1.25] * 8, ["a"] * 16, num_generations=4, step=1)
+    history.update([2.75, 3.25] * 8, ["a"] * 16, num_generations=4, step=2)
+    # Median 3, MAD 0.25: all are within the limits.
+    assert history.mean("a") == pytest.approx(3, abs=0.04)
+    assert history.std("a") > 0.25
+
+
+def test_a_history_of_few_rewards_that_has_received_many_knows_little():
+    # 64 rewards received, an effective count of 3.0 at a decay of 0.5, and of 8 in a window.
+    for kind in ({"kind": "ema", "decay": 0.5}, {"kind": "window", "window": 8}):
+        history = RewardHistory(**kind, winsorize=4.0)
+        history.update([0.75, 1.25] * 32, ["a"] * 64, num_generations=4, step=1)
+        # Fewer than 4 rewards in the step: no limits.
+        history.update([50.0, 60.0], ["a"] * 2, num_generations=2, step=2)
+        plain = RewardHistory(**kind)
+        plain.update([0.75, 1.25] * 32, ["a"] * 64, num_generations=4, step=1)
+        plain.update([50.0, 60.0], ["a"] * 2, num_generations=2, step=2)
+        assert history.mean("a") == plain.mean("a")
+
+
+@pytest.mark.parametrize("kind", [*KINDS[:2], {"kind": "window", "window": 64}])
 def test_the_smallest_factor_of_a_recipe_keeps_the_spread_of_normal_rewards(kind):
     """A normal reward limited to 2 standard deviations has 0.96 of its own; then of that, and so on."""
 

@@ -14,7 +14,7 @@ from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.recipe.schema import Recipe, hints
 from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
-from tests.support.history import comparable
+from tests.support.history import contents
 from tests.support.recipes import changed
 
 nan = math.nan
@@ -59,7 +59,7 @@ def test_without_a_spread_there_are_no_limits(rewards):
     history, expected = RewardHistory(winsorize=1.0), RewardHistory()
     for found in (history, expected):
         found.update(rewards, ["a"] * len(rewards), num_generations=1, step=1)
-    assert comparable(history.state_dict()) == comparable(expected.state_dict())
+    assert contents(history)["columns"] == contents(expected)["columns"]
 
 
 def test_the_first_success_after_many_failures_counts_in_full():
@@ -96,8 +96,23 @@ def test_it_goes_on_from_its_state(kind):
         history.update(
             [0.0, 9.0, -9.0, 2.0, 70.0, 1.0, 2.0, 3.0], ["a"] * 4 + ["b"] * 4, num_generations=4, step=2
         )
-    assert comparable(one.state_dict()) == comparable(two.state_dict())
-    assert comparable(one.state_dict()) != comparable(known(None, **kind).state_dict())
+    assert contents(one) == contents(two)
+    assert contents(one)["columns"] != contents(known(None, **kind))["columns"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_history_from_a_state_has_its_limits(kind):
+    history = known(2.0, **kind)
+    restored = RewardHistory.from_state_dict(history.state_dict())
+    assert restored.winsorize == 2.0
+    for each in (history, restored):
+        each.update([90.0, 2.0], ["a"] * 2, num_generations=2, step=2)
+    assert contents(restored) == contents(history)
+    # States of earlier versions do not have it, and load all the same.
+    earlier = {key: value for key, value in known(2.0, **kind).state_dict().items() if key != "winsorize"}
+    assert RewardHistory.from_state_dict(earlier).winsorize is None
+    history.load_state_dict(earlier)
+    assert history.winsorize == 2.0 and contents(history) == contents(known(2.0, **kind))
 
 
 @settings(deadline=None, max_examples=30)

@@ -85,7 +85,7 @@ class RewardHistory:
         if self.winsorize is not None:
             sets_M = sets_P[prompts_M]
             past_M = self.lookup([distinct[number] for number in sets_M.tolist()])
-            rewards_M = winsorized(rewards_M, sets_M, past_M, self.winsorize)
+            rewards_M = winsorized(rewards_M, sets_M, past_M, self.winsorize, window=self.window)
         stream = Stream(rewards_M, prompts_M, sets_P, len(rows_U))
         self._memory.add(self._table, rows_U, stream)
         steps_U = torch.full_like(rows_U, step)
@@ -135,6 +135,7 @@ class RewardHistory:
 
         return HistoryLookup(
             count_N=expand(self._table.read("n", rows_K[known_K])),
+            effective_n_N=expand(moments.effective_n),
             mean_N=expand(moments.mean),
             std_N=expand(moments.std),
             within_variance_N=expand(moments.within_variance),
@@ -175,11 +176,12 @@ class RewardHistory:
         """The whole history: its settings as JSON values, and its tensors under `columns`."""
         columns = self._table.state_dict()
         self._memory.to_disk(self._table, columns)
-        return {"version": _VERSION, **self._signature, "columns": columns}
+        limit = {} if self.winsorize is None else {"winsorize": self.winsorize}
+        return {"version": _VERSION, **self._signature, **limit, "columns": columns}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the contents. Raises CheckpointError, without a change, if `state` is damaged or of another
-        kind.
+        """Replace the contents, not `winsorize`. Raises CheckpointError, without a change, if `state` is
+        damaged or of another kind.
         """
         expected = {"version": _VERSION, **self._signature}
         saved = {key: state.get(key) for key in expected}
@@ -199,7 +201,8 @@ class RewardHistory:
     def from_state_dict(cls, state: Mapping[str, Any]) -> RewardHistory:
         """A new history of the kind that was saved, with its contents."""
         try:
-            history = cls(state["kind"], decay=state["decay"], window=state["window"])
+            settings = {key: state[key] for key in ("kind", "decay", "window")}
+            history = cls(**settings, winsorize=state.get("winsorize"))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the saved reward history is damaged: {error!r}") from error
         history.load_state_dict(state)

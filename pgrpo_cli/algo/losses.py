@@ -22,6 +22,11 @@ _MEANS = {
 }
 """Names of sums over tokens, and of the means that are made from them."""
 
+_LARGEST = 20.0
+"""The largest log-ratio in an exponential, e^20 = 5e8. From 89 on it is infinite in float32, and gradients
+that should be 0, of clipped tokens or with A = 0, become NaN.
+"""
+
 
 def policy_loss(
     logprobs_N_T: Tensor,
@@ -43,7 +48,8 @@ def policy_loss(
 
     The loss of a token is -min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) + beta k3. Here ρ = exp(logprob -
     sampling logprob), and k3 = exp(d) - d - 1 with d = reference logprob - logprob is Schulman's (2020)
-    estimate of KL(policy || reference), which is unbiased and never negative. Aggregation over the step:
+    estimate of KL(policy || reference), which is unbiased and never negative. Above 20 the logarithm of ρ and
+    d count as 20, with gradient 0. Aggregation over the step:
     - `sequence_mean`: mean over the tokens of a completion, then over completions (GRPO);
     - `token_mean`: mean over all tokens (DAPO);
     - `constant`: sum over all tokens, divided by num_completions * max_completion_tokens (Dr. GRPO).
@@ -59,14 +65,14 @@ def policy_loss(
     sampling_logprobs_N_T = _masked(sampling_logprobs_N_T.detach(), loss_mask_N_T).to(dtype)
     advantages_N_1 = advantages_N.detach().to(logprobs_N_T).unsqueeze(1)
 
-    ratio_N_T = torch.exp(logprobs_N_T - sampling_logprobs_N_T)
+    ratio_N_T = torch.exp((logprobs_N_T - sampling_logprobs_N_T).clamp(max=_LARGEST))
     clipped_N_T = ratio_N_T.clamp(1 - clip_low, 1 + clip_high)
     losses_N_T = -torch.min(ratio_N_T * advantages_N_1, clipped_N_T * advantages_N_1)
 
     kl_N_T = None
     if reference_logprobs_N_T is not None:
         reference_logprobs_N_T = _masked(reference_logprobs_N_T.detach(), loss_mask_N_T).to(dtype)
-        difference_N_T = reference_logprobs_N_T - logprobs_N_T
+        difference_N_T = (reference_logprobs_N_T - logprobs_N_T).clamp(max=_LARGEST)
         kl_N_T = torch.exp(difference_N_T) - difference_N_T - 1
         if beta > 0:
             losses_N_T = losses_N_T + beta * kl_N_T

@@ -91,6 +91,8 @@ class HistoryLookup:
 
     count_N: Tensor
     """int64: rewards received since the start of the run."""
+    effective_n_N: Tensor
+    """The effective count of the rewards in the history; for a window, how many it holds."""
     mean_N: Tensor
     std_N: Tensor
     within_variance_N: Tensor

@@ -148,10 +148,11 @@ class HistorySection(Section):
 
     winsorize: float | None = Field(
         None,
-        ge=1,
+        ge=2,
         le=1e6,
         description="For rewards with outliers, such as 4: a reward enters the history no further from the "
-        "mean than this many standard deviations. No effect where the range of every reward is known; not "
+        "mean than this many standard deviations. At least 2: with less, usual rewards are limited again and "
+        "again, and the standard deviation shrinks. No effect where the range of every reward is known; not "
         "for rare successes of other rewards, which count less and less. Null: as it is, as in the paper.",
     )
 

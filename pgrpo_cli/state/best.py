@@ -28,8 +28,9 @@ class Best:
     - `worst_group`: the smallest gain of a preference group since the first evaluation, over the standard
       deviation of its prompts' means in that evaluation, or 1 if there is none.
 
-    Evaluations are compared only if they have rewards of the same preference groups: of all that any of them
-    has for `macro`, of those of the first evaluation for `worst_group`. Others do not count.
+    An evaluation without rewards does not count, and is not the first one. Others are compared only if they
+    have rewards of the same preference groups: of all that any of them has for `macro`, of those of the first
+    evaluation for `worst_group`. The rest does not count.
     """
 
     run: RunDirectory
@@ -42,8 +43,8 @@ class Best:
         return None if train.keep_best is None else cls(run, train.keep_best, train.stop_after)
 
     def values(self) -> dict[int, float]:
-        """The measure after each step whose evaluation counts, in order; -inf where there are no rewards."""
-        records = curve_records(self.run)
+        """The measure after each step whose evaluation counts, in order."""
+        records = [record for record in curve_records(self.run) if record["groups"]]
         measured = records if self.measure == "macro" else records[:1]
         needed = {group for record in measured for group in record["groups"]}
         return {
@@ -99,7 +100,7 @@ class Best:
             for group, numbers in record["groups"].items()
             if group in first["groups"]
         ]
-        return min(gains, default=-math.inf)
+        return min(gains)
 
 
 def _first_of_highest(values: list[float]) -> int:

@@ -22,8 +22,10 @@ def has_other_steps(run: RunDirectory, recipe: Recipe) -> bool:
         return False
     before = run.recipe()
     keys = {key for key, *_ in differing_keys(before, recipe)}
-    # A warm-up that is longer than the run is cut to the number of steps, so it changes together with it.
-    cut = before.train.warmup_steps == before.train.steps
+    # A warm-up that is longer than the run is cut to the number of steps, so it changes together with it. A
+    # smaller one had never been that long.
+    longest = before.train.warmup_steps == before.train.steps
+    cut = longest and recipe.train.warmup_steps >= min(before.train.steps, recipe.train.steps)
     return _STEPS in keys and keys <= ({_STEPS, _WARMUP} if cut else {_STEPS})
 
 

@@ -64,6 +64,8 @@ def read_paths(run: RunDirectory, device: str) -> dict[str, Any] | None:
             if number is not None and (type(number) is not int or number < 1):
                 raise TypeError(f"{name} {number!r}")
         switches = {name: bool(record[name]) for name in _SWITCHES}
+        # Earlier versions padded on the left in every model.
+        switches["left_padding"] = bool(record.get("left_padding", True))
         return {**switches, **numbers, "reason": reason, "rollout_dtype": dtype}
     except FileNotFoundError:
         return None

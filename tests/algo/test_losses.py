@@ -122,6 +122,59 @@ def test_the_kl_is_measured_without_being_trained_on_at_beta_zero():
     assert overflowing.loss.item() == plain.loss.item()
 
 
+@pytest.mark.parametrize(
+    # -min(ρ A, clip(ρ) A) with ρ limited to e^20 and the clip at 1.3; above the limit no gradient.
+    ("advantage", "expected"),
+    [(0.0, 0.0), (1.0, -1.3), (-1.0, math.exp(20))],
+)
+def test_a_ratio_that_overflows_is_limited(advantage, expected):
+    logprobs = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    found = policy_loss(
+        logprobs, torch.zeros(1, 2), torch.tensor([advantage]), torch.ones(1, 2, dtype=torch.bool),
+        beta=0.0, aggregation="token_mean", **{**SETTINGS, "num_tokens": 2},
+    )  # fmt: skip
+    # The second token has ρ = 1: loss -A, gradient -A.
+    assert found.loss.item() == pytest.approx((expected - advantage) / 2, rel=1e-6)
+    found.loss.backward()
+    assert logprobs.grad.tolist() == [[0.0, -advantage / 2]]
+    assert mean_metrics([found.metrics])["ratio_mean"] == pytest.approx((math.exp(20) + 1) / 2, rel=1e-6)
+
+
+def test_a_kl_that_overflows_is_limited():
+    # d = 100 counts as 20: e^20 - 21, without gradient. d = 1: e - 2, with gradient 1 - e.
+    logprobs = torch.tensor([[-100.0, -1.0]], requires_grad=True)
+    found = policy_loss(
+        logprobs, logprobs.detach(), torch.zeros(1), torch.ones(1, 2, dtype=torch.bool),
+        reference_logprobs_N_T=torch.zeros(1, 2),
+        beta=1.0, aggregation="token_mean", **{**SETTINGS, "num_tokens": 2},
+    )  # fmt: skip
+    assert found.loss.item() == pytest.approx((math.exp(20) - 21 + math.e - 2) / 2, rel=1e-6)
+    found.loss.backward()
+    assert logprobs.grad.tolist() == [[0.0, pytest.approx((1 - math.e) / 2, rel=1e-6)]]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_below_the_limit_every_bit_is_that_of_the_plain_formula(beta):
+    generator = torch.Generator().manual_seed(0)
+    sampling, reference = torch.randn(2, 2, 3, generator=generator)
+    logprobs = (3 * torch.randn(2, 3, generator=generator)).requires_grad_()
+    found = policy_loss(
+        logprobs, sampling, ADVANTAGES, torch.ones(2, 3, dtype=torch.bool),
+        reference_logprobs_N_T=reference,
+        beta=beta, aggregation="token_mean", **{**SETTINGS, "num_tokens": 6},
+    )  # fmt: skip
+    plain = logprobs.detach().clone().requires_grad_()
+    ratio, d = torch.exp(plain - sampling), reference - plain
+    losses = -torch.min(ratio * ADVANTAGES[:, None], ratio.clamp(1 - 0.2, 1 + 0.3) * ADVANTAGES[:, None])
+    if beta > 0:
+        losses = losses + beta * (torch.exp(d) - d - 1)
+    expected = (losses * torch.full((2, 1), 1 / 6)).sum()
+    found.loss.backward()
+    expected.backward()
+    assert found.loss.item() == expected.item()
+    assert torch.equal(logprobs.grad, plain.grad)
+
+
 def test_only_the_policy_receives_a_gradient():
     logprobs, sampling, reference = (RATIOS.log().clone().requires_grad_() for _ in range(3))
     advantages = ADVANTAGES.clone().requires_grad_()

@@ -14,7 +14,7 @@ from pgrpo_cli.algo.history import RewardHistory
 from pgrpo_cli.histories import RewardHistories
 from pgrpo_cli.recipe.schema import Recipe, hints
 from pgrpo_cli.recipe.training import AdvantageSection, HistorySection
-from tests.support.history import comparable
+from tests.support.history import contents
 from tests.support.recipes import changed
 
 nan = math.nan
@@ -59,7 +59,7 @@ def test_without_a_spread_there_are_no_limits(rewards):
     history, expected = RewardHistory(winsorize=1.0), RewardHistory()
     for found in (history, expected):
         found.update(rewards, ["a"] * len(rewards), num_generations=1, step=1)
-    assert comparable(history.state_dict()) == comparable(expected.state_dict())
+    assert contents(history)["columns"] == contents(expected)["columns"]
 
 
 def test_the_first_success_after_many_failures_counts_in_full():
@@ -96,8 +96,23 @@ def test_it_goes_on_from_its_state(kind):
         history.update(
             [0.0, 9.0, -9.0, 2.0, 70.0, 1.0, 2.0, 3.0], ["a"] * 4 + ["b"] * 4, num_generations=4, step=2
         )
-    assert comparable(one.state_dict()) == comparable(two.state_dict())
-    assert comparable(one.state_dict()) != comparable(known(None, **kind).state_dict())
+    assert contents(one) == contents(two)
+    assert contents(one)["columns"] != contents(known(None, **kind))["columns"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_history_from_a_state_has_its_limits(kind):
+    history = known(2.0, **kind)
+    restored = RewardHistory.from_state_dict(history.state_dict())
+    assert restored.winsorize == 2.0
+    for each in (history, restored):
+        each.update([90.0, 2.0], ["a"] * 2, num_generations=2, step=2)
+    assert contents(restored) == contents(history)
+    # States of earlier versions do not have it, and load all the same.
+    earlier = {key: value for key, value in known(2.0, **kind).state_dict().items() if key != "winsorize"}
+    assert RewardHistory.from_state_dict(earlier).winsorize is None
+    history.load_state_dict(earlier)
+    assert history.winsorize == 2.0 and contents(history) == contents(known(2.0, **kind))
 
 
 @settings(deadline=None, max_examples=30)
@@ -115,6 +130,51 @@ def test_preference_groups_do_not_influence_each_other(rewards, factor):
         alone = known(factor)
         alone.update(values, [name] * len(values), num_generations=4, step=2)
         assert together.stats([name]) == alone.stats([name])
+
+
+@pytest.mark.parametrize("window", [2, 8, 15, 16])
+def test_a_step_that_replaces_a_window_has_the_limits_of_its_own_median(window):
+    """Rewards near 1, then near 3: beyond 1 ± 4 · 0.26 all would enter as 2.03, with deviation 0."""
+    history = RewardHistory("window", window=window, winsorize=4.0)
+    history.update([0.75, 1.25] * 8, ["a"] * 16, num_generations=4, step=1)
+    history.update([2.75, 3.25] * 8, ["a"] * 16, num_generations=4, step=2)
+    # Median 3, MAD 0.25: all are within the limits.
+    assert history.mean("a") == pytest.approx(3, abs=0.04)
+    assert history.std("a") > 0.25
+
+
+def test_a_history_of_few_rewards_that_has_received_many_knows_little():
+    # 64 rewards received, an effective count of 3.0 at a decay of 0.5, and of 8 in a window.
+    for kind in ({"kind": "ema", "decay": 0.5}, {"kind": "window", "window": 8}):
+        history = RewardHistory(**kind, winsorize=4.0)
+        history.update([0.75, 1.25] * 32, ["a"] * 64, num_generations=4, step=1)
+        # Fewer than 4 rewards in the step: no limits.
+        history.update([50.0, 60.0], ["a"] * 2, num_generations=2, step=2)
+        plain = RewardHistory(**kind)
+        plain.update([0.75, 1.25] * 32, ["a"] * 64, num_generations=4, step=1)
+        plain.update([50.0, 60.0], ["a"] * 2, num_generations=2, step=2)
+        assert history.mean("a") == plain.mean("a")
+
+
+@pytest.mark.parametrize("kind", [*KINDS[:2], {"kind": "window", "window": 64}])
+def test_the_smallest_factor_of_a_recipe_keeps_the_spread_of_normal_rewards(kind):
+    """A normal reward limited to 2 standard deviations has 0.96 of its own; then of that, and so on."""
+
+    def spread(factor: float) -> float:
+        history, generator = RewardHistory(**kind, winsorize=factor), torch.Generator().manual_seed(0)
+        spreads = []
+        for step in range(1, 101):
+            rewards = torch.randn(32, generator=generator).double()
+            history.update(rewards, ["a"] * 32, num_generations=4, step=step)
+            spreads.append(history.std("a"))
+        return sum(spreads[50:]) / 50
+
+    assert HistorySection(winsorize=2).winsorize == 2
+    assert 0.85 < spread(2) < 1
+    # Below it the limits follow the spread that they have made smaller.
+    assert spread(1) < 0.5
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        HistorySection(winsorize=1.9)
 
 
 def test_rare_successes_inside_a_known_range_enter_in_full():

@@ -34,7 +34,9 @@ def line(step: int, macro: float | None, **prompts: list[float]) -> dict[str, An
 
 
 def best_of(tmp_path: Path, macros: list[float | None], stop_after: int | None = None) -> Best:
-    lines = [line(5 * i, macro) for i, macro in enumerate(macros)]
+    lines = [
+        line(5 * i, macro, **({} if macro is None else {"a": [macro]})) for i, macro in enumerate(macros)
+    ]
     return Best(run_with(tmp_path, *lines), "macro", stop_after)
 
 
@@ -49,7 +51,7 @@ def test_the_highest_macro_and_the_first_of_equal_ones(tmp_path: Path) -> None:
     # Steps 0, 5, 10, 15, 20: the one before training does not count.
     best = best_of(tmp_path, [0.9, 0.2, 0.5, 0.5, None])
     assert best.step() == 10
-    assert best.values() == {0: 0.9, 5: 0.2, 10: 0.5, 15: 0.5, 20: -math.inf}
+    assert best.values() == {0: 0.9, 5: 0.2, 10: 0.5, 15: 0.5}
 
 
 def test_rounding_is_no_spread_to_count_a_gain_in(tmp_path: Path) -> None:
@@ -82,7 +84,8 @@ def test_the_smallest_gain_in_units_of_the_first_evaluation(tmp_path: Path) -> N
         ([0.5, 0.6, 0.6, 0.4], True),
         ([0.5, 0.6, 0.4, 0.7], False),
         ([0.5, 0.4, 0.3], True),  # never better than before training
-        ([0.5, None, None], True),
+        ([0.5, None, None], False),  # nothing is known of them
+        ([None, 0.5, 0.4, None, 0.3], True),
     ],
 )
 def test_it_is_over_after_two_evaluations_without_a_better_one(
@@ -97,6 +100,23 @@ def test_it_is_over_after_two_evaluations_without_a_better_one(
 def test_a_group_without_rewards_at_first(tmp_path: Path, measure: Measure) -> None:
     run = run_with(tmp_path, line(0, None), line(4, 0.5, a=[0.5]))
     assert Best(run, measure).step() == 4
+
+
+def test_gains_are_those_since_the_first_evaluation_with_rewards(tmp_path: Path) -> None:
+    # Step 2 is 0 by definition; then 0.5 - 0.1 and 0.9 - 0.1, in units of 1 since there is one prompt.
+    later = [line(2, 0.1, a=[0.1]), line(4, 0.5, a=[0.5]), line(6, 0.9, a=[0.9])]
+    best = Best(run_with(tmp_path, line(0, None), *later), "worst_group", 2)
+    assert best.values() == pytest.approx({2: 0, 4: 0.4, 6: 0.8})
+    assert best.step() == 6 and not best.exhausted()
+
+
+@pytest.mark.parametrize("measure", ["macro", "worst_group"])
+def test_without_any_rewards_the_last_step_is_kept(tmp_path: Path, measure: Measure) -> None:
+    run = run_with(tmp_path, line(0, None), line(1, None), line(2, None))
+    best = Best(run, measure, 1)
+    assert best.values() == {} and not best.exhausted()
+    _, step, says = best.adapter(Adapter({}, {}), 2)
+    assert step == 2 and "no step was evaluated with rewards" in says
 
 
 def test_an_evaluation_without_rewards_of_a_group_does_not_count(tmp_path: Path) -> None:

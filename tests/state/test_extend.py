@@ -40,6 +40,19 @@ def test_a_warm_up_that_was_cut_to_the_run_may_grow_with_it(tmp_path: Path) -> N
     assert has_other_steps(finished(tmp_path / "run", recipe(6, warmup=6)), recipe(9, warmup=8))
 
 
+@pytest.mark.parametrize("warmup", [0, 2, 4])
+def test_a_warm_up_that_was_not_cut_may_not_change(tmp_path: Path, warmup: int) -> None:
+    """One that had been cut to 4 steps was longer than 4 before."""
+    run = finished(tmp_path / "run", recipe(4, warmup=4))
+    assert has_other_steps(run, recipe(8, warmup=warmup)) is (warmup == 4)
+
+
+def test_a_warm_up_that_was_cut_is_cut_again_for_fewer_steps(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", recipe(8, warmup=8), adapter=None)
+    add_checkpoint(run, 4, "so far")
+    assert has_other_steps(run, recipe(6, warmup=6))
+
+
 def test_a_finished_run_goes_on_and_keeps_all_that_it_had(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", recipe(6))
     before = files_in(run.path)

@@ -1,6 +1,7 @@
 """What was measured about a machine is kept with the run."""
 
 import json
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -25,6 +26,34 @@ from tests.support.runs import make_run, recipe_of
 def test_what_is_written_is_read(tmp_path, paths):
     write_paths(RunDirectory(tmp_path), paths.as_record(), device="cpu", compute_dtype="float32")
     assert Paths.from_record(read_paths(RunDirectory(tmp_path), "cpu")) == paths
+
+
+OTHERS = {
+    "shared_prefix": False,
+    "packed": False,
+    "left_padding": False,
+    "graphs": False,
+    "reason": "recurrent",
+    "copy_from_rows": 64,
+    "rollout_dtype": torch.bfloat16,
+    "tokens_per_batch": 700,
+    "tokens_per_micro_batch": 300,
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Paths)])
+def test_every_field_that_is_written_is_read(tmp_path, field):
+    paths = replace(Paths(), **{field: OTHERS[field]})
+    assert paths != Paths()
+    write_paths(RunDirectory(tmp_path), paths.as_record(), device="cpu", compute_dtype="float32")
+    assert Paths.from_record(read_paths(RunDirectory(tmp_path), "cpu")) == paths
+
+
+def test_a_record_without_left_padding_is_one_of_an_earlier_version(tmp_path):
+    old = Paths(shared_prefix=False).as_record()
+    del old["left_padding"]
+    write_paths(RunDirectory(tmp_path), old, device="cpu", compute_dtype="float32")
+    assert Paths.from_record(read_paths(RunDirectory(tmp_path), "cpu")) == Paths(shared_prefix=False)
 
 
 def test_another_kind_of_device_is_measured_anew(tmp_path):

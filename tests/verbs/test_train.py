@@ -50,7 +50,7 @@ VARIANTS = {
         "train": {**TINY["train"], "gradient_checkpointing": True},
     },
     "fading history, entered afterwards, two updates": {
-        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6, "winsorize": 1},
+        "history": {"kind": {"type": "ema", "decay": 0.9}, "update": "after", "min_count": 6, "winsorize": 2},
         "train": {**TINY["train"], "updates_per_rollout": 2, "tokens_per_micro_batch": 80},
     },
     "window, shrinkage, clip, constant, balanced": {

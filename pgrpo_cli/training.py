@@ -152,9 +152,10 @@ class Learner:
                 advantages,
                 recipe,
                 step=step,
+                update=update,
                 budget=self.update_budget,
             )
-            for _ in range(recipe.train.updates_per_rollout)
+            for update in range(recipe.train.updates_per_rollout)
         ]
         random_groups_P = labels_P if self._labels.random else None
         scored = scored_step(step, rollouts, scores_N, advantages, random_groups_P=random_groups_P)
@@ -294,8 +295,9 @@ def finish(
     adapter, kept = Adapter(*adapter_state(policy.model)), None
     if best is not None:
         adapter, kept, sentence = best.adapter(adapter, done)
-        observer.on_message(f"after step {done} of {recipe.train.steps}: {sentence}")
-    card = model_card(recipe, history)
+        ended = ", where train.stop_after ends training" if done < recipe.train.steps else ""
+        observer.on_message(f"after step {done} of {recipe.train.steps}{ended}: {sentence}")
+    card = model_card(recipe, history, step=done if kept is None else kept, done=done)
     finish_adapter(run, adapter, card, chat_template=own_template, step=kept)
 
 

@@ -73,8 +73,10 @@ class HeldOutCurve:
         return bool(self.prompts) and (step % self.every == 0 or step == self.last_step)
 
     def rewind(self, step: int) -> list[int]:
-        """Put the curve back to `step`; returns the steps up to it whose lines are due and not there."""
-        there = rewind_curve(self.run, step)
+        """Put the curve back to `step`; returns the steps up to it whose lines are due and not there. Where a
+        run is extended, the evaluation of its former last step may not be due any more: it is dropped.
+        """
+        there = rewind_curve(self.run, step, self.due)
         return [due for due in range(step + 1) if self.due(due) and due not in there]
 
     def record(self, step: int, policy: Policy, scorer: Scorer, budget: TokenBudget) -> None:

@@ -119,9 +119,10 @@ def finished_adapter(run: RunDirectory) -> list[str]:
     return []
 
 
-def model_card(recipe: Recipe, history: RewardHistory) -> str:
+def model_card(recipe: Recipe, history: RewardHistory, *, step: int, done: int) -> str:
     """Markdown with the front matter that hubs read: the base model, the settings of training, and the
-    preference groups; if there are more than 100, those with the most rewards.
+    preference groups; if there are more than 100, those with the most rewards. The adapter is that of `step`,
+    and the history that of `done` steps.
     """
     groups = history.stats(history.most_seen(_ROWS))
     rows = "\n".join(
@@ -139,11 +140,11 @@ tags: [lora, p-grpo, personalization]
 
 A LoRA adapter (rank {recipe.adapter.r}) on `{recipe.model.id}`, trained by pgrpo {__version__} with the
 advantage
-estimator `{recipe.advantage.estimator}` for {recipe.train.steps} steps of {recipe.train.prompts_per_step}
+estimator `{recipe.advantage.estimator}` for {step} steps of {recipe.train.prompts_per_step}
 prompts x
 {recipe.rollout.num_generations} completions (P-GRPO: arXiv 2603.10009).
 
-Rewards seen in training, by preference group{which}:
+Rewards seen in {done} steps of training, by preference group{which}:
 
 | preference group | prompts | completions | mean reward | standard deviation |
 | --- | ---: | ---: | ---: | ---: |

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,15 @@ def append_record(run: RunDirectory, record: Mapping[str, Any]) -> None:
     RunLog(path).append(record)
 
 
-def rewind_curve(run: RunDirectory, step: int) -> set[int]:
-    """Delete the lines after `step`, and from an invalid one on; returns the remaining steps."""
+def rewind_curve(run: RunDirectory, step: int, due: Callable[[int], bool] = lambda step: True) -> set[int]:
+    """Delete the lines after `step`, from an invalid one on, and of steps that are not `due`; returns the
+    remaining steps.
+    """
     run.require_lock()
     with explained(str(run.eval_dir)):
         for leftover in run.eval_dir.glob(".curve.jsonl.*.tmp"):
             leftover.unlink()
-    return RunLog(curve_path(run)).rewind(step, _is_curve_record)
+    return RunLog(curve_path(run)).rewind(step, _is_curve_record, due)
 
 
 def read_curve(run: RunDirectory) -> list[CurvePoint]:

@@ -44,7 +44,7 @@ class Extension:
         with explained(str(self.run.path)):
             if self.run.finished:
                 adapter = aside(self.run.adapter, "replaced")
-                kept = f"; the adapter after step {self.before.train.steps} stays in {adapter}"
+                kept = f"; the finished adapter stays in {adapter}"
             atomic_write(self.run.recipe_path, dump_resolved(self.recipe))
         steps = f"step {self.done} to {self.recipe.train.steps} instead of {self.before.train.steps}"
         return f"{self.run.path} continues from {steps}{kept}{self._schedule()}"

@@ -60,14 +60,20 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(record["step"], flatten(record))
 
-    def rewind(self, step: int, valid: Callable[[Mapping[str, Any]], bool] = lambda record: True) -> set[int]:
-        """Drop the lines after `step`, and from one that is not `valid` or that a kill cut short; returns the
-        steps left.
+    def rewind(
+        self,
+        step: int,
+        valid: Callable[[Mapping[str, Any]], bool] = lambda record: True,
+        due: Callable[[int], bool] = lambda step: True,
+    ) -> set[int]:
+        """Drop the lines after `step`, those of steps that are not `due`, and all lines from one that is not
+        `valid` or that a kill cut short; returns the steps left.
         """
         if not self._path.exists():
             return set()
         found = takewhile(lambda found: valid(found[1]), _lines(self._path))
-        kept = [(record["step"], line) for line, record in found if record["step"] <= step]
+        steps = ((record["step"], line) for line, record in found)
+        kept = [(of_line, line) for of_line, line in steps if of_line <= step and due(of_line)]
         with explained(str(self._path)):
             atomic_write(self._path, b"".join(line + b"\n" for _, line in kept))
         return {of_line for of_line, _ in kept}

@@ -60,7 +60,7 @@ def test_a_finished_run_goes_on_and_keeps_all_that_it_had(tmp_path: Path) -> Non
     assert extension is not None
     assert files_in(run.path) == before
     assert extension.apply() == (
-        f"{run.path} continues from step 6 to 9 instead of 6; the adapter after step 6 stays in "
+        f"{run.path} continues from step 6 to 9 instead of 6; the finished adapter stays in "
         f"{run.path / 'adapter.replaced-1'}"
     )
     assert run.recipe() == with_aggregation(recipe(9))

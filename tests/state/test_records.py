@@ -147,19 +147,20 @@ def test_all_preference_groups_are_rows_a_few_at_a_time(
 
 
 def test_the_model_card_has_front_matter_and_a_row_a_preference_group(history: RewardHistory) -> None:
-    card = model_card(recipe_of(advantage__estimator="grpo"), history)
+    card = model_card(recipe_of(advantage__estimator="grpo"), history, step=7, done=9)
     front = card.split("---\n")[1]
     assert "library_name: peft" in front
     assert 'base_model: "random"' in front
     assert "`grpo`" in card
     assert "| a | 1 | 2 | 2.000 | 1.414 |" in card
     assert "by preference group:" in card
+    assert "for 7 steps of" in card and "seen in 9 steps of training" in card
 
 
 def test_the_model_card_of_many_preference_groups_lists_the_most_seen(history: RewardHistory) -> None:
     names = [f"user {i}" for i in range(150)]
     history.update([0.5] * 150, names, num_generations=1, step=5)
-    card = model_card(recipe_of(), history)
+    card = model_card(recipe_of(), history, step=1, done=1)
     rows = [line.split(" | ")[0].removeprefix("| ") for line in card.splitlines() if line.startswith("| ")]
     assert rows == ["preference group", "---", "a", "z", *names[:98]]
     assert "by preference group (the 100 most seen; 52 more are not listed):" in card

@@ -168,7 +168,10 @@ def test_a_run_ends_without_improvement(tmp_path: Path, monkeypatch: pytest.Monk
     sections = {**BEST, "train": {**BEST["train"], "stop_after": 2}}
     recipe, run = write_tiny(tmp_path, **sections), tmp_path / "run"
     watcher = go(recipe, run)
-    assert "after step 3 of 6: the adapter is that of step 1" in watcher.messages[-1]
+    assert watcher.messages[-1].startswith(
+        "after step 3 of 6, where train.stop_after ends training: the adapter is that of step 1"
+    )
+    assert "for 1 steps of" in (run / "adapter" / "README.md").read_text()
     assert [step for step, phase in watcher.events if phase == "done"] == [1, 2, 3]
     assert steps_in(run) == ["step-000001", "step-000002", "step-000003"]
     assert go(recipe, run).events == []
@@ -228,3 +231,20 @@ def test_what_is_evaluated_again_is_not_lost(tmp_path: Path) -> None:
     (run / "eval" / "curve.jsonl").write_text(json.dumps(lines(run)[0]) + "\n")
     assert not any("is lost" in message for message in go(recipe, run).messages)
     assert [line["step"] for line in lines(run)] == [0, 4, 6]
+
+
+def test_a_run_that_is_extended_has_the_curve_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 5 was evaluated because it was the last one. With 8 steps it is not, and counts for nothing: with
+    it there would have been two evaluations in a row below that of step 2.
+    """
+    scored(monkeypatch, [0.0, 0.0, 0.3, 0.0, 0.2, 0.1, 0.4, 0.0, 0.5])
+    train = {**TINY["train"], "steps": 5, "schedule": "constant", "keep_best": "macro", "stop_after": 2}
+    recipe = write_tiny(tmp_path, eval={**EVAL, "every": 2}, train=train)
+    go(recipe, tmp_path / "whole", "train.steps=8")
+    go(recipe, tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [0, 2, 4, 5]
+    go(recipe, tmp_path / "run", "train.steps=8")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    assert adapter_of(tmp_path / "run" / "adapter") == adapter_of(tmp_path / "whole" / "adapter")

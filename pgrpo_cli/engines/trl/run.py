@@ -180,6 +180,6 @@ def train_on_trl(
 def _finish(trainer: RunTrainer) -> None:
     run, recipe = trainer.run, trainer.recipe
     own_template = None if recipe.model.chat_template is None else trainer.processing_class.chat_template
-    card = model_card(recipe, trainer.history)
+    card = model_card(recipe, trainer.history, step=recipe.train.steps, done=recipe.train.steps)
     saved = checkpoint_at(run, recipe.train.steps)
     finish_adapter(run, trainer.adapter_in(saved.path), card, chat_template=own_template)

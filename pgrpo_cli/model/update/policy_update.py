@@ -47,12 +47,14 @@ def policy_update(
     recipe: Recipe,
     *,
     step: int,
+    update: int = 0,
     budget: TokenBudget | None = None,
 ) -> UpdateResult:
     """Accumulate the gradient of the whole batch over micro-batches, clip it, and take one optimizer step.
 
     The loss is normalised by the whole batch. So the gradient does not depend on how the batch is cut into
-    micro-batches, except for the adapter's dropout, which is drawn for each micro-batch. `budget`: tokens per
+    micro-batches, except for the adapter's dropout, which is drawn for each micro-batch. `update`: how many
+    updates these rollouts have had. `budget`: tokens per
     micro-batch, lowered if they do not fit; None: that of the recipe. In float16 the loss is scaled, and a
     gradient that overflows is computed again with half the scale. Raises TrainingError, with the weights
     unchanged, if not even one completion fits, if the gradient is not finite, or if it cannot be computed
@@ -62,7 +64,9 @@ def policy_update(
     policy.train()
     budget = budget or update_budget(recipe.train)
     with deterministic(recipe.train, strict=True):
-        shares, grad_norm, lowered = _gradient(policy, optimizer, rollouts, advantages, recipe, step, budget)
+        shares, grad_norm, lowered = _gradient(
+            policy, optimizer, rollouts, advantages, recipe, step, update, budget
+        )
         for group in optimizer.param_groups:
             group["lr"] = recipe.train.learning_rate_at(step)
         optimizer.step()
@@ -95,6 +99,7 @@ def _gradient(
     advantages: Advantages,
     recipe: Recipe,
     step: int,
+    update: int,
     budget: TokenBudget,
 ) -> tuple[list[_Share], float, float | None]:
     """Leave the clipped gradient in the parameters. Returns the shares of the micro-batches, the norm before
@@ -104,7 +109,7 @@ def _gradient(
     lowered = None
     while True:
         optimizer.zero_grad(set_to_none=True)
-        shares = _accumulate(policy, rollouts, advantages, recipe, step, budget, scale.value)
+        shares = _accumulate(policy, rollouts, advantages, recipe, step, update, budget, scale.value)
         parameters = policy.trainable.values()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
         loss = sum(share.loss for share in shares)
@@ -126,6 +131,7 @@ def _accumulate(
     advantages: Advantages,
     recipe: Recipe,
     step: int,
+    update: int,
     budget: TokenBudget,
     scale: float,
 ) -> list[_Share]:
@@ -136,8 +142,9 @@ def _accumulate(
 
     def accumulate(rows: list[Row]) -> _Share:
         packed = pack(rows, rollouts, pad_token_id=policy.tokenizer.pad_token_id)
-        # Dropout depends on (seed, step, micro-batch) only, so that a resumed run repeats it.
-        torch.manual_seed(derive_seed(recipe.seed, "dropout", step, len(shares)))
+        # Dropout depends on (seed, step, update, micro-batch) only, so that a resumed run repeats it.
+        place = (step, update) if update else (step,)
+        torch.manual_seed(derive_seed(recipe.seed, "dropout", *place, len(shares)))
         reference_N_T, seconds = reference_logprobs(
             policy, packed, beta=recipe.loss.beta, temperature=recipe.rollout.temperature
         )

@@ -21,7 +21,7 @@ def _recipe(**values):
     return Recipe.model_validate(changed(**{"train__learning_rate": 1.0, **values}))
 
 
-def _update(policy, recipe, rewards_N=REWARDS):
+def _update(policy, recipe, rewards_N=REWARDS, **place):
     """One update on made-up rollouts; returns the result and the adapter's change."""
     rollouts = made_up_rollouts((11, 4, 9), (3, 7, 5, 1, 6, 2))
     generator = torch.Generator().manual_seed(2)
@@ -30,7 +30,7 @@ def _update(policy, recipe, rewards_N=REWARDS):
     advantages = compute_advantages(rewards_N, list("aabbaa"), num_generations=2, estimator="dr_grpo")
     before = {name: p.detach().clone() for name, p in policy.trainable.items()}
     optimizer = torch.optim.SGD(policy.trainable.values(), lr=1.0)
-    result = policy_update(policy, optimizer, rollouts, advantages, recipe, step=1)
+    result = policy_update(policy, optimizer, rollouts, advantages, recipe, step=1, **place)
     change = torch.cat([(p.detach() - before[name]).flatten() for name, p in policy.trainable.items()])
     return result, change
 
@@ -123,3 +123,13 @@ def test_adamw_takes_the_settings_of_the_recipe():
     )
     settings = build_optimizer(tiny_policy(), recipe.train).param_groups[0]
     assert (settings["lr"], settings["betas"], settings["weight_decay"]) == (0.5, (0.8, 0.999), 0.1)
+
+
+def test_every_update_of_a_rollout_drops_inputs_of_its_own():
+    def change(**place):
+        return _update(tiny_policy(dropout=0.5), _recipe(train__max_grad_norm=1e9), **place)[1]
+
+    assert torch.equal(change(), change(update=0))
+    assert torch.equal(change(update=1), change(update=1))
+    assert (change(update=1) - change(update=0)).norm() > 0.1 * change().norm()
+    assert (change(update=2) - change(update=1)).norm() > 0.1 * change().norm()

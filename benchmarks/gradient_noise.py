@@ -213,15 +213,18 @@ def sampled(run_path: Path, step: int | None, prompts_per_group: int, completion
     prompts = chosen(load_prepared(run.path, "train"), prompts_per_group)
     groups_N: list[str] = []
     rewards_N: list[float] = []
-    found: list[torch.Tensor] = []
+    # Made at once: small tensors that stay, between large ones that go, would fragment the heap.
+    gradients_N_D = torch.empty(len(prompts) * completions, DIMENSIONS)
     with Scorer(rewards) as scorer:
         for start in range(0, len(prompts), 8):
             rollouts = sample(policy, prompts[start : start + 8], settings, seed=start)
             groups_N += rollouts.preference_groups_N
             rewards_N += [score.value for score in scorer.start().scores(rollouts.completions())]
-            found += gradients(policy, rollouts, recipe.rollout.temperature)
-            tell(f"{len(found)} of {len(prompts) * completions} completions")
-    return Sample(groups_N, rewards_N, torch.stack(found).double(), completions)
+            done = start * completions
+            for n, sketch_D in enumerate(gradients(policy, rollouts, recipe.rollout.temperature), start=done):
+                gradients_N_D[n] = sketch_D
+            tell(f"{len(rewards_N)} of {len(gradients_N_D)} completions")
+    return Sample(groups_N, rewards_N, gradients_N_D.double(), completions)
 
 
 def chosen(prompts: Sequence[PreparedPrompt], per_group: int) -> list[PreparedPrompt]:

@@ -26,12 +26,12 @@ from pgrpo_cli.stats.comparison import (
     Side,
     pairs_of,
 )
-from pgrpo_cli.stats.estimates import prompt_values
+from pgrpo_cli.stats.estimates import Resampler, prompt_values, shared_prompts
 from pgrpo_cli.stats.evaluation import base_spreads, texts_of
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, curve_source, learning_of
-from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.stats.result_types import Estimate, EvalResult, Header
 from pgrpo_cli.stats.standardised import scales_missing, standardised_pair
 
 from .callbacks import Callbacks
@@ -202,7 +202,7 @@ def compare_evaluations(
             ComparedRun(
                 run=entrant.label,
                 step=entrant.result.step,
-                macro=entrant.result.overall.macro.tuned,
+                macro=_macro(entrant.result, first.result.confidence),
                 differs={key: flat_keys(entrant.result.recipe).get(key) for key in varying},
             )
             for entrant in entrants
@@ -258,6 +258,15 @@ def _curve_settings(recipe: Recipe) -> dict[str, Any]:
     """What the curve of a run depends on, besides what all runs of a comparison have in common."""
     sampling = sampling_of(recipe.eval, recipe.rollout)
     return {**sampling, "max_prompts_per_group": recipe.eval.max_prompts_per_group}
+
+
+def _macro(result: EvalResult, confidence: float) -> Estimate:
+    """The mean over preference groups of the tuned model, with an interval of that confidence."""
+    if result.confidence == confidence:
+        return result.overall.macro.tuned
+    _, tuned = shared_prompts(prompt_values(result.rows, "base"), prompt_values(result.rows, "tuned"))
+    bootstrap = Bootstrap(result.bootstrap_samples, confidence, result.seed)
+    return Resampler(bootstrap, result.users).mean(tuned, dict.fromkeys(tuned, 1.0))
 
 
 def _eval_section(result: EvalResult) -> EvalSection:

@@ -145,6 +145,15 @@ def test_adapters_of_other_steps_are_noted() -> None:
     assert comparison.notes == ["The adapter of two is that of step 40, that of one is that of step 24."]
 
 
+def test_intervals_of_runs_have_the_confidence_of_the_comparison() -> None:
+    first, second = entrant("one"), entrant("two", seed=9, confidence=0.5)
+    comparison = compare_evaluations([first, second])
+    # The same rewards: as they are in an evaluation of the run at 95 %.
+    at_95 = entrant("two", seed=9).result.overall.macro.tuned
+    assert second.result.overall.macro.tuned != at_95
+    assert [run.macro for run in comparison.runs] == [first.result.overall.macro.tuned, at_95]
+
+
 def test_users_are_resampled_where_prompts_have_them() -> None:
     # calm: users x and y with three prompts each, better by 0.1 and by 0.3: two users prove little.
     tuned = {

@@ -56,7 +56,8 @@ _OF_AN_ASPECT = re.compile(
 # What comes before one, as in `Tone: 10/10` or `For tone it gets 10/10`; not `My verdict: 8/10`.
 _ASPECT_BEFORE = re.compile(
     r"\s*(?:for|in\s+terms|regarding|concerning)\b|"
-    r"(?!.*\b(?:rating|grade|mark|verdict|overall|total|final|evaluation|assessment|judg\w+|opinion|answer)\b)"
+    r"(?!.*\b(?:rating|grade|mark|points|result|verdict|overall|total|final|evaluation|assessment|judg\w+|"
+    r"opinion|answer)\b)"
     r".*:[\s*_`]*$",
     re.IGNORECASE,
 )

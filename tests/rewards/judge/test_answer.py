@@ -51,6 +51,7 @@ SCORES = {
     "It's 8/10 in total, as it is brisk.": 8,
     "I rate it 8/10 with a smile": 8,
     "My verdict: **8/10**": 8,
+    "Brisk.\nResult: 8/10": 8,
     "It has two parts: the first is fine.\nMark: 8/10\nIn short, it is brisk.": 8,
     "3/4 of it is to the point. 6/10": 6,
 }

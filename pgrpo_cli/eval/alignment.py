@@ -28,7 +28,7 @@ from pgrpo_cli.stats.result_types import EvalResult, EvalRow, Header, TaskScores
 
 from .matrix import evaluate_matrix, group_rewards
 from .sampling import EvalProgress, eval_sampling, held_out, scored_completions
-from .targets import EvalTarget, shares_base
+from .targets import EvalTarget, shares_base, with_notes
 
 _TOKENS_PER_PASS = 4096
 
@@ -188,7 +188,7 @@ def evaluate_target(
         progress=progress,
         on_note=on_note,
     )
-    result = result.model_copy(update={"lm_eval": lm_eval})
+    result = with_notes(result, target).model_copy(update={"lm_eval": lm_eval})
     write_result(result, target.path)
     for sentence in sentences_about(rewards):
         on_note(sentence)

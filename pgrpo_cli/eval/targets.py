@@ -20,6 +20,7 @@ from pgrpo_cli.recipe.rewards import pretrained_in
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.recipe.training import RolloutSection
 from pgrpo_cli.state.adapter import finished_adapter, finished_step
+from pgrpo_cli.state.best import BY_KEEP_BEST, Best
 from pgrpo_cli.state.checkpoint import Checkpoint, checkpoint_at, latest_checkpoint
 from pgrpo_cli.state.checksums import sha256_of_code
 from pgrpo_cli.state.fingerprint import base_model_parts, hashes_of_model, read_fingerprint, versions
@@ -85,6 +86,12 @@ class EvalTarget:
     def group_sizes(self) -> dict[str, int]:
         """Training prompts of each preference group, the weights of the weighted mean."""
         return {group: counts["train"] for group, counts in self._manifest["preference_groups"].items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of its evaluation needs to know besides the numbers."""
+        best = Best.of(self.run, self.recipe.train) if self.adapter == self.run.adapter else None
+        return [] if best is None else best.notes(self.step)
 
     @cached_property
     def _manifest(self) -> dict[str, Any]:
@@ -162,12 +169,19 @@ def kept_result(target: EvalTarget, *, any_settings: bool = False) -> EvalResult
         return None
     # The run may have been renamed, or copied, since.
     kept = read_result(target.path).model_copy(update={"run": target.run.path.resolve().name})
+    kept = with_notes(kept, target)
     if header is None:
         return kept if kept.adapter_hash == target.adapter_hash else None
     ours, theirs = (found.recipe.get("eval", {}) for found in (header, kept))
     same = all(ours.get(key) == theirs.get(key) for key in _SUMMARY_KEYS)
     settings = (*_SETTINGS, "adapter_hash", "bootstrap_samples", "confidence")
     return kept if same and _equal(kept, header, settings) and not other_files(kept, header) else None
+
+
+def with_notes(result: EvalResult, target: EvalTarget) -> EvalResult:
+    """The evaluation with the target's notes of today: more evaluations may have chosen its adapter since."""
+    own = [note for note in result.notes if BY_KEEP_BEST not in note]
+    return result.model_copy(update={"notes": own + target.notes})
 
 
 def kept_with_tasks(target: EvalTarget) -> EvalResult | None:

@@ -16,7 +16,8 @@ _STRONGEST = 2.0
 def heat_map(title: str, names: Sequence[str], values: Sequence[Sequence[float]]) -> Markup:
     """`values[row][column]`, 0 in the middle; colours are strongest from 2 on. Rows and columns are numbered.
 
-    The text alternative says the mean of the diagonal and of the rest.
+    It has its own size, in which its text is readable; its figure scrolls where that is too wide. The text
+    alternative says the mean of the diagonal and of the rest.
     """
     size = len(names)
     width, height = _LABEL + size * _CELL + 4, (size + 1) * _CELL
@@ -32,7 +33,7 @@ def heat_map(title: str, names: Sequence[str], values: Sequence[Sequence[float]]
         for column in range(size)
     ]
     frame = Markup(
-        '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{title}. {text}">'
+        '<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img" aria-label="{title}. {text}">'
         "<title>{title}</title><desc>{text}</desc>{body}</svg>"
     )
     body = Markup("").join(parts)
@@ -43,11 +44,11 @@ def _alternative(values: Sequence[Sequence[float]]) -> str:
     own = [values[i][i] for i in range(len(values))]
     rest = [v for i, row in enumerate(values) for j, v in enumerate(row) if i != j]
 
-    def mean(found: Sequence[float]) -> float:
+    def mean(found: Sequence[float]) -> str:
         known = [value for value in found if not math.isnan(value)]
-        return math.fsum(known) / len(known) if known else math.nan
+        return f"{math.fsum(known) / len(known):+.2f}" if known else "n/a"
 
-    return f"Mean of the diagonal {mean(own):+.2f}, of the rest {mean(rest):+.2f}"
+    return f"Mean of the diagonal {mean(own)}, of the rest {mean(rest)}"
 
 
 def _cell(value: float, row: int, column: int, title: str) -> Markup:

@@ -48,6 +48,7 @@ _MODELS: tuple[Which, Which] = ("base", "tuned")
 # Steps; so short that a smoothed curve is the raw one.
 _UNSMOOTHED = 1e-3
 SAMPLES_PER_GROUP = 2
+_BASE_MODEL = "base model"
 
 Points = Sequence[CurvePoint]
 
@@ -94,8 +95,8 @@ def comparison_page(
     others = list(dict.fromkeys(pair.run for pair in comparison.pairs))
     # One run speaks for its method: seeds side by side would be many columns that say the same.
     shown = {method.label: results[method.runs[0]] for method in comparison.methods}
-    answers: list[tuple[str, EvalResult, Which]] = [("base", reference, "base")]
-    answers += [(label, result, "tuned") for label, result in shown.items()]
+    answers: list[tuple[str, EvalResult, Which]] = [(_BASE_MODEL, reference, "base")]
+    answers += [(_tuned(label), result, "tuned") for label, result in shown.items()]
     return _render(
         "compare.html",
         comparison=comparison,
@@ -190,12 +191,18 @@ def _compared_maps(reference: EvalResult, shown: Mapping[str, EvalResult]) -> li
     ):
         return []
     columns = {"centers": base.centers, "scales": base.scales}
-    panels = [Panel("base", heat_map("base model", base.preference_groups, standardised(base, "base")))]
+    cells = standardised(base, "base")
+    panels = [Panel(_BASE_MODEL, heat_map(_BASE_MODEL, base.preference_groups, cells))]
     for label, matrix in matrices.items():
         assert matrix is not None
         cells = standardised(matrix.model_copy(update=columns), "tuned")
-        panels.append(Panel(label, heat_map(f"{label}, tuned", base.preference_groups, cells)))
+        panels.append(Panel(_tuned(label), heat_map(_tuned(label), base.preference_groups, cells)))
     return panels
+
+
+def _tuned(label: str) -> str:
+    """The adapter of a run or method: never the base model's label, whatever the run is called."""
+    return f"{label}, tuned"
 
 
 def _curves(points: Mapping[str, Points], half_life: float | None = None) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def forest_plot(title: str, rows: Sequence[ForestRow], *, x_label: str) -> Marku
     parts.append(_text((_LABEL_WIDTH + width) / 2, height - 6, x_label, "middle", "axis"))
     for index, row in enumerate(rows):
         parts.append(_forest_row(row, x, top + _FOREST_ROW * (index + 0.5)))
-    summary = "; ".join(f"{row.label} {row.mean:+.3g} ({row.low:.3g} to {row.high:.3g})" for row in rows)
+    summary = "; ".join(map(_forest_text, rows))
     return _svg(width, height, title, f"{x_label}: {summary}.", parts)
 
 
@@ -118,6 +118,13 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     # Rounding makes 3 * 0.1 the 0.3 that a reader expects, and -0.0 a 0.
     return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
+
+
+def _forest_text(row: ForestRow) -> str:
+    if math.isnan(row.mean):
+        return f"{row.label} n/a"
+    interval = "no interval" if math.isnan(row.low) else f"{row.low:.3g} to {row.high:.3g}"
+    return f"{row.label} {row.mean:+.3g} ({interval})"
 
 
 def _forest_row(row: ForestRow, x: Callable[[float], float], y: float) -> Markup:

@@ -17,6 +17,9 @@ from .checkpoint import checkpoint_at
 from .curve import curve_records
 from .run import RunDirectory
 
+BY_KEEP_BEST = "(train.keep_best)"
+"""What notes about the choice of an adapter hold, and no others."""
+
 Measure = Literal["macro", "worst_group"]
 
 
@@ -83,14 +86,28 @@ class Best:
                     adapter = read_adapter(found.path)
             except (RunError, CheckpointError) as error:
                 return last, done, f"the adapter is that of the last step, since {error.message}"
-        count = sum(step > 0 for step in values)
-        sentence = f"the adapter is that of step {best}, the best of {count} evaluations by {self.measure}"
+        sentence = f"the adapter is that of step {best}, {self._best_of(values)}"
         if values[best] <= values.get(0, -math.inf):
             sentence += ", although none was better than that before the first step"
         evaluated = len(curve_records(self.run))
         if left_out := evaluated - len(values):
             sentence += f"; {left_out} of {evaluated} do not count, since a preference group has no rewards"
         return adapter, best, sentence
+
+    def notes(self, step: int) -> list[str]:
+        """What a reader of an evaluation of the finished adapter, of that step, needs to know; nothing if the
+        step was not chosen among several.
+        """
+        values = self.values()
+        if step != self.step() or sum(step > 0 for step in values) < 2:
+            return []
+        return [
+            f"The held-out prompts have chosen this adapter, {self._best_of(values)} {BY_KEEP_BEST}. So its "
+            "rewards on the same prompts are too high by chance, and so are its differences."
+        ]
+
+    def _best_of(self, values: Mapping[int, float]) -> str:
+        return f"the best of {sum(step > 0 for step in values)} evaluations by {self.measure}"
 
     def _value(self, record: Mapping[str, Any], first: Mapping[str, Any]) -> float:
         if self.measure == "macro":

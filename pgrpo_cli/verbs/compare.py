@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from pgrpo_cli.errors import EvalFileError, IncomparableError, RunError
-from pgrpo_cli.eval.targets import eval_target, kept_result, other_files
+from pgrpo_cli.eval.targets import eval_target, kept_result, other_files, sampling_of
 from pgrpo_cli.paths import try_to_write
 from pgrpo_cli.recipe.evaluation import EvalSection
+from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.report.page import comparison_page
 from pgrpo_cli.state.curve import training_record
 from pgrpo_cli.state.files import atomic_write
@@ -25,12 +26,12 @@ from pgrpo_cli.stats.comparison import (
     Side,
     pairs_of,
 )
-from pgrpo_cli.stats.estimates import prompt_values
+from pgrpo_cli.stats.estimates import Resampler, prompt_values, shared_prompts
 from pgrpo_cli.stats.evaluation import base_spreads, texts_of
 from pgrpo_cli.stats.grouping import flat_keys, grouping_notes, methods_of, varying_keys
 from pgrpo_cli.stats.intervals import Bootstrap
-from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, learning_of
-from pgrpo_cli.stats.result_types import EvalResult, Header
+from pgrpo_cli.stats.learning import TrainingRecord, area_pairs, curve_notes, curve_source, learning_of
+from pgrpo_cli.stats.result_types import Estimate, EvalResult, Header
 from pgrpo_cli.stats.standardised import scales_missing, standardised_pair
 
 from .callbacks import Callbacks
@@ -106,8 +107,9 @@ def compare(
         progress=callbacks.on_progress,
     )
     evaluated = {entrant.label: entrant for entrant in entrants}
-    records = {label: training_record(run) for label, run in directories.items()}
+    records, notes = _records(directories)
     comparison = compare_evaluations([evaluated[label] for label in labels], by, records, threshold)
+    comparison = comparison.model_copy(update={"notes": [*comparison.notes, *notes]})
     results = {label: entrant.result for label, entrant in evaluated.items()}
     atomic_write(page, comparison_page(comparison, results, records))
     return ComparedRuns(comparison, page, {label: run.path for label, run in directories.items()})
@@ -200,7 +202,7 @@ def compare_evaluations(
             ComparedRun(
                 run=entrant.label,
                 step=entrant.result.step,
-                macro=entrant.result.overall.macro.tuned,
+                macro=_macro(entrant.result, first.result.confidence),
                 differs={key: flat_keys(entrant.result.recipe).get(key) for key in varying},
             )
             for entrant in entrants
@@ -225,6 +227,46 @@ def compare_evaluations(
             *grouping_notes(methods, recipe_of, keys),
         ],
     )
+
+
+def _records(runs: Mapping[str, RunDirectory]) -> tuple[dict[str, TrainingRecord], list[str]]:
+    """What the runs recorded while they trained. Held-out curves are left out, which a note says, where runs
+    measured them differently: their recipes may have other settings than the evaluations that are compared.
+    """
+    records = {label: training_record(run) for label, run in runs.items()}
+    if curve_source(records) != "held-out":
+        return records, []
+    settings = {label: _curve_settings(run.recipe()) for label, run in runs.items()}
+    first, *others = settings
+    # Of each key the first run that differs is named: it is written last.
+    differing = {
+        key: f"{key}: {label} {settings[label][key]}, {first} {value}"
+        for label in reversed(others)
+        for key, value in settings[first].items()
+        if settings[label][key] != value
+    }
+    if not differing:
+        return records, []
+    note = (
+        "How fast: held-out curves were measured with different settings "
+        f"({'; '.join(differing.values())}), so curves of training rewards are compared."
+    )
+    return {label: replace(record, held_out={}, prompts={}) for label, record in records.items()}, [note]
+
+
+def _curve_settings(recipe: Recipe) -> dict[str, Any]:
+    """What the curve of a run depends on, besides what all runs of a comparison have in common."""
+    sampling = sampling_of(recipe.eval, recipe.rollout)
+    return {**sampling, "max_prompts_per_group": recipe.eval.max_prompts_per_group}
+
+
+def _macro(result: EvalResult, confidence: float) -> Estimate:
+    """The mean over preference groups of the tuned model, with an interval of that confidence."""
+    if result.confidence == confidence:
+        return result.overall.macro.tuned
+    _, tuned = shared_prompts(prompt_values(result.rows, "base"), prompt_values(result.rows, "tuned"))
+    bootstrap = Bootstrap(result.bootstrap_samples, confidence, result.seed)
+    return Resampler(bootstrap, result.users).mean(tuned, dict.fromkeys(tuned, 1.0))
 
 
 def _eval_section(result: EvalResult) -> EvalSection:

@@ -34,7 +34,7 @@ from pgrpo_cli.stats.result_types import EvalResult, Header
 from tests.support.policies import make_prompts, randomize_adapter, tiny_policy
 from tests.support.records import prompt
 from tests.support.rewards import Awaited, Plain, summed, threads_left, until
-from tests.support.runs import make_run, recipe_of
+from tests.support.runs import add_curve, make_run, recipe_of
 from tests.support.small_device import forward_limit
 
 PROMPTS = [prompt(f"{group}-{i}", group) for i in range(20) for group in ("calm", "loud")]
@@ -235,6 +235,24 @@ def test_a_run_is_evaluated_and_the_result_kept(
     again = evaluate_target(target, others=[result])
     assert [adapter_on for adapter_on, *_ in calls] == [True]
     assert again == result
+
+
+def test_a_new_evaluation_says_that_its_prompts_have_chosen_the_adapter(
+    tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
+    monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
+    monkeypatch.setattr(module, "build_rewards", lambda *arguments, **options: summed(Scripted()))
+    sections = {"eval": {"every": 1}, "train": {"keep_best": "macro"}}
+    keeping = RECIPE.model_copy(
+        update={name: getattr(RECIPE, name).model_copy(update=keys) for name, keys in sections.items()}
+    )
+    run = make_run(tmp_path / "run", keeping)
+    add_curve(run, {0: 0.1, 1: 0.2, RECIPE.train.steps: 0.3})
+    target = eval_target(run, keeping, tmp_path)
+    result = evaluate_target(target)
+    assert "the best of 2 evaluations by macro (train.keep_best)" in result.notes[-1]
+    assert read_result(target.path) == result
 
 
 def tiny_rewards() -> RewardSum:

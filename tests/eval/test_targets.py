@@ -12,13 +12,14 @@ from pgrpo_cli.errors import CheckpointError, DataError, EvalError, RunError
 from pgrpo_cli.eval.targets import EvalTarget, eval_target, kept_result, shares_base
 from pgrpo_cli.model.policy import Paths
 from pgrpo_cli.recipe.schema import Recipe
+from pgrpo_cli.state.checksums import write_checksums
 from pgrpo_cli.state.fingerprint import fingerprint_of, settle
 from pgrpo_cli.state.paths import write_paths
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
 from pgrpo_cli.stats.result_types import EvalResult
 from tests.support.results import result_of, spread
-from tests.support.runs import add_checkpoint, make_run, recipe_of
+from tests.support.runs import add_checkpoint, add_curve, make_run, recipe_of
 
 REWARDS = spread({"calm": 0.1, "loud": 0.2})
 
@@ -44,6 +45,45 @@ def test_the_finished_adapter_comes_first(tmp_path: Path) -> None:
     assert (found.header.run, found.header.data_hash) == ("mine", "d" * 64)
     assert found.path == run.eval_dir / "step-000024.json"
     assert found.group_sizes == {"calm": 30, "loud": 10}
+
+
+def chosen_run(path: Path, macros: dict[int, float], **train: Any) -> tuple[RunDirectory, Recipe]:
+    """A finished run with these heights of its curve by step, whose adapter is that of step 16."""
+    recipe = recipe_of(train__steps=24, eval__every=8, **train)
+    run = make_run(path, recipe)
+    (run.adapter / "trainer.json").write_text('{"step": 16}')
+    (run.adapter / "checksums.json").unlink()
+    write_checksums(run.adapter)
+    add_curve(run, macros)
+    return run, recipe
+
+
+MACROS = {0: 0.1, 8: 0.2, 16: 0.4, 24: 0.3}
+
+
+def test_an_adapter_that_the_held_out_prompts_have_chosen_says_so(tmp_path: Path) -> None:
+    # The best of the evaluations after steps 8, 16 and 24; that before the first step is no choice.
+    run, recipe = chosen_run(tmp_path / "best", MACROS, train__keep_best="macro")
+    found = eval_target(run, recipe, tmp_path)
+    (note,) = found.notes
+    assert "the best of 3 evaluations by macro (train.keep_best)" in note
+    # An evaluation that says so already says it once, with the number of today.
+    kept = evaluation(found)
+    earlier = [*kept.notes, note.replace("best of 3", "best of 2")]
+    write_result(kept.model_copy(update={"notes": earlier}), found.path)
+    again = kept_result(found)
+    assert again is not None and again.notes == [*kept.notes, note]
+
+
+def test_an_adapter_that_nothing_has_chosen_has_no_such_note(tmp_path: Path) -> None:
+    # Another checkpoint of such a run; a run that keeps its last step; the only evaluation there is.
+    run, recipe = chosen_run(tmp_path / "best", MACROS, train__keep_best="macro")
+    add_checkpoint(run, 8, "eight")
+    assert eval_target(run, recipe, tmp_path, 8).notes == []
+    run, recipe = chosen_run(tmp_path / "last", MACROS)
+    assert eval_target(run, recipe, tmp_path).notes == []
+    run, recipe = chosen_run(tmp_path / "one", {0: 0.1, 16: 0.4}, train__keep_best="macro")
+    assert eval_target(run, recipe, tmp_path).notes == []
 
 
 def test_an_unfinished_run_is_evaluated_at_its_newest_whole_checkpoint(tmp_path: Path) -> None:

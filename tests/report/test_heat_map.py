@@ -18,3 +18,9 @@ def test_cells_say_what_they_are() -> None:
     assert "<b>" not in svg
     # Diagonal 1 and 3; the rest -0.5.
     assert "Mean of the diagonal +2.00, of the rest -0.50" in svg
+
+
+def test_an_unknown_mean_is_said() -> None:
+    svg = heat_map("base model", ["calm", "loud"], [[math.nan, 0.5], [0.25, math.nan]])
+    # Nothing on the diagonal; the rest 0.5 and 0.25.
+    assert "Mean of the diagonal n/a, of the rest +0.38" in svg

@@ -114,6 +114,13 @@ def test_a_comparison_shows_matrices_side_by_side_if_every_run_has_one() -> None
     assert "Whose taste" not in one.text
 
 
+def test_a_run_called_base_is_told_from_the_base_model() -> None:
+    source = a_comparison("base")
+    assert {"base model", "demo, tuned", "base, tuned"} == set(re.findall(r"<h4>(.*?) · reward", source))
+    maps = re.findall(r'<figcaption>([^<]*)</figcaption><svg[^>]*aria-label="[^"]*diagonal', source)
+    assert maps == ["base model", "demo, tuned", "base, tuned"]
+
+
 @pytest.mark.parametrize("kind", PAGES)
 def test_the_page_needs_nothing_else(kind: str) -> None:
     source = PAGES[kind]()
@@ -200,7 +207,7 @@ def test_a_comparison_shows_both_sides() -> None:
     page = Page(a_comparison())
     # other - demo: calm -0.2, the other +0.1; macro -0.05.
     assert "other is behind demo in mean reward over 2 preference groups (-0.050" in page.text
-    assert "demo · reward" in page.text and "other · reward" in page.text
+    assert "demo, tuned · reward" in page.text and "other, tuned · reward" in page.text
     assert f"advantage.estimator pgrpo {EVIL}" in page.text
 
 
@@ -234,8 +241,9 @@ def test_a_method_is_a_line_with_a_band_and_one_column_of_samples() -> None:
     assert "Bands: from the lowest to the highest seed" in page.text
     assert "not of held-out prompts" in page.text
     assert "grpo: grpo-0, grpo-1, grpo-2 (seeds 0, 1, 2)" in page.text
-    answers = re.findall(r"<h4>(\S+) · reward", source)
-    assert answers[:3] == ["base", "grpo", "pgrpo"] and set(answers) == {"base", "grpo", "pgrpo"}
+    answers = re.findall(r"<h4>(.*?) · reward", source)
+    shown = ["base model", "grpo, tuned", "pgrpo, tuned"]
+    assert answers[:3] == shown and set(answers) == set(shown)
     assert "pgrpo is ahead of grpo" in page.text
     for plot in page.all("svg"):
         assert plot["role"] == "img" and len(str(plot["aria-label"])) > 20

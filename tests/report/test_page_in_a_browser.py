@@ -70,3 +70,28 @@ def test_a_table_sorts_by_a_column_and_goes_back(tmp_path: Path) -> None:
         assert click(tab, 2)[1] == "descending"
         assert tab.evaluate("document.querySelectorAll('th[aria-sort]').length") == 1
         assert tab.complaints == []
+
+
+def test_a_column_of_words_sorts_from_a(tmp_path: Path) -> None:
+    # c: clearly better, b: clearly worse, a: the same completions.
+    tuned, base = spread({"a": 0.0, "b": -1.0, "c": 1.0}), spread({"a": 0.0, "b": 0.0, "c": 0.0})
+    rows = rows_of("base", base, text="{index}") + rows_of("tuned", tuned, text="{index}")
+    result = result_of(base, tuned).model_copy(update={"rows": rows})
+    with opened(saved(eval_page(result, []), tmp_path), 1200) as tab:
+        verdicts = tab.evaluate(NAMES.replace("cells[0]", "cells[4].firstChild"))
+        assert verdicts[1:3] == ["behind", "ahead"] and verdicts[0] not in verdicts[1:3]
+        names, order = click(tab, 4)
+        assert (names[:2], order) == (["c", "b"], "ascending")
+        names, order = click(tab, 4)
+        assert (names[1:3], order) == (["b", "c"], "descending")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_heat_map_of_many_groups_is_readable_and_scrolls(width: int, tmp_path: Path) -> None:
+    groups = {f"group {i}": 0.1 for i in range(32)}
+    with opened(saved(eval_page(result_of(spread(groups), spread(groups)), []), tmp_path), width) as tab:
+        # The size of 12 units of the drawing on the screen.
+        scale = "(map) => 12 * map.getBoundingClientRect().width / map.viewBox.baseVal.width"
+        sizes = tab.evaluate(f"[...document.querySelectorAll('.maps svg')].map({scale})")
+        assert len(sizes) == 2 and min(sizes) >= 11.9
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width

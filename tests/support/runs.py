@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pgrpo_cli.data.prepared import MANIFEST_VERSION
 from pgrpo_cli.recipe.schema import Recipe
 from pgrpo_cli.state.checksums import write_checksums
+from pgrpo_cli.state.curve import curve_path
 from pgrpo_cli.state.run import RunDirectory, claim
 
 from .recipes import changed
@@ -44,6 +46,16 @@ def add_checkpoint(run: RunDirectory, step: int, content: str) -> Path:
         (folder / name).touch()
     write_checksums(folder)
     return folder
+
+
+def add_curve(run: RunDirectory, macros: Mapping[int, float]) -> None:
+    """A held-out curve of one preference group: its mean by step."""
+    curve_path(run).parent.mkdir(exist_ok=True)
+    lines = [
+        {"step": step, "macro": macro, "groups": {"calm": {"n": 1, "mean": macro, "prompts": {"c": macro}}}}
+        for step, macro in macros.items()
+    ]
+    curve_path(run).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _write_adapter(folder: Path, content: str) -> None:

@@ -13,10 +13,11 @@ from pgrpo_cli.eval.targets import EvalTarget, eval_target
 from pgrpo_cli.report.sentences import grouping_sentence
 from pgrpo_cli.state.results import write_result
 from pgrpo_cli.state.run import RunDirectory
+from pgrpo_cli.stats.comparison import Comparison
 from pgrpo_cli.stats.result_types import EvalResult
-from pgrpo_cli.verbs.compare import Entrant, compare_evaluations, entrants_of, flat_keys
+from pgrpo_cli.verbs.compare import Entrant, compare, compare_evaluations, entrants_of, flat_keys
 from tests.support.results import Rewards, result_of, spread
-from tests.support.runs import add_checkpoint, make_run, recipe_of
+from tests.support.runs import add_checkpoint, add_curve, make_run, recipe_of
 
 BASE = spread({"calm": 0.1, "loud": 0.2})
 FIRST = spread({"calm": 0.3, "loud": 0.5})
@@ -144,6 +145,15 @@ def test_adapters_of_other_steps_are_noted() -> None:
     assert comparison.notes == ["The adapter of two is that of step 40, that of one is that of step 24."]
 
 
+def test_intervals_of_runs_have_the_confidence_of_the_comparison() -> None:
+    first, second = entrant("one"), entrant("two", seed=9, confidence=0.5)
+    comparison = compare_evaluations([first, second])
+    # The same rewards: as they are in an evaluation of the run at 95 %.
+    at_95 = entrant("two", seed=9).result.overall.macro.tuned
+    assert second.result.overall.macro.tuned != at_95
+    assert [run.macro for run in comparison.runs] == [first.result.overall.macro.tuned, at_95]
+
+
 def test_users_are_resampled_where_prompts_have_them() -> None:
     # calm: users x and y with three prompts each, better by 0.1 and by 0.3: two users prove little.
     tuned = {
@@ -243,6 +253,34 @@ def test_an_unfinished_run_is_compared_with_a_warning(tmp_path: Path, evaluated:
     entrants = entrants_of(runs, on_note=notes.append)
     assert [entrant.result.step for entrant in entrants] == [200, 8]
     assert any("is not finished: step 8 of 200" in note for note in notes)
+
+
+def compared_curves(tmp_path: Path, **theirs: Any) -> Comparison:
+    """Two runs with held-out curves, evaluated with the same settings; the second one's recipe differs."""
+    runs = runs_of(tmp_path, one=recipe_of(eval__every=8), two=recipe_of(eval__every=8, **theirs))
+    section = runs["one"].recipe().eval
+    for height, run in zip((0.2, 0.4), runs.values(), strict=True):
+        found = eval_target(run, run.recipe().model_copy(update={"eval": section}), run.path)
+        write_result(result_of(BASE, FIRST, **dict(found.header)), found.path)
+        add_curve(run, {0: 0.1, 8: height, 16: height})
+    return compare([run.path for run in runs.values()]).comparison
+
+
+def test_held_out_curves_are_compared_if_they_were_measured_alike(tmp_path: Path) -> None:
+    comparison = compared_curves(tmp_path, eval__confidence=0.9, seed=3)
+    assert {line.source for line in comparison.learning} == {"held-out"}
+    assert not any("How fast" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"eval__temperature": 0.5}, {"eval__num_completions": 2}, {"eval__max_prompts_per_group": 1}]
+)
+def test_held_out_curves_that_were_measured_otherwise_are_not_compared(tmp_path: Path, theirs: Any) -> None:
+    comparison = compared_curves(tmp_path, **theirs)
+    assert not any(line.source == "held-out" for line in comparison.learning)
+    ((key, value),) = theirs.items()
+    (note,) = [note for note in comparison.notes if "How fast" in note]
+    assert f"{key.removeprefix('eval__')}: two {value}, one" in note
 
 
 def test_flat_keys() -> None:

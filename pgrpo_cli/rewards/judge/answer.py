@@ -15,6 +15,10 @@ from pgrpo_cli.recipe.messages import show
 _LONGEST = 20_000
 """Characters of an answer that are looked at, from its end."""
 
+# Minus signs of Unicode, where they can be nothing else.
+_MINUS = re.compile(r"[\N{MINUS SIGN}\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}](?=\.?\d)")
+# Other dashes and minus signs: right before a number each may be a minus, a range or punctuation.
+_DASHES = r"\u2010-\u2015\u2212\uFE63\uFF0D"
 _NUMBER = r"[-+]?(?:\d++(?:\.\d++)?|\.\d++)"
 _OUT_OF = rf"(?:[\s*_`]*+(?:[(\[]\s*)?(?:/|out\s+of)\s*(?P<most>{_NUMBER}))?"
 # Also in bold or as code: `**7**`, `**7/10**`.
@@ -32,7 +36,7 @@ _OUT_OF_ANY = re.compile(
 # As in `I rate this 7 out of 10.`; not `7-8/10`, `17/10/2024`, `9/10 users`, or one in quotes, which may be
 # from the text that is judged.
 _IN_A_SENTENCE = re.compile(
-    rf"(?<![\w.,/%\-–—\"“‘'«])(?P<score>{_NUMBER})\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER})"
+    rf"(?<![\w.,/%\-{_DASHES}\"“‘'«])(?P<score>{_NUMBER})\s*(?:/|out\s+of)\s*(?P<most>{_NUMBER})"
     r"(?!\s*[-–—]\s*\d|[.,]\d)[*_`)\]]*"
     r"(?=\s*(?:$|[.,;:!()\n–—-])|\s+(?:for|because|since|as|overall|due|given|in|with|but)\b)",
     re.IGNORECASE,
@@ -40,7 +44,21 @@ _IN_A_SENTENCE = re.compile(
 # What makes such a number another one than the score, in its sentence or right before it.
 _DOUBT = re.compile(
     r"\b(?:not?|nor|never|cannot|if|hardly|almost|nearly|than|from|below|above|under|over|least|most|up to)\b"
-    rf"|n['’]t\b|\?|(?:\b(?:on|by|since|until)|{_NUMBER}\s*(?:-|–|to|or|and))\s*$",
+    rf"|n['’]t\b|\?|(?:\b(?:on|by|since|until)|{_NUMBER}\s*(?:-|–|to|or|and)|\u2212)\s*$",
+    re.IGNORECASE,
+)
+# What follows a score of one aspect, as in `10/10 for tone`; not `for me`, `for this answer`, `in total`.
+_OF_AN_ASPECT = re.compile(
+    r"[\s,;:(–—-]*(?:for|in|on|with\s+(?:respect|regard)|as\s+(?:for|far|regards))\b"
+    r"(?!\s+(?:me|my|total|all|general|(?:this|the)\s+(?:whole\s+)?(?:answer|response|reply|text))\b(?!['’]))",
+    re.IGNORECASE,
+)
+# What comes before one, as in `Tone: 10/10` or `For tone it gets 10/10`; not `My verdict: 8/10`.
+_ASPECT_BEFORE = re.compile(
+    r"\s*(?:for|in\s+terms|regarding|concerning)\b|"
+    r"(?!.*\b(?:rating|grade|mark|points|result|verdict|overall|total|final|evaluation|assessment|judg\w+|"
+    r"opinion|answer)\b)"
+    r".*:[\s*_`]*$",
     re.IGNORECASE,
 )
 _SENTENCE = 300
@@ -102,7 +120,7 @@ def parse_score(answer: str, low: float, high: float) -> float:
     (in JSON, too), `Score: 7/10`, and `7 out of 10` in a sentence that leaves no doubt; what a reasoning
     model thought before is passed over. Several scores that differ are none.
     """
-    text = after_thoughts(answer)
+    text = _MINUS.sub("-", after_thoughts(answer))
     found = [_number(score, high) for score in json_values(text, "score")] or list(_worded_scores(text, high))
     if not found:
         raise Unusable("it holds no score")
@@ -185,6 +203,7 @@ def _beyond_doubt(text: str) -> list[re.Match[str]]:
     for match in found:
         before = re.split(r"[.!?]\s|\n", text[max(0, match.start() - _SENTENCE) : match.start()])[-1]
         after = re.split(r"(?<=[.!?])\s|\n", text[match.end() : match.end() + _SENTENCE])[0]
-        if len(found) > 1 or _DOUBT.search(before) or _DOUBT.search(after):
+        aspect = _ASPECT_BEFORE.match(before) or _OF_AN_ASPECT.match(after)
+        if len(found) > 1 or aspect or _DOUBT.search(before) or _DOUBT.search(after):
             raise Unusable(f"{match[0]!r} may mean another thing than the score")
     return found

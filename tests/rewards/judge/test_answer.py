@@ -46,7 +46,13 @@ SCORES = {
     "At first I thought 3/10. Score: 7": 7,
     "I would rate this answer 7 out of 10.": 7,
     "It's brisk, so **7.5/10** for me.": 7.5,
-    "A few words are wasted. I give it 8 / 10 for the rest!": 8,
+    "A few words are wasted. I give it 8 / 10 for this answer!": 8,
+    "It earns 8/10 in my opinion. I liked it.": 8,
+    "It's 8/10 in total, as it is brisk.": 8,
+    "I rate it 8/10 with a smile": 8,
+    "My verdict: **8/10**": 8,
+    "Brisk.\nResult: 8/10": 8,
+    "It has two parts: the first is fine.\nMark: 8/10\nIn short, it is brisk.": 8,
     "3/4 of it is to the point. 6/10": 6,
 }
 NONSENSE = {
@@ -106,6 +112,15 @@ NONSENSE = {
     "Is it 7/10 for you?": "may mean another thing",
     "Somewhere between 7 and 8 out of 10.": "may mean another thing",
     "7/10 for style. 3/10 for the rest.": "may mean another thing",
+    "It scores 10/10 for tone. Overall poor.": "may mean another thing",
+    "It gets 10/10 (for its tone). Overall poor.": "may mean another thing",
+    "It gets 10/10 in style, but it is poor.": "may mean another thing",
+    "It gets 10/10 for the answer's tone.": "may mean another thing",
+    "It gets 10/10 as far as tone goes. Overall poor.": "may mean another thing",
+    "It gets 10/10 with regard to tone. Overall poor.": "may mean another thing",
+    "For tone it gets 10/10. Overall poor.": "may mean another thing",
+    "Tone: 10/10. Overall poor.": "may mean another thing",
+    "**Tone:** 10/10\nOverall poor.": "may mean another thing",
     "7-8/10": "no score",
     "17/10/2024": "no score",
     "9/10 users would agree.": "no score",
@@ -131,6 +146,25 @@ def test_nonsense_is_no_score(answer: str, why: str) -> None:
 
 def test_the_ends_of_the_scale_are_on_it() -> None:
     assert [parse_score(text, -1, 1) for text in ("-1", "1", "0", '{"score": -0.5}')] == [-1, 1, 0, -0.5]
+
+
+MINUSES = ("\u2212", "\ufe63", "\uff0d")
+DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212 ")
+
+
+@pytest.mark.parametrize("minus", MINUSES)
+@pytest.mark.parametrize(
+    "answer", ["-3", "-3/5", "Score: -3", "I rate this -3/5.", '{"score": -3}', '{"score": "-3/5"}']
+)
+def test_a_minus_of_unicode_is_a_minus(answer: str, minus: str) -> None:
+    assert parse_score(answer.replace("-", minus), -5, 5) == -3
+
+
+@pytest.mark.parametrize("dash", DASHES)
+@pytest.mark.parametrize("answer", ["-3", "-3/5", "Score: -3", "I rate this -3/5.", "I rate this 2-3/5."])
+def test_what_may_be_a_minus_or_a_dash_is_no_score(answer: str, dash: str) -> None:
+    with pytest.raises(Unusable):
+        parse_score(answer.replace("-", dash), -5, 5)
 
 
 PIECES = st.sampled_from(

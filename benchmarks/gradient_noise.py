@@ -18,7 +18,6 @@ dimensions of a sketch.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,6 +41,8 @@ from pgrpo_cli.diagnosis.efficiency import Components, mean_efficiency
 
 ESTIMATORS = ("pgrpo", "grpo", "pgrpo_adaptive")
 GENERATIONS = (2, 4, 8, 16)
+CUTS = 8
+"""Ways to cut a prompt's completions into generation groups, drawn at random. What is measured is their mean."""
 DIMENSIONS = 1 << 14
 """Of the sketch: the product of two gradients is then off by their lengths' product over 128, at random."""
 
@@ -96,18 +97,23 @@ def signal_of(estimates_M_J_D: torch.Tensor, num_generations: int) -> Signal:
 
 def measured(sample: Sample, estimator: str, num_generations: int, history: RewardHistory) -> Signal:
     """The signal of an estimator whose completions of a prompt are cut into generation groups."""
-    advantages = compute_advantages(
-        sample.rewards_N,
-        sample.groups_N,
-        num_generations=num_generations,
-        estimator=estimator,
-        history=history,
-    )
-    weighted_N_D = advantages.advantages_N.double()[:, None] * sample.gradients_N_D
-    M = len(sample.rewards_N) // sample.per_prompt
-    return signal_of(
-        weighted_N_D.view(M, -1, num_generations, weighted_N_D.shape[1]).mean(2), num_generations
-    )
+    C, G = sample.per_prompt, num_generations
+    rewards_M_C = torch.tensor(sample.rewards_N, dtype=torch.float64).view(-1, C)
+    gradients_M_C_D = sample.gradients_N_D.view(len(rewards_M_C), C, -1)
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(CUTS if G < C else 1):
+        order_C = torch.randperm(C, generator=generator)
+        advantages_N = compute_advantages(
+            rewards_M_C[:, order_C].flatten().tolist(),
+            sample.groups_N,
+            num_generations=G,
+            estimator=estimator,
+            history=history,
+        ).advantages_N
+        weighted_M_C_D = advantages_N.view(-1, C, 1) * gradients_M_C_D[:, order_C]
+        estimates.append(weighted_M_C_D.unflatten(1, (C // G, G)).mean(2))
+    return signal_of(torch.cat(estimates, 1), G)
 
 
 def history_of(sample: Sample) -> RewardHistory:
@@ -224,7 +230,7 @@ def sampled(run_path: Path, step: int | None, prompts_per_group: int, completion
             for n, sketch_D in enumerate(gradients(policy, rollouts, recipe.rollout.temperature), start=done):
                 gradients_N_D[n] = sketch_D
             tell(f"{len(rewards_N)} of {len(gradients_N_D)} completions")
-    return Sample(groups_N, rewards_N, gradients_N_D.double(), completions)
+    return Sample(groups_N, rewards_N, gradients_N_D, completions)
 
 
 def chosen(prompts: Sequence[PreparedPrompt], per_group: int) -> list[PreparedPrompt]:
@@ -254,11 +260,16 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_libraries()
     console = Console(stderr=True)
-    sample = sampled(arguments.run, arguments.step, arguments.prompts, arguments.completions, console.print)
+    if arguments.keep and arguments.keep.exists():
+        sample = Sample(**torch.load(arguments.keep, weights_only=True))
+    else:
+        sample = sampled(
+            arguments.run, arguments.step, arguments.prompts, arguments.completions, console.print
+        )
+        if arguments.keep:
+            torch.save(vars(sample), arguments.keep)
     text = tables(sample)
     Console(soft_wrap=True).print(text, markup=False, highlight=False)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rewards": sample.rewards_N, "groups": sample.groups_N}))
     if arguments.write:
         renew(Path(arguments.write[0]), arguments.write[1], text)
 

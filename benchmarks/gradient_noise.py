@@ -42,7 +42,7 @@ from pgrpo_cli.diagnosis.efficiency import Components, mean_efficiency
 ESTIMATORS = ("pgrpo", "grpo", "pgrpo_adaptive")
 GENERATIONS = (2, 4, 8, 16)
 CUTS = 8
-"""Ways to cut a prompt's completions into generation groups, drawn at random. What is measured is their mean."""
+"""Ways to cut a prompt's completions into generation groups, drawn at random; their mean is measured."""
 DIMENSIONS = 1 << 14
 """Of the sketch: the product of two gradients is then off by their lengths' product over 128, at random."""
 
@@ -253,9 +253,7 @@ def main() -> None:
     parser.add_argument(
         "--completions", type=int, default=16, help="per prompt, a multiple of 16 (default 16)"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write rewards and advantages' signals there"
-    )
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keeps the sample, or has it")
     parser.add_argument("--write", nargs=2, metavar=("FILE", "NAME"), help="renew FILE's table of that name")
     arguments = parser.parse_args()
     prepare_libraries()

@@ -323,6 +323,8 @@ def _explanation(
     if not line.difference.standard_error > ROUNDING:
         same = abs(line.estimate.mean) > ROUNDING
         return f"{text}, {'too few although all differ alike' if same else 'whose rewards are all equal'}"
+    if math.isnan(line.estimate.ci_low):
+        return f"can't tell since a preference group has too few {line.unit}s, which all differ alike"
     if alone != says:
         corrected = f"{alone} by itself, but not as one of {comparisons} comparisons"
         single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"

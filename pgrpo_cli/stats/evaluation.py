@@ -16,7 +16,7 @@ from .estimates import (
     unless_equal,
 )
 from .fairness import fairness
-from .intervals import Bootstrap
+from .intervals import Bootstrap, chance_alike
 from .result_types import Contrast, Detail, EvalRow, Overall, Summary, Which
 
 _MOST_NAMES = 8
@@ -58,11 +58,28 @@ def summarise(
         macro_detail=macro_detail(rows, base, tuned, resampler),
         fairness=fairness(differences_of(tuned, base), by_group, used, minority_share, resampler),
         weights=used,
-        notes=_notes(rows, base, by_group),
+        notes=_notes(rows, base, by_group, _few_alike(differences_of(tuned, base), by_group, bootstrap)),
     )
 
 
-def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, Detail]) -> list[str]:
+def _few_alike(gains: PromptValues, details: Mapping[str, Detail], bootstrap: Bootstrap) -> list[str]:
+    """The preference groups whose prompts all gain alike, which may be chance."""
+    return [
+        group
+        for group, own in gains.items()
+        if details[group].units > 1
+        and max(own.values()) - min(own.values()) <= ROUNDING
+        and chance_alike([details[group].units], [True], [1.0]) > 1 - bootstrap.confidence
+    ]
+
+
+def _named(groups: Sequence[str]) -> str:
+    return ", ".join(groups) if len(groups) <= _MOST_NAMES else f"{len(groups)} preference groups"
+
+
+def _notes(
+    rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, Detail], few_alike: Sequence[str]
+) -> list[str]:
     notes = []
     for group, prompts in shared.items():
         if not prompts:
@@ -80,11 +97,15 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
                 "and neither do means that include it. Hold out more users."
             )
     unknown = [g for g, prompts in shared.items() if prompts and math.isnan(details[g].effect.mean)]
-    if unknown:
-        names = ", ".join(unknown) if len(unknown) <= _MOST_NAMES else f"{len(unknown)} preference groups"
+    if few_alike:
         notes.append(
-            f"Rewards of {names} are all equal before training, so gains in standard deviations of these "
-            "rewards, their mean over groups and Jain's index are unknown."
+            f"Held-out prompts of {_named(few_alike)} all gain alike, and are so few that this may be "
+            "chance: means over preference groups may have no interval. Hold out more prompts."
+        )
+    if unknown:
+        notes.append(
+            f"Rewards of {_named(unknown)} are all equal before training, so gains in standard deviations of "
+            "these rewards, their mean over groups and Jain's index are unknown."
         )
     missing = sum(math.isnan(row.reward) for row in rows)
     if missing:

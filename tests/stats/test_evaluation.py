@@ -126,6 +126,20 @@ def test_no_spread_is_no_certainty() -> None:
     assert verdict(prompts_of([0.5] * 6, [1.0] * 6).groups["g"].difference) == "ahead"
 
 
+def test_a_note_names_groups_whose_few_prompts_gain_alike() -> None:
+    gains = {"few": [0.5] * 2, "enough": [0.5] * 6, "varying": [0.1, 0.2]}
+    made = [
+        {g: {f"{g}{i}": [gain * on] for i, gain in enumerate(own)} for g, own in gains.items()}
+        for on in (0, 1)
+    ]
+    summary = summarise(rows_of("base", made[0]) + rows_of("tuned", made[1]), BOOTSTRAP)
+    assert math.isnan(summary.overall.macro.difference.ci_low)
+    assert summary.notes[0] == (
+        "Held-out prompts of few all gain alike, and are so few that this may be chance: means over "
+        "preference groups may have no interval. Hold out more prompts."
+    )
+
+
 def test_no_success_of_either_model_is_no_proof_of_no_difference() -> None:
     summary = prompts_of([0.0] * 12, [0.0] * 12)
     for difference in (summary.groups["g"].difference, summary.overall.macro.difference):

@@ -13,6 +13,7 @@ from scipy import stats
 from pgrpo_cli.stats.intervals import (
     Bootstrap,
     Interval,
+    chance_alike,
     combination_interval,
     prompt_means,
     share_interval,
@@ -57,12 +58,12 @@ def test_a_coverage_close_to_1_is_not_cut_at_the_farthest_resample(comparisons: 
 def test_macro_counts_each_preference_group_once() -> None:
     # Means 1/2 and 5: the macro mean is 2.75 although the second group has more prompts.
     # Only the first varies: its resampled mean runs over 0, 1/2, 1, so the macro mean over 2.5, 2.75, 3.
-    assert stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN) == Interval(2.75, 2.5, 3.0)
+    assert stratified_interval([[0.0, 1.0], [5.0] * 6], PLAIN) == Interval(2.75, 2.5, 3.0)
 
 
 def test_weights_are_shares() -> None:
     # Weights 30 : 10 = 3/4 : 1/4. Mean 0.75 * 0.5 + 0.25 * 5 = 1.625; ends 0.75 * {0, 1} + 1.25.
-    interval = stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN, [30, 10])
+    interval = stratified_interval([[0.0, 1.0], [5.0] * 6], PLAIN, [30, 10])
     assert interval == Interval(1.625, 1.25, 2.0)
 
 
@@ -81,6 +82,49 @@ def test_no_prompt_has_no_mean() -> None:
 
 def test_equal_values_have_an_interval_of_width_zero() -> None:
     assert mean_interval([0.25] * 6, Bootstrap()) == Interval(0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("strata", "known"),
+    [
+        # The single means would all be unknown: 2 and 5 equal units are so by chance with 2^-1 and 2^-4.
+        ([[1.0] * 2, [0.0, 0.1] * 8], False),
+        ([[1.0] * 3, [-0.8] * 3], False),
+        ([[1.0] * 2, [0.0] * 4], False),
+        ([[1.0] * 5, [0.0, 0.1] * 2], True),
+        # The smallest stratum decides, where none varies: 2^-5 < 0.05.
+        ([[1.0] * 6, [-0.8] * 6], True),
+        ([[1.0] * 6, [-0.8] * 5], False),
+        # Degrees of freedom if all vary equally: 10 strata of 2 units have 10, 4 have 4.
+        ([[1.0] * 2] + [[0.0, 0.1]] * 9, True),
+        ([[1.0] * 2] + [[0.0, 0.1]] * 3, False),
+        # Enough equal units are known exactly, whatever the others.
+        ([[1.0] * 6, [0.0, 0.1]], True),
+    ],
+)
+def test_a_stratum_whose_few_units_agree_is_not_known_exactly(strata: list[list[float]], known: bool) -> None:
+    interval = stratified_interval(strata, Bootstrap(samples=200))
+    assert math.isnan(interval.low) == math.isnan(interval.high) == (not known)
+
+
+def test_few_equal_units_by_hand() -> None:
+    # Welch: (1/4/2 + 1/4/16)² / ((1/4/2)² / 1 + (1/4/16)² / 15) = 81 / (64 + 1/15) = 1.26431.
+    chance = chance_alike([2, 16], [True, False], [0.5, -0.5])
+    assert chance == pytest.approx(2**-1.26431, abs=1e-5)
+    assert chance_alike([2, 16], [False, False], [0.5, 0.5]) == 0
+    assert chance_alike([2, 3, 9], [True, True, True], [1, 1, 1]) == 0.5
+
+
+def test_many_small_strata_some_of_which_agree_cover_at_the_nominal_rate() -> None:
+    # Rewards of 0 or 1 in 30 strata of 3: each agrees in 1 of 4 cases, so hardly ever all of them vary.
+    generator = torch.Generator().manual_seed(5)
+    hits = 0
+    for trial in range(200):
+        strata = torch.randint(0, 2, (30, 3), generator=generator).double()
+        interval = stratified_interval(list(strata), Bootstrap(samples=200, seed=trial))
+        hits += interval.low <= 0.5 <= interval.high
+    # A coverage of 0.95 is seen with a standard error of 0.015.
+    assert hits / 200 >= 0.9
 
 
 def _coverage(*, strata: int, prompts: int, small_sample: bool, trials: int = 800) -> float:
@@ -236,7 +280,7 @@ def test_standard_error_of_prompts_and_of_users() -> None:
 
 def test_differences_of_groups() -> None:
     # Means 1/2 and 5: 0.5 - 5 = -4.5; only the first varies, over 0, 1/2, 1.
-    interval = combination_interval([[0.0, 1.0], [5.0, 5.0]], PLAIN, [1, -1])
+    interval = combination_interval([[0.0, 1.0], [5.0] * 6], PLAIN, [1, -1])
     assert interval == Interval(-4.5, -5.0, -4.0)
 
 

@@ -13,11 +13,10 @@ from .estimates import (
     differences_of,
     prompt_values,
     shared_prompts,
-    unless_equal,
 )
 from .fairness import fairness
 from .intervals import Bootstrap, chance_alike
-from .result_types import Contrast, Detail, EvalRow, Overall, Summary, Which
+from .result_types import Detail, EvalRow, Overall, Summary, Which
 
 _MOST_NAMES = 8
 
@@ -38,21 +37,15 @@ def summarise(
     base, tuned = shared_prompts(prompt_values(rows, "base"), prompt_values(rows, "tuned"))
     counts = {group: float(len(prompts)) for group, prompts in base.items()}
     used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
-    resampler = Resampler(bootstrap, users or {})
-    texts = {which: texts_of(rows, which) for which in ("base", "tuned")}
-
-    def contrast(base: PromptValues, tuned: PromptValues, weights: Mapping[str, float]) -> Contrast:
-        found = resampler.contrast(base, tuned, weights)
-        equal = all(texts["base"].get(group) == texts["tuned"].get(group) for group in base)
-        return found.model_copy(update={"difference": unless_equal(found.difference, equal)})
-
+    resampler = Resampler(bootstrap, users or {}, equal_groups(rows))
     by_group = details(rows, base, tuned, resampler)
     clustered = any(detail.units < len(base[group]) for group, detail in by_group.items())
     return Summary(
         unit="user" if clustered else "prompt",
-        groups={g: contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
+        groups={g: resampler.contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
         overall=Overall(
-            macro=contrast(base, tuned, dict.fromkeys(base, 1.0)), weighted=contrast(base, tuned, used)
+            macro=resampler.contrast(base, tuned, dict.fromkeys(base, 1.0)),
+            weighted=resampler.contrast(base, tuned, used),
         ),
         details=by_group,
         macro_detail=macro_detail(rows, base, tuned, resampler),
@@ -120,6 +113,12 @@ def texts_of(rows: Iterable[EvalRow], which: Which) -> dict[str, list[tuple[str,
         if row.which == which:
             found.setdefault(row.preference_group, []).append((row.prompt_id, row.completion_index, row.text))
     return {group: sorted(own) for group, own in found.items()}
+
+
+def equal_groups(rows: Sequence[EvalRow]) -> frozenset[str]:
+    """The preference groups in which the completions of both models have the same texts."""
+    base, tuned = texts_of(rows, "base"), texts_of(rows, "tuned")
+    return frozenset(group for group, texts in base.items() if texts == tuned.get(group))
 
 
 def details(
@@ -214,5 +213,5 @@ def _detail(rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, re
         },
         win_rate=resampler.share(win_values(rows), equal_weights),
         improved=resampler.share(improved, equal_weights),
-        effect=resampler.mean(standardised(gains, base_spreads(rows)), equal_weights),
+        effect=resampler.gain(standardised(gains, base_spreads(rows)), equal_weights),
     )

@@ -7,11 +7,12 @@ import random
 
 import pytest
 
+from pgrpo_cli.report.sentences import eval_sentence
 from pgrpo_cli.stats.estimates import Resampler, differences_of, prompt_values, unless_equal, verdict
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import Estimate, Summary
-from tests.support.results import rows_of
+from tests.support.results import result_of, rows_of
 
 BOOTSTRAP = Bootstrap(samples=500, seed=2)
 NAN = math.nan
@@ -146,10 +147,30 @@ def test_no_success_of_either_model_is_no_proof_of_no_difference() -> None:
         assert (difference.mean, verdict(difference)) == (0, "can't tell")
 
 
-def test_equal_completions_are_no_difference() -> None:
-    rewards = {"g": {"a": [0.0], "b": [0.0]}}
-    rows = [row for which in ("base", "tuned") for row in rows_of(which, rewards, "answer to {prompt}")]
-    assert verdict(summarise(rows, BOOTSTRAP).groups["g"].difference) == "no difference"
+def gains_of(summary: Summary) -> list[Estimate]:
+    """All differences between both models in an evaluation of two preference groups, h a minority."""
+    details = [*summary.details.values(), summary.macro_detail]
+    worst, minority = summary.fairness.worst, summary.fairness.minority
+    assert worst is not None and minority.preference_groups == ["h"]
+    return [
+        *(contrast.difference for contrast in (*summary.groups.values(), summary.overall.weighted)),
+        *(detail.parts["style"].difference for detail in details),
+        *(detail.effect for detail in details),
+        *(worst.gain, minority.minority, minority.majority, minority.gap),
+    ]
+
+
+def test_equal_completions_are_no_difference_and_equal_rewards_of_others_may_be_chance() -> None:
+    rewards = {g: {f"{g}{i}": [0.0] for i in range(8)} for g in "gh"}
+    weights = {"g": 95, "h": 5}
+    same = [row for which in ("base", "tuned") for row in rows_of(which, rewards, "answer to {prompt}")]
+    assert {verdict(gain) for gain in gains_of(summarise(same, BOOTSTRAP, weights))} == {"no difference"}
+    others = rows_of("base", rewards) + rows_of("tuned", rewards)
+    assert {verdict(gain) for gain in gains_of(summarise(others, BOOTSTRAP, weights))} == {"can't tell"}
+    result = result_of(rewards, rewards)
+    assert result.matrix is not None
+    assert verdict(result.matrix.margin.difference) == "can't tell"
+    assert "no difference" not in eval_sentence(result)
 
 
 @pytest.mark.parametrize(

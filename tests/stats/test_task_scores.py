@@ -146,7 +146,7 @@ def test_filters_are_scores_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("higher", "change", "says"),
     [(True, 1.0, "ahead"), (True, -1.0, "behind"), (False, 1.0, "behind"), (False, -1.0, "ahead"),
-     (None, 1.0, "can't tell"), (True, 0.0, "no difference")],
+     (None, 1.0, "can't tell"), (True, 0.0, "can't tell")],
 )  # fmt: skip
 def test_verdicts_know_which_way_is_better(higher: bool | None, change: float, says: str) -> None:
     # Six documents: five that all change alike may do so by chance.

@@ -147,8 +147,9 @@ class Resampler:
     def share(self, values: PromptValues, weights: Mapping[str, float]) -> Estimate:
         """The weighted mean of numbers in [0, 1], with an interval inside [0, 1].
 
-        If all numbers are equal, resampling shows no spread, although a few prompts prove little. Then the
-        interval is Wilson's, with the effective number of independent units of the weighted mean.
+        If all numbers are equal, or the few of a preference group, which may be chance, resampling shows too
+        little spread. Then the interval is that of `share_interval`, with the effective number of independent
+        units of the weighted mean.
         """
         kept = {group: weight for group, weight in weights.items() if weight > 0 and values.get(group)}
         mean = self.mean(values, kept)

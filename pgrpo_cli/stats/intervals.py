@@ -143,7 +143,8 @@ def chance_alike(counts_K: Sequence[float], flat_K: Sequence[bool], coefficients
 
 def share_interval(share: float, units: float, confidence: float) -> Interval:
     """Wilson's score interval (1927) of a share that was observed on independent units. It lies in [0, 1] and
-    is never empty.
+    is never empty. For shares near 0 or 1 it is too short: that of 4 wins in 4 pairs would exclude a half. So
+    `low` is at most (and `high` at least) that of Clopper's and Pearson's interval (1934) if all units agree.
 
     `units` may be fractional: the effective number of units of a weighted mean. For the mean of numbers
     between 0 and 1 the interval is never too narrow, since their variance is at most that of zeros and ones.
@@ -153,8 +154,10 @@ def share_interval(share: float, units: float, confidence: float) -> Interval:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z**2 / (2 * units)) / (1 + z**2 / units)
     half = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
+    farthest = ((1 - confidence) / 2) ** (1 / units)
     # By rounding, the share could lie outside of its own interval.
-    return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
+    low, high = min(middle - half, farthest), max(middle + half, 1 - farthest)
+    return Interval(share, min(share, max(0.0, low)), max(share, min(1.0, high)))
 
 
 def unit_places(units_P: Units, prompts: int) -> tuple[NDArray[np.int64], Floats]:

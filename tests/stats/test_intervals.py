@@ -285,15 +285,30 @@ def test_differences_of_groups() -> None:
 
 
 def test_wilson_interval_by_hand_and_by_scipy() -> None:
-    # 8 of 8 with z = 1.959964, z²/n = 0.480182: (1 + 0.240091 ± 0.240091) / 1.480182 = 0.675592 and 1.
-    interval = share_interval(1.0, 8, 0.95)
-    assert (interval.low, interval.high) == (pytest.approx(0.675592, abs=1e-6), 1.0)
-    stats = pytest.importorskip("scipy.stats")
-    for k, n in [(0, 5), (3, 10), (17, 40), (40, 40)]:
+    # 4 of 8 with z = 1.959964, z²/n = 0.480182: half is sqrt(0.480182/4 + 0.480182²/4) / 1.480182 = 0.2847.
+    interval = share_interval(0.5, 8, 0.95)
+    assert (interval.low, interval.high) == (pytest.approx(0.2153, abs=1e-4), pytest.approx(0.7847, abs=1e-4))
+    for k, n in [(3, 10), (17, 40)]:
         expected = stats.binomtest(k, n).proportion_ci(0.9, method="wilson")
         found = share_interval(k / n, n, 0.9)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert math.isnan(share_interval(math.nan, 0, 0.95).low)
+
+
+def test_the_interval_of_all_or_none_is_the_exact_one() -> None:
+    for k, n in [(0, 5), (4, 4), (6, 6), (40, 40)]:
+        expected = stats.binomtest(k, n).proportion_ci(0.9, method="exact")
+        found = share_interval(k / n, n, 0.9)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.95, 0.05, 0.0])
+def test_fewer_than_six_units_that_agree_are_no_preference(share: float) -> None:
+    # A judge without a preference agrees with itself in 2 of 2^5 cases, more than 5 %; 2 of 2^6 are less.
+    five = share_interval(share, 5, 0.95)
+    assert five.low <= 0.5 <= five.high
+    six = share_interval(share, 6, 0.95)
+    assert not six.low <= 0.5 <= six.high
 
 
 def _cluster_coverage(*, by_user: bool, trials: int = 500) -> float:

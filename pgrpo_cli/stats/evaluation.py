@@ -36,7 +36,9 @@ def summarise(
     """
     base, tuned = shared_prompts(prompt_values(rows, "base"), prompt_values(rows, "tuned"))
     counts = {group: float(len(prompts)) for group, prompts in base.items()}
-    used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
+    used = (
+        counts if weights is None else {group: float(weights.get(group, 0)) for group in {**base, **weights}}
+    )
     resampler = Resampler(bootstrap, users or {}, equal_groups(rows))
     by_group = details(rows, base, tuned, resampler)
     clustered = any(detail.units < len(base[group]) for group, detail in by_group.items())
@@ -51,7 +53,9 @@ def summarise(
         macro_detail=macro_detail(rows, base, tuned, resampler),
         fairness=fairness(differences_of(tuned, base), by_group, used, minority_share, resampler),
         weights=used,
-        notes=_notes(rows, base, by_group, _few_alike(differences_of(tuned, base), by_group, bootstrap)),
+        notes=_notes(
+            rows, base, by_group, _few_alike(differences_of(tuned, base), by_group, bootstrap), used
+        ),
     )
 
 
@@ -71,9 +75,20 @@ def _named(groups: Sequence[str]) -> str:
 
 
 def _notes(
-    rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, Detail], few_alike: Sequence[str]
+    rows: Sequence[EvalRow],
+    shared: PromptValues,
+    details: Mapping[str, Detail],
+    few_alike: Sequence[str],
+    weights: Mapping[str, float],
 ) -> list[str]:
     notes = []
+    absent = sorted(group for group, weight in weights.items() if weight > 0 and group not in shared)
+    if absent:
+        share = math.fsum(weights[group] for group in absent) / math.fsum(weights.values())
+        notes.append(
+            f"Without held-out prompts, so not evaluated: {_named(absent)} ({share * 100:.3g} % of the "
+            "training prompts)."
+        )
     for group, prompts in shared.items():
         if not prompts:
             notes.append(

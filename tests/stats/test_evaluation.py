@@ -47,10 +47,15 @@ def test_groups_and_means_over_them() -> None:
 
 def test_weights_of_the_population() -> None:
     rows = rows_of("base", BASE) + rows_of("tuned", TUNED)
-    summary = summarise(rows, BOOTSTRAP, weights={"calm": 90, "loud": 10, "absent": 5})
+    summary = summarise(rows, BOOTSTRAP, weights={"calm": 90, "loud": 10, "absent": 100})
     # 0.9 * 0.2 + 0.1 * 0.6 = 0.24
     assert summary.overall.weighted.base.mean == pytest.approx(0.24)
-    assert summary.weights == {"calm": 90, "loud": 10}
+    # Shares of training are of all training prompts, also of groups without held-out ones: 10 of 200.
+    assert summary.weights == {"calm": 90, "loud": 10, "absent": 100}
+    assert summary.fairness.minority.preference_groups == ["loud"]
+    assert summary.notes == [
+        "Without held-out prompts, so not evaluated: absent (50 % of the training prompts)."
+    ]
 
 
 def test_a_group_outside_the_population_has_no_weight() -> None:

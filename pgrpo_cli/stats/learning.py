@@ -64,7 +64,7 @@ def curve_notes(runs: Mapping[str, TrainingRecord]) -> list[str]:
 
 
 def _uncovered_note(runs: Mapping[str, TrainingRecord]) -> list[str]:
-    """How many prompts the differences of mean heights leave out, where curves have values by prompt."""
+    """How many prompts the differences of mean heights leave out and why, if curves have values by prompt."""
     if not runs or not all(record.prompts for record in runs.values()):
         return []
     first, last = _common_steps(runs)
@@ -76,12 +76,16 @@ def _uncovered_note(runs: Mapping[str, TrainingRecord]) -> list[str]:
         {p for own in _prompt_areas(record.prompts, first, last).values() for p in own}
         for record in runs.values()
     ]
-    total, covered = len(set.union(*every)), len(set.intersection(*kept))
-    if covered == total:
-        return []
+    total, shared, covered = map(len, (set.union(*every), set.intersection(*every), set.intersection(*kept)))
+    reasons = (
+        (total - shared, total, ("is", "are"), "on the curves of some runs only"),
+        (shared - covered, shared, ("has", "have"), "no reward at the first or the last step of a run"),
+    )
     return [
-        f"How fast: {total - covered} of {total} prompts have no reward at the first or the last step of a "
-        "run. Differences of mean heights leave them out; mean heights do not."
+        f"How fast: {few} of {all_} prompts {verbs[few > 1]} {what}. Differences of mean heights leave them "
+        "out; mean heights do not."
+        for few, all_, verbs, what in reasons
+        if few
     ]
 
 

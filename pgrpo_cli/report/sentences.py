@@ -198,5 +198,6 @@ def learning_sentence(comparison: Comparison) -> str:
     return (
         f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
         f"their number; verdicts on it are {verdicts}. Steps and seconds are those of training until "
-        "the curve is at the reward named: by default the lowest of the methods' last values."
+        "the curve is at the reward named, by default the lowest of the methods' last values; with several "
+        "seeds the mean, from the smallest to the largest."
     )

@@ -32,7 +32,7 @@ from .methods import (
     variance_shares,
 )
 from .power import detectable, hidden_by_units, units_needed
-from .result_types import Data, Estimate, Number, Unit, Verdict
+from .result_types import Data, Estimate, Number, SeedRange, Unit, Verdict
 
 _MOST_SEEDS = 100
 _MOST_UNITS = 10_000
@@ -114,8 +114,8 @@ class Learning(Data):
     area_explanation: str
     threshold: Number
     reached: int
-    steps: Estimate
-    seconds: Estimate
+    steps: SeedRange
+    seconds: SeedRange
 
 
 class ComparedRun(Data):

@@ -17,7 +17,7 @@ from .comparison import CurveSource, Learning, Method, Pair, Side, pairs_of
 from .curves import group_curves, half_life_of, macro_curve
 from .estimates import ROUNDING, PromptValues, verdict
 from .intervals import Bootstrap
-from .result_types import CurvePoint, Estimate, Verdict
+from .result_types import CurvePoint, Estimate, SeedRange, Verdict
 from .student_t import student_t_quantile, welch_df
 
 CurveLine = list[tuple[int, float]]
@@ -278,8 +278,8 @@ def _learning(
         area_explanation="" if method is reference else explanation,
         threshold=goal,
         reached=sum(not math.isnan(step) for step in steps),
-        steps=over_seeds(steps, confidence),
-        seconds=over_seeds(seconds, confidence),
+        steps=SeedRange.of(steps),
+        seconds=SeedRange.of(seconds),
     )
 
 

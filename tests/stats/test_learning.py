@@ -21,6 +21,7 @@ from pgrpo_cli.stats.learning import (
     run_lines,
     steps_until,
 )
+from pgrpo_cli.stats.result_types import SeedRange
 
 
 def measured(*values: float, seconds: float = 2.0, start: int = 10) -> TrainingRecord:
@@ -65,6 +66,26 @@ def test_steps_and_seconds_until_the_lower_of_the_last_values() -> None:
     higher = learning_of([method("slow", "slow"), method("fast", "fast")], runs, threshold=0.5)
     assert (found(higher, "slow").reached, found(higher, "fast").reached) == (0, 1)
     assert math.isnan(found(higher, "slow").steps.mean) and math.isnan(found(higher, "slow").seconds.mean)
+
+
+def test_steps_of_few_seeds_have_a_range_and_no_interval() -> None:
+    # b0 reaches 0.4 at step 10, b1 at step 30; the mean is 20, where an interval would begin below 0.
+    runs = {"a": measured(0.4, 0.4, 0.4), "b0": measured(0.4, 0.4, 0.6), "b1": measured(0.1, 0.2, 0.6)}
+    lines = learning_of([method("a", "a"), method("b", "b0", "b1")], runs)
+    steps, seconds = found(lines, "b").steps, found(lines, "b").seconds
+    assert (steps.mean, steps.smallest, steps.largest, steps.n) == (20, 10, 30, 2)
+    assert (seconds.mean, seconds.smallest, seconds.largest) == (40, 20, 60)
+    methods = [method("a", "a"), method("b", "b0", "b1")]
+    made = comparison({"a": runs["a"]}).model_copy(update={"methods": methods, "learning": lines})
+    table = learning_table(made, macro_only=True)
+    assert table is not None
+    assert [(cell.text, cell.detail) for cell in table.rows[1][5:7]] == [
+        ("20", "10 to 30"),
+        ("40", "20 to 60"),
+    ]
+    # A single seed has no range, and neither have seeds that do not all reach it.
+    assert [(cell.text, cell.detail) for cell in table.rows[0][5:7]] == [("10", ""), ("20", "")]
+    assert math.isnan(SeedRange.of([10, math.nan]).largest)
 
 
 def test_a_threshold_that_rounding_misses_is_reached() -> None:

@@ -291,6 +291,8 @@ def _judged(line: Learning, pair: Pair) -> Learning:
 
 
 def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
+    if math.isnan(difference.ci_low) and difference.n > 1:
+        return "can't tell", f"can't tell with {difference.n} seeds, whose mean heights are equal or unknown"
     if math.isnan(difference.ci_low):
         return "can't tell", "can't tell with one seed, since the curve has no values by prompt"
     says = verdict(difference)
@@ -300,15 +302,14 @@ def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
 def _area_difference(
     method: Method, reference: Method, areas: Mapping[str, float], confidence: float
 ) -> Estimate:
-    """The difference with the interval of Welch's test over seeds."""
+    """The difference with the interval of Welch's test over seeds; unknown if none of them varies."""
     a, b = [areas[run] for run in method.runs], [areas[run] for run in reference.runs]
     mean, n = fmean(a) - fmean(b), min(len(a), len(b))
-    if n < 2 or math.isnan(mean):
-        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
-    parts = [(stdev(v) ** 2 / len(v), len(v) - 1) for v in (a, b)]
+    known = n > 1 and not math.isnan(mean)
+    parts = [(stdev(v) ** 2 / len(v), len(v) - 1) for v in (a, b)] if known else []
     variance = math.fsum(v for v, _ in parts)
-    if variance == 0:
-        return Estimate(mean=mean, ci_low=mean, ci_high=mean, n=n)
+    if variance <= ROUNDING**2:
+        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
     half = student_t_quantile((1 + confidence) / 2, welch_df(parts)) * math.sqrt(variance)
     return Estimate(mean=mean, ci_low=mean - half, ci_high=mean + half, n=n)
 

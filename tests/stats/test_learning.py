@@ -110,6 +110,17 @@ def test_areas_are_compared_by_the_test_of_welch_also_with_the_same_seeds() -> N
     assert (welch.ci_low, welch.ci_high) == pytest.approx((limits.low, limits.high), rel=5e-3)
 
 
+@pytest.mark.parametrize("ahead", [0.0, 0.5])
+def test_seeds_with_equal_curves_are_no_certainty(ahead: float) -> None:
+    # Such as rewards that nobody has earned, or that two seeds have earned alike.
+    runs = {"a0": measured(0.0, 0.0), "a1": measured(0.0, 0.0)}
+    runs |= {"b0": measured(ahead, ahead), "b1": measured(ahead, ahead)}
+    line = found(learning_of([method("a", "a0", "a1"), method("b", "b0", "b1")], runs), "b")
+    assert line.area_difference.mean == ahead and math.isnan(line.area_difference.ci_low)
+    assert line.area_verdict == "can't tell"
+    assert line.area_explanation == "can't tell with 2 seeds, whose mean heights are equal or unknown"
+
+
 def test_training_rewards_stand_in_unless_every_run_has_a_held_out_curve() -> None:
     points = [(1, "calm", 0.5, 8), (2, "calm", 0.5, 8)]
     runs = {"a": measured(0.1, 0.2), "b": TrainingRecord(points)}

@@ -94,9 +94,9 @@ class Shown:
 class TasteResult:
     """What the picks say so far. `wins` are those of the second contestant over the first.
 
-    `win_rate` counts a tie as a half; its interval is Wilson's. NaN without picks, and for samples of one
-    model. `placement`: probability of each preference group, and of nobody yet. `trained`: how many questions
-    the models were trained on.
+    `win_rate` counts a tie as a half; its interval is that of `share_interval`. NaN without picks, and for
+    samples of one model. `placement`: probability of each preference group, and of nobody yet. `trained`: how
+    many questions the models were trained on.
     """
 
     names: tuple[str, str] | None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pgrpo_cli.stats.comparison import Comparison, Pair
-from pgrpo_cli.stats.estimates import verdict, win_verdict
+from pgrpo_cli.stats.estimates import ROUNDING, verdict, win_verdict
 from pgrpo_cli.stats.result_types import Estimate, EvalResult, Judged, Matrix, TaskScores, Verdict
 from pgrpo_cli.stats.task_scores import task_label, task_verdict
 
@@ -117,16 +117,28 @@ def method_sentence(result: EvalResult) -> str:
         f"{len(result.prompts)} held-out prompts, {sampling['num_completions']} completions of each model "
         f"for each, at temperature {sampling['temperature']:g}. In brackets: {result.confidence * 100:g} % "
         f"bootstrap intervals over {result.unit}s ({result.bootstrap_samples} resamples, "
-        f"seed {result.seed}); differences are paired by prompt."
+        f"seed {result.seed}); differences are paired by prompt.{_on_length_0(result)}"
     )
+
+
+def _on_length_0(result: EvalResult) -> str:
+    """What an interval of length 0 means, where there is one. Equal completions differ by 0 for certain."""
+    shown: list[Estimate] = []
+    for contrast in (result.overall.macro, *result.groups.values()):
+        certain = verdict(contrast.difference) == "no difference"
+        shown += [contrast.base, contrast.tuned] + ([] if certain else [contrast.difference])
+    if not any(estimate.ci_high - estimate.ci_low <= ROUNDING for estimate in shown):
+        return ""
+    return " An interval of length 0 says only that all values were equal; other prompts may have others."
 
 
 def chance_sentence(confidence: float, lines: int) -> str:
     """A caution for readers of many intervals: some exclude 0 by chance."""
     expected = (1 - confidence) * lines
     return (
-        f"Each interval misses the truth {(1 - confidence) * 100:.3g} % of the time by itself: of {lines} "
-        f"preference groups without any difference, about {expected:.2g} would look like one."
+        f"Each interval misses the truth {(1 - confidence) * 100:.3g} % of the time by itself (more often if "
+        f"values are few or rarely differ): of {lines} preference groups without any difference, about "
+        f"{expected:.2g} would look like one."
     )
 
 
@@ -198,5 +210,6 @@ def learning_sentence(comparison: Comparison) -> str:
     return (
         f"{basis} Mean height is the area under the curve over the steps that all runs have, divided by "
         f"their number; verdicts on it are {verdicts}. Steps and seconds are those of training until "
-        "the curve is at the reward named: by default the lowest of the methods' last values."
+        "the curve is at the reward named, by default the lowest of the methods' last values; with several "
+        "seeds the mean, from the smallest to the largest."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from pgrpo_cli.stats.comparison import Comparison, Learning, Pair
 from pgrpo_cli.stats.estimates import ROUNDING, verdict
-from pgrpo_cli.stats.result_types import Contrast, Estimate, EvalResult, Verdict
+from pgrpo_cli.stats.result_types import Contrast, Estimate, EvalResult, SeedRange, Verdict
 
 Tone = Literal["", "good", "bad", "muted"]
 
@@ -218,22 +217,20 @@ def _learning_row(row: Learning, is_reference: bool) -> tuple[Cell, ...]:
     return (
         Cell(MACRO if row.preference_group is None else row.preference_group),
         Cell(row.method),
-        Cell(number(row.area.mean), _learning_interval(row.area, number)),
-        Cell("")
-        if is_reference
-        else Cell(number(difference.mean, signed=True), _learning_interval(difference, number), tone),
+        Cell(number(row.area.mean), interval(row.area)),
+        Cell("") if is_reference else Cell(number(difference.mean, signed=True), interval(difference), tone),
         Cell(row.area_verdict or "", tone=tone),
         Cell(number(row.threshold)),
-        Cell(_whole(row.steps.mean), _learning_interval(row.steps, _whole)),
-        Cell(_whole(row.seconds.mean), _learning_interval(row.seconds, _whole)),
+        Cell(_whole(row.steps.mean), _seed_range(row.steps)),
+        Cell(_whole(row.seconds.mean), _seed_range(row.seconds)),
         Cell(f"{row.reached} of {seeds}"),
     )
 
 
-def _learning_interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
-    if math.isnan(estimate.ci_low):
+def _seed_range(found: SeedRange) -> str:
+    if found.n < 2 or math.isnan(found.mean):
         return ""
-    return f"[{shown(estimate.ci_low)}..{shown(estimate.ci_high)}]"
+    return f"{_whole(found.smallest)} to {_whole(found.largest)}"
 
 
 def _whole(value: float) -> str:

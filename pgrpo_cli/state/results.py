@@ -104,12 +104,13 @@ def _contradiction(result: EvalResult) -> str | None:
         return "groups: there are none"
     for field, names in (
         ("details", set(result.details)),
-        ("weights", set(result.weights)),
         ("kept.groups", set(result.kept.groups)),
         ("rows", {row.preference_group for row in result.rows}),
     ):
         if names != groups:
             return f"{field}: other preference groups than in groups"
+    if not groups <= result.weights.keys():
+        return "weights: not all preference groups of groups"
     if {row.prompt_id for row in result.rows} != set(result.prompts):
         return "rows: other prompts than in prompts"
     if not all(isinstance(result.recipe.get(section, {}), dict) for section in ("eval", "model")):

@@ -32,7 +32,7 @@ from .methods import (
     variance_shares,
 )
 from .power import detectable, hidden_by_units, units_needed
-from .result_types import Data, Estimate, Number, Unit, Verdict
+from .result_types import Data, Estimate, Number, SeedRange, Unit, Verdict
 
 _MOST_SEEDS = 100
 _MOST_UNITS = 10_000
@@ -114,8 +114,8 @@ class Learning(Data):
     area_explanation: str
     threshold: Number
     reached: int
-    steps: Estimate
-    seconds: Estimate
+    steps: SeedRange
+    seconds: SeedRange
 
 
 class ComparedRun(Data):
@@ -323,6 +323,8 @@ def _explanation(
     if not line.difference.standard_error > ROUNDING:
         same = abs(line.estimate.mean) > ROUNDING
         return f"{text}, {'too few although all differ alike' if same else 'whose rewards are all equal'}"
+    if math.isnan(line.estimate.ci_low):
+        return f"can't tell since a preference group has too few {line.unit}s, which all differ alike"
     if alone != says:
         corrected = f"{alone} by itself, but not as one of {comparisons} comparisons"
         single = f"{alone} by its interval, but its p-value is {line.p_value:.2g}"

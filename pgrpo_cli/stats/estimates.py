@@ -101,11 +101,13 @@ class Resampler:
     """Computes means and their intervals.
 
     `users`: the user of each prompt id, as far as known. The prompts of one user are resampled together. A
-    prompt whose user is not known is resampled by itself.
+    prompt whose user is not known is resampled by itself. `equal`: the preference groups in which the
+    completions of both models have the same texts (`unless_equal`).
     """
 
     bootstrap: Bootstrap
     users: Mapping[str, str] = field(default_factory=dict)
+    equal: frozenset[str] = frozenset()
 
     def contrast(self, base: PromptValues, tuned: PromptValues, weights: Mapping[str, float]) -> Contrast:
         """Both means and the paired difference, over the prompts that both have."""
@@ -113,8 +115,16 @@ class Resampler:
         return Contrast(
             base=self.mean(base, weights),
             tuned=self.mean(tuned, weights),
-            difference=self.mean(differences_of(tuned, base), weights),
+            difference=self.gain(differences_of(tuned, base), weights),
         )
+
+    def gain(self, gains: PromptValues, weights: Mapping[str, float]) -> Estimate:
+        """The mean of differences between both models."""
+        return self.unless_equal(self.mean(gains, weights), [group for group in weights if gains.get(group)])
+
+    def unless_equal(self, gain: Estimate, groups: Iterable[str]) -> Estimate:
+        """A difference between both models in these preference groups; unknown if it is 0 by chance."""
+        return unless_equal(gain, self.equal.issuperset(groups))
 
     def mean(self, values: PromptValues, weights: Mapping[str, float]) -> Estimate:
         """The weighted mean over the preference groups with a value and a weight above 0."""
@@ -137,8 +147,9 @@ class Resampler:
     def share(self, values: PromptValues, weights: Mapping[str, float]) -> Estimate:
         """The weighted mean of numbers in [0, 1], with an interval inside [0, 1].
 
-        If all numbers are equal, resampling shows no spread, although a few prompts prove little. Then the
-        interval is Wilson's, with the effective number of independent units of the weighted mean.
+        If all numbers are equal, or the few of a preference group, which may be chance, resampling shows too
+        little spread. Then the interval is that of `share_interval`, with the effective number of independent
+        units of the weighted mean.
         """
         kept = {group: weight for group, weight in weights.items() if weight > 0 and values.get(group)}
         mean = self.mean(values, kept)

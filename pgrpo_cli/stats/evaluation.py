@@ -13,11 +13,10 @@ from .estimates import (
     differences_of,
     prompt_values,
     shared_prompts,
-    unless_equal,
 )
 from .fairness import fairness
-from .intervals import Bootstrap
-from .result_types import Contrast, Detail, EvalRow, Overall, Summary, Which
+from .intervals import Bootstrap, chance_alike
+from .result_types import Detail, EvalRow, Overall, Summary, Which
 
 _MOST_NAMES = 8
 
@@ -37,33 +36,59 @@ def summarise(
     """
     base, tuned = shared_prompts(prompt_values(rows, "base"), prompt_values(rows, "tuned"))
     counts = {group: float(len(prompts)) for group, prompts in base.items()}
-    used = counts if weights is None else {group: float(weights.get(group, 0)) for group in base}
-    resampler = Resampler(bootstrap, users or {})
-    texts = {which: texts_of(rows, which) for which in ("base", "tuned")}
-
-    def contrast(base: PromptValues, tuned: PromptValues, weights: Mapping[str, float]) -> Contrast:
-        found = resampler.contrast(base, tuned, weights)
-        equal = all(texts["base"].get(group) == texts["tuned"].get(group) for group in base)
-        return found.model_copy(update={"difference": unless_equal(found.difference, equal)})
-
+    used = (
+        counts if weights is None else {group: float(weights.get(group, 0)) for group in {**base, **weights}}
+    )
+    resampler = Resampler(bootstrap, users or {}, equal_groups(rows))
     by_group = details(rows, base, tuned, resampler)
     clustered = any(detail.units < len(base[group]) for group, detail in by_group.items())
     return Summary(
         unit="user" if clustered else "prompt",
-        groups={g: contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
+        groups={g: resampler.contrast({g: base[g]}, {g: tuned[g]}, {g: 1.0}) for g in base},
         overall=Overall(
-            macro=contrast(base, tuned, dict.fromkeys(base, 1.0)), weighted=contrast(base, tuned, used)
+            macro=resampler.contrast(base, tuned, dict.fromkeys(base, 1.0)),
+            weighted=resampler.contrast(base, tuned, used),
         ),
         details=by_group,
         macro_detail=macro_detail(rows, base, tuned, resampler),
         fairness=fairness(differences_of(tuned, base), by_group, used, minority_share, resampler),
         weights=used,
-        notes=_notes(rows, base, by_group),
+        notes=_notes(
+            rows, base, by_group, _few_alike(differences_of(tuned, base), by_group, bootstrap), used
+        ),
     )
 
 
-def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, Detail]) -> list[str]:
+def _few_alike(gains: PromptValues, details: Mapping[str, Detail], bootstrap: Bootstrap) -> list[str]:
+    """The preference groups whose prompts all gain alike, which may be chance."""
+    return [
+        group
+        for group, own in gains.items()
+        if details[group].units > 1
+        and max(own.values()) - min(own.values()) <= ROUNDING
+        and chance_alike([details[group].units], [True], [1.0]) > 1 - bootstrap.confidence
+    ]
+
+
+def _named(groups: Sequence[str]) -> str:
+    return ", ".join(groups) if len(groups) <= _MOST_NAMES else f"{len(groups)} preference groups"
+
+
+def _notes(
+    rows: Sequence[EvalRow],
+    shared: PromptValues,
+    details: Mapping[str, Detail],
+    few_alike: Sequence[str],
+    weights: Mapping[str, float],
+) -> list[str]:
     notes = []
+    absent = sorted(group for group, weight in weights.items() if weight > 0 and group not in shared)
+    if absent:
+        share = math.fsum(weights[group] for group in absent) / math.fsum(weights.values())
+        notes.append(
+            f"Without held-out prompts, so not evaluated: {_named(absent)} ({share * 100:.3g} % of the "
+            "training prompts)."
+        )
     for group, prompts in shared.items():
         if not prompts:
             notes.append(
@@ -80,11 +105,15 @@ def _notes(rows: Sequence[EvalRow], shared: PromptValues, details: Mapping[str, 
                 "and neither do means that include it. Hold out more users."
             )
     unknown = [g for g, prompts in shared.items() if prompts and math.isnan(details[g].effect.mean)]
-    if unknown:
-        names = ", ".join(unknown) if len(unknown) <= _MOST_NAMES else f"{len(unknown)} preference groups"
+    if few_alike:
         notes.append(
-            f"Rewards of {names} are all equal before training, so gains in standard deviations of these "
-            "rewards, their mean over groups and Jain's index are unknown."
+            f"Held-out prompts of {_named(few_alike)} all gain alike, and are so few that this may be "
+            "chance: means over preference groups may have no interval. Hold out more prompts."
+        )
+    if unknown:
+        notes.append(
+            f"Rewards of {_named(unknown)} are all equal before training, so gains in standard deviations of "
+            "these rewards, their mean over groups and Jain's index are unknown."
         )
     missing = sum(math.isnan(row.reward) for row in rows)
     if missing:
@@ -99,6 +128,12 @@ def texts_of(rows: Iterable[EvalRow], which: Which) -> dict[str, list[tuple[str,
         if row.which == which:
             found.setdefault(row.preference_group, []).append((row.prompt_id, row.completion_index, row.text))
     return {group: sorted(own) for group, own in found.items()}
+
+
+def equal_groups(rows: Sequence[EvalRow]) -> frozenset[str]:
+    """The preference groups in which the completions of both models have the same texts."""
+    base, tuned = texts_of(rows, "base"), texts_of(rows, "tuned")
+    return frozenset(group for group, texts in base.items() if texts == tuned.get(group))
 
 
 def details(
@@ -193,5 +228,5 @@ def _detail(rows: Sequence[EvalRow], base: PromptValues, tuned: PromptValues, re
         },
         win_rate=resampler.share(win_values(rows), equal_weights),
         improved=resampler.share(improved, equal_weights),
-        effect=resampler.mean(standardised(gains, base_spreads(rows)), equal_weights),
+        effect=resampler.gain(standardised(gains, base_spreads(rows)), equal_weights),
     )

@@ -57,7 +57,7 @@ def _worst(gains: PromptValues, means: Mapping[str, float], resampler: Resampler
     confidence = 1 - (1 - resampler.bootstrap.confidence) / len(means)
     bootstrap = replace(resampler.bootstrap, confidence=confidence)
     simultaneous = replace(resampler, bootstrap=bootstrap)
-    return Worst(preference_group=group, gain=simultaneous.mean(gains, {group: 1.0}))
+    return Worst(preference_group=group, gain=simultaneous.gain(gains, {group: 1.0}))
 
 
 def _beyond_noise(means: list[float], errors: list[float]) -> float:
@@ -78,10 +78,11 @@ def _minority(
     )
     gap = {group: 1 / len(minority) for group in minority}
     gap |= {group: -1 / len(majority) for group in majority}
+    gap = gap if minority and majority else {}
     return Minority(
         share=share,
         preference_groups=list(minority),
-        minority=resampler.mean(gains, minority),
-        majority=resampler.mean(gains, majority),
-        gap=resampler.combination(gains, gap if minority and majority else {}),
+        minority=resampler.gain(gains, minority),
+        majority=resampler.gain(gains, majority),
+        gap=resampler.unless_equal(resampler.combination(gains, gap), gap),
     )

@@ -47,8 +47,8 @@ ROUNDING = 1e-12
 class Interval:
     """A mean with both ends of its interval, in reward units.
 
-    `low` and `high` are NaN if a stratum has a single unit, since its spread is unknown, and if a few units
-    have no spread (`alike`). All three are NaN if a stratum has no prompt.
+    `low` and `high` are NaN if a stratum has a single unit, since its spread is unknown, and if a stratum may
+    have no spread by chance (`chance_alike`). All three are NaN if a stratum has no prompt.
     """
 
     mean: float
@@ -108,8 +108,11 @@ def combination_interval(
     if any(stratum.count == 1 for stratum in clustered):
         return Interval(mean, math.nan, math.nan)
 
-    if all(stratum.variance_of_mean <= ROUNDING**2 for stratum in clustered):
-        return alike(mean, sum(stratum.count for stratum in clustered), bootstrap)
+    flat = [stratum.variance_of_mean <= ROUNDING**2 for stratum in clustered]
+    if chance_alike([s.count for s in clustered], flat, coefficients_K) > 1 - bootstrap.confidence:
+        return Interval(mean, math.nan, math.nan)
+    if all(flat):
+        return Interval(mean, mean, mean)
     tail = bootstrap.tail
     stretch = small_sample_factor(clustered, coefficients_K, 1 - tail) if bootstrap.small_sample else 1.0
     if bootstrap.too_few:
@@ -123,22 +126,25 @@ def combination_interval(
     return Interval(mean, mean + stretch * (low - mean), mean + stretch * (high - mean))
 
 
-def alike(mean: float, units: int, bootstrap: Bootstrap) -> Interval:
-    """The interval of units without a spread. It has no length, as that of the sign test for their median,
-    where so many units agree by chance less often than intervals may miss; with fewer it is unknown.
+def chance_alike(counts_K: Sequence[float], flat_K: Sequence[bool], coefficients_K: Sequence[float]) -> float:
+    """How often, at most, a combination of means is mistaken for certain because units agree by chance.
+
+    `flat_K`: which strata have no spread, although they have several units. 0 without any. Of a single
+    stratum it is the p-value of the sign test, 2^(1 - units), and of several the largest of these. If other
+    strata vary, they tell the spread, too: then 2^-df is enough, with the degrees of freedom that the
+    combination has if all units vary equally (docs/metrics.md has the formula).
     """
-    end = mean if sign_test(units) <= 1 - bootstrap.confidence else math.nan
-    return Interval(mean, end, end)
-
-
-def sign_test(units: int) -> float:
-    """The two-sided p-value of so many units that all differ in the same direction."""
-    return 2.0 ** (1 - units)
+    alone = max((2.0 ** (1 - n) for n, flat in zip(counts_K, flat_K, strict=True) if flat), default=0.0)
+    if alone == 0 or all(flat_K):
+        return alone
+    parts = zip(counts_K, coefficients_K, strict=True)
+    return min(alone, 2.0 ** -welch_df((c**2 / n, n - 1) for n, c in parts if n > 1))
 
 
 def share_interval(share: float, units: float, confidence: float) -> Interval:
     """Wilson's score interval (1927) of a share that was observed on independent units. It lies in [0, 1] and
-    is never empty.
+    is never empty. For shares near 0 or 1 it is too short: that of 4 wins in 4 pairs would exclude a half. So
+    `low` is at most (and `high` at least) that of Clopper's and Pearson's interval (1934) if all units agree.
 
     `units` may be fractional: the effective number of units of a weighted mean. For the mean of numbers
     between 0 and 1 the interval is never too narrow, since their variance is at most that of zeros and ones.
@@ -148,8 +154,10 @@ def share_interval(share: float, units: float, confidence: float) -> Interval:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z**2 / (2 * units)) / (1 + z**2 / units)
     half = z * math.sqrt(share * (1 - share) / units + z**2 / (4 * units**2)) / (1 + z**2 / units)
+    farthest = ((1 - confidence) / 2) ** (1 / units)
     # By rounding, the share could lie outside of its own interval.
-    return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
+    low, high = min(middle - half, farthest), max(middle + half, 1 - farthest)
+    return Interval(share, min(share, max(0.0, low)), max(share, min(1.0, high)))
 
 
 def unit_places(units_P: Units, prompts: int) -> tuple[NDArray[np.int64], Floats]:

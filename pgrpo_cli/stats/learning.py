@@ -17,7 +17,7 @@ from .comparison import CurveSource, Learning, Method, Pair, Side, pairs_of
 from .curves import group_curves, half_life_of, macro_curve
 from .estimates import ROUNDING, PromptValues, verdict
 from .intervals import Bootstrap
-from .result_types import CurvePoint, Estimate, Verdict
+from .result_types import CurvePoint, Estimate, SeedRange, Verdict
 from .student_t import student_t_quantile, welch_df
 
 CurveLine = list[tuple[int, float]]
@@ -64,7 +64,7 @@ def curve_notes(runs: Mapping[str, TrainingRecord]) -> list[str]:
 
 
 def _uncovered_note(runs: Mapping[str, TrainingRecord]) -> list[str]:
-    """How many prompts the differences of mean heights leave out, where curves have values by prompt."""
+    """How many prompts the differences of mean heights leave out and why, if curves have values by prompt."""
     if not runs or not all(record.prompts for record in runs.values()):
         return []
     first, last = _common_steps(runs)
@@ -76,12 +76,16 @@ def _uncovered_note(runs: Mapping[str, TrainingRecord]) -> list[str]:
         {p for own in _prompt_areas(record.prompts, first, last).values() for p in own}
         for record in runs.values()
     ]
-    total, covered = len(set.union(*every)), len(set.intersection(*kept))
-    if covered == total:
-        return []
+    total, shared, covered = map(len, (set.union(*every), set.intersection(*every), set.intersection(*kept)))
+    reasons = (
+        (total - shared, total, ("is", "are"), "on the curves of some runs only"),
+        (shared - covered, shared, ("has", "have"), "no reward at the first or the last step of a run"),
+    )
     return [
-        f"How fast: {total - covered} of {total} prompts have no reward at the first or the last step of a "
-        "run. Differences of mean heights leave them out; mean heights do not."
+        f"How fast: {few} of {all_} prompts {verbs[few > 1]} {what}. Differences of mean heights leave them "
+        "out; mean heights do not."
+        for few, all_, verbs, what in reasons
+        if few
     ]
 
 
@@ -274,8 +278,8 @@ def _learning(
         area_explanation="" if method is reference else explanation,
         threshold=goal,
         reached=sum(not math.isnan(step) for step in steps),
-        steps=over_seeds(steps, confidence),
-        seconds=over_seeds(seconds, confidence),
+        steps=SeedRange.of(steps),
+        seconds=SeedRange.of(seconds),
     )
 
 
@@ -287,6 +291,8 @@ def _judged(line: Learning, pair: Pair) -> Learning:
 
 
 def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
+    if math.isnan(difference.ci_low) and difference.n > 1:
+        return "can't tell", f"can't tell with {difference.n} seeds, whose mean heights are equal or unknown"
     if math.isnan(difference.ci_low):
         return "can't tell", "can't tell with one seed, since the curve has no values by prompt"
     says = verdict(difference)
@@ -296,15 +302,14 @@ def _over_seeds_verdict(difference: Estimate) -> tuple[Verdict, str]:
 def _area_difference(
     method: Method, reference: Method, areas: Mapping[str, float], confidence: float
 ) -> Estimate:
-    """The difference with the interval of Welch's test over seeds."""
+    """The difference with the interval of Welch's test over seeds; unknown if none of them varies."""
     a, b = [areas[run] for run in method.runs], [areas[run] for run in reference.runs]
     mean, n = fmean(a) - fmean(b), min(len(a), len(b))
-    if n < 2 or math.isnan(mean):
-        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
-    parts = [(stdev(v) ** 2 / len(v), len(v) - 1) for v in (a, b)]
+    known = n > 1 and not math.isnan(mean)
+    parts = [(stdev(v) ** 2 / len(v), len(v) - 1) for v in (a, b)] if known else []
     variance = math.fsum(v for v, _ in parts)
-    if variance == 0:
-        return Estimate(mean=mean, ci_low=mean, ci_high=mean, n=n)
+    if variance <= ROUNDING**2:
+        return Estimate(mean=mean, ci_low=math.nan, ci_high=math.nan, n=n)
     half = student_t_quantile((1 + confidence) / 2, welch_df(parts)) * math.sqrt(variance)
     return Estimate(mean=mean, ci_low=mean - half, ci_high=mean + half, n=n)
 

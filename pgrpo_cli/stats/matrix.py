@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from .estimates import PromptValues, Resampler
+from .evaluation import equal_groups
 from .result_types import EvalRow, Matrix, Which
 
 _MODELS: tuple[Which, Which] = ("base", "tuned")
@@ -26,6 +28,7 @@ def matrix_of(
     of the margins equals the mean of the diagonal minus the mean of the other cells, column by column.
     """
     groups = sorted(scores)
+    resampler = replace(resampler, equal=equal_groups(rows))
     known = {group: [score for score in scores[group] if not math.isnan(score)] for group in groups}
     centers = {group: statistics.fmean(own) if own else math.nan for group, own in known.items()}
     scales = {group: statistics.pstdev(own) if own else math.nan for group, own in known.items()}

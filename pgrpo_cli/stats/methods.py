@@ -42,10 +42,9 @@ from .intervals import (
     Floats,
     Interval,
     Units,
-    alike,
+    chance_alike,
     normal_half,
     resampled_means,
-    sign_test,
     small_sample_factor,
     unit_places,
 )
@@ -78,6 +77,7 @@ class Difference:
       pooled over preference groups.
     - `residual`: the part of the seeds' components that comes from what seed and unit have together, which
       includes the sampling of completions.
+    - `chance_alike`: how often, at most, units without a spread are so by chance (`intervals.py`).
     """
 
     mean: float
@@ -86,6 +86,7 @@ class Difference:
     deviations: tuple[Clustered, ...]
     effect_size: float
     residual: float = 0.0
+    chance_alike: float = 0.0
 
     @property
     def unit_count(self) -> int:
@@ -146,7 +147,12 @@ def difference_of(
     mean = math.fsum(share * float((v.mean(axis=0) - r.mean(axis=0)).mean()) for v, r in arrays)
     spread = math.sqrt(math.fsum(_variance(v.mean(axis=0) - r.mean(axis=0)) for v, r in arrays) * share)
     effect = mean / spread if spread > ROUNDING else math.nan
-    return Difference(mean, seeds, parts, deviations, effect, share**2 * math.fsum(residuals))
+    counts = [part.count for part in parts]
+    flat = [
+        _variance(layout.difference_U) / n <= ROUNDING**2 for layout, n in zip(layouts, counts, strict=True)
+    ]
+    alike = chance_alike(counts, flat, [share] * len(counts))
+    return Difference(mean, seeds, parts, deviations, effect, share**2 * math.fsum(residuals), alike)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,10 @@ class _Layout:
     values: Floats
     reference: Floats
     sizes_U: Floats
+
+    @property
+    def difference_U(self) -> Floats:
+        return self.values.mean(axis=0) - self.reference.mean(axis=0)
 
     @classmethod
     def of(cls, values_SP: Floats, reference_TP: Floats, units_P: Units | None) -> _Layout:
@@ -174,7 +184,7 @@ class _Layout:
 
 def _unit_part(layout: _Layout, residual: float, share: float) -> tuple[Part, Clustered]:
     """The variance of units without the residual variance, and their deviations from the mean."""
-    difference_U = layout.values.mean(axis=0) - layout.reference.mean(axis=0)
+    difference_U = layout.difference_U
     U = len(difference_U)
     variance = _variance(difference_U)
     kept = max(0.0, 1 - residual / (variance / U)) if variance > 0 else 1.0
@@ -190,10 +200,12 @@ def _variance(values: Floats) -> float:
 
 def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
     """The two-level bootstrap interval of a difference over several seeds (see the module's docstring)."""
-    if any(math.isnan(part.variance) for part in difference.units):
-        return Interval(difference.mean, math.nan, math.nan)
+    mean = difference.mean
+    unknown = any(math.isnan(part.variance) for part in difference.units)
+    if unknown or difference.chance_alike > 1 - bootstrap.confidence:
+        return Interval(mean, math.nan, math.nan)
     if not difference.standard_error > ROUNDING:
-        return alike(difference.mean, difference.unit_count, bootstrap)
+        return Interval(mean, mean, mean)
     shares = [1 / len(difference.deviations)] * len(difference.deviations)
     tail = bootstrap.tail
     stretch = small_sample_factor(difference.deviations, shares, 1 - tail) if bootstrap.small_sample else 1.0
@@ -201,13 +213,13 @@ def seeds_interval(difference: Difference, bootstrap: Bootstrap) -> Interval:
         # The quantile of a sum of independent errors is about the root of the sum of their squared quantiles.
         of_units = stretch * normal_half(difference.deviations, shares, 1 - tail)
         half = math.hypot(difference.seed_half(1 - tail), of_units)
-        return Interval(difference.mean, difference.mean - half, difference.mean + half)
+        return Interval(mean, mean - half, mean + half)
     words = words_of(bootstrap.seed)
     means_B = difference.seed_draws(bootstrap.samples, words)
     for share, deviations in zip(shares, difference.deviations, strict=True):
         means_B += stretch * share * resampled_means(deviations, bootstrap.samples, words)
     low, high = np.quantile(means_B, [tail, 1 - tail]).tolist()
-    return Interval(difference.mean, difference.mean + low, difference.mean + high)
+    return Interval(mean, mean + low, mean + high)
 
 
 def p_value(difference: Difference) -> float:
@@ -216,21 +228,23 @@ def p_value(difference: Difference) -> float:
     With one seed each it is that of Student's t with the standard error over units. For one preference group
     whose units are prompts this is the paired t-test. With several seeds it is the probability, under the
     two-level distribution of `seeds_interval`, of a value at least as far from 0 as the mean; the part of the
-    units is taken as normal. Without any spread it is that of the sign test over units.
+    units is taken as normal. It is at least the probability that units are alike by chance, which is that of
+    the sign test if there is no spread at all.
     """
     error, mean = difference.standard_error, abs(difference.mean)
     if math.isnan(error):
         return math.nan
     if error <= ROUNDING:
-        return 1.0 if mean <= ROUNDING else sign_test(difference.unit_count)
+        return 1.0 if mean <= ROUNDING else difference.chance_alike
     spread = math.sqrt(math.fsum(part.variance for part in difference.units))
     if not difference.seeds or spread <= ROUNDING:
-        return two_sided_p(mean / error, _df([*difference.seeds, *difference.units]))
+        found = two_sided_p(mean / error, _df([*difference.seeds, *difference.units]))
+        return max(found, difference.chance_alike)
     draws_B = difference.seed_draws(_P_DRAWS, words_of(0))
     level = 0.975
     stretch = student_t_quantile(level, _df(difference.units)) / NormalDist().inv_cdf(level)
     scale = max(spread * stretch, ROUNDING) * math.sqrt(2)
-    return fmean(map(math.erfc, ((mean - draws_B) / scale).tolist()))
+    return max(fmean(map(math.erfc, ((mean - draws_B) / scale).tolist())), difference.chance_alike)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

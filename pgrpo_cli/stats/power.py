@@ -18,9 +18,9 @@ POWER = 0.8
 
 def detectable(difference: Difference, alpha: float) -> float:
     """The smallest true difference that this experiment detects with a probability of 80 %, in reward units.
-    NaN if the standard error is unknown, or 0.
+    NaN if the standard error is unknown, or 0, or if units may be alike by chance.
     """
-    if not difference.standard_error > ROUNDING:
+    if not difference.standard_error > ROUNDING or difference.chance_alike > alpha:
         return math.nan
     return difference.error_quantile(1 - alpha / 2) + difference.error_quantile(POWER)
 

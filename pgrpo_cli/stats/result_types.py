@@ -7,6 +7,8 @@ memory and null in JSON.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -33,6 +35,24 @@ class Estimate(Data):
     ci_low: Number
     ci_high: Number
     n: int
+
+
+class SeedRange(Data):
+    """Steps or seconds of `n` seeds: their mean, smallest and largest; all unknown if one of them is.
+
+    They have no interval, since they are far from normal and seeds are few. Student's would extend below 0,
+    or have no length if all seeds reach a reward at the same recorded step.
+    """
+
+    mean: Number
+    smallest: Number
+    largest: Number
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> SeedRange:
+        known = values if not any(map(math.isnan, values)) else [math.nan]
+        return cls(mean=fmean(known), smallest=min(known), largest=max(known), n=len(values))
 
 
 def _as_estimate(value: Any) -> Any:

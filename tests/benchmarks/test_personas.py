@@ -19,9 +19,9 @@ from tests.support.training import write_tiny
 
 def record(run: Run, *, last: float, reward: float = 0.5) -> dict[str, Any]:
     """Of a run whose held-out prompts are at 0, then 1 after 10 steps, then `last` after 20."""
-    prompts = [f"eval-{name}-{number:04d}" for name in PERSONAS for number in range(2)]
-    # The second prompt of a persona is higher by 0.5, and by some hundredths more with each seed.
-    extra = {p: (0.5 + run.seed / 100) * int(p[-1]) for p in prompts}
+    prompts = [f"eval-{name}-{number:04d}" for name in PERSONAS for number in range(6)]
+    # Every second prompt of a persona is higher by 0.5, and by some hundredths more with each seed.
+    extra = {p: (0.5 + run.seed / 100) * (int(p[-1]) % 2) for p in prompts}
     values = ((0, 0.0), (10, 1.0), (20, last))
     return {
         "method": run.method,

@@ -23,12 +23,13 @@ from pgrpo_cli.report.tables import (
     percents,
     to_rich,
 )
+from pgrpo_cli.stats.estimates import verdict
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.learning import TrainingRecord
 from pgrpo_cli.stats.result_types import Estimate
 from pgrpo_cli.verbs.compare import Entrant, compare_evaluations
-from tests.support.results import result_of, spread
+from tests.support.results import result_of, rows_of, spread
 
 # loud gains 0.3 on every prompt, calm nothing, and the odd name loses 0.05.
 BASE = spread({"calm": 0.1, "loud": 0.2, "[bold]x": 0.4})
@@ -270,6 +271,23 @@ def test_how_the_numbers_were_made() -> None:
     assert "95 % bootstrap intervals over prompts (500 resamples, seed 7)" in sentence
 
 
+def test_an_interval_of_length_0_is_not_said_to_be_certain() -> None:
+    says = "An interval of length 0 says only that all values were equal"
+    doubled = {g: {p: [2 * v for v in own] for p, own in prompts.items()} for g, prompts in BASE.items()}
+    assert says not in method_sentence(result_of(BASE, doubled))
+    # Nobody in calm has earned anything.
+    nothing = {"calm": {f"calm-{i}": [0.0, 0.0] for i in range(8)}}
+    assert says in method_sentence(result_of({**BASE, **nothing}, {**TUNED, **nothing}))
+    # All gain alike.
+    assert says in method_sentence(RESULT)
+    # Equal texts are certainly no different.
+    rows = [row for which in ("base", "tuned") for row in rows_of(which, BASE, "answer {index} to {prompt}")]
+    same = RESULT.model_copy(update=dict(summarise(rows, Bootstrap(200))))
+    assert verdict(same.groups["calm"].difference) == "no difference" and says not in method_sentence(same)
+
+
 def test_many_intervals_mislead_by_chance() -> None:
     # 20 intervals, each wrong once in 20: one is expected.
-    assert "of 20 preference groups without any difference, about 1 would" in chance_sentence(0.95, 20)
+    says = chance_sentence(0.95, 20)
+    assert "of 20 preference groups without any difference, about 1 would" in says
+    assert "more often if values are few or rarely differ" in says

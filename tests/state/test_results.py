@@ -105,7 +105,7 @@ def test_a_damaged_field_is_named(tmp_path: Path) -> None:
         (lambda found: found["rows"][0].update(prompt_id="no"), "rows: other prompts than in prompts"),
         (lambda found: found["recipe"].update(eval=[]), "recipe: its sections are none"),
         (lambda found: found["recipe"].update(seed="x"), "recipe.seed: it is no number"),
-        (lambda found: found["weights"].pop("calm"), "weights: other preference groups than in groups"),
+        (lambda found: found["weights"].pop("calm"), "weights: not all preference groups of groups"),
         (lambda found: found["model"].pop("id"), "model.id: it is missing"),
         (lambda found: found["matrix"]["base"].append([0.0, 0.0]), "matrix: its rows and columns"),
         (lambda found: found["matrix"]["tuned"][0].pop(), "matrix: its rows and columns"),
@@ -126,6 +126,14 @@ def test_what_contradicts_the_rest_is_damage(
     with pytest.raises(EvalError, match=f"is damaged: {why}") as caught:
         read_result(path)
     assert caught.value.exit_code == 2
+
+
+def test_groups_without_held_out_prompts_have_a_weight(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    content = json.loads(path.read_text())
+    content["weights"]["absent"] = 7
+    path.write_text(json.dumps(content))
+    assert read_result(path).weights["absent"] == 7
 
 
 def test_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:

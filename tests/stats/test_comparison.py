@@ -67,6 +67,18 @@ def test_no_spread_is_no_certainty() -> None:
     assert none.explanation == "can't tell with 12 prompts, whose rewards are all equal"
     same = [Side(label, (0,), constant(label, 0.0, 12).values, ({"g": ["x"]},)) for label in "ab"]
     assert lines(*same)["g"].verdict == "no difference"
+    # Preference groups each of which can't tell do not become certain together, whatever their directions.
+    noise = random.Random(0)
+    for others in ([-0.8] * 3, [noise.gauss(0, 0.1) for _ in range(16)]):
+        made = {"a": [1.0] * 3, "b": others}
+        found = [
+            {g: {f"{g}{i}": v * on for i, v in enumerate(own)} for g, own in made.items()} for on in (1, 0)
+        ]
+        macro = lines(*(Side(label, (0,), (own,)) for label, own in zip("xy", found, strict=True)))[None]
+        # 2^(1 - 3); with 16 others 2^-df, df = (1/3 + 1/16)² / ((1/3)² / 2 + (1/16)² / 15) = 2.8.
+        assert (macro.verdict, macro.needed) == ("can't tell", None) and macro.p_value > 0.1
+        assert math.isnan(macro.ci_low) and math.isnan(macro.detectable)
+        assert macro.explanation.startswith("can't tell") and "differ alike" in macro.explanation
     # Two seeds that agree in everything have no spread, either.
     seeds = [
         Side(label, (0, 1), 2 * constant(label, value, 2).values) for label, value in (("a", 1.0), ("b", 0.5))

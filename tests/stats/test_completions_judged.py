@@ -63,10 +63,10 @@ def test_shares_are_means_over_prompts_and_groups_count_once() -> None:
 def test_a_share_of_which_all_agree_has_an_interval() -> None:
     found = judged(*(pair("calm", str(i), WIN) for i in range(10)))
     assert found.macro.win_rate.mean == 1.0
-    # Wilson at 10 of 10: 1 / (1 + 1.96² / 10) = 0.722.
-    assert found.macro.win_rate.ci_low == pytest.approx(0.722, abs=1e-3)
+    # Clopper and Pearson at 10 of 10: 0.025^(1/10) = 0.6915.
+    assert found.macro.win_rate.ci_low == pytest.approx(0.6915, abs=1e-4)
     assert judged_sentence(found) == (
-        "The judge small prefers the tuned model: win rate over 1 preference group 100 % [72..100]."
+        "The judge small prefers the tuned model: win rate over 1 preference group 100 % [69..100]."
     )
 
 

@@ -7,11 +7,12 @@ import random
 
 import pytest
 
+from pgrpo_cli.report.sentences import eval_sentence
 from pgrpo_cli.stats.estimates import Resampler, differences_of, prompt_values, unless_equal, verdict
 from pgrpo_cli.stats.evaluation import summarise
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import Estimate, Summary
-from tests.support.results import rows_of
+from tests.support.results import result_of, rows_of
 
 BOOTSTRAP = Bootstrap(samples=500, seed=2)
 NAN = math.nan
@@ -46,10 +47,15 @@ def test_groups_and_means_over_them() -> None:
 
 def test_weights_of_the_population() -> None:
     rows = rows_of("base", BASE) + rows_of("tuned", TUNED)
-    summary = summarise(rows, BOOTSTRAP, weights={"calm": 90, "loud": 10, "absent": 5})
+    summary = summarise(rows, BOOTSTRAP, weights={"calm": 90, "loud": 10, "absent": 100})
     # 0.9 * 0.2 + 0.1 * 0.6 = 0.24
     assert summary.overall.weighted.base.mean == pytest.approx(0.24)
-    assert summary.weights == {"calm": 90, "loud": 10}
+    # Shares of training are of all training prompts, also of groups without held-out ones: 10 of 200.
+    assert summary.weights == {"calm": 90, "loud": 10, "absent": 100}
+    assert summary.fairness.minority.preference_groups == ["loud"]
+    assert summary.notes == [
+        "Without held-out prompts, so not evaluated: absent (50 % of the training prompts)."
+    ]
 
 
 def test_a_group_outside_the_population_has_no_weight() -> None:
@@ -126,16 +132,50 @@ def test_no_spread_is_no_certainty() -> None:
     assert verdict(prompts_of([0.5] * 6, [1.0] * 6).groups["g"].difference) == "ahead"
 
 
+def test_a_note_names_groups_whose_few_prompts_gain_alike() -> None:
+    gains = {"few": [0.5] * 2, "enough": [0.5] * 6, "varying": [0.1, 0.2]}
+    made = [
+        {g: {f"{g}{i}": [gain * on] for i, gain in enumerate(own)} for g, own in gains.items()}
+        for on in (0, 1)
+    ]
+    summary = summarise(rows_of("base", made[0]) + rows_of("tuned", made[1]), BOOTSTRAP)
+    assert math.isnan(summary.overall.macro.difference.ci_low)
+    assert summary.notes[0] == (
+        "Held-out prompts of few all gain alike, and are so few that this may be chance: means over "
+        "preference groups may have no interval. Hold out more prompts."
+    )
+
+
 def test_no_success_of_either_model_is_no_proof_of_no_difference() -> None:
     summary = prompts_of([0.0] * 12, [0.0] * 12)
     for difference in (summary.groups["g"].difference, summary.overall.macro.difference):
         assert (difference.mean, verdict(difference)) == (0, "can't tell")
 
 
-def test_equal_completions_are_no_difference() -> None:
-    rewards = {"g": {"a": [0.0], "b": [0.0]}}
-    rows = [row for which in ("base", "tuned") for row in rows_of(which, rewards, "answer to {prompt}")]
-    assert verdict(summarise(rows, BOOTSTRAP).groups["g"].difference) == "no difference"
+def gains_of(summary: Summary) -> list[Estimate]:
+    """All differences between both models in an evaluation of two preference groups, h a minority."""
+    details = [*summary.details.values(), summary.macro_detail]
+    worst, minority = summary.fairness.worst, summary.fairness.minority
+    assert worst is not None and minority.preference_groups == ["h"]
+    return [
+        *(contrast.difference for contrast in (*summary.groups.values(), summary.overall.weighted)),
+        *(detail.parts["style"].difference for detail in details),
+        *(detail.effect for detail in details),
+        *(worst.gain, minority.minority, minority.majority, minority.gap),
+    ]
+
+
+def test_equal_completions_are_no_difference_and_equal_rewards_of_others_may_be_chance() -> None:
+    rewards = {g: {f"{g}{i}": [0.0] for i in range(8)} for g in "gh"}
+    weights = {"g": 95, "h": 5}
+    same = [row for which in ("base", "tuned") for row in rows_of(which, rewards, "answer to {prompt}")]
+    assert {verdict(gain) for gain in gains_of(summarise(same, BOOTSTRAP, weights))} == {"no difference"}
+    others = rows_of("base", rewards) + rows_of("tuned", rewards)
+    assert {verdict(gain) for gain in gains_of(summarise(others, BOOTSTRAP, weights))} == {"can't tell"}
+    result = result_of(rewards, rewards)
+    assert result.matrix is not None
+    assert verdict(result.matrix.margin.difference) == "can't tell"
+    assert "no difference" not in eval_sentence(result)
 
 
 @pytest.mark.parametrize(

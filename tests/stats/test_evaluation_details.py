@@ -9,7 +9,7 @@ import torch
 
 from pgrpo_cli.report.more_tables import overview_table
 from pgrpo_cli.report.sentences import eval_sentence
-from pgrpo_cli.stats.estimates import Resampler
+from pgrpo_cli.stats.estimates import Resampler, win_verdict
 from pgrpo_cli.stats.evaluation import base_spreads, standardised, summarise, win_values
 from pgrpo_cli.stats.intervals import Bootstrap
 from pgrpo_cli.stats.result_types import EvalRow
@@ -134,12 +134,21 @@ def test_users_are_the_unit_where_one_has_several_prompts() -> None:
 def test_a_share_of_which_all_are_alike_is_not_certain() -> None:
     resampler = Resampler(BOOTSTRAP)
     eight = resampler.share({"g": {f"p{i}": 1.0 for i in range(8)}}, {"g": 1})
-    # Wilson, 8 of 8.
-    assert (eight.mean, eight.ci_high) == (1.0, 1.0) and eight.ci_low == pytest.approx(0.675592, abs=1e-6)
+    # Clopper and Pearson, 8 of 8: 0.025^(1/8).
+    assert (eight.mean, eight.ci_high) == (1.0, 1.0) and eight.ci_low == pytest.approx(0.630583, abs=1e-6)
     # Two groups of 8 and 2, each counted once: worth 1 / (1/4/8 + 1/4/2) = 6.4 units.
     both = {"g": {f"p{i}": 1.0 for i in range(8)}, "h": {"q": 1.0, "r": 1.0}}
-    expected = 1 / (1 + 1.959964**2 / 6.4)
-    assert resampler.share(both, {"g": 1, "h": 1}).ci_low == pytest.approx(expected, abs=1e-5)
+    assert resampler.share(both, {"g": 1, "h": 1}).ci_low == pytest.approx(0.025 ** (1 / 6.4), abs=1e-9)
+    # Two groups that agree in different directions.
+    apart = {"g": {f"p{i}": 1.0 for i in range(3)}, "h": {f"q{i}": 0.0 for i in range(3)}}
+    found = resampler.share(apart, {"g": 1, "h": 1})
+    assert found.ci_low < 0.3 and found.ci_high > 0.7
+
+
+@pytest.mark.parametrize(("prompts", "says"), [(4, "can't tell"), (5, "can't tell"), (6, "ahead")])
+def test_a_judge_that_prefers_one_model_in_each_of_few_prompts(prompts: int, says: str) -> None:
+    values = {"g": {f"p{i}": 1.0 for i in range(prompts)}}
+    assert win_verdict(Resampler(BOOTSTRAP).share(values, {"g": 1})) == says
 
 
 @pytest.mark.parametrize(("truth", "prompts"), [(0.5, 10), (0.8, 12), (0.95, 20)])

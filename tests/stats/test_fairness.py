@@ -71,7 +71,7 @@ def test_a_single_group_has_no_spread() -> None:
 
 
 def test_minority_against_majority() -> None:
-    gains = {"big": [0.2, 0.4], "mid": [0.5, 0.5], "few": [0.0, 0.2], "rare": [0.3, 0.3]}
+    gains = {"big": [0.2, 0.4], "mid": [0.4, 0.6], "few": [0.0, 0.2], "rare": [0.2, 0.4]}
     found = shared(gains, big=80, mid=11, few=5, rare=4).minority
     assert found.preference_groups == ["few", "rare"]
     # (0.1 + 0.3) / 2 = 0.2 and (0.3 + 0.5) / 2 = 0.4.

@@ -13,6 +13,7 @@ from scipy import stats
 from pgrpo_cli.stats.intervals import (
     Bootstrap,
     Interval,
+    chance_alike,
     combination_interval,
     prompt_means,
     share_interval,
@@ -57,12 +58,12 @@ def test_a_coverage_close_to_1_is_not_cut_at_the_farthest_resample(comparisons: 
 def test_macro_counts_each_preference_group_once() -> None:
     # Means 1/2 and 5: the macro mean is 2.75 although the second group has more prompts.
     # Only the first varies: its resampled mean runs over 0, 1/2, 1, so the macro mean over 2.5, 2.75, 3.
-    assert stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN) == Interval(2.75, 2.5, 3.0)
+    assert stratified_interval([[0.0, 1.0], [5.0] * 6], PLAIN) == Interval(2.75, 2.5, 3.0)
 
 
 def test_weights_are_shares() -> None:
     # Weights 30 : 10 = 3/4 : 1/4. Mean 0.75 * 0.5 + 0.25 * 5 = 1.625; ends 0.75 * {0, 1} + 1.25.
-    interval = stratified_interval([[0.0, 1.0], [5.0, 5.0, 5.0]], PLAIN, [30, 10])
+    interval = stratified_interval([[0.0, 1.0], [5.0] * 6], PLAIN, [30, 10])
     assert interval == Interval(1.625, 1.25, 2.0)
 
 
@@ -81,6 +82,49 @@ def test_no_prompt_has_no_mean() -> None:
 
 def test_equal_values_have_an_interval_of_width_zero() -> None:
     assert mean_interval([0.25] * 6, Bootstrap()) == Interval(0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("strata", "known"),
+    [
+        # The single means would all be unknown: 2 and 5 equal units are so by chance with 2^-1 and 2^-4.
+        ([[1.0] * 2, [0.0, 0.1] * 8], False),
+        ([[1.0] * 3, [-0.8] * 3], False),
+        ([[1.0] * 2, [0.0] * 4], False),
+        ([[1.0] * 5, [0.0, 0.1] * 2], True),
+        # The smallest stratum decides, where none varies: 2^-5 < 0.05.
+        ([[1.0] * 6, [-0.8] * 6], True),
+        ([[1.0] * 6, [-0.8] * 5], False),
+        # Degrees of freedom if all vary equally: 10 strata of 2 units have 10, 4 have 4.
+        ([[1.0] * 2] + [[0.0, 0.1]] * 9, True),
+        ([[1.0] * 2] + [[0.0, 0.1]] * 3, False),
+        # Enough equal units are known exactly, whatever the others.
+        ([[1.0] * 6, [0.0, 0.1]], True),
+    ],
+)
+def test_a_stratum_whose_few_units_agree_is_not_known_exactly(strata: list[list[float]], known: bool) -> None:
+    interval = stratified_interval(strata, Bootstrap(samples=200))
+    assert math.isnan(interval.low) == math.isnan(interval.high) == (not known)
+
+
+def test_few_equal_units_by_hand() -> None:
+    # Welch: (1/4/2 + 1/4/16)² / ((1/4/2)² / 1 + (1/4/16)² / 15) = 81 / (64 + 1/15) = 1.26431.
+    chance = chance_alike([2, 16], [True, False], [0.5, -0.5])
+    assert chance == pytest.approx(2**-1.26431, abs=1e-5)
+    assert chance_alike([2, 16], [False, False], [0.5, 0.5]) == 0
+    assert chance_alike([2, 3, 9], [True, True, True], [1, 1, 1]) == 0.5
+
+
+def test_many_small_strata_some_of_which_agree_cover_at_the_nominal_rate() -> None:
+    # Rewards of 0 or 1 in 30 strata of 3: each agrees in 1 of 4 cases, so hardly ever all of them vary.
+    generator = torch.Generator().manual_seed(5)
+    hits = 0
+    for trial in range(200):
+        strata = torch.randint(0, 2, (30, 3), generator=generator).double()
+        interval = stratified_interval(list(strata), Bootstrap(samples=200, seed=trial))
+        hits += interval.low <= 0.5 <= interval.high
+    # A coverage of 0.95 is seen with a standard error of 0.015.
+    assert hits / 200 >= 0.9
 
 
 def _coverage(*, strata: int, prompts: int, small_sample: bool, trials: int = 800) -> float:
@@ -236,20 +280,35 @@ def test_standard_error_of_prompts_and_of_users() -> None:
 
 def test_differences_of_groups() -> None:
     # Means 1/2 and 5: 0.5 - 5 = -4.5; only the first varies, over 0, 1/2, 1.
-    interval = combination_interval([[0.0, 1.0], [5.0, 5.0]], PLAIN, [1, -1])
+    interval = combination_interval([[0.0, 1.0], [5.0] * 6], PLAIN, [1, -1])
     assert interval == Interval(-4.5, -5.0, -4.0)
 
 
 def test_wilson_interval_by_hand_and_by_scipy() -> None:
-    # 8 of 8 with z = 1.959964, z²/n = 0.480182: (1 + 0.240091 ± 0.240091) / 1.480182 = 0.675592 and 1.
-    interval = share_interval(1.0, 8, 0.95)
-    assert (interval.low, interval.high) == (pytest.approx(0.675592, abs=1e-6), 1.0)
-    stats = pytest.importorskip("scipy.stats")
-    for k, n in [(0, 5), (3, 10), (17, 40), (40, 40)]:
+    # 4 of 8 with z = 1.959964, z²/n = 0.480182: half is sqrt(0.480182/4 + 0.480182²/4) / 1.480182 = 0.2847.
+    interval = share_interval(0.5, 8, 0.95)
+    assert (interval.low, interval.high) == (pytest.approx(0.2153, abs=1e-4), pytest.approx(0.7847, abs=1e-4))
+    for k, n in [(3, 10), (17, 40)]:
         expected = stats.binomtest(k, n).proportion_ci(0.9, method="wilson")
         found = share_interval(k / n, n, 0.9)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert math.isnan(share_interval(math.nan, 0, 0.95).low)
+
+
+def test_the_interval_of_all_or_none_is_the_exact_one() -> None:
+    for k, n in [(0, 5), (4, 4), (6, 6), (40, 40)]:
+        expected = stats.binomtest(k, n).proportion_ci(0.9, method="exact")
+        found = share_interval(k / n, n, 0.9)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.95, 0.05, 0.0])
+def test_fewer_than_six_units_that_agree_are_no_preference(share: float) -> None:
+    # A judge without a preference agrees with itself in 2 of 2^5 cases, more than 5 %; 2 of 2^6 are less.
+    five = share_interval(share, 5, 0.95)
+    assert five.low <= 0.5 <= five.high
+    six = share_interval(share, 6, 0.95)
+    assert not six.low <= 0.5 <= six.high
 
 
 def _cluster_coverage(*, by_user: bool, trials: int = 500) -> float:

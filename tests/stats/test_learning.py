@@ -21,6 +21,7 @@ from pgrpo_cli.stats.learning import (
     run_lines,
     steps_until,
 )
+from pgrpo_cli.stats.result_types import SeedRange
 
 
 def measured(*values: float, seconds: float = 2.0, start: int = 10) -> TrainingRecord:
@@ -67,6 +68,26 @@ def test_steps_and_seconds_until_the_lower_of_the_last_values() -> None:
     assert math.isnan(found(higher, "slow").steps.mean) and math.isnan(found(higher, "slow").seconds.mean)
 
 
+def test_steps_of_few_seeds_have_a_range_and_no_interval() -> None:
+    # b0 reaches 0.4 at step 10, b1 at step 30; the mean is 20, where an interval would begin below 0.
+    runs = {"a": measured(0.4, 0.4, 0.4), "b0": measured(0.4, 0.4, 0.6), "b1": measured(0.1, 0.2, 0.6)}
+    lines = learning_of([method("a", "a"), method("b", "b0", "b1")], runs)
+    steps, seconds = found(lines, "b").steps, found(lines, "b").seconds
+    assert (steps.mean, steps.smallest, steps.largest, steps.n) == (20, 10, 30, 2)
+    assert (seconds.mean, seconds.smallest, seconds.largest) == (40, 20, 60)
+    methods = [method("a", "a"), method("b", "b0", "b1")]
+    made = comparison({"a": runs["a"]}).model_copy(update={"methods": methods, "learning": lines})
+    table = learning_table(made, macro_only=True)
+    assert table is not None
+    assert [(cell.text, cell.detail) for cell in table.rows[1][5:7]] == [
+        ("20", "10 to 30"),
+        ("40", "20 to 60"),
+    ]
+    # A single seed has no range, and neither have seeds that do not all reach it.
+    assert [(cell.text, cell.detail) for cell in table.rows[0][5:7]] == [("10", ""), ("20", "")]
+    assert math.isnan(SeedRange.of([10, math.nan]).largest)
+
+
 def test_a_threshold_that_rounding_misses_is_reached() -> None:
     assert steps_until([(1, 0.1 + 0.2 - 1e-16), (2, 0.9)], 0.3) == 1
     assert math.isnan(steps_until([(1, 0.2)], 0.3))
@@ -87,6 +108,17 @@ def test_areas_are_compared_by_the_test_of_welch_also_with_the_same_seeds() -> N
     welch = found(learning_of([a, b], runs), "b").area_difference
     limits = stats.ttest_ind([0.5, 0.6, 0.7], [0.0, 0.1, 0.2], equal_var=False).confidence_interval()
     assert (welch.ci_low, welch.ci_high) == pytest.approx((limits.low, limits.high), rel=5e-3)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.5])
+def test_seeds_with_equal_curves_are_no_certainty(ahead: float) -> None:
+    # Such as rewards that nobody has earned, or that two seeds have earned alike.
+    runs = {"a0": measured(0.0, 0.0), "a1": measured(0.0, 0.0)}
+    runs |= {"b0": measured(ahead, ahead), "b1": measured(ahead, ahead)}
+    line = found(learning_of([method("a", "a0", "a1"), method("b", "b0", "b1")], runs), "b")
+    assert line.area_difference.mean == ahead and math.isnan(line.area_difference.ci_low)
+    assert line.area_verdict == "can't tell"
+    assert line.area_explanation == "can't tell with 2 seeds, whose mean heights are equal or unknown"
 
 
 def test_training_rewards_stand_in_unless_every_run_has_a_held_out_curve() -> None:

@@ -92,6 +92,20 @@ def test_prompts_without_a_reward_at_an_end_are_counted() -> None:
     assert pair.n == 1
 
 
+def test_prompts_that_only_some_runs_have_are_not_said_to_lack_a_reward() -> None:
+    runs = {
+        "a": progress((0.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
+        "b": progress((0.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    }
+    left_out = "Differences of mean heights leave them out; mean heights do not."
+    assert curve_notes(runs) == [f"How fast: 1 of 3 prompts is on the curves of some runs only. {left_out}"]
+    del runs["a"].prompts[20]["calm"]["p1"]
+    assert curve_notes(runs) == [
+        f"How fast: 1 of 3 prompts is on the curves of some runs only. {left_out}",
+        "How fast: 1 of 2 prompts has no reward at the first or the last step of a run. " + left_out,
+    ]
+
+
 def test_curves_that_do_not_tell_prompts_apart_are_compared_over_seeds() -> None:
     whole = progress((0.0, 1.0, 1.0), (0.0, 0.0, 1.0))
     runs = {"a": whole, "b": TrainingRecord(held_out=whole.held_out)}

@@ -46,7 +46,10 @@ def test_the_margin_is_the_diagonal_less_the_rest() -> None:
     assert matrix.margin.tuned.mean == pytest.approx(expected)
     assert matrix.margin.base.mean == pytest.approx(0)
     assert matrix.margin.difference.mean == pytest.approx(expected)
-    assert matrix.margin.tuned.n == 4 and matrix.margin.tuned.ci_low < expected < matrix.margin.tuned.ci_high
+    # Both prompts of calm have the same margin, by chance perhaps; a little more for one of them varies.
+    assert matrix.margin.tuned.n == 4 and math.isnan(matrix.margin.tuned.ci_low)
+    varying = made([v + (i == 10) for i, v in enumerate(CALM)]).margin.tuned
+    assert varying.ci_low < varying.mean < varying.ci_high
     z = standardised(matrix, "tuned")
     by_column = ((z[0][0] - z[1][0]) + (z[1][1] - z[0][1])) / 2
     assert matrix.margin.tuned.mean == pytest.approx(by_column)

@@ -69,6 +69,19 @@ def test_users_of_unlike_size_count_by_their_prompts_by_hand() -> None:
     assert doubled.units[0].variance == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_few_units_that_differ_alike_make_the_macro_unknown_with_seeds_too(seeds: int) -> None:
+    reference = torch.zeros(seeds, 2, dtype=torch.float64)
+    varying = drawn(3, seeds, 16)
+    found = difference_of([(reference + 1, reference), (varying, 0 * varying)])
+    assert math.isnan(seeds_interval(found, Bootstrap(samples=200)).low)
+    # 2^-1.26, as in test_intervals.py.
+    assert p_value(found) >= 0.41
+    enough = torch.zeros(seeds, 6, dtype=torch.float64)
+    found = difference_of([(enough + 1, enough), (varying, 0 * varying)])
+    assert not math.isnan(seeds_interval(found, Bootstrap(samples=200)).low)
+
+
 def test_with_alike_seeds_it_is_the_interval_over_users() -> None:
     users = [user for user in range(30) for _ in range(1 + user % 4)]
     values = drawn(8, 30)[users] + 0.3 * drawn(9, len(users))

@@ -83,7 +83,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path
     adapter = files_in(run / "adapter")
     result = trained(recipe, run, *more)
     assert result.stdout.startswith("resumed from step 4\n")
-    assert f"{run} continues from step 4 to 6 instead of 4; the adapter after step 4 stays" in result.stderr
+    assert f"{run} continues from step 4 to 6 instead of 4; the finished adapter stays" in result.stderr
     assert files_in(run / "adapter.replaced-1") == adapter
     shutil.rmtree(run / "adapter.replaced-1")
     trained(recipe, whole, *more)

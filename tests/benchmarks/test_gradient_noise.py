@@ -63,11 +63,13 @@ def test_what_is_measured_is_what_the_rewards_predict(G: int) -> None:
     assert high - low < 0.5
 
 
-def test_without_a_signal_there_is_no_ratio() -> None:
-    sample = made_up(prompts=8)
-    alone = Sample(sample.groups_N, sample.rewards_N, torch.randn(sample.gradients_N_D.shape).double(), 16)
-    signals = [measured(alone, name, 2, history_of(alone)) for name in ("grpo", "pgrpo")]
-    assert all(math.isnan(end) for end in against(signals[0], signals[1])[1:])
+def test_without_a_signal_there_is_no_interval() -> None:
+    # Products of 1, -1, 1, -1 are -4 of 12 in the mean: no signal, only noise.
+    none = signal_of(torch.tensor([1.0, -1.0, 1.0, -1.0]).view(4, 1, 1), 2)
+    some = signal_of(torch.tensor([1.0, 2.0, 1.0, 2.0]).view(4, 1, 1), 2)
+    assert none.signal == pytest.approx(-1 / 3) and some.signal > 0
+    assert all(math.isnan(end) for end in against(none, some)[1:])
+    assert not any(math.isnan(end) for end in against(some, some))
 
 
 def test_the_table_has_a_row_for_each_size_of_generation_groups() -> None:

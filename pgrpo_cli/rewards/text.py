@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
-from typing import NamedTuple
 
 
 def _marks() -> str:
@@ -83,11 +84,17 @@ def inside(value: float, low: float | None, high: float | None, slack: float) ->
 _SPACED = re.compile(SPACED)
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """What finds a term in folded texts. `literal` is a piece of it that each of its occurrences holds."""
 
     literal: str
-    pattern: re.Pattern[str]
+    expression: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when it is first searched for: the lists of the personas take more than a second."""
+        return re.compile(self.expression)
 
     def occurs(self, folded: str) -> bool:
         """Whether the folded text holds the term; without the piece the slower pattern is spared."""
@@ -107,7 +114,7 @@ def whole_term(term: str, ending: str = "") -> Term:
     body = r"[\s-]+".join(re.escape(piece) for piece in pieces)
     start = rf"(?<!{SPACED})" if _SPACED.match(pieces[0][0]) else ""
     end = rf"(?!{SPACED})" if ending or _SPACED.match(pieces[-1][-1]) else rf"(?![{MARKS}])"
-    return Term(max(pieces, key=len), re.compile(f"{start}{body}{ending}{end}"))
+    return Term(max(pieces, key=len), f"{start}{body}{ending}{end}")
 
 
 def listed_terms(text: str) -> tuple[Term, ...]:

@@ -140,3 +140,10 @@ def test_a_blank_term_would_occur_everywhere():
 
 def test_a_term_counts_once_however_often_it_occurs():
     assert distinct_hits(listed_terms("jazz*, sax*"), "Jazz, jazzy JAZZ and a sax") == 2
+
+
+def test_a_term_is_compiled_when_it_is_searched_for():
+    # Commands that read recipes import the personas' lists, and search for nothing.
+    term = whole_term("late night")
+    assert not term.occurs("early") and "pattern" not in vars(term)
+    assert term.occurs("a late-night tune") and "pattern" in vars(term)

@@ -77,7 +77,7 @@ reproduction: $(DEV)  ## When does P-GRPO help? Renew the tables of docs/reprodu
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/advice.py --write docs/mechanisms.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/capture.py --write docs/mechanisms.md
 	$(OFFLINE) $(BIN)/python benchmarks/personas.py --jobs 2 --write docs/reproduction-tables.md
-	$(OFFLINE) $(BIN)/pgrpo prepare benchmarks/four_groups/recipe.yaml --run-dir runs/noise
+	$(OFFLINE) $(BIN)/pgrpo prepare benchmarks/four_groups/recipe.yaml --run-dir runs/noise --set seed=100
 	$(OFFLINE) $(BIN)/python benchmarks/gradient_noise.py runs/noise --write docs/reproduction-tables.md noise-base
 	$(OFFLINE) $(BIN)/python benchmarks/four_groups.py tune --jobs 2
 	$(OFFLINE) $(BIN)/python benchmarks/four_groups.py compare --jobs 2 --write docs/reproduction-tables.md

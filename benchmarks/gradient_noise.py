@@ -1,6 +1,6 @@
 """How much of a gradient is signal: each estimator on the same completions of a language model at rest.
 
-    pgrpo prepare benchmarks/four_groups/recipe.yaml --run-dir runs/noise
+    pgrpo prepare benchmarks/four_groups/recipe.yaml --run-dir runs/noise --set seed=100
     python benchmarks/gradient_noise.py runs/noise                # the base model
     python benchmarks/gradient_noise.py RUN --step 20             # the model after step 20 of a run
 

@@ -218,12 +218,17 @@ def test_held_out_prompts_are_limited_by_preference_group() -> None:
     assert held_out(PROMPTS, None) == PROMPTS
 
 
-def test_a_run_is_evaluated_and_the_result_kept(
-    tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations of a run have PROMPTS, and a policy and rewards without a model."""
     monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
     monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
     monkeypatch.setattr(module, "build_rewards", lambda *arguments, **options: summed(Scripted()))
+
+
+def test_a_run_is_evaluated_and_the_result_kept(
+    tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_a_model(monkeypatch)
     limited = RECIPE.model_copy(update={"eval": RECIPE.eval.model_copy(update={"max_prompts_per_group": 3})})
     target = eval_target(make_run(tmp_path / "run", limited), limited, tmp_path)
     result = evaluate_target(target)
@@ -240,9 +245,7 @@ def test_a_run_is_evaluated_and_the_result_kept(
 def test_a_new_evaluation_says_that_its_prompts_have_chosen_the_adapter(
     tmp_path: Path, calls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "load_prepared", lambda path, split: PROMPTS if split == "eval" else [])
-    monkeypatch.setattr(module, "load_policy", lambda recipe, **places: ScriptedPolicy())
-    monkeypatch.setattr(module, "build_rewards", lambda *arguments, **options: summed(Scripted()))
+    without_a_model(monkeypatch)
     sections = {"eval": {"every": 1}, "train": {"keep_best": "macro"}}
     keeping = RECIPE.model_copy(
         update={name: getattr(RECIPE, name).model_copy(update=keys) for name, keys in sections.items()}
